@@ -1,0 +1,213 @@
+"""Every number of every model: frozen dataclasses and `PRESETS`. Sizes differ, code does not: nothing asks which preset it is.
+
+Importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from world_model.camera import CameraConfig
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """Our history packing: a token count that is constant for ever.
+
+    Newest to oldest, `recent` lists (frames, ratio): how many latent frames are packed with a kernel of (1, ratio*p, ratio*p).
+    `initial` is the first frame's ratio; `old` is (count, ratio) of frames drawn uniformly from everything older than the tiers.
+    """
+
+    recent: tuple[tuple[int, int], ...] = ((2, 1), (4, 2), (8, 4))
+    initial: int = 2
+    old: tuple[int, int] = (4, 2)
+
+    @property
+    def recent_frames(self) -> int:
+        return sum(count for count, _ in self.recent)
+
+
+@dataclass(frozen=True)
+class ChannelConfig:
+    """The channel half of TSCM: all history compressed to `dim` channels, read by ReLU linear attention.
+
+    `patch` is the (frames, rows, columns) kernel on history latents. `decay` multiplies the carried sums once per step of that
+    kernel in time: 1.0 is the paper's plain sum, below 1 forgets with a half-life of log(.5)/log(decay) kernels.
+    """
+
+    dim: int = 96
+    heads: int = 3
+    patch: tuple[int, int, int] = (8, 4, 4)
+    decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """The diffusion transformer. Defaults are the released model's choices; `street` uses the options below them."""
+
+    dim: int = 3072
+    ffn_dim: int = 14336
+    heads: int = 24
+    layers: int = 30
+    patch: tuple[int, int, int] = (1, 2, 2)
+    latent_channels: int = 48
+    text_dim: int = 4096
+    freq_dim: int = 256
+    eps: float = 1e-6
+    packing: Literal["released"] | Tiers = "released"
+    channel: ChannelConfig | None = field(default_factory=ChannelConfig)
+    history_attention: Literal["joint", "cached"] = "joint"
+    prediction: Literal["velocity", "data"] = "velocity"  # what the network's output means (flow.py)
+    positions: Literal["grid", "view_sphere"] = "grid"  # RoPE axes: (frame, row, column) or (frame, elevation, azimuth)
+    mlp_conv: bool = False  # depthwise 3x3 convolution between the two MLP layers
+    screen_embedding: bool = False  # a learned vector per place on the screen; view-sphere RoPE needs it
+    pooled_action: bool = False  # the mean action token joins the timestep embedding
+    guide: bool = False  # the last frame, warped by the commanded motion, is a second input (warp.py)
+    max_age: int = 1024  # frames; older history counts as this old
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The video autoencoder. `kind` names its class in `vae.VAES`; the rest are its sizes."""
+
+    kind: Literal["patch", "wan2.2"] = "wan2.2"
+    spatial_stride: int = 16
+    temporal_stride: int = 4
+    latent_channels: int = 48
+    width: int = 0  # channels of the convolutions ("patch" only)
+    depth: int = 0  # residual blocks at each scale of the decoder ("patch" only)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The frozen text encoder. Events and actions are encoded apart and padded with zeros to these lengths."""
+
+    kind: Literal["minilm", "umt5", "hashed"] = "umt5"
+    dim: int = 4096
+    event_tokens: int = 448
+    action_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Few-step Euler sampler on the shifted rectified-flow schedule; `start_steps` dream the first block of a text start."""
+
+    steps: int = 4
+    shift: float = 7.0
+    start_steps: int = 4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One world model. Derived sizes are properties; nothing else holds them."""
+
+    name: str
+    height: int
+    width: int
+    fps: int
+    block_latents: int  # latent frames of one step
+    start_latents: int  # copies of a start image, in latent frames
+    dit: DiTConfig
+    vae: VAEConfig
+    text: TextConfig
+    sampler: SamplerConfig = SamplerConfig()
+    camera: CameraConfig = CameraConfig()
+
+    def __post_init__(self) -> None:
+        stride_h = self.vae.spatial_stride * self.dit.patch[1]
+        if self.height % stride_h or self.width % (self.vae.spatial_stride * self.dit.patch[2]):
+            raise ValueError(f"{self.name}: size {self.height}x{self.width} must be a multiple of {stride_h}")
+        if self.dit.dim % self.dit.heads or self.dit.head_dim % 2:
+            raise ValueError(f"{self.name}: {self.dit.heads} heads do not divide width {self.dit.dim} into even parts")
+        if self.vae.latent_channels != self.dit.latent_channels or self.text.dim != self.dit.text_dim:
+            raise ValueError(f"{self.name}: the DiT's channels must be those of its autoencoder and text encoder")
+
+    @property
+    def frames_per_block(self) -> int:
+        """Pictures of one environment step."""
+        return self.block_latents * self.vae.temporal_stride
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """(rows, columns) of a latent frame."""
+        return self.height // self.vae.spatial_stride, self.width // self.vae.spatial_stride
+
+    @property
+    def token_grid(self) -> tuple[int, int, int]:
+        """(frames, rows, columns) of the predicted tokens."""
+        rows, columns = self.latent_size
+        return self.block_latents // self.dit.patch[0], rows // self.dit.patch[1], columns // self.dit.patch[2]
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelConfig:
+        """The inverse of `to_json`. Raises ValueError for unknown or missing fields."""
+        return _build(cls, json.loads(text))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _build(cls: type, values: dict[str, Any]) -> Any:
+    """A config dataclass from plain JSON values; nested configs by field name."""
+    nested = {"dit": DiTConfig, "vae": VAEConfig, "text": TextConfig, "sampler": SamplerConfig, "camera": CameraConfig,
+              "channel": ChannelConfig, "packing": Tiers}  # fmt: skip
+    unknown = values.keys() - {f.name for f in dataclasses.fields(cls)}
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}: the file was written by another version")
+    built = {k: _build(nested[k], v) if isinstance(v, dict) else _tuples(v) for k, v in values.items()}
+    try:
+        return cls(**built)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__}: {error}") from error
+
+
+_STREET_DIT = DiTConfig(
+    dim=192, ffn_dim=576, heads=4, layers=6, patch=(1, 1, 1), latent_channels=96, text_dim=384, freq_dim=64,
+    packing=Tiers(recent=((1, 1), (2, 2), (5, 4)), initial=2, old=(3, 2)),
+    channel=ChannelConfig(dim=48, heads=3, patch=(2, 4, 4), decay=0.95),
+    history_attention="cached", prediction="data", positions="view_sphere",
+    mlp_conv=True, screen_embedding=True, pooled_action=True, guide=True, max_age=128,
+)  # fmt: skip
+
+PRESETS: dict[str, ModelConfig] = {
+    "street": ModelConfig(
+        name="street", height=64, width=96, fps=8, block_latents=2, start_latents=2,
+        dit=_STREET_DIT,
+        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=96, width=96, depth=2),
+        text=TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=32),
+        sampler=SamplerConfig(steps=4, shift=3.0, start_steps=12),
+    ),
+    "yume-5b": ModelConfig(
+        name="yume-5b", height=704, width=1280, fps=16, block_latents=8, start_latents=5,
+        dit=DiTConfig(), vae=VAEConfig(), text=TextConfig(),
+    ),
+    "debug": ModelConfig(
+        name="debug", height=32, width=48, fps=8, block_latents=2, start_latents=2,
+        dit=dataclasses.replace(
+            _STREET_DIT, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16,
+            packing=Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2)),
+            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9),
+        ),
+        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
+        text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),
+        sampler=SamplerConfig(steps=4, shift=3.0, start_steps=4),
+    ),
+}  # fmt: skip
+
+
+def get_preset(name: str) -> ModelConfig:
+    """The preset called `name`. Raises ValueError naming the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown model {name!r}: known presets are {', '.join(sorted(PRESETS))}")
+    return PRESETS[name]
