@@ -1,0 +1,442 @@
+"""The diffusion transformer: (noisy block, noise level, history, text) -> data or velocity. Yume1.5, figure 2.
+
+One class from the 3M-parameter street to the released 5B: parameter names of the shared parts are Wan2.2's and Yume's.
+A block is dreamt in two moves, so that what does not depend on the noise is computed once for all sampler steps:
+
+    conditions = dit.prepare(history, memory, context, target, guide)
+    output = dit(x, sigma, conditions)
+
+Shapes: B worlds, C latent channels, K latent frames of the block, h x w latent size, D width, L predicted tokens, N context tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from world_model.config import ModelConfig, Tiers
+from world_model.layers import (
+    Attention,
+    ConvMLP,
+    KeyValue,
+    RMSNorm,
+    axis_frequencies,
+    linear_read,
+    linear_sums,
+    modulate,
+    rotary_table,
+    rotate,
+    sinusoid,
+    view_directions,
+)  # fmt: skip
+from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
+
+Grid = tuple[int, int, int]  # frames, rows, columns of tokens
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and when the block to dream is: yaw, pitch [B, K] float64 radians (commanded), frame [B, K] int64."""
+
+    yaw: Tensor
+    pitch: Tensor
+    frame: Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """All that a block's sampler steps share."""
+
+    context: list[KeyValue]  # of every layer
+    history: list[KeyValue]  # of every layer if attention is "cached", else empty
+    tokens: Tensor | None  # embedded history [B, n, D] if attention is "joint"
+    grids: list[Grid]  # of the history groups
+    table: Tensor  # rotary table of the tokens attended to together with the target
+    target_table: Tensor
+    memory: ChannelMemory | None
+    memory_table: Tensor | None
+    bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and the guide
+    pooled: Tensor | None  # [B, D] pooled action
+    guide: Tensor | None  # [B, C, K, h, w] latents that a data prediction starts from
+
+    def repeat(self, times: int) -> Conditions:
+        """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""
+
+        def again(x: Tensor | None, dim: int = 0) -> Tensor | None:
+            return None if x is None else x.repeat_interleave(times, dim=dim)
+
+        def pairs(items: list[KeyValue]) -> list[KeyValue]:
+            return [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in items]
+
+        return Conditions(
+            pairs(self.context), pairs(self.history), again(self.tokens), self.grids,
+            again(self.table, 1), again(self.target_table, 1),  # type: ignore[arg-type]
+            self.memory.repeat(times) if self.memory else None, again(self.memory_table, 1),
+            again(self.bias), again(self.pooled), again(self.guide),
+        )  # fmt: skip
+
+
+class ChannelAttention(nn.Module):
+    """Predicted tokens read all history through ReLU linear attention (eq. 5-6); `up` starts at zero."""
+
+    def __init__(self, dim: int, channel_dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.down, self.up = nn.Linear(dim, channel_dim), nn.Linear(channel_dim, dim)
+        self.q, self.k, self.v = (nn.Linear(channel_dim, channel_dim) for _ in range(3))
+        self.norm_q, self.norm_k, self.norm_out = (RMSNorm(channel_dim, eps) for _ in range(3))
+
+    def keys_values(self, z: Tensor) -> KeyValue:
+        key, value = self.norm_k(self.k(z)).relu(), self.v(z)
+        return tuple(rearrange(t, "B L (H d) -> B H L d", H=self.heads) for t in (key, value))  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor], table: Tensor) -> Tensor:
+        z = self.down(x)
+        query = rearrange(self.norm_q(self.q(z)).relu(), "B L (H d) -> B H L d", H=self.heads)
+        total, norm = linear_sums(*self.keys_values(z), table)
+        out = linear_read(query, (past[0] + total, past[1] + norm), table)
+        return self.up(self.norm_out(rearrange(out, "B H L d -> B L (H d)").to(x.dtype)))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, channel attention, feed-forward; six AdaLN vectors (shift, scale, gate, twice)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config.dit
+        self.eps = c.eps
+        self.self_attn, self.cross_attn = Attention(c.dim, c.heads, c.eps), Attention(c.dim, c.heads, c.eps)
+        self.norm3 = nn.LayerNorm(c.dim, eps=c.eps)
+        self.channel = ChannelAttention(c.dim, c.channel.dim, c.channel.heads, c.eps) if c.channel else None
+        self.ffn = ConvMLP(c.dim, c.ffn_dim, c.mlp_conv)
+        self.modulation = nn.Parameter(torch.randn(1, 6, c.dim) / c.dim**0.5)
+
+    def forward(
+        self, x: Tensor, time: Tensor, context: KeyValue, table: Tensor, grids: list[Grid], past: KeyValue | None = None,
+        memory: tuple[Tensor, Tensor] | None = None, memory_table: Tensor | None = None,
+    ) -> tuple[Tensor, KeyValue]:  # fmt: skip
+        """x [B, L, D], time [B, L or 1, 6, D]; returns x and this layer's rotated keys and values.
+
+        `past` is attended to besides x. `memory` is read by the last tokens only, as many as `memory_table` has.
+        """
+        v = (self.modulation[:, None] + time).unbind(2)
+        normed = modulate(x, v[0], v[1], self.eps)
+        query = rotate(self.self_attn.queries(normed), table)
+        key, value = self.self_attn.keys_values(normed)
+        key = rotate(key, table)
+        seen = (key, value) if past is None else (torch.cat([past[0], key], 2), torch.cat([past[1], value], 2))
+        x = x + (self.self_attn.attend(query, seen) * v[2]).to(x.dtype)
+        x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), context)
+        if self.channel is not None and memory is not None and memory_table is not None:
+            history, target = x.split([x.shape[1] - memory_table.shape[-2], memory_table.shape[-2]], dim=1)
+            x = torch.cat([history, target + self.channel(target, memory, memory_table)], dim=1)
+        x = x + (self.ffn(modulate(x, v[3], v[4], self.eps), grids) * v[5]).to(x.dtype)
+        return x, (key, value)
+
+
+class Head(nn.Module):
+    """AdaLN and the projection back to latent patches."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config.dit
+        self.eps = c.eps
+        self.head = nn.Linear(c.dim, c.latent_channels * c.patch[0] * c.patch[1] * c.patch[2])
+        self.modulation = nn.Parameter(torch.randn(1, 2, c.dim) / c.dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift, scale = (self.modulation[:, None] + time[:, :, None]).unbind(2)
+        return self.head(modulate(x, shift, scale, self.eps))
+
+
+class DiT(nn.Module):
+    """The whole network of one `ModelConfig`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, dim = config.dit, config.dit.dim
+        self.activation_checkpointing = False
+        self.patch_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch)
+        released = c.packing == "released"
+        self.ratios = (2, 4, 8, 16) if released else tuple(sorted({g.ratio for g in self._groups(0)} - {1}))
+        for ratio in self.ratios:
+            kernel = (c.patch[0], c.patch[1] * ratio, c.patch[2] * ratio)
+            self.add_module(f"patch_embedding_{ratio}x", nn.Conv3d(c.latent_channels, dim, kernel, kernel))
+        if released:
+            shrink = (1, 2 * c.patch[1], 2 * c.patch[2])
+            self.patch_embedding_2x_f = nn.Conv3d(c.latent_channels, c.latent_channels, shrink, shrink)
+        self.text_embedding = nn.Sequential(
+            nn.Linear(c.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(c.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(c.layers))
+        self.head = Head(config)
+        _, rows, columns = config.token_grid
+        self.channel_embedding = (
+            nn.Conv3d(c.latent_channels, c.channel.dim, c.channel.patch, c.channel.patch) if c.channel else None
+        )
+        self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
+        self.action_embedding = nn.Linear(c.text_dim, dim) if c.pooled_action else None
+        self.guide_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.guide else None
+        self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
+        self.frequencies = axis_frequencies(c.head_dim, c.positions)
+        self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Xavier linears; coarse patch kernels interpolate the finest one; zero output, guide and channel branches."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        nn.init.normal_(self.time_embedding[0].weight, std=0.02)
+        nn.init.normal_(self.time_embedding[2].weight, std=0.02)
+        fine = self.patch_embedding.weight
+        for ratio in self.ratios:
+            coarse = self.get_submodule(f"patch_embedding_{ratio}x")
+            size = tuple(coarse.weight.shape[-2:])
+            spread = F.interpolate(fine.flatten(0, 2)[None], size=size, mode="nearest")[0].view_as(coarse.weight)
+            coarse.weight.copy_(spread / ratio**2)
+            coarse.bias.copy_(self.patch_embedding.bias)
+        for block in self.blocks:
+            if block.channel is not None:
+                nn.init.zeros_(block.channel.up.weight)
+        for layer in (self.head.head, self.action_embedding):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+
+    def _groups(self, frames: int) -> list[Group]:
+        packing = self.config.dit.packing
+        return tier_packing(packing) if isinstance(packing, Tiers) else released_packing(frames)
+
+    # ---- embedding ----------------------------------------------------------------------------------------------------
+
+    def pack(self, history: History, start: Tensor) -> tuple[Tensor, Tensor, list[Grid]]:
+        """Patchified history [B, n, D], its coordinates [B, n, 3] and the token grid of each group; block start frame [B]."""
+        tokens, coordinates, grids, frames_so_far = [], [], [], 0
+        for group in self._groups(history.frames):
+            latents = history.latents[:, :, group.start : group.stop]
+            if group.two_stage:
+                latents = _padded(self.patch_embedding_2x_f, latents)
+            name = "patch_embedding" if group.ratio == 1 else f"patch_embedding_{group.ratio}x"
+            embedded = _padded(self.get_submodule(name), latents) if group.ratio > 1 else self.patch_embedding(latents)
+            if self.screen is not None:
+                embedded = embedded + F.avg_pool2d(self.screen, group.ratio)[:, :, None]
+            if self.empty is not None:
+                present = history.present[:, None, group.start : group.stop, None, None]
+                embedded = torch.where(present, embedded, self.empty[None, :, None, None, None])
+            grid: Grid = tuple(embedded.shape[2:])  # type: ignore[assignment]
+            tokens.append(embedded.flatten(2).transpose(1, 2))
+            part = slice(group.start, group.stop)
+            relative = history.frame[:, part] - start[:, None]
+            coordinates.append(
+                self._coordinates(
+                    relative, history.yaw[:, part], history.pitch[:, part], grid, group.ratio, frames_so_far
+                )
+            )
+            grids.append(grid)
+            frames_so_far += grid[0]
+        return torch.cat(tokens, 1), torch.cat(coordinates, 1), grids
+
+    def _coordinates(self, frame: Tensor, yaw: Tensor, pitch: Tensor, grid: Grid, ratio: int, running: int) -> Tensor:
+        """[B, F*h*w, 3] float64 rotary coordinates of a token grid, frame [B, F] relative to the block's start.
+
+        "grid": running index over packed frames, own rows and columns (released). "view_sphere": age and view direction.
+        """
+        frames, rows, columns = grid
+        if self.config.dit.positions == "grid":
+            axes = [torch.arange(n, dtype=torch.float64, device=frame.device) for n in grid]
+            place = torch.stack(torch.meshgrid(axes[0] + running, axes[1], axes[2], indexing="ij"), dim=-1)
+            return repeat(place, "F h w a -> B (F h w) a", B=frame.shape[0])
+        return self._sphere(frame.clamp(min=-self.config.dit.max_age), yaw, pitch, rows, columns, ratio)
+
+    def _sphere(self, frame: Tensor, yaw: Tensor, pitch: Tensor, rows: int, columns: int, ratio: int) -> Tensor:
+        c = self.config
+        row_stride, column_stride = (c.vae.spatial_stride * p * ratio for p in c.dit.patch[1:])
+        direction = view_directions(yaw, pitch, rows, columns, row_stride, column_stride, (c.height, c.width), c.camera)
+        time = frame.double()[:, :, None, None, None].expand(*direction.shape[:-1], 1)
+        return rearrange(torch.cat([time, direction], dim=-1), "B F h w a -> B (F h w) a")
+
+    def _target_bias(self, guide: Tensor | None, valid: Tensor | None, grid: Grid) -> Tensor | None:
+        bias = None
+        if self.screen is not None:
+            bias = repeat(self.screen, "1 D h w -> 1 (F h w) D", F=grid[0])
+        if self.guide_embedding is not None:
+            if guide is None or valid is None:
+                raise ValueError("this model needs a guide: pass latents [B, C, K, h, w] and validity [B, 1, K, h, w]")
+            embedded = self.guide_embedding(torch.cat([guide * valid, valid], dim=1))
+            bias = embedded.flatten(2).transpose(1, 2) + (0 if bias is None else bias)
+        return bias
+
+    # ---- channel half -------------------------------------------------------------------------------------------------
+
+    def remember(self, block: History) -> ChannelMemory | None:
+        """Channel sums of whole kernels of history, oldest decayed most; frames are front-padded to whole kernels.
+
+        Because z_linear enters every layer unchanged, sums of two stretches add up: memory of (a, b) is
+        ``remember(a).add(remember(b), decay ** kernels of b)``.
+        """
+        c = self.config.dit.channel
+        if c is None or self.channel_embedding is None:
+            return None
+        depth = c.patch[0]
+        missing = -block.frames % depth
+        latents = F.pad(block.latents, (0, 0, 0, 0, missing, 0))
+        z = _padded(self.channel_embedding, latents)
+        grid: Grid = tuple(z.shape[2:])  # type: ignore[assignment]
+        pad = (missing, 0)
+        frame, yaw, pitch = (
+            F.pad(v[:, None].double(), pad, mode="replicate")[:, 0] for v in (block.frame, block.yaw, block.pitch)
+        )
+        last = slice(depth - 1, None, depth)
+        table = rotary_table(
+            self._memory_coordinates(frame[:, last], yaw[:, last], pitch[:, last], grid, c.patch),
+            self.channel_frequencies,
+        )
+        age = torch.arange(grid[0] - 1, -1, -1, device=z.device)
+        weight = (c.decay ** age.float())[None] * F.pad(block.present.float(), (missing, 0), value=1.0)[:, last]
+        weight = repeat(weight, "B F -> B (F n)", n=grid[1] * grid[2])
+        z = z.flatten(2).transpose(1, 2)
+        sums = [linear_sums(*layer.channel.keys_values(z), table, weight) for layer in self.blocks]
+        return ChannelMemory(torch.stack([s for s, _ in sums]), torch.stack([n for _, n in sums]))
+
+    def _memory_coordinates(
+        self, frame: Tensor, yaw: Tensor, pitch: Tensor, grid: Grid, kernel: tuple[int, int, int]
+    ) -> Tensor:
+        """True time, and the centre of the covered area in cells of the target's grid (or its direction)."""
+        p = self.config.dit.patch
+        ratio = kernel[1] / p[1]
+        if self.config.dit.positions == "view_sphere":
+            return self._sphere(frame, yaw, pitch, grid[1], grid[2], ratio)  # type: ignore[arg-type]
+        rows, columns = (
+            (torch.arange(n, dtype=torch.float64, device=frame.device) + 0.5) * ratio - 0.5 for n in grid[1:]
+        )
+        place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).expand(*frame.shape, -1, -1, -1)
+        time = frame.double()[:, :, None, None, None].expand(*place.shape[:-1], 1)
+        return rearrange(torch.cat([time, place], dim=-1), "B F h w a -> B (F h w) a")
+
+    # ---- forward ------------------------------------------------------------------------------------------------------
+
+    def prepare(
+        self, history: History | None, memory: ChannelMemory | None, context: Tensor, target: Target,
+        pooled: Tensor | None = None, guide: Tensor | None = None, valid: Tensor | None = None,
+    ) -> Conditions:  # fmt: skip
+        """What all sampler steps of a block share.
+
+        context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
+        guide [B, C, K, h, w], valid [B, 1, K, h, w]: the warped last frame's latents and where it was in view.
+        """
+        c = self.config.dit
+        text = self.text_embedding(context)
+        keys = [block.cross_attn.keys_values(text) for block in self.blocks]
+        grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history, guide))
+        start = target.frame[:, 0]
+        tokens, grids, pairs, running = None, [], [], 0
+        coordinates = torch.zeros(context.shape[0], 0, 3, dtype=torch.float64, device=context.device)
+        if history is not None:
+            tokens, coordinates, grids = self.pack(history, start)
+            running = sum(g[0] for g in grids)
+            if c.history_attention == "cached":
+                table = rotary_table(coordinates, self.frequencies)
+                pairs = self._encode(tokens, table, keys, grids)
+                tokens = None
+        relative = target.frame - start[:, None]
+        own = self._coordinates(relative, target.yaw, target.pitch, grid, 1, running)
+        both = own if tokens is None else torch.cat([coordinates, own], dim=1)
+        memory_table = None
+        if c.channel is not None:
+            kernel = (1, *c.patch[1:])
+            coords = self._memory_coordinates(target.frame.double(), target.yaw, target.pitch, grid, kernel)
+            memory_table = rotary_table(coords, self.channel_frequencies)
+            memory = memory or self._no_memory(context)
+        return Conditions(
+            keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
+            rotary_table(own, self.frequencies), memory, memory_table, self._target_bias(guide, valid, grid),
+            self.action_embedding(pooled) if self.action_embedding is not None and pooled is not None else None,
+            guide * valid if guide is not None and valid is not None else None,
+        )  # fmt: skip
+
+    def _latent_rows(self, history: History | None, guide: Tensor | None) -> tuple[int, int]:
+        latents = history.latents if history is not None else guide
+        rows, columns = self.config.latent_size if latents is None else latents.shape[-2:]
+        return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
+
+    def _no_memory(self, context: Tensor) -> ChannelMemory:
+        c = self.config.dit.channel
+        assert c is not None
+        shape = (len(self.blocks), context.shape[0], c.heads, c.dim // c.heads)
+        zeros = torch.zeros(shape, device=context.device)
+        return ChannelMemory(zeros[..., None].expand(*shape, shape[-1]), zeros)
+
+    def _encode(self, x: Tensor, table: Tensor, context: list[KeyValue], grids: list[Grid]) -> list[KeyValue]:
+        """Cached history: its tokens attend to each other only, at noise level 0, once a block."""
+        _, time = self._time(torch.zeros(x.shape[0], 1, device=x.device), None, x.dtype)
+        pairs = []
+        for block, key_value in zip(self.blocks, context):
+            x, pair = self._run(block, x, time, key_value, table, grids)
+            pairs.append(pair)
+        return pairs
+
+    def _time(self, timestep: Tensor, pooled: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Head vector [B, n, D] and block vectors [B, n, 6, D] of timesteps [B, n] in 0..1000."""
+        embedded = self.time_embedding(sinusoid(timestep, self.config.dit.freq_dim).to(dtype))
+        if pooled is not None:
+            embedded = embedded + pooled[:, None]
+        return embedded, self.time_projection(embedded).unflatten(-1, (6, -1))
+
+    def _run(self, block: nn.Module, *args):  # type: ignore[no-untyped-def]
+        if self.activation_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+    def forward(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0) -> Tensor:
+        """x [B, C, K, h, w] and noise levels sigma [B], [B, K] or [B, L] in 0..1 -> prediction, shaped like x.
+
+        What the prediction means is `config.dit.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
+        not fill a patch are dropped, as in the released model.
+        """
+        tokens = self.patch_embedding(x)
+        grid: Grid = tuple(tokens.shape[2:])  # type: ignore[assignment]
+        tokens = tokens.flatten(2).transpose(1, 2)
+        if conditions.bias is not None:
+            tokens = tokens + conditions.bias
+        timestep = 1000 * (sigma[:, None] if sigma.dim() == 1 else sigma)
+        if timestep.shape[1] not in (1, tokens.shape[1]):
+            timestep = timestep.repeat_interleave(tokens.shape[1] // timestep.shape[1], dim=1)
+        head, time = self._time(timestep, conditions.pooled, tokens.dtype)
+        length = tokens.shape[1]
+        if conditions.tokens is not None:
+            past = torch.full((x.shape[0], 1), 1000 * history_sigma, device=x.device, dtype=timestep.dtype)
+            _, past_time = self._time(past, None, tokens.dtype)
+            time = torch.cat(
+                [past_time.expand(-1, conditions.tokens.shape[1], -1, -1), time.expand(-1, length, -1, -1)], dim=1
+            )
+            tokens = torch.cat([conditions.tokens, tokens], dim=1)
+        memory = conditions.memory
+        for i, block in enumerate(self.blocks):
+            tokens, _ = self._run(
+                block, tokens, time, conditions.context[i], conditions.table, [*conditions.grids, grid],
+                conditions.history[i] if conditions.history else None,
+                (memory.total[i], memory.norm[i]) if memory is not None else None, conditions.memory_table,
+            )  # fmt: skip
+        out = self.head(tokens[:, -length:], head)
+        p = self.config.dit.patch
+        out = rearrange(
+            out, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
+        )
+        return out + conditions.guide if conditions.guide is not None else out
+
+
+def _padded(layer: nn.Module, latents: Tensor) -> Tensor:
+    """Zero padding at the bottom and right to whole kernels, then the convolution."""
+    rows, columns = layer.kernel_size[-2:]  # type: ignore[index, misc]
+    return layer(F.pad(latents, (0, -latents.shape[-1] % columns, 0, -latents.shape[-2] % rows)))

@@ -1,0 +1,51 @@
+"""Rectified flow, said once: sigma 1 is pure noise, sigma 0 is data, x = (1 - sigma) * data + sigma * noise.
+
+velocity = noise - data (Wan's sign). A network may predict velocity or data; `to_data` and `to_velocity` translate.
+Pure functions; sigma is a float or a tensor that broadcasts against x.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["velocity", "data"]
+# x0-predicting networks have an undefined velocity at sigma 0; below this the division is not sharpened further
+MIN_SIGMA = 0.02
+
+
+def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """Moves noise levels towards noise: s*sigma / (1 + (s-1)*sigma); shift 1 changes nothing."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def sigma_schedule(steps: int, shift: float) -> Tensor:
+    """[steps + 1] float64, from 1 down to 0: a linear grid of step 1/steps, shifted. 4 steps at shift 7: 1, .9545, .875, .7, 0."""
+    if steps < 1:
+        raise ValueError(f"a sampler needs at least 1 step, got {steps}")
+    return shift_sigma(1 - torch.arange(steps + 1, dtype=torch.float64) / steps, shift)
+
+
+def add_noise(data: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+    """The point of the straight path between data and noise."""
+    return (1 - sigma) * data + sigma * noise
+
+
+def to_data(output: Tensor, x: Tensor, sigma: Tensor | float, prediction: Prediction) -> Tensor:
+    """The clean latent that a network's output at (x, sigma) stands for."""
+    return output if prediction == "data" else x - sigma * output
+
+
+def to_velocity(output: Tensor, x: Tensor, sigma: Tensor | float, prediction: Prediction) -> Tensor:
+    """The velocity that a network's output at (x, sigma) stands for."""
+    if prediction == "velocity":
+        return output
+    floor = sigma.clamp(min=MIN_SIGMA) if isinstance(sigma, Tensor) else max(sigma, MIN_SIGMA)
+    return (x - output) / floor
+
+
+def euler_step(x: Tensor, velocity: Tensor, sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
+    """One step along the flow: x + (sigma_next - sigma) * velocity."""
+    return x + (sigma_next - sigma) * velocity

@@ -1,0 +1,162 @@
+"""Building blocks of the DiT. Shapes: B batch, L tokens, D width, H heads, d = D / H, N context tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from world_model.camera import CameraConfig
+
+KeyValue = tuple[Tensor, Tensor]  # each [B, H, L, d]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the full width, computed in float32 (Wan's qk norm)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm without affine, in float32, then AdaLN's scale and shift."""
+    normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    return (normed * (1 + scale) + shift).to(x.dtype)
+
+
+def sinusoid(position: Tensor, dim: int) -> Tensor:
+    """[..., dim] float32: cosines, then sines, base 10000, computed in float64 (Wan's timestep embedding)."""
+    half = dim // 2
+    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=position.device) / half)
+    angle = position.double()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+
+
+# ---- rotary positions -------------------------------------------------------------------------------------------------
+
+
+# frequencies are constants, not weights: real numbers even where a network is built on the meta device
+_PLACE: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+
+
+def axis_frequencies(head_dim: int, positions: str) -> list[Tensor]:
+    """Rotary frequencies of the three axes, [pairs of that axis] float64 each; pairs sum to head_dim / 2.
+
+    "grid": Wan's split (frame, row, column), base 10000. "view_sphere": frames, and angles in radians for elevation and azimuth;
+    azimuth frequencies are whole numbers, so that a full turn comes back to itself.
+    """
+    spatial = 2 * (head_dim // 6)
+    temporal = head_dim - 2 * spatial
+    if positions == "grid":
+        return [10000.0 ** (-torch.arange(0, n, 2, **_PLACE) / n) for n in (temporal, spatial, spatial)]
+    angular = torch.logspace(0, 1, spatial // 2, base=24.0, **_PLACE).round()  # 24 / radian: two 7.5 degree tokens
+    return [torch.logspace(0, -1, temporal // 2, base=40.0, **_PLACE) * 1.5, angular, angular]
+
+
+def rotary_table(coordinates: Tensor, frequencies: list[Tensor]) -> Tensor:
+    """[2, B, 1, L, d/2] float32 cosines and sines of coordinates [B, L, 3] float64 (frame, row or elevation, column or azimuth)."""
+    angle = torch.cat([coordinates[..., i, None] * f.to(coordinates.device) for i, f in enumerate(frequencies)], dim=-1)
+    return torch.stack([angle.cos(), angle.sin()])[:, :, None].float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Applies rotary positions to interleaved pairs: x [B, H, L, d], table [2, B, 1, L, d/2]."""
+    cos, sin = table.unbind(0)
+    even, odd = x[..., 0::2].float(), x[..., 1::2].float()
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+
+
+def view_directions(
+    yaw: Tensor, pitch: Tensor, rows: int, columns: int, row_stride: float, column_stride: float, size: tuple[int, int],
+    camera: CameraConfig,
+) -> Tensor:  # fmt: skip
+    """Where the centres of a token grid look: [B, F, rows, columns, 2] (elevation up, azimuth right), radians.
+
+    yaw, pitch: [B, F] of the camera. Strides are a token's size in pixels; size is the picture's (height, width).
+    """
+    focal = camera.focal(size[1])
+    y = (torch.arange(rows, dtype=torch.float64, device=yaw.device) + 0.5) * row_stride - size[0] / 2
+    x = (torch.arange(columns, dtype=torch.float64, device=yaw.device) + 0.5) * column_stride - size[1] / 2
+    up, right = torch.meshgrid(-y / focal, x / focal, indexing="ij")
+    cos, sin = pitch.double().cos()[..., None, None], pitch.double().sin()[..., None, None]
+    forward = cos - sin * up
+    elevation = torch.atan2(sin + cos * up, torch.hypot(forward, right.expand_as(forward)))
+    azimuth = yaw.double()[..., None, None] + torch.atan2(right.expand_as(forward), forward)
+    return torch.stack([elevation, azimuth], dim=-1)
+
+
+# ---- attention --------------------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normed queries and keys; names are Wan's."""
+
+    def __init__(self, dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(dim, eps), RMSNorm(dim, eps)
+
+    def queries(self, x: Tensor) -> Tensor:
+        return rearrange(self.norm_q(self.q(x)), "B L (H d) -> B H L d", H=self.heads)
+
+    def keys_values(self, x: Tensor) -> KeyValue:
+        key = rearrange(self.norm_k(self.k(x)), "B L (H d) -> B H L d", H=self.heads)
+        return key, rearrange(self.v(x), "B L (H d) -> B H L d", H=self.heads)
+
+    def attend(self, query: Tensor, key_value: KeyValue) -> Tensor:
+        key, value = key_value
+        out = F.scaled_dot_product_attention(query, key, value)
+        return self.o(rearrange(out, "B H L d -> B L (H d)"))
+
+
+class ConvMLP(nn.Sequential):
+    """Linear, GELU (tanh), Linear: Wan's feed-forward, names `0` and `2`; optionally a depthwise 3x3 convolution in between.
+
+    The convolution starts as the identity and runs over each group's own (frames, rows, columns) grid.
+    """
+
+    def __init__(self, dim: int, hidden: int, conv: bool) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if conv else None
+        if self.conv is not None:
+            nn.init.dirac_(self.conv.weight, groups=hidden)
+            nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, grids: list[tuple[int, int, int]]) -> Tensor:  # type: ignore[override]
+        x = self[0](x)
+        if self.conv is not None:
+            parts = x.split([f * h * w for f, h, w in grids], dim=1)
+            x = torch.cat([self._convolve(part, grid) for part, grid in zip(parts, grids)], dim=1)
+        return self[2](self[1](x))
+
+    def _convolve(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        frames, rows, columns = grid
+        picture = rearrange(x, "B (F h w) D -> (B F) D h w", F=frames, h=rows, w=columns)
+        return rearrange(self.conv(picture), "(B F) D h w -> B (F h w) D", F=frames)  # type: ignore[misc]
+
+
+# ---- ReLU linear attention (channel half of TSCM) ---------------------------------------------------------------------
+
+
+def linear_sums(key: Tensor, value: Tensor, table: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """S = sum rope(k) v^T [B, H, d, d] and Z = sum k [B, H, d] in float32; `weight` [B, L] scales each token."""
+    key, value = key.float(), value.float()
+    if weight is not None:
+        key = key * weight[:, None, :, None]
+    return rotate(key, table).transpose(-1, -2) @ value, key.sum(dim=-2)
+
+
+def linear_read(query: Tensor, sums: tuple[Tensor, Tensor], table: Tensor, eps: float = 1e-6) -> Tensor:
+    """rope(q) S / (q Z + eps): [B, H, L, d] float32. Numerator rotated, denominator not, so that it stays positive."""
+    total, norm = sums
+    query = query.float()
+    return (rotate(query, table) @ total) / (query @ norm[..., None] + eps)

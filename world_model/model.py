@@ -1,0 +1,208 @@
+"""What a user of the learned world holds: `WorldModel` (weights) and `WorldState` (worlds between two steps).
+
+    model = WorldModel.load("street")
+    state = model.start([picture], [""], seeds=[0])
+    state, frames = model.step(state, [Action.from_keys("W", "→")], ["a heavy rainstorm begins"])
+
+A state is immutable: to save, restore or fork a world, keep the reference; to store it, pickle it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from world_model import flow
+from world_model.actions import Action
+from world_model.config import ModelConfig
+from world_model.dit import DiT
+from world_model.rollout import Worlds, block_noise, dream_block, generator, join_worlds, split_worlds, start_worlds
+from world_model.text import Conditioning
+from world_model.vae import VideoVAE, build_vae
+from world_model.weights import find_weights, load_into, load_tensors, read_config, read_manifest
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """Worlds between two steps: their tensors, and for each its seed, its step number and its start text."""
+
+    worlds: Worlds
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+
+class WorldModel:
+    """A world model with its weights. All methods take batches of worlds, which may be of different ages.
+
+    Worlds never influence each other, and randomness depends on a world's seed and step alone: a world gives the same frames
+    by itself, in any batch, and whatever else runs in the process.
+    """
+
+    def __init__(
+        self, config: ModelConfig, dit: DiT, vae: VideoVAE, conditioning: Conditioning, starts: np.ndarray | None = None
+    ) -> None:
+        self.config, self.conditioning = config, conditioning
+        self.dit, self.vae = dit.eval().requires_grad_(False), vae
+        self.starts = starts
+        parameter = next(dit.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+
+    @classmethod
+    def load(cls, model: str | os.PathLike = "street", device: str = "auto", dtype: str = "auto") -> WorldModel:
+        """Weights of a preset's name or of a folder (world_model.weights).
+
+        device: "auto" (cuda if there is one), or torch's names. dtype: "auto" (bfloat16 on cuda, float32 elsewhere), "float32"
+        or "bfloat16". Raises ValueError for unknown or damaged ones, FileNotFoundError for missing ones.
+        """
+        folder = find_weights(model)
+        config = read_config(folder)
+        place, number = _device(device), _dtype(dtype, _device(device))
+        with torch.random.fork_rng(devices=[]):  # building draws weights that loading replaces
+            dit, vae = DiT(config), build_vae(config.vae)
+        load_into(dit, folder, "dit.safetensors")
+        load_into(vae, folder, "vae.safetensors")
+        actions = load_tensors(folder, "text.safetensors")["actions"]
+        starts = _read_starts(folder, config)
+        dit, vae = dit.to(place, number), vae.to(place).eval().requires_grad_(False)
+        return cls(config, dit, vae, Conditioning(config.text, actions), starts)  # type: ignore[arg-type]
+
+    def starting_image(self, seed: int) -> np.ndarray:
+        """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
+        if self.starts is None:
+            raise ValueError(
+                f"the weights of {self.config.name!r} ship no starting pictures: start from an image or a text"
+            )
+        number = int(torch.randint(len(self.starts), (), generator=generator("starting picture", seed)))
+        return self.starts[number].copy()
+
+    @torch.inference_mode()
+    def start(
+        self, images: Sequence[np.ndarray | None] | np.ndarray | None, texts: Sequence[str | None], seeds: Sequence[int]
+    ) -> WorldState:
+        """New worlds, one per seed: from pictures uint8 [H, W, 3] of the model's size, or, where None, dreamt from the text.
+
+        Raises ValueError for a picture of another shape or type.
+        """
+        pictures = [None] * len(seeds) if images is None else list(images)
+        if not len(pictures) == len(texts) == len(seeds):
+            raise ValueError(
+                f"images, texts and seeds must be equally many, got {len(pictures)}, {len(texts)} and {len(seeds)}"
+            )
+        worlds = []
+        for picture, text, seed in zip(pictures, texts, seeds):
+            tensor = self._dreamt_picture(text, seed) if picture is None else self._to_tensor(picture)
+            worlds.append(start_worlds(self.dit, self.vae, tensor, torch.ones(1, dtype=torch.bool, device=self.device)))
+        return WorldState(join_worlds(worlds), tuple(int(seed) for seed in seeds), (0,) * len(worlds))
+
+    @torch.inference_mode()
+    def step(
+        self,
+        state: WorldState,
+        actions: Sequence[Action],
+        events: Sequence[str | None] | None = None,
+        steps: int | None = None,
+    ) -> tuple[WorldState, np.ndarray]:
+        """Dreams one block of every world: (state afterwards, frames uint8 [B, T, H, W, 3]).
+
+        events: the text in force in each world now, or None. steps: sampler steps, the model's own if None.
+        """
+        events = [None] * len(state) if events is None else list(events)
+        if not len(actions) == len(events) == len(state):
+            raise ValueError(
+                f"{len(state)} worlds need as many actions and events, got {len(actions)} and {len(events)}"
+            )
+        sampler = self.config.sampler
+        sigmas = flow.sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
+        worlds, videos = [], []
+        # one world at a time: batched matrix products round differently, and a world must not depend on its neighbours
+        for world, action, event, seed, number in zip(
+            split_worlds(state.worlds), actions, events, state.seeds, state.steps
+        ):
+            context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([action], [event]))
+            noise = block_noise(self.config, [seed], [number]).to(self.device, self.dtype)
+            draws = [generator("old frames", seed, number)]
+            after, _, video = dream_block(self.dit, self.vae, world, [action], context, pooled, noise, sigmas, draws)
+            worlds.append(after)
+            videos.append(video)
+        after = WorldState(join_worlds(worlds), state.seeds, tuple(number + 1 for number in state.steps))
+        return after, _to_uint8(torch.cat(videos))
+
+    def preview(self, state: WorldState) -> np.ndarray:
+        """The picture each world stands at, uint8 [B, H, W, 3]."""
+        return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
+
+    def facts(self, model: str | os.PathLike) -> dict:
+        """How the weights were made and what their evaluation said (manifest.json)."""
+        return read_manifest(find_weights(model))
+
+    def _dreamt_picture(self, text: str | None, seed: int) -> Tensor:
+        """The last picture of a block dreamt from nothing but the text."""
+        size = (1, 3, self.config.height, self.config.width)
+        empty = start_worlds(
+            self.dit, self.vae, torch.zeros(size, device=self.device), torch.zeros(1, dtype=torch.bool, device=self.device)
+        )  # fmt: skip
+        context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([Action()], [text]))
+        noise = block_noise(self.config, [seed], [-1]).to(self.device, self.dtype)
+        sigmas = flow.sigma_schedule(self.config.sampler.start_steps, self.config.sampler.shift)
+        after, _, _ = dream_block(
+            self.dit, self.vae, empty, [Action()], context, pooled, noise, sigmas, [generator("start", seed)]
+        )
+        return after.picture
+
+    def _to_tensor(self, picture: np.ndarray) -> Tensor:
+        shape = (self.config.height, self.config.width, 3)
+        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape != shape:
+            got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise ValueError(f"a start picture must be a uint8 array of shape {shape}, got {got}")
+        return torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def place_state(state: WorldState, **changes: tuple[int, ...]) -> WorldState:
+    """The same worlds with other seeds or step numbers: a fork that will dream on differently."""
+    return replace(state, **changes)
+
+
+def _to_uint8(video: Tensor) -> np.ndarray:
+    pixels = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
+
+
+def _read_starts(folder: Path, config: ModelConfig) -> np.ndarray | None:
+    path = folder / "starts.png"
+    if not path.exists():
+        return None
+    strip = np.asarray(Image.open(path).convert("RGB"))
+    if strip.shape[1] != config.width or strip.shape[0] % config.height:
+        raise ValueError(f"{path} must be a strip of {config.height}x{config.width} pictures, got {strip.shape}")
+    return strip.reshape(-1, config.height, config.width, 3)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}: use 'auto', 'cpu' or 'cuda'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} is not available here: use 'auto' or 'cpu'")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name not in known:
+        raise ValueError(f"unknown dtype {name!r}: use 'auto', {', '.join(map(repr, known))}")
+    return known[name]

@@ -1,0 +1,220 @@
+"""Dreaming one block, and block after block: the ONLY denoising loop. The environment, distillation and evaluation run it.
+
+Shapes: B worlds, C latent channels, K latent frames of a block, T pictures of a block, h x w latent size, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from world_model import flow
+from world_model.actions import Action
+from world_model.camera import commanded_motion
+from world_model.config import ModelConfig, Tiers
+from world_model.dit import Conditions, DiT, Target
+from world_model.tscm import ChannelMemory, History, append_all, append_tiers, still_history
+from world_model.vae import DecoderCache, VideoVAE
+from world_model.warp import guide_block
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Commanded camera of one block. yaw, pitch [B, T] float64 radians, displacement [B, T, 2] float64 metres (world x, z)."""
+
+    yaw: Tensor
+    pitch: Tensor
+    displacement: Tensor
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """B worlds between two blocks, as tensors; immutable.
+
+    yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1
+    (the last one), cache of the streaming decoder.
+    """
+
+    history: History
+    memory: ChannelMemory | None
+    yaw: Tensor
+    pitch: Tensor
+    frame: Tensor
+    picture: Tensor
+    cache: DecoderCache
+
+
+def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
+    """One batch of several."""
+    histories = [w.history for w in worlds]
+    rows = ("latents", "frame", "yaw", "pitch", "present")
+    history = History(*(torch.cat([getattr(h, name) for h in histories]) for name in rows))
+    memories = [w.memory for w in worlds if w.memory is not None]
+    memory = (
+        ChannelMemory(*(torch.cat([getattr(m, name) for m in memories], dim=1) for name in ("total", "norm")))
+        if memories
+        else None
+    )
+    cache = tuple(torch.cat(parts) for parts in zip(*(w.cache for w in worlds)))
+    rest = (torch.cat([getattr(w, name) for w in worlds]) for name in ("yaw", "pitch", "frame", "picture"))
+    return Worlds(history, memory, *rest, cache)
+
+
+def split_worlds(worlds: Worlds) -> list[Worlds]:
+    """The worlds of a batch, each a batch of one; the inverse of `join_worlds`."""
+
+    def one(i: int) -> Worlds:
+        part = slice(i, i + 1)
+        h, m = worlds.history, worlds.memory
+        history = History(h.latents[part], h.frame[part], h.yaw[part], h.pitch[part], h.present[part])
+        memory = ChannelMemory(m.total[:, part], m.norm[:, part]) if m is not None else None
+        cache = tuple(c[part] for c in worlds.cache)
+        return Worlds(
+            history, memory, worlds.yaw[part], worlds.pitch[part], worlds.frame[part], worlds.picture[part], cache
+        )
+
+    return [one(i) for i in range(worlds.yaw.shape[0])]
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU random stream that depends on `key` alone: the same wherever and in whatever batch it is used."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def block_noise(config: ModelConfig, seeds: Sequence[int], steps: Sequence[int]) -> Tensor:
+    """Initial noise [B, C, K, h, w] of block number `steps[i]` in the world of seed `seeds[i]`."""
+    shape = (config.dit.latent_channels, config.block_latents, *config.latent_size)
+    return torch.stack([torch.randn(shape, generator=generator("noise", s, n)) for s, n in zip(seeds, steps)])
+
+
+def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
+    """The commanded motion of a block for each world's action."""
+    parts = [
+        commanded_motion(action, float(y), float(p), config.frames_per_block, config.fps, config.camera)
+        for action, y, p in zip(actions, yaw, pitch)
+    ]
+    return Motion(*(torch.stack([torch.from_numpy(part[i]) for part in parts]).to(yaw.device) for i in range(3)))
+
+
+def start_worlds(
+    dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, yaw: Tensor | None = None, pitch: Tensor | None = None
+) -> Worlds:
+    """Worlds that stood still before a start picture [B, 3, H, W] in -1..1; present [B] bool is False for a text start.
+
+    yaw, pitch [B] float64: where the picture looks, if that is known; else straight ahead.
+    """
+    config = dit.config
+    batch, device = pictures.shape[0], pictures.device
+    video = pictures[:, :, None].expand(-1, -1, config.start_latents * config.vae.temporal_stride, -1, -1)
+    latents = vae.encode(video)
+    zero = torch.zeros(batch, dtype=torch.float64, device=device)
+    yaw, pitch = zero if yaw is None else yaw, zero if pitch is None else pitch
+    packing = config.dit.packing
+    length = 1 + packing.old[0] + packing.recent_frames if isinstance(packing, Tiers) else config.start_latents
+    history = still_history(latents, length, yaw, pitch, present)
+    memory = dit.remember(
+        history.select(torch.arange(history.frames - config.start_latents, history.frames).repeat(batch, 1))
+    )
+    with torch.no_grad():
+        _, cache = vae.decode(latents)
+    return Worlds(history, memory, yaw, pitch, torch.zeros(batch, dtype=torch.int64, device=device), pictures, cache)
+
+
+def prepare_block(
+    dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, context: Tensor, pooled: Tensor
+) -> tuple[Conditions, History]:
+    """Conditions of the next block, and the block's place in history with empty latents still to be filled."""
+    config = dit.config
+    last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
+    target = Target(
+        motion.yaw[:, last],
+        motion.pitch[:, last],
+        worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device),
+    )
+    guide = valid = None
+    present = worlds.history.present[:, -1]
+    if config.dit.guide:
+        with torch.no_grad():
+            guide, valid = guide_block(
+                vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement, config.camera
+            )  # fmt: skip
+            valid = valid * present[:, None, None, None, None]
+    conditions = dit.prepare(worlds.history, worlds.memory, context, target, pooled, guide, valid)
+    place = History(
+        worlds.history.latents[:, :, :0],
+        target.frame,
+        target.yaw,
+        target.pitch,
+        torch.ones_like(target.frame, dtype=torch.bool),
+    )
+    return conditions, place
+
+
+def denoise_block(
+    dit: DiT, conditions: Conditions, noise: Tensor, sigmas: Tensor, exit_step: int | None = None
+) -> Tensor:
+    """Euler steps from noise [B, C, K, h, w] along sigmas [n + 1]; returns clean latents.
+
+    With `exit_step` (Self-Forcing) the steps before it run without gradient, and the clean estimate of that step is returned.
+    """
+    x = noise
+    prediction = dit.config.dit.prediction
+    for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):
+        level = torch.full((x.shape[0],), sigma, dtype=torch.float64, device=x.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and exit_step in (None, i)):
+            output = dit(x, level, conditions)
+            if i == exit_step:
+                return flow.to_data(output, x, sigma, prediction)
+            x = flow.euler_step(x, flow.to_velocity(output, x, sigma, prediction), sigma, sigma_next)
+    return x
+
+
+def advance(
+    dit: DiT,
+    vae: VideoVAE,
+    worlds: Worlds,
+    motion: Motion,
+    place: History,
+    latents: Tensor,
+    draws: Sequence[torch.Generator],
+) -> tuple[Worlds, Tensor]:
+    """Worlds after a block of latents [B, C, K, h, w], and its pictures [B, 3, T, H, W] in -1..1.
+
+    Latents enter the history as given: detach them first where gradients must not flow through time.
+    """
+    config = dit.config
+    block = replace(place, latents=latents)
+    packing = config.dit.packing
+    if isinstance(packing, Tiers):
+        history = append_tiers(worlds.history, block, packing, draws)
+    else:
+        history = append_all(worlds.history, block)
+    memory = worlds.memory
+    if memory is not None and config.dit.channel is not None:
+        new = dit.remember(block)
+        assert new is not None
+        kernels = -(-block.frames // config.dit.channel.patch[0])
+        memory = memory.add(new, config.dit.channel.decay**kernels)
+    with torch.no_grad():
+        video, cache = vae.decode(latents.detach(), worlds.cache)
+    after = Worlds(
+        history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache
+    )
+    return after, video
+
+
+def dream_block(
+    dit: DiT, vae: VideoVAE, worlds: Worlds, actions: Sequence[Action], context: Tensor, pooled: Tensor, noise: Tensor,
+    sigmas: Tensor, draws: Sequence[torch.Generator], exit_step: int | None = None,
+) -> tuple[Worlds, Tensor, Tensor]:  # fmt: skip
+    """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
+    motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
+    conditions, place = prepare_block(dit, vae, worlds, motion, context, pooled)
+    latents = denoise_block(dit, conditions, noise, sigmas, exit_step)
+    after, video = advance(dit, vae, worlds, motion, place, latents.detach(), draws)
+    return after, latents, video

