@@ -1,0 +1,422 @@
+"""The words of events: for each kind the phrasings a model is trained on, others kept for tests, and its keywords.
+
+Pure data, read by `yume_gym.street.events`. `held_out` phrasings share no wording with the training ones on purpose:
+they ask whether a model understands an event rather than remembers its text. `keywords` are whole words, or several in
+sequence, for matching free text; a trailing ``*`` stands for any ending.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EventKind:
+    """One kind of event: its id, its training phrasings, its held-out phrasings, and the keywords that betray it."""
+
+    name: str
+    phrases: tuple[str, ...]
+    held_out: tuple[str, ...]
+    keywords: tuple[str, ...]
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.strip().splitlines())
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(word.split()) for word in text.split(","))
+
+
+# Things with a place come before weather and light: of equally good matches the first one wins.
+EVENT_KINDS: tuple[EventKind, ...] = (
+    EventKind(
+        "fireworks",
+        _lines("""
+            fireworks explode in the sky
+            colourful fireworks burst above the rooftops
+            a fireworks show begins
+            someone sets off fireworks over the city
+            fireworks light up the street
+            bright fireworks crackle high overhead
+            a big fireworks display starts over the houses
+            red and green fireworks bloom in the air
+            New Year's fireworks go off
+            a salvo of fireworks rises and bursts
+            the sky fills with sparkling fireworks
+            fireworks are launched behind the buildings
+            the festival ends with fireworks
+        """),
+        _lines("""
+            glittering rockets pop and scatter coloured sparks
+            dazzling pyrotechnics celebrate the holiday
+            showers of glowing stars erupt with loud bangs
+            Roman candles and firecrackers paint the heavens
+            exploding flowers of light blossom up there
+            people shoot skyrockets for the jubilee
+        """),
+        _words("""
+            firework*, pyrotechnic*, firecracker*, rocket*, skyrocket*, sparks, Roman candle*, coloured sparks,
+            glowing stars, flowers of light
+        """),
+    ),
+    EventKind(
+        "fire",
+        _lines("""
+            a building catches fire
+            the house ahead is on fire
+            a fire breaks out in one of the buildings
+            flames shoot out of the windows
+            a house goes up in flames
+            the building in front of me starts to burn
+            fire and black smoke pour from a house
+            suddenly a building is burning
+            a blaze spreads through the house down the street
+            flames climb the wall of a building
+            one of the houses begins to burn fiercely
+            a fierce fire engulfs the building
+            smoke and flames rise from the roof
+        """),
+        _lines("""
+            an inferno devours the block over there
+            somebody's apartment has been set ablaze
+            orange tongues lick at the facade while soot billows
+            call the firefighters, that place is ablaze
+            an arsonist torches the corner shop
+            a conflagration rages across the upper floors
+        """),
+        _words("""
+            fire, fires, flame*, burn*, blaze*, ablaze, inferno, smoke, torch*, conflagration, arson*,
+            firefighter*, soot, set ablaze
+        """),
+    ),
+    EventKind(
+        "ufo",
+        _lines("""
+            a UFO flies by
+            a flying saucer appears in the sky
+            a UFO hovers above the street
+            an alien spaceship arrives over the city
+            a glowing UFO glides over the rooftops
+            a flying saucer with lights passes overhead
+            an alien ship comes down from the sky
+            a silver flying saucer drifts past the buildings
+            a UFO shows up in front of me
+            a strange spaceship hovers over the road
+            aliens arrive in a flying saucer
+            a UFO with blinking lights crosses the sky
+            a mysterious spacecraft floats above the houses
+        """),
+        _lines("""
+            extraterrestrial visitors cruise past in their disc
+            an unidentified object, round and metallic, zooms along
+            Martians invade from outer space
+            some interstellar vessel descends upon us
+            a humming metallic disc with a ring of lamps
+            a starship from another planet pays a visit
+        """),
+        _words("""
+            ufo*, saucer*, alien*, spaceship*, spacecraft*, extraterrestrial*, unidentified, martian*,
+            starship*, interstellar, outer space, metallic disc, another planet
+        """),
+    ),
+    EventKind(
+        "ghost",
+        _lines("""
+            a ghost appears
+            a pale ghost floats down the street
+            a white ghost rises in front of me
+            a spooky ghost hovers over the road
+            the ghost of an old man appears ahead
+            a glowing ghost drifts between the houses
+            a transparent ghost comes towards me
+            out of nowhere a ghost shows up
+            a ghostly figure appears on the pavement
+            a ghost haunts the street
+            a scary white ghost floats in the air
+            a ghost emerges and sways silently
+            a friendly ghost hovers ahead of me
+        """),
+        _lines("""
+            an eerie phantom materialises before my eyes
+            some restless spirit wanders here
+            a translucent spectre beckons
+            there is an apparition wearing a bedsheet
+            something dead and see-through lingers nearby
+            a poltergeist comes to frighten everyone
+        """),
+        _words("""
+            ghost*, phantom*, spirit*, spectre*, specter*, apparition*, poltergeist*, haunt*, spook*, bedsheet,
+            dead and see-through
+        """),
+    ),
+    EventKind(
+        "balloon",
+        _lines("""
+            a hot-air balloon rises
+            a colourful hot-air balloon floats up over the roofs
+            a hot air balloon takes off
+            a striped balloon rises into the sky
+            a big balloon drifts above the city
+            a hot-air balloon appears above the houses
+            a red and yellow balloon lifts off ahead
+            a huge balloon slowly climbs into the air
+            a balloon with a basket floats by
+            a hot air balloon goes up behind the buildings
+            a bright balloon sails over the street
+            someone launches a hot-air balloon
+            a giant balloon ascends over the rooftops
+        """),
+        _lines("""
+            an aeronaut in a wicker gondola soars upwards
+            a gaudy envelope of heated gas climbs higher
+            an old-fashioned airship like Montgolfier's leaves the ground
+            tourists in a wicker carriage are carried aloft
+            one of those round montgolfières comes into view
+            a burner roars and the gondola is gone aloft
+        """),
+        _words("""
+            balloon*, aeronaut*, gondola, wicker, montgolfi*, airship*, aloft, heated gas
+        """),
+    ),
+    EventKind(
+        "crowd",
+        _lines("""
+            a crowd gathers
+            a crowd of people gathers in the street
+            many people come together ahead
+            a large crowd fills the road
+            people gather in front of me
+            lots of people crowd the pavement
+            a group of people assembles on the street
+            a crowd forms and blocks the way
+            dozens of people stream into the street
+            a busy crowd appears ahead
+            a mass of people gathers to watch
+            the street fills with people
+            people stop and form a crowd
+        """),
+        _lines("""
+            a throng of onlookers assembles
+            a mob of demonstrators marches in
+            hundreds of pedestrians swarm around
+            the parade draws spectators from everywhere
+            suddenly it is packed with strangers
+            a flash mob of dancers turns up
+        """),
+        _words("""
+            crowd*, people, throng*, mob, pedestrians, spectators, onlookers, demonstrat*, parade, strangers
+        """),
+    ),
+    EventKind(
+        "car",
+        _lines("""
+            a car drives past
+            a red car drives by
+            a car passes on the road
+            a car comes down the street
+            a car speeds past me
+            a car approaches and drives by
+            a fast car races along the street
+            a taxi drives past
+            a vehicle passes by on the road
+            a car rolls down the street ahead
+            traffic comes, and a car passes
+            a sports car zooms past
+            a car appears and drives away
+        """),
+        _lines("""
+            an automobile whizzes along
+            someone in a sedan overtakes
+            a cab hurries to its next customer
+            a motorist accelerates through here
+            some vehicle with squealing tyres rushes off
+            a limousine cruises beside the kerb
+        """),
+        _words("""
+            car, cars, taxi*, vehicle*, traffic, automobile*, sedan, cab, motorist*, limousine*, truck*, bus,
+            van
+        """),
+    ),
+    EventKind(
+        "heavy_rain",
+        _lines("""
+            a heavy rainstorm begins
+            it starts pouring down
+            heavy rain
+            heavy rain falls on the street
+            it begins to rain heavily
+            rain pours from dark clouds
+            a rainstorm sweeps over the city
+            it is raining hard now
+            a sudden downpour soaks the street
+            thick rain streaks fall everywhere
+            the rain sets in and everything gets wet
+            a cloudburst drenches the road
+            it starts to rain
+            a thunderstorm with heavy rain arrives
+        """),
+        _lines("""
+            buckets of water fall from above
+            the heavens open and everybody reaches for umbrellas
+            a torrential shower arrives
+            the monsoon has come
+            it is bucketing cats and dogs
+            wet weather rolls in, drops hammer the asphalt
+        """),
+        _words("""
+            rain, rains, rained, raining, rainy, rainfall, rainstorm*, downpour*, pour, pouring, pours, cloudburst*,
+            shower*, torrential, monsoon, umbrella*, drench*, storm, thunder*, buckets of water, cats and dogs,
+            drizzl*, wet weather
+        """),
+    ),
+    EventKind(
+        "snow",
+        _lines("""
+            it starts snowing
+            it begins to snow
+            snow starts to fall
+            heavy snow falls on the street
+            snowflakes drift down from the sky
+            a snowstorm begins
+            thick snow covers the city
+            white snow settles on roofs and road
+            it is snowing hard now
+            a snow shower whitens the street
+            winter comes and snow falls
+            big snowflakes swirl in the air
+            the first snow of winter falls
+        """),
+        _lines("""
+            a blizzard hits the town
+            frozen crystals tumble softly onto everything
+            the neighbourhood turns into a winter wonderland
+            fluffy white powder blankets the ground
+            icy flurries dance past the lamps
+            Frosty weather: time to build a sleigh
+        """),
+        _words("""
+            snow*, blizzard*, flurr*, winter*, frost*, icy, sleet, frozen crystals, white powder, snow shower
+        """),
+    ),
+    EventKind(
+        "fog",
+        _lines("""
+            thick fog
+            thick fog rolls in
+            fog fills the street
+            a dense fog swallows the houses
+            it becomes foggy
+            the street disappears in fog
+            a grey fog creeps between the buildings
+            heavy fog comes up
+            fog covers the city
+            mist rises and hides the buildings
+            a thick mist settles over the road
+            the fog gets denser and denser
+            white mist drifts through the street
+        """),
+        _lines("""
+            visibility drops to a few metres
+            everything distant fades into milky haze
+            a pea-souper engulfs the borough
+            low clouds sink until nothing far can be seen
+            murky vapour veils the skyline
+            the view turns hazy and pale
+        """),
+        _words("""
+            fog*, mist*, haze, hazy, visibility, vapour, vapor, murky, pea-souper, smog, low clouds, milky haze
+        """),
+    ),
+    EventKind(
+        "sunset",
+        _lines("""
+            the sun sets
+            a golden sunset begins
+            a beautiful sunset colours the sky
+            the sun goes down and the sky turns orange
+            the evening sun bathes the street in golden light
+            golden hour begins
+            a red sunset glows behind the houses
+            the sky turns pink and orange at sunset
+            the sun is setting over the city
+            warm evening light falls on the buildings
+            an orange sunset colours the sky
+            the low sun turns everything golden
+            the sun sinks behind the rooftops
+        """),
+        _lines("""
+            dusk arrives with amber hues
+            twilight paints crimson along the horizon
+            the day draws to a close in copper tones
+            long shadows and honey-coloured rays stretch everywhere
+            the evening glow makes walls blush
+            our star dips below the skyline, all peach and rose
+        """),
+        _words("""
+            sunset*, sun sets, sun goes down, sun is setting, sun sinks, low sun, golden, dusk, twilight,
+            evening, amber, crimson, day draws to a close, long shadows, evening sun, dips below, golden light,
+            sky turns orange
+        """),
+    ),
+    EventKind(
+        "night",
+        _lines("""
+            night falls
+            it gets dark
+            it becomes night
+            night comes and the windows light up
+            the sky turns dark and lamps go on
+            darkness falls over the city
+            day turns into night
+            the street lamps switch on as night falls
+            it is suddenly night
+            a dark night settles over the street
+            the city goes dark and the lights come on
+            the night begins
+            nightfall, and stars come out
+        """),
+        _lines("""
+            it is midnight now
+            the moon takes over from daylight
+            blackness swallows the town
+            everyone goes to bed, only lanterns glow
+            after hours: pitch-black above, neon below
+            daylight is gone
+        """),
+        _words("""
+            night*, dark*, midnight, moon*, black*, pitch-black, stars come out, lanterns, daylight is gone
+        """),
+    ),
+    EventKind(
+        "sun",
+        _lines("""
+            the sun comes out
+            the sky clears and the sun shines
+            the clouds part and it becomes sunny
+            bright sunshine floods the street
+            it turns into a sunny day
+            the weather clears up
+            the sun breaks through the clouds
+            blue sky returns and the sun shines
+            it becomes a clear bright day
+            sunlight fills the street
+            the rain stops and the sun comes out
+            a clear blue sky appears
+            warm sunshine lights the buildings
+        """),
+        _lines("""
+            gorgeous summer weather arrives
+            no cloud remains above us
+            noon, cloudless and brilliant
+            dawn breaks, a fresh morning starts
+            time for shades: dazzling rays pour onto the pavement
+            everything brightens under an azure dome
+        """),
+        _words("""
+            sun, sunny, sunshine, sunlight, clear*, blue sky, blue, cloudless, noon, dawn, morning, summer*,
+            daylight, brighten*, azure, rain stops, snow stops, fog lifts, no cloud, dazzling rays, sun comes
+            out, summer weather
+        """),
+    ),
+)
