@@ -129,6 +129,9 @@ class ModelConfig:
         if self.vae.latent_channels != self.dit.latent_channels or self.text.dim != self.dit.text_dim:
             raise ValueError(f"{self.name}: the DiT's channels must be those of its autoencoder and text encoder")
 
+        if self.dit.guide and self.dit.prediction != "data":
+            raise ValueError(f"{self.name}: a guide is where a data prediction starts from; it needs prediction='data'")
+
     @property
     def frames_per_block(self) -> int:
         """Pictures of one environment step."""

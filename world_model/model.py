@@ -26,7 +26,7 @@ from world_model.dit import DiT
 from world_model.rollout import Worlds, block_noise, dream_block, generator, join_worlds, split_worlds, start_worlds
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE, build_vae
-from world_model.weights import find_weights, load_into, load_tensors, read_config, read_manifest
+from world_model.weights import check_file, find_weights, load_into, load_tensors, read_config, read_manifest
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,14 @@ class WorldModel:
             dit, vae = DiT(config), build_vae(config.vae)
         load_into(dit, folder, "dit.safetensors")
         load_into(vae, folder, "vae.safetensors")
-        actions = load_tensors(folder, "text.safetensors")["actions"]
+        text = load_tensors(folder, "text.safetensors")
+        if text.keys() != {"actions"}:
+            raise ValueError(
+                f"{folder / 'text.safetensors'} must hold one tensor, 'actions', not {sorted(text)}: fetch it again"
+            )
         starts = _read_starts(folder, config)
         dit, vae = dit.to(place, number), vae.to(place).eval().requires_grad_(False)
-        return cls(config, dit, vae, Conditioning(config.text, actions), starts)  # type: ignore[arg-type]
+        return cls(config, dit, vae, Conditioning(config.text, text["actions"]), starts)  # type: ignore[arg-type]
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
@@ -82,7 +86,7 @@ class WorldModel:
             raise ValueError(
                 f"the weights of {self.config.name!r} ship no starting pictures: start from an image or a text"
             )
-        number = int(torch.randint(len(self.starts), (), generator=generator("starting picture", seed)))
+        number = int(torch.randint(len(self.starts), (), generator=generator("starting picture", int(seed))))
         return self.starts[number].copy()
 
     @torch.inference_mode()
@@ -93,6 +97,7 @@ class WorldModel:
 
         Raises ValueError for a picture of another shape or type.
         """
+        seeds = [int(seed) for seed in seeds]
         pictures = [None] * len(seeds) if images is None else list(images)
         if not len(pictures) == len(texts) == len(seeds):
             raise ValueError(
@@ -102,7 +107,7 @@ class WorldModel:
         for picture, text, seed in zip(pictures, texts, seeds):
             tensor = self._dreamt_picture(text, seed) if picture is None else self._to_tensor(picture)
             worlds.append(start_worlds(self.dit, self.vae, tensor, torch.ones(1, dtype=torch.bool, device=self.device)))
-        return WorldState(join_worlds(worlds), tuple(int(seed) for seed in seeds), (0,) * len(worlds))
+        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds))
 
     @torch.inference_mode()
     def step(
@@ -181,6 +186,7 @@ def _read_starts(folder: Path, config: ModelConfig) -> np.ndarray | None:
     path = folder / "starts.png"
     if not path.exists():
         return None
+    check_file(folder, "starts.png")
     strip = np.asarray(Image.open(path).convert("RGB"))
     if strip.shape[1] != config.width or strip.shape[0] % config.height:
         raise ValueError(f"{path} must be a strip of {config.height}x{config.width} pictures, got {strip.shape}")

@@ -118,7 +118,9 @@ def start_worlds(
     length = 1 + packing.old[0] + packing.recent_frames if isinstance(packing, Tiers) else config.start_latents
     history = still_history(latents, length, yaw, pitch, present)
     memory = dit.remember(
-        history.select(torch.arange(history.frames - config.start_latents, history.frames).repeat(batch, 1))
+        history.select(
+            torch.arange(history.frames - config.start_latents, history.frames, device=device).repeat(batch, 1)
+        )
     )
     with torch.no_grad():
         _, cache = vae.decode(latents)
@@ -162,6 +164,8 @@ def denoise_block(
 
     With `exit_step` (Self-Forcing) the steps before it run without gradient, and the clean estimate of that step is returned.
     """
+    if exit_step is not None and not 0 <= exit_step < len(sigmas) - 1:
+        raise ValueError(f"exit step {exit_step} is not one of the {len(sigmas) - 1} sampler steps")
     x = noise
     prediction = dit.config.dit.prediction
     for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):

@@ -20,7 +20,7 @@ from world_model.config import Tiers
 
 @dataclass(frozen=True)
 class Group:
-    """History frames [start, stop) patchified at `ratio` times the patch size; `two_stage` first shrinks them (released H > 342)."""
+    """History frames [start, stop) patchified at `ratio` times the patch size; `two_stage`: shrunk first (released H > 342)."""
 
     ratio: int
     start: int
@@ -34,9 +34,7 @@ def released_packing(frames: int) -> list[Group]:
     Raises ValueError past 1366 frames, where the public code has no branch.
     """
     if frames > 1366:
-        raise ValueError(
-            f"released packing ends at 1366 history latents, got {frames}: use Tiers packing for longer worlds"
-        )
+        raise ValueError(f"released packing ends at 1366 history latents, got {frames}: use Tiers for longer worlds")
     if frames == 0:
         return []
     if frames <= 2:  # one frame plays several parts

@@ -72,14 +72,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
 
 
-def load_tensors(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Tensors of one file, its size and sha256 checked against the manifest first. Raises FileNotFoundError or ValueError."""
+def check_file(folder: Path, name: str) -> Path:
+    """The path of a file whose size and sha256 are the manifest's. Raises FileNotFoundError or ValueError."""
     path = folder / name
     facts = read_manifest(folder)["files"].get(name)
     if facts is None or not path.exists():
         raise FileNotFoundError(f"{path} is missing: fetch the whole weights folder again")
     if path.stat().st_size != facts["bytes"] or _sha256(path) != facts["sha256"]:
         raise ValueError(f"{path} is damaged: its size or sha256 is not the manifest's; fetch it again")
+    return path
+
+
+def load_tensors(folder: Path, name: str, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Tensors of one checked file. Raises FileNotFoundError or ValueError."""
+    path = check_file(folder, name)
     try:
         return {key: value.to(dtype) for key, value in load_file(path).items()}
     except SafetensorError as error:

@@ -1,0 +1,1 @@
+"""How the worlds are trained: every stage is a command, `python -m train.<stage> street`. Not in the wheel."""

@@ -1,0 +1,208 @@
+"""Data: walks through the street to shards, shards to latents, shards to and from Sekai-style clips.
+
+    python -m train.data street render --out data/street --walks 1600 --workers 2 --seed 0
+    python -m train.data street encode --data data/street --vae runs/vae
+    python -m train.data street sekai-write --data data/street --out data/clips
+    python -m train.data street sekai-read --data data/clips --out data/from_clips --blocks-per-walk 4
+
+The first word is a preset: its picture size, rate and block length are those of the data. All but sekai-read can be
+stopped and started again: what is whole is kept. A walk depends on (seed, number of the walk) alone, never on workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from tqdm import tqdm
+
+from train import sekai
+from train.shards import (
+    Header,
+    Shard,
+    ShardError,
+    Walk,
+    find_shards,
+    is_whole,
+    shard_path,
+    write_shard,
+    write_shards,
+)
+from train.walks import StreetRecipe, render_walk
+from world_model.config import ModelConfig, get_preset
+
+
+def render(
+    config: ModelConfig, out: Path, *, walks: int, blocks_per_walk: int = 32, workers: int = 1, seed: int = 0,
+    town_blocks: int = 2, town_seed: int = 0, walks_per_shard: int = 32,
+) -> None:  # fmt: skip
+    """Renders walks 0 .. `walks` - 1 into shards in `out`; whole shards of the same settings are kept.
+
+    Raises ShardError where `out` holds shards of other settings, ValueError for counts below 1.
+    """
+    for name, value in (("walks", walks), ("blocks-per-walk", blocks_per_walk), ("walks-per-shard", walks_per_shard)):
+        if value < 1:
+            raise ValueError(f"--{name} must be 1 or more, got {value}")
+    recipe = StreetRecipe(
+        height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block,
+        camera=config.camera, blocks_per_walk=blocks_per_walk, seed=seed, town_blocks=town_blocks, town_seed=town_seed,
+    )  # fmt: skip
+    source = {
+        "world": "street",
+        "town_blocks": town_blocks,
+        "town_seed": town_seed,
+        "walks_per_shard": walks_per_shard,
+        "camera": dataclasses.asdict(config.camera),
+    }
+    header = _header(config, blocks_per_walk, seed, source)
+    shards = {
+        shard_path(out, number): range(first, min(first + walks_per_shard, walks))
+        for number, first in enumerate(range(0, walks, walks_per_shard))
+    }
+    missing = {path: numbers for path, numbers in shards.items() if not is_whole(path, header, len(numbers))}
+    tasks = [(recipe, index) for numbers in missing.values() for index in numbers]
+    bar = tqdm(total=walks, initial=walks - len(tasks), desc="render", unit="walk")
+    with bar, closing(_rendered(tasks, workers)) as rendered:
+        for path, numbers in missing.items():
+            shard = []
+            for _ in numbers:
+                shard.append(next(rendered))
+                bar.update()
+            write_shard(path, header, shard)
+
+
+def sekai_write(config: ModelConfig, data: Path, out: Path) -> int:
+    """Writes all walks of the shards in `data` as Sekai-style clips below `out`; returns the number of clips."""
+    clips = 0
+    for path in tqdm(find_shards(data), desc="sekai-write", unit="shard"):
+        shard = Shard(path)
+        for index in range(len(shard)):
+            name = f"{shard.header.preset}_{shard.header.seed}_{path.stem}_{index:03d}"
+            clips += len(sekai.write_walk(out, name, shard.walk(index), shard.header, config.camera))
+    print(f"{clips} clips in {out}")
+    return clips
+
+
+def sekai_read(
+    config: ModelConfig, data: Path, out: Path, *, blocks_per_walk: int, walks_per_shard: int = 32,
+    thresholds: sekai.Thresholds = sekai.Thresholds(),  # noqa: B008
+) -> int:  # fmt: skip
+    """Turns the Sekai-style clips below `data` into shards in `out`; returns the number of walks.
+
+    Broken clips are named, skipped and counted. Raises FileNotFoundError without any clip, ShardError if none was
+    usable or `out` holds shards already.
+    """
+    if shard_path(out, 0).exists():
+        raise ShardError(f"{out} holds shards already: use another folder or delete that one")
+    header = _header(config, blocks_per_walk, 0, {"world": "sekai", "clips": data.name})
+    problems: list[str] = []
+    with tqdm(total=len(sekai.find_clips(data)), desc="sekai-read", unit="clip") as bar:
+
+        def count(problem: str | None) -> None:
+            if problem:
+                problems.append(problem)
+                bar.write(f"skipped {problem}", file=sys.stderr)
+            bar.update()
+
+        walks = sekai.read_walks(data, header, config.camera, thresholds, on_clip=count)
+        total = write_shards(out, header, walks, walks_per_shard)
+        clips = bar.n
+    print(f"{total} walks from {clips - len(problems)} of {clips} clips, {len(problems)} skipped")
+    if not total:
+        raise ShardError(f"none of the {clips} clips in {data} gave a walk; the first: {problems[0]}")
+    return total
+
+
+def _header(config: ModelConfig, blocks_per_walk: int, seed: int, source: dict[str, object]) -> Header:
+    return Header(
+        preset=config.name, height=config.height, width=config.width, fps=config.fps,
+        frames_per_block=config.frames_per_block, blocks_per_walk=blocks_per_walk, seed=seed, source=source,
+    )  # fmt: skip
+
+
+def _rendered(tasks: list[tuple[StreetRecipe, int]], workers: int) -> Generator[Walk, None, None]:
+    """Walks in the order of `tasks`, made in this process (workers 0 or 1) or in several."""
+    if workers <= 1 or len(tasks) < 2:
+        yield from (render_walk(*task) for task in tasks)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        yield from pool.imap(_render_task, tasks)
+
+
+def _render_task(task: tuple[StreetRecipe, int]) -> Walk:
+    return render_walk(*task)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "preset", help="whose picture size, rate and block length the data have, as in world_model.config"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("render", help="walks through the street -> shards")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--walks", type=int, required=True)
+    command.add_argument("--blocks-per-walk", type=int, default=32)
+    command.add_argument("--walks-per-shard", type=int, default=32)
+    command.add_argument("--workers", type=int, default=1, help="processes")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--town-blocks", type=int, default=2, help="the town is a torus of this many blocks each way")
+    command.add_argument("--town-seed", type=int, default=0)
+
+    command = commands.add_parser("encode", help="shards -> latents beside them")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--vae", type=Path, required=True, help="folder of a trained autoencoder")
+    command.add_argument("--device", default="auto")
+    command.add_argument("--guides", action="store_true", help="also the guide of every block")
+
+    command = commands.add_parser("sekai-write", help="shards -> Sekai-style clips")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--out", type=Path, required=True)
+
+    command = commands.add_parser("sekai-read", help="Sekai-style clips -> shards")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--blocks-per-walk", type=int, default=4, help="shorter clips are skipped, longer ones cut")
+    command.add_argument("--walks-per-shard", type=int, default=32)
+    default = sekai.Thresholds()
+    command.add_argument(
+        "--translation-threshold", type=float, default=default.translation, help="unlabelled clips: least step"
+    )
+    command.add_argument(
+        "--rotation-threshold", type=float, default=default.rotation, help="unlabelled clips: least turn, radians"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; prints what was wrong with the input and exits with 2."""
+    parser = _parser()
+    given = vars(parser.parse_args(arguments))
+    command = given.pop("command")
+    try:
+        config = get_preset(given.pop("preset"))
+        if command == "render":
+            render(config, given.pop("out"), **given)
+        elif command == "encode":
+            from train.latents import encode  # the only command that needs torch
+
+            encode(config, given.pop("data"), given.pop("vae"), **given)
+        elif command == "sekai-write":
+            sekai_write(config, **given)
+        else:
+            thresholds = sekai.Thresholds(given.pop("translation_threshold"), given.pop("rotation_threshold"))
+            sekai_read(config, **given, thresholds=thresholds)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

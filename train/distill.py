@@ -1,0 +1,219 @@
+"""Self-Forcing with distribution matching: `python -m train.distill street --data DIR --vae RUN --initial WEIGHTS --out RUN`.
+
+The generator dreams blocks with the few-step sampler it will be used with, on its own history (Self-Forcing, arXiv 2506.08009),
+and is pulled to where a frozen teacher (the real score) and a critic that follows the generator (the fake score) disagree
+(DMD, arXiv 2311.18828, eq. 7), all three conditioned on the same packed history (TSCM). The rollout is `rollout.dream_block`, the
+environment's own. Resumable; contact sheets while it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from train.corpus import Corpus
+from train.foundation import evaluate, flow_loss
+from train.latents import load_vae
+from train.loop import Run, prepare_cpu
+from train.pool import Batch, Pool
+from world_model import flow
+from world_model.config import ModelConfig, get_preset
+from world_model.dit import Conditions, DiT
+from world_model.rollout import Motion, Worlds, dream_block, generator, motion_of, prepare_block
+from world_model.text import Conditioning
+from world_model.tscm import ChannelMemory
+from world_model.vae import VideoVAE
+from world_model.weights import load_dit
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this stage."""
+
+    batch: int = 4
+    pool: int = 32
+    blocks: int = 24  # a world's longest life; every block of it is the generator's own
+    generator_lr: float = 1e-4
+    critic_lr: float = 2e-4
+    generator_every: int = 5  # critic steps a generator step
+    critic_warmup: int = 50
+    guidance: float = 1.0  # w of c + w (c - u): u is the teacher without the event's text
+    truth: float = 0.1  # weight of the squared distance to the true block, which a simulator knows
+    ema: float = 0.99
+    seed: int = 0
+
+
+def dmd_direction(fake: Tensor, real: Tensor, x: Tensor) -> Tensor:
+    """(fake - real) / mean |x - real| per sample: the normalised gradient of the distribution matching loss (DMD, eq. 7-8)."""
+    scale = (x - real).abs().mean(dim=tuple(range(1, x.dim())), keepdim=True)
+    return (fake - real) / scale.clamp(min=1e-6)
+
+
+def dmd_loss(x: Tensor, direction: Tensor) -> Tensor:
+    """A loss whose gradient in x is `direction` / x.numel(): 0.5 mse(x, stopgrad(x - direction))."""
+    return 0.5 * (x - (x - direction).detach()).square().mean()
+
+
+class Distiller:
+    """Generator, fake and real score over one pool of worlds that live on the generator's dreams."""
+
+    def __init__(self, config: ModelConfig, corpus: Corpus, vae: VideoVAE, settings: Settings, teacher: DiT) -> None:
+        self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
+        self.real = copy.deepcopy(teacher).eval().requires_grad_(False)
+        self.conditioning = Conditioning(config.text)
+        self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks)
+        self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
+
+    def rollout(self, dit: DiT, number: int, learn: bool) -> tuple[Batch, Worlds, Motion, Tensor]:
+        """One more block of some worlds, dreamt up to a random exit step (one for all); history and conditions detached.
+
+        With `learn`, gradients flow through the exit step and the compression of the history.
+        """
+        stream = generator(self.settings.seed, "distill", number)
+        batch = self.pool.draw(dit, self.vae, self.settings.batch, 1.0, number)
+        exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=stream))
+        noise = torch.randn(batch.truth.shape, generator=stream)
+        draws = [stream] * len(batch.index)
+        with torch.set_grad_enabled(learn):
+            worlds = replace(batch.worlds, memory=dit.remember(batch.past))
+            after, latents, _ = dream_block(
+                dit, self.vae, worlds, batch.actions, batch.context, batch.pooled, noise, self.sigmas, draws, exit_step
+            )  # fmt: skip
+        if after.memory is not None:
+            after = replace(after, memory=ChannelMemory(after.memory.total.detach(), after.memory.norm.detach()))
+        motion = motion_of(self.config, batch.actions, worlds.yaw, worlds.pitch)
+        added = after.history.select(
+            torch.arange(after.history.frames - self.config.block_latents, after.history.frames).repeat(len(draws), 1)
+        )
+        self.pool.put(batch, after, replace(added, latents=latents.detach()))
+        return batch, batch.worlds, motion, latents
+
+    def conditions(self, score: DiT, batch: Batch, motion: Motion, context: Tensor) -> Conditions:
+        """A score's own compression of the same generated history."""
+        worlds = replace(batch.worlds, memory=score.remember(batch.past))
+        return prepare_block(score, self.vae, worlds, motion, context, batch.pooled)[0]
+
+    def critic_loss(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:
+        """Flow matching of the generator's blocks."""
+        stream = generator(self.settings.seed, "critic", number)
+        sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 1)
+        noise = torch.randn(latents.shape, generator=stream)
+        conditions = self.conditions(critic, batch, motion, batch.context)
+        return flow_loss(critic, conditions, latents.detach(), sigma, noise, floor=0.4)
+
+    @torch.no_grad()
+    def direction(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:
+        """Where distribution matching pushes the blocks, [B, C, K, h, w]."""
+        stream = generator(self.settings.seed, "score", number)
+        sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 0.98)
+        level = sigma.float()[:, None, None, None, None]
+        x = flow.add_noise(latents, torch.randn(latents.shape, generator=stream), level)
+        prediction = self.config.dit.prediction
+
+        def score(network: DiT, context: Tensor) -> Tensor:
+            return flow.to_data(
+                network(x, sigma, self.conditions(network, batch, motion, context)), x, level, prediction
+            )
+
+        fake, real = score(critic, batch.context), score(self.real, batch.context)
+        if self.settings.guidance:
+            silent = batch.context.clone()
+            silent[:, : self.config.text.event_tokens] = 0
+            real = real + self.settings.guidance * (real - score(self.real, silent))
+        return dmd_direction(fake, real, latents)
+
+    def generator_loss(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:
+        """Distribution matching, and a little of the truth that the simulator knows for the same actions."""
+        loss = dmd_loss(latents, self.direction(critic, batch, motion, latents.detach(), number))
+        return loss + self.settings.truth * (latents - batch.truth).square().mean()
+
+
+def _update(run: Run, which: int, model: nn.Module, loss: Tensor) -> float:
+    run.accelerator.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    run.optimizers[which].step()
+    for optimizer in run.optimizers:
+        optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def train(
+    config: ModelConfig,
+    data: Path,
+    vae_folder: Path,
+    initial: Path,
+    out: Path,
+    settings: Settings,
+    steps: int,
+    minutes: float | None,
+) -> None:
+    """Distils the foundation weights in `initial`."""
+    torch.manual_seed(settings.seed)
+    student = DiT(config)
+    load_dit(student, initial)
+    critic = copy.deepcopy(student)
+    vae, _ = load_vae(config, vae_folder)
+    corpus = Corpus(config, data)
+    distiller = Distiller(config, corpus, vae, settings, student)  # type: ignore[arg-type]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(student.parameters(), lr=settings.generator_lr, betas=(0.0, 0.999), weight_decay=0.0),
+        torch.optim.AdamW(critic.parameters(), lr=settings.critic_lr, betas=(0.0, 0.999), weight_decay=0.0),
+    ]
+    models: dict[str, nn.Module] = {"dit": student, "critic": critic}
+    run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema})
+    average: DiT = run.ema["dit"].module  # type: ignore[assignment]
+    losses: dict[str, list[float]] = {"generator": [], "critic": []}
+    for step in run.steps(steps, minutes):
+        learn = step >= settings.critic_warmup and step % settings.generator_every == 0
+        batch, _, motion, latents = distiller.rollout(student, step, learn)
+        if learn:
+            losses["generator"].append(
+                _update(run, 0, student, distiller.generator_loss(critic, batch, motion, latents, step))
+            )
+            run.average("dit")
+        losses["critic"].append(_update(run, 1, critic, distiller.critic_loss(critic, batch, motion, latents, step)))
+        if step % 50 == 49:
+            run.log({name: float(np.mean(values[-50:])) for name, values in losses.items() if values})
+        if step % 300 == 299:
+            evaluate(run, average, vae, corpus, distiller.conditioning, f"distill_{step + 1:06d}")  # type: ignore[arg-type]
+            run.save()
+    run.finish()
+
+
+def main() -> None:
+    prepare_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="preset name")
+    parser.add_argument("--data", type=Path, required=True, help="folder of encoded shards (train.data)")
+    parser.add_argument("--vae", type=Path, required=True, help="run folder of train.vae")
+    parser.add_argument("--initial", type=Path, required=True, help="folder of foundation weights (train.land)")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, help="stop after this much training")
+    names = {
+        "batch": int,
+        "blocks": int,
+        "generator_lr": float,
+        "critic_lr": float,
+        "generator_every": int,
+        "guidance": float,
+        "truth": float,
+        "seed": int,
+    }
+    for name, kind in names.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name))
+    values = vars(parser.parse_args())
+    model, data, vae, initial, out, steps, minutes = (
+        values.pop(k) for k in ("model", "data", "vae", "initial", "out", "steps", "minutes")
+    )
+    train(get_preset(model), data, vae, initial, out, Settings(**values), steps, minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Writes shippable weights from a run: `python -m train.land street --run RUN --vae RUN --data DIR --out FOLDER`.
+
+Takes the EMA of the DiT (of train.foundation or train.distill) and the autoencoder, encodes the 81 action captions, draws the
+starting pictures in YumeStreet, measures held-out walks, and writes the folder that `WorldModel.load` reads (world_model.weights).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.optim.swa_utils import AveragedModel
+
+from train.corpus import HELD_OUT, Corpus
+from train.foundation import held_out_psnr
+from train.latents import load_vae
+from train.loop import prepare_cpu
+from world_model.config import ModelConfig, get_preset
+from world_model.dit import DiT
+from world_model.text import Conditioning
+from world_model.weights import save_weights
+from yume_gym.street.simulator import StreetSimulator
+
+# (light, weather) of the starting pictures: mostly a clear day
+STARTS = [("day", "clear")] * 16 + [
+    ("overcast", "clear"), ("golden", "clear"), ("golden", "clear"), ("night", "clear"),
+    ("overcast", "rain"), ("overcast", "snow"), ("day", "fog"), ("night", "clear"),
+]  # fmt: skip
+
+
+def starting_pictures(config: ModelConfig, seed: int = 1000) -> np.ndarray:
+    """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS`, below each other."""
+    street = StreetSimulator(
+        height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block, camera=config.camera
+    )  # fmt: skip
+    rngs = [np.random.default_rng((seed, i)) for i in range(len(STARTS))]
+    return np.concatenate([street.reset(rng, light=light, weather=sky) for rng, (light, sky) in zip(rngs, STARTS)])
+
+
+def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
+    """The averaged DiT of a run's checkpoint, and the run's settings and progress. Raises FileNotFoundError without one."""
+    checkpoint = run / "checkpoint"
+    if not checkpoint.exists():
+        raise FileNotFoundError(
+            f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
+        )
+    average = AveragedModel(DiT(config))
+    # accelerate numbers the objects registered by train.loop.Run: progress first, then the averages
+    average.load_state_dict(torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True))
+    progress = torch.load(checkpoint / "custom_checkpoint_0.pkl", weights_only=True)
+    facts = {"stage": run.name, "steps": progress["step"], "minutes": round(progress["seconds"] / 60, 1)}
+    return average.module, {**facts, "settings": json.loads((run / "settings.json").read_text())}  # type: ignore[return-value]
+
+
+def land(
+    config: ModelConfig, run: Path, vae_folder: Path, data: Path, out: Path, before: list[Path]
+) -> dict[str, float]:
+    """Writes the folder; returns its evaluation. `before` are earlier runs that this one continued, oldest first."""
+    dit, training = load_average(config, run)
+    vae, _ = load_vae(config, vae_folder)
+    corpus = Corpus(config, data)
+    conditioning = Conditioning(config.text)
+    figures = held_out_psnr(dit.eval(), vae, corpus, conditioning)[0]  # type: ignore[arg-type]
+    out.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(starting_pictures(config)).save(out / "starts.png", optimize=True)
+    stages = [load_average(config, folder)[1] for folder in before]
+    facts = {
+        "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],
+        "training": [*stages, training],
+        "evaluation": {"walks": HELD_OUT, **{k: round(v, 2) for k, v in figures.items()}},
+    }
+    tensors = {
+        "dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict(),
+        "text.safetensors": {"actions": conditioning.actions},
+    }  # fmt: skip
+    save_weights(out, config, tensors, facts)
+    return figures
+
+
+def main() -> None:
+    prepare_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="preset name")
+    for name, text in (
+        ("run", "run folder of the DiT"),
+        ("vae", "run folder of train.vae"),
+        ("data", "encoded shards"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, required=True, help=text)
+    parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
+    parser.add_argument(
+        "--before", type=Path, nargs="*", default=[], help="run folders that this run continued, oldest first"
+    )
+    arguments = parser.parse_args()
+    config = get_preset(arguments.model)
+    figures = land(config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before)
+    print("\n".join(f"{name:24} {value:6.2f}" for name, value in figures.items()))
+
+
+if __name__ == "__main__":
+    main()

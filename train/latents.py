@@ -1,0 +1,139 @@
+"""Latents beside the shards: what an autoencoder makes of the frames, computed once for all training of the DiT.
+
+Legend: N walks, B blocks of a walk, F latent frames of a walk, k of a block, C channels, h x w latent size.
+
+    latents_00000.safetensors   latent float16 [N, C, F, h, w]; if asked for also
+                                guide float16 [N, B, C, k, h, w] and valid float16 [N, B, 1, k, h, w]
+
+The guide of a block is the frame before it, moved as commanded (`world_model.warp`). No frame precedes block 0: its
+guide and validity are zero. Metadata holds hashes of the weights and the shard a file was made from; others are
+encoded anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+
+from train.shards import Shard, ShardError, Walk, find_shards, latents_path, write_tensors
+from world_model.actions import Action
+from world_model.camera import commanded_motion
+from world_model.config import ModelConfig
+from world_model.vae import VideoVAE, build_vae
+from world_model.warp import guide_block
+
+WEIGHTS = "vae.safetensors"
+
+
+def encode(config: ModelConfig, data: Path, vae: Path, *, device: str = "auto", guides: bool = False) -> int:
+    """Encodes all shards in `data` with the autoencoder in the folder `vae`; returns how many were encoded now.
+
+    With `guides`, the guide of every block is stored too; training makes its own, as dreamt pictures differ. Files
+    made by the same weights from the same shard are kept. Raises FileNotFoundError without shards or weights,
+    ShardError where a shard is of another picture size or block length than `config`, ValueError for unfitting weights.
+    """
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    autoencoder, fingerprint = load_vae(config, vae, place)
+    encoded = 0
+    for path in tqdm(find_shards(data), desc="encode", unit="shard"):
+        origin = {"vae": fingerprint, "shard": _sha256(path), "guides": str(guides)}
+        if origin_of(latents_path(path)) == origin:
+            continue
+        shard = Shard(path)
+        check_fits(shard, config)
+        parts = [encode_walk(config, autoencoder, shard.walk(index), place, guides) for index in range(len(shard))]
+        stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+        write_tensors(latents_path(path), stacked, origin)
+        encoded += 1
+    return encoded
+
+
+def load_vae(config: ModelConfig, folder: Path, device: str = "cpu") -> tuple[VideoVAE, str]:
+    """The trained autoencoder of `folder` (vae.safetensors), frozen, and a hash of its weights."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no autoencoder in {str(folder)!r}: expected {WEIGHTS} as `python -m train.vae` writes it"
+        )
+    autoencoder = build_vae(config.vae)
+    try:
+        autoencoder.load_state_dict(load_file(path), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} does not hold the autoencoder of {config.name!r}: {error}") from error
+    frozen = cast(VideoVAE, autoencoder.eval().requires_grad_(False).to(device))
+    return frozen, _sha256(path)
+
+
+def origin_of(path: Path) -> dict[str, str]:
+    """What a latents file was made from: hashes of weights and shard, and whether with guides; empty if unreadable."""
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def check_fits(shard: Shard, config: ModelConfig) -> None:
+    """Raises ShardError where a shard's pictures or blocks are not those of `config`."""
+    for name in ("height", "width", "fps", "frames_per_block"):
+        found, needed = getattr(shard.header, name), getattr(config, name)
+        if found != needed:
+            raise ShardError(
+                f"{shard.path} has {name} {found}, {config.name!r} needs {needed}: "
+                f"render with `python -m train.data {config.name} render`"
+            )
+
+
+@torch.inference_mode()
+def encode_walk(
+    config: ModelConfig, vae: VideoVAE, walk: Walk, device: str = "cpu", guides: bool = False
+) -> dict[str, np.ndarray]:
+    """The tensors of one walk, float16, without the walk axis."""
+    frames = torch.from_numpy(np.ascontiguousarray(walk.frames)).to(device)
+    video = frames.permute(3, 0, 1, 2).float() / 127.5 - 1
+    parts = {"latent": vae.encode(video[None])[0]}
+    if guides:
+        guide, valid = block_guides(config, vae, video, walk)
+        parts |= {"guide": guide, "valid": valid}
+    return {name: part.cpu().numpy().astype(np.float16) for name, part in parts.items()}
+
+
+def block_guides(
+    config: ModelConfig,
+    vae: VideoVAE,
+    video: Tensor,
+    walk: Walk,
+    warp: Callable[..., tuple[Tensor, Tensor]] = guide_block,
+) -> tuple[Tensor, Tensor]:
+    """Guide [B, C, k, h, w] and validity [B, 1, k, h, w] of all blocks of a walk; `video` is [3, T, H, W] in -1..1."""
+    step, device = config.frames_per_block, video.device
+    last = np.arange(step - 1, video.shape[1] - 1, step)  # the frame before each block but the first
+    motions = [
+        commanded_motion(
+            Action.from_index(int(index)), float(walk.yaw[k]), float(walk.pitch[k]), step, config.fps, config.camera
+        )
+        for index, k in zip(walk.action[1:], last, strict=True)
+    ]
+    yaws, pitches, moves = (
+        torch.as_tensor(np.stack(part), dtype=torch.float32, device=device) for part in zip(*motions)
+    )
+    yaw, pitch = (torch.from_numpy(angles[last]).to(device) for angles in (walk.yaw, walk.pitch))
+    pictures = video[:, last].transpose(0, 1)
+    guide, valid = warp(vae, pictures, yaw, pitch, yaws, pitches, moves, config.camera)
+    return tuple(torch.cat([torch.zeros_like(part[:1]), part]) for part in (guide, valid))  # type: ignore[return-value]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,122 @@
+"""What every training stage shares: a run folder, EMA, exact resumption, TensorBoard and contact sheets.
+
+A run folder holds `config.json` (the model), `settings.json` (the stage's numbers), `checkpoint/` (written whole or not at
+all), `sheets/*.png` and TensorBoard's event files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from train.sheet import save_sheet
+from world_model.config import ModelConfig
+
+
+def prepare_cpu() -> None:
+    """Call before anything else: denormal numbers (zero-initialised branches are full of them) cost CPUs tenfold time."""
+    torch.set_flush_denormal(True)
+
+
+@dataclasses.dataclass
+class Progress:
+    """Counters that a checkpoint keeps."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = state["step"], state["seconds"]
+
+
+class Run:
+    """One training run: `for step in run.steps(n)` counts on from the last checkpoint in `folder`.
+
+    `models` (name -> module) and `optimizers` are prepared by accelerate and saved together with the EMA of the models named
+    in `averaged`. Draw random numbers from `generator(settings.seed, step)` alone and a resumed run equals an unbroken one.
+    """
+
+    def __init__(
+        self, stage: str, config: ModelConfig, settings: Any, folder: Path, models: dict[str, nn.Module],
+        optimizers: list[torch.optim.Optimizer], averaged: dict[str, float],
+    ) -> None:  # fmt: skip
+        self.folder, self.settings = folder, settings
+        folder.mkdir(parents=True, exist_ok=True)
+        self.accelerator = Accelerator(log_with="tensorboard", project_dir=folder)
+        self.accelerator.init_trackers(stage)
+        (folder / "config.json").write_text(config.to_json())
+        (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1, default=str))
+        self.ema = {
+            name: AveragedModel(models[name], multi_avg_fn=get_ema_multi_avg_fn(decay))
+            for name, decay in averaged.items()
+        }
+        for average in self.ema.values():
+            average.requires_grad_(False)
+        self.models = {name: self.accelerator.prepare(model) for name, model in models.items()}
+        self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
+        self.progress = Progress()
+        self.accelerator.register_for_checkpointing(self.progress, *self.ema.values())
+        self._checkpoint = folder / "checkpoint"
+        if self._checkpoint.exists():
+            self.accelerator.load_state(str(self._checkpoint))
+        self._started = time.monotonic() - self.progress.seconds
+
+    def steps(self, last: int, minutes: float | None = None):  # type: ignore[no-untyped-def]
+        """Step numbers from the checkpoint's up to `last`, or until `minutes` of training are over, with a progress bar."""
+        bar = tqdm(initial=self.progress.step, total=last, desc=str(self.folder), dynamic_ncols=True, mininterval=5)
+        while self.progress.step < last:
+            if minutes is not None and self.minutes > minutes:
+                break
+            yield self.progress.step
+            self.progress.step += 1
+            bar.update()
+        bar.close()
+
+    @property
+    def minutes(self) -> float:
+        return (time.monotonic() - self._started) / 60
+
+    def log(self, values: dict[str, float]) -> None:
+        self.accelerator.log(values, step=self.progress.step)
+        tqdm.write(
+            f"step {self.progress.step} ({self.minutes:.1f} min) " + " ".join(f"{k} {v:.4g}" for k, v in values.items())
+        )
+
+    def sheet(self, name: str, rows: list[list[np.ndarray]]) -> None:
+        """A contact sheet of uint8 pictures, sheets/<name>.png."""
+        save_sheet(self.folder / "sheets" / f"{name}.png", rows)
+
+    def average(self, name: str) -> None:
+        """One EMA update of the model `name`."""
+        self.ema[name].update_parameters(self.accelerator.unwrap_model(self.models[name]))
+
+    def save(self) -> None:
+        """Writes the checkpoint beside the old one, then swaps: an interrupted save leaves the old one."""
+        self.progress.seconds = time.monotonic() - self._started
+        fresh, old = self.folder / "checkpoint.new", self.folder / "checkpoint.old"
+        shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.save_state(str(fresh))
+        shutil.rmtree(old, ignore_errors=True)
+        if self._checkpoint.exists():
+            os.replace(self._checkpoint, old)
+        os.replace(fresh, self._checkpoint)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def finish(self) -> None:
+        self.save()
+        self.accelerator.end_training()

@@ -1,0 +1,264 @@
+"""Sekai-style clips: folders named after the keys held, one short video of one constant action per file.
+
+    Keys_W_A_Mouse_Right/<id>.mp4     the pictures
+    Keys_W_A_Mouse_Right/<id>.txt     Start Frame, End Frame (both counted from 1, both included), Duration, Keys, Mouse
+    Keys_W_A_Mouse_Right/<id>.npy     optional camera-to-world poses [frames, 4, 4], x right, y down, z forward
+
+Our writer adds the lines Caption and Event where it knows them; other readers skip what they do not know.
+The reader takes the action from the text file, else from the folder's name, else from the poses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from train.shards import Header, Walk, WalkInfo
+from train.video import VideoError, read_video, write_video
+from world_model.actions import Action
+from world_model.camera import CameraConfig, commanded_motion, pose_matrix
+
+_ARROW_WORDS = {"→": "Right", "←": "Left", "↑": "Up", "↓": "Down"}
+_NO_KEYS, _NO_MOUSE = "None", "·"
+UNTOLD = "A first-person walk."  # caption of a clip that brings none
+
+
+class ClipError(ValueError):
+    """One clip that cannot be used; the message names the file and the field."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Least motion between two poses `stride` frames apart that counts as a key: strict, multiplied by the stride.
+
+    The defaults are those of published clips, whose poses have no scale. Metric poses at low frame rates need larger
+    ones: while turning, a walk straight on drifts sideways within each step.
+    """
+
+    translation: float = 1e-4
+    rotation: float = 1e-3  # radians
+    stride: int = 1
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled clip; the video is not read yet."""
+
+    video: Path
+    action: Action
+    poses: np.ndarray | None  # float64 [frames, 4, 4]
+    caption: str
+    event: str | None
+
+
+# ---------------------------------------------------------------- poses -> keys
+
+
+def decode_steps(poses: np.ndarray, thresholds: Thresholds = Thresholds()) -> list[Action]:
+    """The keys held in each step between `poses` [N, 4, 4]: (N - 1) // stride actions.
+
+    Of the relative pose inverse(current) @ next: z is W or S, x is D or A; of its extrinsic x-y-z Euler angles the
+    second is right or left, the first up or down.
+    """
+    poses = np.asarray(poses, dtype=np.float64)
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4):
+        raise ValueError(f"poses must have the shape [N, 4, 4], got {list(poses.shape)}")
+    kept = poses[:: thresholds.stride]
+    relative = np.linalg.inv(kept[:-1]) @ kept[1:]
+    far, turned = thresholds.translation * thresholds.stride, thresholds.rotation * thresholds.stride
+    vertical = np.arctan2(relative[:, 2, 1], relative[:, 2, 2])
+    horizontal = np.arctan2(-relative[:, 2, 0], np.hypot(relative[:, 2, 1], relative[:, 2, 2]))
+    actions = []
+    for x, z, right, up in zip(relative[:, 0, 3], relative[:, 2, 3], horizontal, vertical, strict=True):
+        keys = [key for key, held in zip("WSDA", (z > far, z < -far, x > far, x < -far), strict=True) if held]
+        arrows = [a for a, held in zip("↑↓→←", (up > turned, up < -turned, right > turned, right < -turned)) if held]
+        actions.append(Action.from_keys("+".join(keys), "".join(arrows)))
+    return actions
+
+
+def decode_action(poses: np.ndarray, thresholds: Thresholds = Thresholds()) -> Action:
+    """The keys and the arrows that most steps of `poses` [N, 4, 4] hold. Raises ValueError where there is no step."""
+    steps = decode_steps(poses, thresholds)
+    if not steps:
+        raise ValueError(f"{len(poses)} poses hold no step of {thresholds.stride} frames")
+    move = Counter(action.move for action in steps).most_common(1)[0][0]
+    look = Counter(action.look for action in steps).most_common(1)[0][0]
+    return Action(move, look)
+
+
+def pose_angles(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Yaw (without jumps) and pitch [N] of poses [N, 4, 4], radians as in `camera.pose_matrix`; roll is lost."""
+    yaw = np.unwrap(np.arctan2(poses[:, 0, 2], poses[:, 2, 2]))
+    return yaw, np.arcsin(np.clip(-poses[:, 1, 2], -1, 1))
+
+
+# ---------------------------------------------------------------- writing
+
+
+def folder_name(action: Action) -> str:
+    """As in "Keys_W_A_Mouse_Up_Right"; "None" and "·" stand for nothing held."""
+    mouse = "_".join(_ARROW_WORDS[arrow] for arrow in action.arrows) or _NO_MOUSE
+    return f"Keys_{action.keys.replace('+', '_') or _NO_KEYS}_Mouse_{mouse}"
+
+
+def write_walk(root: str | os.PathLike, name: str, walk: Walk, header: Header, camera: CameraConfig) -> list[Path]:
+    """Cuts a walk where action or event change and writes each stretch as a clip with poses; returns the videos.
+
+    `name` must be the walk's own. A clip that stands there already is kept.
+    """
+    texts = [walk.info.event_at(block) for block in range(header.blocks_per_walk)]
+    kinds = list(zip(walk.action.tolist(), texts, strict=True))
+    cuts = [b for b in range(len(kinds)) if b == 0 or kinds[b] != kinds[b - 1]]
+    videos = []
+    for first, stop in zip(cuts, [*cuts[1:], len(kinds)], strict=True):
+        start, end = first * header.frames_per_block, stop * header.frames_per_block
+        action = Action.from_index(kinds[first][0])
+        stem = Path(root) / folder_name(action) / f"{name}_frames_{start + 1:05d}-{end:05d}"
+        video = stem.with_suffix(".mp4")
+        videos.append(video)
+        if stem.with_suffix(".txt").is_file():
+            continue
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        angles = zip(walk.position[start:end], walk.yaw[start:end], walk.pitch[start:end], strict=True)
+        poses = [pose_matrix(x, z, yaw, pitch, camera.eye_height) for (x, z), yaw, pitch in angles]
+        write_video(video, walk.frames[start:end], header.fps)
+        np.save(stem.with_suffix(".npy"), np.array(poses))
+        lines = {
+            "Start Frame": start + 1, "End Frame": end, "Duration": f"{end - start} frames",
+            "Keys": action.keys or _NO_KEYS, "Mouse": action.arrows or _NO_MOUSE,
+            "Caption": walk.info.caption,
+        } | ({"Event": texts[first]} if texts[first] else {})  # fmt: skip
+        text = "\n".join(f"{field}: {value}" for field, value in lines.items())
+        stem.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+    return videos
+
+
+# ---------------------------------------------------------------- reading
+
+
+def find_clips(root: str | os.PathLike) -> list[Path]:
+    """All videos in folders `Keys_*_Mouse_*` below `root`, in order. Raises FileNotFoundError where there are none."""
+    videos = sorted(video for video in Path(root).rglob("*.mp4") if video.parent.name.startswith("Keys_"))
+    if not videos:
+        raise FileNotFoundError(
+            f"no Sekai-style clips in {str(root)!r}: expected folders such as Keys_W_Mouse_Left/<id>.mp4"
+        )
+    return videos
+
+
+def read_clip(video: Path, thresholds: Thresholds = Thresholds()) -> Clip:
+    """The label of one clip. Raises ClipError naming file and field where it is missing, broken or contradictory."""
+    label = video.with_suffix(".txt")
+    fields = _read_fields(label) if label.is_file() else {}
+    poses = _read_poses(video.with_suffix(".npy"))
+    told = _labelled(fields["Keys"], fields["Mouse"], label) if {"Keys", "Mouse"} <= fields.keys() else None
+    named = _from_folder(video.parent)
+    if told and named and told != named:
+        raise ClipError(f"{label}: Keys and Mouse say {told.meaning!r}, its folder says {named.meaning!r}")
+    action = told or named
+    if action is None:
+        if poses is None:
+            raise ClipError(
+                f"{video}: no Keys and Mouse in {label.name}, none in the folder's name, and no poses to tell them"
+            )
+        try:
+            action = decode_action(poses, thresholds)
+        except (ValueError, np.linalg.LinAlgError) as error:
+            raise ClipError(f"{video.with_suffix('.npy')}: poses tell no action: {error}") from error
+    return Clip(video, action, poses, fields.get("Caption") or UNTOLD, fields.get("Event"))
+
+
+def read_walks(
+    root: str | os.PathLike, header: Header, camera: CameraConfig, thresholds: Thresholds = Thresholds(),
+    on_clip: Callable[[str | None], None] = lambda problem: None,
+) -> Iterator[Walk]:  # fmt: skip
+    """Streams the clips below `root` as walks of the header's size, rate and length; a long clip gives several.
+
+    Angles and positions are those of the poses where a clip has some (positions in the poses' own unit), else the
+    commanded motion from (0, 0). After each clip `on_clip` is called with None, or with what was wrong with it: such a
+    clip is skipped.
+    """
+    for video in find_clips(root):
+        try:
+            clip = read_clip(video, thresholds)
+            walks = _walks_of(clip, header, camera)
+        except (ClipError, VideoError) as problem:
+            on_clip(str(problem))
+            continue
+        yield from walks
+        on_clip(None)
+
+
+def _walks_of(clip: Clip, header: Header, camera: CameraConfig) -> list[Walk]:
+    """All whole walks of a clip, one after another. Raises ClipError where it is shorter than one."""
+    frames, indices, count = read_video(clip.video, header.height, header.width, header.fps)
+    if clip.poses is not None and len(clip.poses) != count:
+        raise ClipError(f"{clip.video.with_suffix('.npy')}: {len(clip.poses)} poses for {count} frames")
+    length = header.frames_per_walk
+    if len(frames) < length:
+        raise ClipError(f"{clip.video}: {len(frames)} frames at {header.fps} fps, a walk needs {length}")
+    yaw, pitch, position = commanded_motion(clip.action, 0.0, 0.0, len(frames), header.fps, camera)
+    if clip.poses is not None:
+        yaw, pitch = pose_angles(clip.poses[indices])
+        position = clip.poses[indices][:, [0, 2], 3]
+    event = ((0, clip.event, None),) if clip.event else ()
+    return [
+        Walk(
+            frames=frames[start : start + length],
+            action=np.full(header.blocks_per_walk, clip.action.index, np.uint8),
+            yaw=yaw[start : start + length].astype(np.float32),
+            pitch=pitch[start : start + length].astype(np.float32),
+            position=position[start : start + length].astype(np.float32),
+            blocked=np.zeros(header.blocks_per_walk, np.uint8),
+            info=WalkInfo(clip.caption, event),
+        )
+        for start in range(0, len(frames) - length + 1, length)
+    ]
+
+
+def _read_fields(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClipError(f"{path}: not a readable text file ({error})") from error
+    fields = {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+    frames = {}
+    for field in ("Start Frame", "End Frame", "Duration"):
+        number = fields.get(field, "0").removesuffix("frames").strip()
+        if not number.isdecimal():
+            raise ClipError(f"{path}: field {field!r} is {fields[field]!r}, expected a whole number")
+        frames[field] = int(number)
+    if all(frames.values()) and frames["End Frame"] - frames["Start Frame"] + 1 != frames["Duration"]:
+        raise ClipError(f"{path}: field 'Duration' is {fields['Duration']!r}, Start Frame and End Frame say otherwise")
+    return fields
+
+
+def _read_poses(path: Path) -> np.ndarray | None:
+    if not path.is_file():
+        return None
+    try:
+        poses = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ClipError(f"{path}: not a readable array of poses ({error})") from error
+    if poses.ndim != 3 or poses.shape[1:] != (4, 4) or not np.isfinite(poses).all():
+        raise ClipError(f"{path}: poses must be finite numbers [frames, 4, 4], got shape {list(poses.shape)}")
+    return poses.astype(np.float64)
+
+
+def _labelled(keys: str, mouse: str, path: Path) -> Action:
+    try:
+        return Action.from_keys(keys, mouse)
+    except (ValueError, KeyError) as error:
+        raise ClipError(f"{path}: fields Keys {keys!r} and Mouse {mouse!r} are no action: {error}") from error
+
+
+def _from_folder(folder: Path) -> Action | None:
+    keys, separator, mouse = folder.name.removeprefix("Keys_").partition("_Mouse_")
+    if not separator:
+        return None
+    return _labelled(keys.replace("_", "+"), mouse.replace("_", "+"), folder)

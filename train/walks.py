@@ -1,0 +1,142 @@
+"""Walks through the street: light, weather, event and walker of each drawn from (seed, number of the walk) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from train.shards import EventChange, Walk, WalkInfo
+from world_model.camera import CameraConfig, commanded_motion
+from yume_gym.street.captions import scene_caption
+from yume_gym.street.events import sample_phrase
+from yume_gym.street.simulator import StreetSimulator
+from yume_gym.street.walker import Walker
+
+# (light, weather, share of walks)
+ATMOSPHERES: tuple[tuple[str, str, float], ...] = (
+    ("day", "clear", 0.55),
+    ("overcast", "clear", 0.09),
+    ("golden", "clear", 0.09),
+    ("night", "clear", 0.09),
+    ("overcast", "rain", 0.04),
+    ("night", "rain", 0.02),
+    ("day", "snow", 0.04),
+    ("night", "snow", 0.02),
+    ("day", "fog", 0.04),
+    ("overcast", "fog", 0.02),
+)
+EVENT_SHARE = 0.35  # of walks
+EVENT_FIRST_BLOCK = (1, 24)  # both included
+EVENT_BLOCKS = (6, 20)
+# kind -> weight, and the light or weather in which it would change nothing. What changes the whole picture comes more.
+EVENT_WEIGHTS: dict[str, tuple[float, str | None]] = {
+    "heavy_rain": (2.0, "rain"),
+    "snow": (2.0, "snow"),
+    "fog": (2.0, "fog"),
+    "night": (2.0, "night"),
+    "sun": (1.0, "day"),
+    "sunset": (1.0, "golden"),
+    "ufo": (1.0, None),
+    "fireworks": (1.0, None),
+    "ghost": (1.0, None),
+    "fire": (1.0, None),
+    "crowd": (1.0, None),
+    "car": (1.0, None),
+    "balloon": (1.0, None),
+}
+
+
+@dataclass(frozen=True)
+class StreetRecipe:
+    """All that a rendered walk depends on besides its number."""
+
+    height: int
+    width: int
+    fps: int
+    frames_per_block: int
+    camera: CameraConfig
+    blocks_per_walk: int
+    seed: int
+    town_blocks: int
+    town_seed: int
+
+
+@dataclass(frozen=True)
+class WalkPlan:
+    """What is decided before a walk begins. `event` is (kind, first block, block after the last)."""
+
+    light: str
+    weather: str
+    event: tuple[str, int, int] | None
+
+
+def plan_walk(rng: np.random.Generator, blocks: int) -> WalkPlan:
+    """Light and weather by `ATMOSPHERES`; in some walks an event begins that changes something."""
+    light, weather, _ = ATMOSPHERES[_draw(rng, [share for *_, share in ATMOSPHERES])]
+    if blocks <= EVENT_FIRST_BLOCK[0] or rng.random() >= EVENT_SHARE:
+        return WalkPlan(light, weather, None)
+    here = {light, weather} if (light, weather) == ("day", "clear") else {light, weather} - {"day"}
+    kinds = [kind for kind, (_, same) in EVENT_WEIGHTS.items() if same not in here]
+    kind = kinds[_draw(rng, [EVENT_WEIGHTS[kind][0] for kind in kinds])]
+    first = int(rng.integers(EVENT_FIRST_BLOCK[0], min(EVENT_FIRST_BLOCK[1], blocks - 1) + 1))
+    return WalkPlan(light, weather, (kind, first, first + int(rng.integers(EVENT_BLOCKS[0], EVENT_BLOCKS[1] + 1))))
+
+
+def render_walk(recipe: StreetRecipe, index: int) -> Walk:
+    """Walk number `index` of a recipe: a pure function of both."""
+    planner, start, feet, words = np.random.default_rng([recipe.seed, index]).spawn(4)
+    street, blocks = _simulator(recipe), recipe.blocks_per_walk
+    plan = plan_walk(planner, blocks)
+    street.reset(start, light=plan.light, weather=plan.weather)
+    walker = Walker(feet, street)
+    caption = scene_caption(street.surroundings(), words)
+    changes = _changes(plan, blocks, words)
+    kinds = {block: kind for block, _, kind in changes}
+
+    frames, actions, yaws, pitches, positions, blocked = [], [], [], [], [], []
+    for block in range(blocks):
+        if block in kinds:
+            street.set_event(kinds[block])
+        action = walker.act()
+        motion = (recipe.frames_per_block, recipe.fps, recipe.camera)
+        yaw, pitch, _ = commanded_motion(action, street.yaw, street.pitch, *motion)
+        shown = street.step(action)
+        frames.append(shown.frames)
+        actions.append(action.index)
+        yaws.append(yaw)
+        pitches.append(pitch)
+        positions.append(shown.poses[:, [0, 2], 3])
+        blocked.append(shown.blocked)
+    return Walk(
+        frames=np.concatenate(frames),
+        action=np.array(actions, np.uint8),
+        yaw=np.concatenate(yaws).astype(np.float32),
+        pitch=np.concatenate(pitches).astype(np.float32),
+        position=np.concatenate(positions).astype(np.float32),
+        blocked=np.array(blocked, np.uint8),
+        info=WalkInfo(caption, changes, plan.light, plan.weather),
+    )
+
+
+@lru_cache(maxsize=1)
+def _simulator(recipe: StreetRecipe) -> StreetSimulator:
+    """One a process: building a town and compiling its kernels costs more than a walk."""
+    return StreetSimulator(
+        height=recipe.height, width=recipe.width, fps=recipe.fps, frames_per_block=recipe.frames_per_block,
+        camera=recipe.camera, town_seed=recipe.town_seed, blocks=recipe.town_blocks,
+    )  # fmt: skip
+
+
+def _changes(plan: WalkPlan, blocks: int, rng: np.random.Generator) -> tuple[EventChange, ...]:
+    if plan.event is None:
+        return ()
+    kind, first, stop = plan.event
+    begin: EventChange = (first, sample_phrase(kind, rng), kind)
+    return (begin, (stop, None, None)) if stop < blocks else (begin,)
+
+
+def _draw(rng: np.random.Generator, weights: Sequence[float]) -> int:
+    return int(rng.choice(len(weights), p=np.array(weights) / sum(weights)))

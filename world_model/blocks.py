@@ -1,0 +1,85 @@
+"""One layer of the DiT, and its head. Shapes: B worlds, L tokens, D width, H heads, d = D / H."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from world_model.config import ModelConfig
+from world_model.layers import Attention, ConvMLP, KeyValue, RMSNorm, linear_read, linear_sums, modulate, rotate
+
+Grid = tuple[int, int, int]  # frames, rows, columns of tokens
+
+
+class ChannelAttention(nn.Module):
+    """Predicted tokens read all history through ReLU linear attention (eq. 5-6); `up` starts at zero."""
+
+    def __init__(self, dim: int, channel_dim: int, heads: int, eps: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.down, self.up = nn.Linear(dim, channel_dim), nn.Linear(channel_dim, dim)
+        self.q, self.k, self.v = (nn.Linear(channel_dim, channel_dim) for _ in range(3))
+        self.norm_q, self.norm_k, self.norm_out = (RMSNorm(channel_dim, eps) for _ in range(3))
+
+    def keys_values(self, z: Tensor) -> KeyValue:
+        key, value = self.norm_k(self.k(z)).relu(), self.v(z)
+        return tuple(rearrange(t, "B L (H d) -> B H L d", H=self.heads) for t in (key, value))  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor], table: Tensor) -> Tensor:
+        z = self.down(x)
+        query = rearrange(self.norm_q(self.q(z)).relu(), "B L (H d) -> B H L d", H=self.heads)
+        total, norm = linear_sums(*self.keys_values(z), table)
+        out = linear_read(query, (past[0] + total, past[1] + norm), table)
+        return self.up(self.norm_out(rearrange(out, "B H L d -> B L (H d)").to(x.dtype)))
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention, channel attention, feed-forward; six AdaLN vectors (shift, scale, gate, twice)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config.dit
+        self.eps = c.eps
+        self.self_attn, self.cross_attn = Attention(c.dim, c.heads, c.eps), Attention(c.dim, c.heads, c.eps)
+        self.norm3 = nn.LayerNorm(c.dim, eps=c.eps)
+        self.channel = ChannelAttention(c.dim, c.channel.dim, c.channel.heads, c.eps) if c.channel else None
+        self.ffn = ConvMLP(c.dim, c.ffn_dim, c.mlp_conv)
+        self.modulation = nn.Parameter(torch.randn(1, 6, c.dim) / c.dim**0.5)
+
+    def forward(
+        self, x: Tensor, time: Tensor, context: KeyValue, table: Tensor, grids: list[Grid], past: KeyValue | None = None,
+        memory: tuple[Tensor, Tensor] | None = None, memory_table: Tensor | None = None,
+    ) -> tuple[Tensor, KeyValue]:  # fmt: skip
+        """x [B, L, D], time [B, L or 1, 6, D]; returns x and this layer's rotated keys and values.
+
+        `past` is attended to besides x. `memory` is read by the last tokens only, as many as `memory_table` has.
+        """
+        v = (self.modulation[:, None] + time).unbind(2)
+        normed = modulate(x, v[0], v[1], self.eps)
+        query = rotate(self.self_attn.queries(normed), table)
+        key, value = self.self_attn.keys_values(normed)
+        key = rotate(key, table)
+        seen = (key, value) if past is None else (torch.cat([past[0], key], 2), torch.cat([past[1], value], 2))
+        x = x + (self.self_attn.attend(query, seen) * v[2]).to(x.dtype)
+        x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), context)
+        if self.channel is not None and memory is not None and memory_table is not None:
+            history, target = x.split([x.shape[1] - memory_table.shape[-2], memory_table.shape[-2]], dim=1)
+            x = torch.cat([history, target + self.channel(target, memory, memory_table)], dim=1)
+        x = x + (self.ffn(modulate(x, v[3], v[4], self.eps), grids) * v[5]).to(x.dtype)
+        return x, (key, value)
+
+
+class Head(nn.Module):
+    """AdaLN and the projection back to latent patches."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config.dit
+        self.eps = c.eps
+        self.head = nn.Linear(c.dim, c.latent_channels * c.patch[0] * c.patch[1] * c.patch[2])
+        self.modulation = nn.Parameter(torch.randn(1, 2, c.dim) / c.dim**0.5)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        shift, scale = (self.modulation[:, None] + time[:, :, None]).unbind(2)
+        return self.head(modulate(x, shift, scale, self.eps))
