@@ -178,7 +178,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--seeds must be 1 or more")
 
     world = gymnasium.make(WORLD, model=args.model, steps=args.steps)
-    street = gymnasium.make(STREET)
+    street = gymnasium.make(
+        STREET, preset=world.unwrapped.model.config.name
+    )  # the model's picture size and block length
     pairs = [compare(world, street, seed) for seed in tqdm(range(args.seeds), desc="tours", leave=False)]
     scores = {}
     for number, env in enumerate((world, street)):

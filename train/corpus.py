@@ -10,11 +10,13 @@ from safetensors.numpy import load_file
 from torch import Tensor
 from tqdm import tqdm
 
+from train.latents import encode_walk
 from train.shards import Shard, WalkInfo, find_shards, latents_path
 from train.sheet import to_video
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.text import build_text_encoder
+from world_model.vae import VideoVAE
 
 HELD_OUT = 4  # walks of the first shard that are never trained on (train.vae keeps the same)
 
@@ -46,6 +48,19 @@ class Corpus:
             t: encoder.encode(t, config.text.event_tokens).half()
             for t in tqdm(sorted(texts), desc="texts", mininterval=5)
         }
+
+    def prior_deviation(self, vae: VideoVAE, walks: int = 16) -> Tensor:
+        """[2, C]: deviation of the latents, and of their distance to the guide where that saw something."""
+        places = self._places[HELD_OUT : HELD_OUT + walks] or self._places
+        parts = [encode_walk(self.config, vae, shard.walk(i), guides=True) for shard, i in places]
+        data, guide, valid = (
+            torch.from_numpy(np.stack([p[k] for p in parts])).float() for k in ("latent", "guide", "valid")
+        )
+        data = data.unflatten(2, (self.blocks, -1)).transpose(1, 2)
+        seen = (valid > 0.99).expand_as(data).transpose(0, 2).flatten(1)
+        error = (data - guide).transpose(0, 2).flatten(1).square()
+        everywhere = data.transpose(0, 2).flatten(1).square().mean(dim=1)
+        return torch.stack([everywhere, (error * seen).sum(dim=1) / seen.sum(dim=1)]).sqrt()
 
     def __len__(self) -> int:
         return len(self._places)

@@ -52,7 +52,7 @@ class Settings:
     ema: float = 0.998
     history_noise: float = 0.25  # largest deviation added to a noised history
     noised: float = 0.5  # share of worlds with a noised history
-    pure_noise: float = 0.25  # share of draws at sigma 1
+    pure_noise: float = 0.3  # share of draws at sigma 1
     sigma_floor: float = 0.4  # the loss weight 1 / sigma stops growing here
     dream_from: int = 1500  # step from which histories are dreamt
     dream_over: int = 1000  # steps over which their share grows
@@ -70,9 +70,10 @@ def optimizers(dit: nn.Module, lr: float, weight_decay: float) -> list[torch.opt
     return [Muon(matrices, lr=lr, weight_decay=weight_decay), adam]
 
 
-def draw_sigma(count: int, pure_noise: float, stream: torch.Generator) -> Tensor:
-    """[count] float64 training noise levels: some at 1, the rest sigmoid(1.3 n + .8), n normal: shifted towards noise."""
-    sigma = torch.sigmoid(1.3 * torch.randn(count, generator=stream, dtype=torch.float64) + 0.8)
+def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Generator) -> Tensor:
+    """[count] float64 training noise levels: some at 1, the rest a shifted uniform draw that leaves out the last tenth."""
+    uniform = 1 - 0.9 * torch.rand(count, generator=stream, dtype=torch.float64)
+    sigma = flow.shift_sigma(uniform, shift)
     return torch.where(torch.rand(count, generator=stream) < pure_noise, torch.ones_like(sigma), sigma)
 
 
@@ -119,7 +120,7 @@ class Trainer:
         worlds = replace(noised.worlds, memory=dit.remember(batch.past))
         conditions, place = prepare_block(dit, self.vae, worlds, motion, batch.context, batch.pooled)
         data = batch.truth.repeat_interleave(s.draws, 0)
-        sigma = draw_sigma(len(data), s.pure_noise, stream)
+        sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream)
         loss = flow_loss(dit, conditions.repeat(s.draws), data, sigma, noise, s.sigma_floor)
         with torch.no_grad():
@@ -203,6 +204,8 @@ def train(
         load_dit(dit, initial)
     vae, _ = load_vae(config, vae_folder)
     corpus = Corpus(config, data)
+    if initial is None and config.dit.guide:
+        dit.prior_deviation.copy_(corpus.prior_deviation(vae))
     trainer = Trainer(config, corpus, vae, settings)  # type: ignore[arg-type]
     run = Run(
         "foundation",

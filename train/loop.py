@@ -11,14 +11,15 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from train.sheet import save_sheet
@@ -28,6 +29,17 @@ from world_model.config import ModelConfig
 def prepare_cpu() -> None:
     """Call before anything else: denormal numbers (zero-initialised branches are full of them) cost CPUs tenfold time."""
     torch.set_flush_denormal(True)
+
+
+def warm_average(decay: float) -> Callable:
+    """An exponential moving average that begins short: decay min(decay, (1 + n) / (10 + n)) at update n."""
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        n = int(count)
+        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
 
 
 @dataclasses.dataclass
@@ -62,8 +74,7 @@ class Run:
         (folder / "config.json").write_text(config.to_json())
         (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1, default=str))
         self.ema = {
-            name: AveragedModel(models[name], multi_avg_fn=get_ema_multi_avg_fn(decay))
-            for name, decay in averaged.items()
+            name: AveragedModel(models[name], multi_avg_fn=warm_average(decay)) for name, decay in averaged.items()
         }
         for average in self.ema.values():
             average.requires_grad_(False)

@@ -51,7 +51,7 @@ class Pool:
 
     def __init__(
         self, corpus: Corpus, conditioning: Conditioning, size: int, seed: int, blocks: int = 12, memory_blocks: int = 16,
-        text_start: float = 0.12, caption: float = 0.4,
+        text_start: float = 0.06, caption: float = 0.4,
     ) -> None:  # fmt: skip
         self.corpus, self.conditioning = corpus, conditioning
         self.size, self.seed, self.blocks, self.memory_blocks = size, seed, blocks, memory_blocks

@@ -19,6 +19,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from world_model import flow
 from world_model.blocks import Block, Grid, Head
 from world_model.config import ModelConfig, Tiers
 from world_model.layers import KeyValue, axis_frequencies, linear_sums, rotary_table, sinusoid, view_directions
@@ -48,7 +49,7 @@ class Conditions:
     memory_table: Tensor | None
     bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and the guide
     pooled: Tensor | None  # [B, D] pooled action
-    guide: Tensor | None  # [B, C, K, h, w] latents that a data prediction starts from
+    prior: tuple[Tensor, Tensor] | None  # mean and variance [B, C, K, h, w] that a data prediction starts from
 
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""
@@ -63,7 +64,8 @@ class Conditions:
             pairs(self.context), pairs(self.history), again(self.tokens), self.grids,
             again(self.table, 1), again(self.target_table, 1),  # type: ignore[arg-type]
             self.memory.repeat(times) if self.memory else None, again(self.memory_table, 1),
-            again(self.bias), again(self.pooled), again(self.guide),
+            again(self.bias), again(self.pooled),
+            (again(self.prior[0]), again(self.prior[1])) if self.prior else None,  # type: ignore[arg-type]
         )  # fmt: skip
 
 
@@ -98,6 +100,8 @@ class DiT(nn.Module):
         self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
         self.action_embedding = nn.Linear(c.text_dim, dim) if c.pooled_action else None
         self.guide_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.guide else None
+        # deviation of the data from its prior, per channel: where the guide saw nothing, and where it did
+        self.register_buffer("prior_deviation", torch.ones(2, c.latent_channels) if c.guide else None)
         self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
         self.frequencies = axis_frequencies(c.head_dim, c.positions)
         self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
@@ -190,6 +194,11 @@ class DiT(nn.Module):
             bias = embedded.flatten(2).transpose(1, 2) + (0 if bias is None else bias)
         return bias
 
+    def _prior(self, guide: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """What is known of a block before any network: the guide where it saw something, else nothing."""
+        unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
+        return guide * valid, valid * seen + (1 - valid) * unseen
+
     # ---- channel half -------------------------------------------------------------------------------------------------
 
     def remember(self, block: History) -> ChannelMemory | None:
@@ -275,7 +284,7 @@ class DiT(nn.Module):
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
             rotary_table(own, self.frequencies), memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
             self.action_embedding(pooled) if self.action_embedding is not None and pooled is not None else None,
-            guide * valid if guide is not None and valid is not None else None,
+            self._prior(guide, valid) if guide is not None and valid is not None else None,
         )  # fmt: skip
 
     def _latent_rows(self, history: History | None, guide: Tensor | None) -> tuple[int, int]:
@@ -346,7 +355,11 @@ class DiT(nn.Module):
         out = rearrange(
             out, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
         )
-        return out + conditions.guide if conditions.guide is not None else out
+        if conditions.prior is None:
+            return out
+        level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
+        mean, deviation = flow.gaussian_posterior(x, level, *conditions.prior)
+        return mean + deviation * out
 
 
 def _padded(layer: nn.Module, latents: Tensor) -> Tensor:

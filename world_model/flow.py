@@ -49,3 +49,14 @@ def to_velocity(output: Tensor, x: Tensor, sigma: Tensor | float, prediction: Pr
 def euler_step(x: Tensor, velocity: Tensor, sigma: Tensor | float, sigma_next: Tensor | float) -> Tensor:
     """One step along the flow: x + (sigma_next - sigma) * velocity."""
     return x + (sigma_next - sigma) * velocity
+
+
+def gaussian_posterior(x: Tensor, sigma: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the data given x at noise level sigma, if data ~ N(mean, variance): a Wiener filter.
+
+    The best linear denoiser; a network that predicts data starts from it and adds, in units of the deviation, what it knows
+    (the role of c_skip and c_out in Karras et al. 2022, table 1). sigma 1 gives the prior back, sigma 0 gives x.
+    """
+    power = (1 - sigma) ** 2 * variance + sigma**2
+    gain = (1 - sigma) * variance / power
+    return mean + gain * (x - (1 - sigma) * mean), (variance * sigma**2 / power).sqrt()

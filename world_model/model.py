@@ -31,11 +31,12 @@ from world_model.weights import check_file, find_weights, load_into, load_tensor
 
 @dataclass(frozen=True)
 class WorldState:
-    """Worlds between two steps: their tensors, and for each its seed, its step number and its start text."""
+    """Worlds between two steps: their tensors, and for each its seed, its step number and its start text ("" for none)."""
 
     worlds: Worlds
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
+    texts: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -107,7 +108,7 @@ class WorldModel:
         for picture, text, seed in zip(pictures, texts, seeds):
             tensor = self._dreamt_picture(text, seed) if picture is None else self._to_tensor(picture)
             worlds.append(start_worlds(self.dit, self.vae, tensor, torch.ones(1, dtype=torch.bool, device=self.device)))
-        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds))
+        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), tuple(text or "" for text in texts))
 
     @torch.inference_mode()
     def step(
@@ -119,7 +120,8 @@ class WorldModel:
     ) -> tuple[WorldState, np.ndarray]:
         """Dreams one block of every world: (state afterwards, frames uint8 [B, T, H, W, 3]).
 
-        events: the text in force in each world now, or None. steps: sampler steps, the model's own if None.
+        events: the text in force in each world now; where None or "", the world's start text is.
+        steps: sampler steps, the model's own if None.
         """
         events = [None] * len(state) if events is None else list(events)
         if not len(actions) == len(events) == len(state):
@@ -129,17 +131,18 @@ class WorldModel:
         sampler = self.config.sampler
         sigmas = flow.sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
         worlds, videos = [], []
+        spoken = [event or text for event, text in zip(events, state.texts)]
         # one world at a time: batched matrix products round differently, and a world must not depend on its neighbours
-        for world, action, event, seed, number in zip(
-            split_worlds(state.worlds), actions, events, state.seeds, state.steps
+        for world, action, text, seed, number in zip(
+            split_worlds(state.worlds), actions, spoken, state.seeds, state.steps
         ):
-            context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([action], [event]))
+            context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([action], [text]))
             noise = block_noise(self.config, [seed], [number]).to(self.device, self.dtype)
             draws = [generator("old frames", seed, number)]
             after, _, video = dream_block(self.dit, self.vae, world, [action], context, pooled, noise, sigmas, draws)
             worlds.append(after)
             videos.append(video)
-        after = WorldState(join_worlds(worlds), state.seeds, tuple(number + 1 for number in state.steps))
+        after = replace(state, worlds=join_worlds(worlds), steps=tuple(number + 1 for number in state.steps))
         return after, _to_uint8(torch.cat(videos))
 
     def preview(self, state: WorldState) -> np.ndarray:

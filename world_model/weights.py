@@ -54,22 +54,27 @@ def find_weights(model: str | os.PathLike) -> Path:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The config of a weights folder. Raises ValueError if it cannot be read."""
+    """The checked config of a weights folder. Raises FileNotFoundError or ValueError."""
+    path = check_file(folder, "config.json")
     try:
-        return ModelConfig.from_json((folder / "config.json").read_text())
-    except (json.JSONDecodeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged or of another version: {error}") from error
+        return ModelConfig.from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is of another version: {error}") from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a weights folder. Raises FileNotFoundError or ValueError."""
+    """The manifest of a weights folder; its "files" maps names to {"bytes", "sha256"}. Raises FileNotFoundError or ValueError."""
     path = folder / "manifest.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: fetch the whole weights folder again")
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        manifest = json.loads(path.read_text())
+        complete = all({"bytes", "sha256"} <= facts.keys() for facts in manifest["files"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    if not complete:
+        raise ValueError(f"{path} lists files without size or sha256: fetch it again")
+    return manifest
 
 
 def check_file(folder: Path, name: str) -> Path:
@@ -158,7 +163,7 @@ def save_weights(
     for name, state in tensors.items():
         save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in state.items()}, folder / name)
     (folder / "config.json").write_text(config.to_json() + "\n")
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".png"))
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".png") or p.name == "config.json")
     listing = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
     (folder / "manifest.json").write_text(json.dumps({**facts, "files": listing}, indent=1) + "\n")
 
