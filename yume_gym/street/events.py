@@ -87,6 +87,7 @@ class EventSchedule:
 
         None or "" as a text ends the event before it. Raises TypeError or ValueError for anything else.
         """
+        pairs: list[tuple[int, str | None]]
         if events is None:
             return cls()
         if isinstance(events, str):

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from yume_gym.street import primitives as P
-from yume_gym.street.layout import ACCENT, GABLE, HEIGHT, LAWN, PARK, SHOP, TONE, WATER, X0, X1, Z0, Z1
+from yume_gym.street.layout import ACCENT, GABLE, HEIGHT, LAWN, PARK, PITCH, SHOP, TONE, WATER, X0, X1, Z0, Z1
 
-_PITCH, _LOT = 40.0, 28.0
 _PAVEMENT = 4.75  # metres from a street's middle to the row of trees and lamps
 _PEOPLE_PER_BLOCK = 4
 
@@ -57,7 +56,7 @@ class Pedestrians(NamedTuple):
 
 def pedestrians(rng: np.random.Generator, blocks: int) -> Pedestrians:
     """Four people around each block of the town."""
-    corners = [(_PITCH * i + 20.0, _PITCH * j + 20.0) for i in range(blocks) for j in range(blocks)]
+    corners = [(PITCH * i + 20.0, PITCH * j + 20.0) for i in range(blocks) for j in range(blocks)]
     n = len(corners) * _PEOPLE_PER_BLOCK
     tables = (COATS, TROUSERS, SKINS)
     return Pedestrians(
@@ -79,7 +78,7 @@ def standing_furniture(
     crowns = rng.permutation(len(CROWNS))
     for i in range(blocks):
         for j in range(blocks):
-            corner = (_PITCH * i, _PITCH * j)
+            corner = (PITCH * i, PITCH * j)
             for side in range(4):
                 shapes += _pavement(rng, corner, side, CROWNS[crowns[(i + 2 * j + side) % 4]])
             shapes += _kiosk(corner, (i + 2 * j) % len(PAINTS))
@@ -93,7 +92,7 @@ def standing_furniture(
 def _side(corner: tuple[float, float], side: int, along: float, out: float) -> tuple[float, float]:
     """A place by one of the four streets around a block: `along` metres along it, `out` metres from its middle."""
     x, z = corner
-    return ((x + along, z + out), (x + along, z + _PITCH - out), (x + out, z + along), (x + _PITCH - out, z + along))[
+    return ((x + along, z + out), (x + along, z + PITCH - out), (x + out, z + along), (x + PITCH - out, z + along))[
         side
     ]
 
@@ -155,10 +154,8 @@ def _on_building(row: np.ndarray) -> list[list[float]]:
             (a + 0.5, 0.0, 0.5, c - 1),
             (-a - 0.5, 0.0, 0.5, c - 1),
         ):
-            on_street = (
-                (x + dx) % _PITCH < 7 or (x + dx) % _PITCH > 33 or (z + dz) % _PITCH < 7 or (z + dz) % _PITCH > 33
-            )
-            edge = (x + dx if ha == 0.5 else z + dz) % _PITCH
+            on_street = (x + dx) % PITCH < 7 or (x + dx) % PITCH > 33 or (z + dz) % PITCH < 7 or (z + dz) % PITCH > 33
+            edge = (x + dx if ha == 0.5 else z + dz) % PITCH
             if on_street and (edge < 6.01 or edge > 33.99):
                 shapes.append(
                     P.shape(P.BOX, (x + dx, 2.95, z + dz), (ha, 0.22, hc), accent, material=P.STRIPES, param=0.6)

@@ -267,7 +267,7 @@ def _building(rng: np.random.Generator, kind: int, wall: int) -> np.ndarray:
 
 
 def _landmarks(rng: np.random.Generator, table: np.ndarray) -> None:
-    """Every sixth building or so becomes one nobody mistakes: a striped or a checkered tower."""
+    """One building in seven becomes a landmark: a striped or a checkered tower."""
     towers = rng.permutation(np.flatnonzero(table[:, DISTRICT] != PASTEL))[: max(2, len(table) // 7)]
     looks = (
         (STRIPED, (0.93, 0.93, 0.90), (0.86, 0.15, 0.13)),
