@@ -1,0 +1,195 @@
+"""`YumeWorld-v0`: a world that a neural network dreams, as a Gymnasium environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from world_model.actions import Action
+from world_model.model import WorldModel
+from yume_gym.first_person import FirstPersonEnv, Outcome
+from yume_gym.pictures import load_picture
+from yume_gym.rewards import RewardFn, find_reward
+from yume_gym.street.events import check_text
+
+
+class YumeWorldEnv(FirstPersonEnv):
+    """Walk through a first-person world that a video diffusion transformer dreams while you steer it.
+
+    ## Description
+
+    The world is a `world_model.model.WorldModel`: it is given the pictures seen so far, the keys held and a line of
+    text, and dreams the next block of pictures. Nothing is simulated: there is no map, no goal and no end. A world
+    starts from any picture, from a text, from both, or from a picture shipped with the model; events such as "a heavy
+    rainstorm begins" can be asked for at any step.
+
+    One step is one block. With the `street` model a block is 4 frames at 8 frames a second, so a step lasts half a
+    second of the world's time, in which a held walking key means 1.25 m and a held arrow key 22.5 degrees to a side
+    or 15 up or down. Frames per step and frames per second are the model's: `metadata["frames_per_step"]` and
+    `metadata["render_fps"]`. How long a step took is `info["latency_ms"]`.
+
+    ## Action Space
+
+    `Discrete(81)`: 9 moves x 9 looks, `index = 9 * move + look`. Action 0 stands still.
+
+    | Num | Move (keys)               | Look (arrows)      |
+    |-----|---------------------------|--------------------|
+    | 0   | none                      | none               |
+    | 1   | forward (W)               | right (→)          |
+    | 2   | backward (S)              | left (←)           |
+    | 3   | left (A)                  | up (↑)             |
+    | 4   | right (D)                 | down (↓)           |
+    | 5   | forward and left (W+A)    | up and right (↑→)  |
+    | 6   | forward and right (W+D)   | up and left (↑←)   |
+    | 7   | backward and left (S+A)   | down and right (↓→)|
+    | 8   | backward and right (S+D)  | down and left (↓←) |
+
+    `world_model.actions.Action.from_keys("W+A", "→").index` names an action by its keys, `Action.from_index` goes back,
+    `get_action_meanings()` lists all. `get_keys_to_action()` serves the keyboard:
+
+    >>> from gymnasium.utils.play import play
+    >>> play(gymnasium.make("YumeWorld-v0", render_mode="rgb_array"), fps=2, zoom=6)  # doctest: +SKIP
+
+    ## Observation Space
+
+    `frames="last"`: `Box(0, 255, (H, W, 3), uint8)`, the last frame of the block (64 x 96 with the `street` model).
+
+    `frames="block"`: `Box(0, 255, (H, W, 3 * T), uint8)`, all T frames of the block stacked along the channels, the
+    oldest first, as image policies and frame stacks have it; `info["frames"]` holds the same as (T, H, W, 3). After a
+    reset all T frames are the starting picture.
+
+    ## Rewards
+
+    A dream keeps no score: the reward is 0.0 unless the argument `reward` gives one, as a built-in name or as a
+    function `(previous_frames, action, current_frames) -> (reward, terminated)`; see `yume_gym.rewards`.
+
+    - `"motion"`: mean absolute change between successive frames, 0..1.
+
+    ## Starting State
+
+    Given by the options of `reset`; without a picture and a text, a shipped starting picture drawn with the seed.
+
+    ## Episode End
+
+    An episode terminates when the reward function says so and is never truncated by itself: pass `max_episode_steps` to
+    `gymnasium.make` for a limit.
+
+    ## Information
+
+    Every object in `info` is fresh, as is the observation.
+
+    | Key          | Value                                                                         |
+    |--------------|-------------------------------------------------------------------------------|
+    | `frames`     | uint8 (T, H, W, 3): the block; after a reset, the starting picture T times    |
+    | `keys`       | walking keys held, such as "W+A"; "" for none                                 |
+    | `look`       | arrow keys held, such as "↑→"; "" for none                                    |
+    | `event`      | the event text active in this step, or None                                   |
+    | `events`     | the schedule, {step: text or None}, triggered events included                 |
+    | `step`       | steps taken since the reset                                                   |
+    | `latency_ms` | milliseconds that the call took (readings compare equal, see `WallClock`)     |
+
+    ## Arguments
+
+    | Argument      | Default    | Meaning                                                                             |
+    |---------------|------------|-------------------------------------------------------------------------------------|
+    | `model`       | `"street"` | name of a model, path of a folder of weights, or a loaded `WorldModel` (shared)     |
+    | `reward`      | `None`     | None, the name of a built-in reward, or a function                                  |
+    | `render_mode` | `None`     | `"rgb_array"`, `"rgb_array_list"` (every frame since the last call) or `"human"`    |
+    | `device`      | `"auto"`   | where the network runs, such as `"cpu"` or `"cuda"`                                 |
+    | `dtype`       | `"auto"`   | `"float32"` or `"bfloat16"`; states restore bit by bit on a CPU in float32          |
+    | `frames`      | `"last"`   | `"last"` or `"block"`: what is observed                                             |
+    | `steps`       | `None`     | denoising steps a block; None is the model's own number                             |
+
+    `reset(seed=..., options=...)` takes these options, all optional:
+
+    | Option   | Value                                                                                             |
+    |----------|---------------------------------------------------------------------------------------------------|
+    | `image`  | path, PIL image or uint8 array (H, W, 3), at least 16 x 16: cut to the model's aspect and resized |
+    | `text`   | what the world looks like, at most 500 characters                                                 |
+    | `events` | str (from the first step), list of str (a new one every 8 steps) or {step: str}; "" ends an event |
+
+    `trigger_event(text)` begins an event with the next step; `None` or `""` ends it. `get_state()` and
+    `set_state(state)` save and restore a world, in memory or pickled. What cannot be done raises: TypeError for a wrong
+    kind of thing, ValueError for a wrong value, FileNotFoundError for a missing file, `gymnasium.error.ResetNeeded`
+    before the first reset. The world is then as it was before the call.
+
+    ## Example
+
+    >>> import gymnasium, yume_gym
+    >>> from world_model.actions import Action
+    >>> env = gymnasium.make("YumeWorld-v0", render_mode="rgb_array")
+    >>> observation, info = env.reset(seed=0, options={"events": {8: "a heavy rainstorm begins"}})
+    >>> observation, reward, terminated, truncated, info = env.step(Action.from_keys("W", "→").index)
+    >>> env.unwrapped.trigger_event("night falls")
+
+    ## Version History
+
+    * v0: first version
+    """
+
+    accepted_options = ("image", "text", "events")
+
+    def __init__(
+        self,
+        model: str | os.PathLike | WorldModel = "street",
+        reward: str | RewardFn | None = None,
+        render_mode: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        frames: Literal["last", "block"] = "last",
+        steps: int | None = None,
+    ) -> None:
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"steps must be a whole number of denoising steps, 1 or more, or None; got {steps!r}")
+        reward_fn = find_reward(reward)
+        self._loading = None if isinstance(model, WorldModel) else (model, device, dtype)
+        if isinstance(model, WorldModel) and (device, dtype) != ("auto", "auto"):
+            raise ValueError("device and dtype are chosen where a model is loaded: leave them 'auto' for a loaded one")
+        self._model = model if isinstance(model, WorldModel) else WorldModel.load(model, device=device, dtype=dtype)
+        self._sampler_steps = steps
+        super().__init__(self._model.config, reward=reward_fn, render_mode=render_mode, frames=frames)
+
+    @property
+    def model(self) -> WorldModel:
+        """The network that dreams, for sharing it with other environments."""
+        return self._model
+
+    @property
+    def _kind(self) -> str:
+        return f"{super()._kind} of the model {self._model.config.name!r}"
+
+    def _begin(self, options: Mapping[str, Any], rng: np.random.Generator) -> Outcome:
+        image, text, seed = world_start(self._model, options, rng)
+        world = self._model.start(images=[image], texts=[text], seeds=[seed])
+        return Outcome(world, self._model.preview(world))
+
+    def _advance(self, world: Any, action: Action, event: str | None, event_begins: bool) -> Outcome:
+        world, frames = self._model.step(world, [action], events=[event], steps=self._sampler_steps)
+        return Outcome(world, frames[0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = super().__getstate__()
+        return kept if self._loading is None else {**kept, "_model": None}  # a named model is loaded again, not copied
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self._loading is not None:
+            model, device, dtype = self._loading
+            self._model = WorldModel.load(model, device=device, dtype=dtype)
+
+
+def world_start(
+    model: WorldModel, options: Mapping[str, Any], rng: np.random.Generator
+) -> tuple[np.ndarray | None, str | None, int]:
+    """What one world starts from: (picture uint8 [H, W, 3] or None, text or None, seed), as reset's `options` ask.
+
+    Draws from `rng` the same way whatever the options are. Raises what `load_picture` and `check_text` raise.
+    """
+    seed, choice = (int(number) for number in rng.integers(2**31, size=2))
+    text = check_text(options["text"], "options['text']") if "text" in options else None
+    if "image" in options:
+        return load_picture(options["image"], model.config.height, model.config.width), text, seed
+    return model.starting_image(choice) if text is None else None, text, seed

@@ -1,0 +1,324 @@
+"""What every first-person environment does alike, dreamed or true: actions, observations, events, rendering, state.
+
+A subclass brings the world itself in two methods, `_begin` and `_advance`, that take and return the world as a value
+and change nothing else. All that an environment holds between calls is therefore one immutable `Moment`: a call that
+fails leaves it alone, and saving or restoring is handing it over.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import gymnasium as gym
+import numpy as np
+from einops import rearrange, repeat
+from gymnasium.error import ResetNeeded
+
+from world_model.actions import ALL_ACTIONS, NUM_ACTIONS, Action
+from world_model.config import ModelConfig, get_preset
+from yume_gym.rewards import RewardFn, call_reward
+from yume_gym.street.events import EventSchedule, check_event
+from yume_gym.window import Window
+
+# SDL's key codes: what `pygame.K_w`, `pygame.K_RIGHT` ... are, without importing pygame
+_WALKING_KEYS = {"W": ord("w"), "S": ord("s"), "A": ord("a"), "D": ord("d")}
+_ARROW_KEYS = {"→": 0x4000004F, "←": 0x40000050, "↓": 0x40000051, "↑": 0x40000052}
+_STILL = Action()
+
+
+class WallClock(float):
+    """Milliseconds a call took. Every reading equals every other one: how long it took is no part of what happened.
+
+    Two runs with one seed therefore give equal infos. As a number (order, arithmetic, printing) it is a plain float.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WallClock) or float(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = float.__hash__
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a world makes of one step. `frames` uint8 [T, H, W, 3]; `info` adds the world's own keys (fresh objects)."""
+
+    world: Any
+    frames: np.ndarray
+    info: dict[str, Any] = field(default_factory=dict)
+    reward: float = 0.0
+    terminated: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """Where an episode stands: the world, the latest block of frames, the number of steps taken and the events."""
+
+    world: Any
+    frames: np.ndarray
+    step: int
+    schedule: EventSchedule
+
+
+@dataclass(frozen=True, eq=False)
+class EnvState:
+    """All that `get_state` saves. `kind` and `shape` tell which environments can take it back."""
+
+    kind: str
+    shape: tuple[int, ...]
+    moment: Moment
+    random: np.random.Generator
+    seed: int | None
+
+
+class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
+    """Base of `YumeWorldEnv` and `YumeStreetEnv`; their docstrings are the specification."""
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["rgb_array", "rgb_array_list", "human"],
+        "render_fps": get_preset("street").fps,
+        "frames_per_step": get_preset("street").frames_per_block,
+    }
+    accepted_options: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        reward: RewardFn | None,
+        render_mode: str | None,
+        frames: Literal["last", "block"],
+    ) -> None:
+        modes = self.metadata["render_modes"]
+        if render_mode is not None and render_mode not in modes:
+            raise ValueError(f"unknown render_mode {render_mode!r}: use None or one of {modes}")
+        if frames not in ("last", "block"):
+            raise ValueError(f"unknown frames {frames!r}: use 'last' (one picture) or 'block' (all pictures of a step)")
+        self.metadata = {  # type: ignore[misc]
+            **self.metadata,
+            "render_fps": config.fps,
+            "frames_per_step": config.frames_per_block,
+        }
+        channels = 3 if frames == "last" else 3 * config.frames_per_block
+        self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, channels), np.uint8)
+        self.action_space = gym.spaces.Discrete(NUM_ACTIONS)
+        self.render_mode = render_mode
+        self._config = config
+        self._observe_block = frames == "block"
+        self._reward = reward
+        self._moment: Moment | None = None
+        self._unseen: list[np.ndarray] = []  # frames that rgb_array_list has yet to hand out
+        self._window = Window(type(self).__name__, config.height, config.width, config.fps)
+
+    # -- the world, brought by a subclass ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _begin(self, options: Mapping[str, Any], rng: np.random.Generator) -> Outcome:
+        """A new world as `options` ask (known keys only, none of them None); `frames` is one picture, [1, H, W, 3]."""
+
+    @abstractmethod
+    def _advance(self, world: Any, action: Action, event: str | None, event_begins: bool) -> Outcome:
+        """The block after `world` under `action` and the active `event`; `event_begins` when that changes just now."""
+
+    def _check_event(self, text: str) -> None:
+        """Raise ValueError where this world cannot show the event `text`."""
+
+    # -- Gymnasium's methods -------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode. See the class for `options`. A call that raises changes nothing."""
+        wanted = self._read_options(options)
+        schedule = EventSchedule.parse(wanted.pop("events", None))
+        for _, text in schedule.entries:
+            if text is not None:
+                self._check_event(text)
+        random_before = copy.deepcopy((self._np_random, self._np_random_seed))
+        started = time.perf_counter()
+        try:
+            super().reset(seed=seed)
+            begun = self._begin(wanted, self.np_random)
+        except BaseException:
+            self._np_random, self._np_random_seed = random_before
+            raise
+        frames = repeat(begun.frames, "1 h w c -> t h w c", t=self._config.frames_per_block)
+        self._moment = Moment(begun.world, frames, step=0, schedule=schedule)
+        self._unseen.clear()
+        self._show(begun.frames)
+        return self._observation(), self._info(_STILL, schedule.at(0), started, begun.info)
+
+    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Hold `action` for one block. See the class for what comes back. A call that raises changes nothing.
+
+        Raises ResetNeeded before the first reset, TypeError or ValueError for what is not an integer in 0..80.
+        """
+        now = self._current("step")
+        held = _checked_action(action)
+        event = now.schedule.at(now.step)
+        started = time.perf_counter()
+        outcome = self._advance(now.world, held, event, now.schedule.changes_at(now.step))
+        reward, terminated = outcome.reward, outcome.terminated
+        if self._reward is not None:
+            reward, terminated = call_reward(self._reward, now.frames, held, outcome.frames)
+        self._moment = replace(now, world=outcome.world, frames=outcome.frames, step=now.step + 1)
+        self._show(outcome.frames)
+        return self._observation(), reward, terminated, False, self._info(held, event, started, outcome.info)
+
+    def render(self) -> np.ndarray | list[np.ndarray] | None:  # type: ignore[override]
+        """What `render_mode` asks for.
+
+        "rgb_array": the latest frame, uint8 [H, W, 3]; "rgb_array_list": every frame since the last call (a reset
+        forgets those before it); "human": None, the window has shown the frames already.
+        """
+        if self.render_mode is None:
+            gym.logger.warn(
+                "render() without a render_mode: pass one to gymnasium.make, such as render_mode='rgb_array'"
+            )
+            return None
+        now = self._current("render")
+        if self.render_mode == "rgb_array":
+            return now.frames[-1].copy()
+        if self.render_mode == "rgb_array_list":
+            frames, self._unseen = self._unseen, []
+            return frames
+        return None
+
+    def close(self) -> None:
+        """Close the window. The environment can still be used, and closed again."""
+        self._window.close()
+
+    # -- beyond Gymnasium ----------------------------------------------------------------------------------------------
+
+    def trigger_event(self, text: str | None) -> None:
+        """Begin the event `text` with the next step; None or "" ends the active one. Later scheduled events stay.
+
+        Raises ResetNeeded before the first reset; TypeError or ValueError for a text that is not a str, blank, or
+        longer than 500 characters, or an event that this world cannot show.
+        """
+        now = self._current("trigger_event")
+        event = check_event(text)
+        if event is not None:
+            self._check_event(event)
+        self._moment = replace(now, schedule=now.schedule.with_event(now.step, event))
+
+    def get_state(self) -> EnvState:
+        """The whole state, immutable and picklable; continuing from it gives the same frames, bit by bit on a CPU."""
+        moment = self._current("get_state")
+        random = copy.deepcopy(self.np_random)
+        return EnvState(self._kind, self._block_shape, moment, random, self._np_random_seed)
+
+    def set_state(self, state: EnvState) -> None:
+        """Continue where `state` was taken; it may come from another environment with the same arguments.
+
+        Raises TypeError for what is no such state, ValueError for one of another kind or size of environment.
+        """
+        if not isinstance(state, EnvState):
+            raise TypeError(f"set_state takes what get_state returned, got {type(state).__name__}")
+        if (state.kind, state.shape) != (self._kind, self._block_shape):
+            raise ValueError(
+                f"this is the state of a {state.kind} with blocks of shape {state.shape}; "
+                f"a {self._kind} with {self._block_shape} cannot continue it"
+            )
+        self._moment = state.moment
+        self._np_random, self._np_random_seed = copy.deepcopy(state.random), state.seed
+        self._unseen.clear()
+
+    def get_action_meanings(self) -> list[str]:
+        """Names of the 81 actions in order, such as "W+A →"; the first is "noop"."""
+        return [action.meaning for action in ALL_ACTIONS]
+
+    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
+        """Sorted key codes held -> action, for `gymnasium.utils.play`: every combination of WASD and arrows.
+
+        Opposite keys cancel each other. Holding nothing is action 0, `play`'s noop.
+        """
+        table: dict[tuple[int, ...], int] = {}
+        names = [*_WALKING_KEYS, *_ARROW_KEYS]
+        codes = _WALKING_KEYS | _ARROW_KEYS
+        for count in range(1, len(names) + 1):
+            for held in itertools.combinations(names, count):
+                keys = "+".join(name for name in held if name in _WALKING_KEYS)
+                look = "".join(name for name in held if name in _ARROW_KEYS)
+                table[tuple(sorted(codes[name] for name in held))] = Action.from_keys(keys, look).index
+        return table
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _kind(self) -> str:
+        """Which environments may exchange states."""
+        return type(self).__name__
+
+    @property
+    def _block_shape(self) -> tuple[int, ...]:
+        config = self._config
+        return (config.frames_per_block, config.height, config.width, 3)
+
+    def _current(self, what: str) -> Moment:
+        if self._moment is None:
+            raise ResetNeeded(f"call reset() before {what}()")
+        return self._moment
+
+    def _read_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """`options` as a new dict without entries that are None. Raises TypeError, or ValueError for an unknown key."""
+        if options is None:
+            return {}
+        if not isinstance(options, Mapping):
+            raise TypeError(f"options must be a mapping such as {{'text': '...'}}, got {type(options).__name__}")
+        unknown = sorted(str(key) for key in options if key not in self.accepted_options)
+        if unknown:
+            raise ValueError(f"unknown option {unknown[0]!r}: accepted are {', '.join(self.accepted_options)}")
+        return {key: value for key, value in options.items() if value is not None}
+
+    def _observation(self) -> np.ndarray:
+        frames = self._current("observe").frames
+        if self._observe_block:
+            return rearrange(frames, "t h w c -> h w (t c)").copy()
+        return frames[-1].copy()
+
+    def _info(self, action: Action, event: str | None, started: float, more: dict[str, Any]) -> dict[str, Any]:
+        now = self._current("info")
+        return {
+            "frames": now.frames.copy(),
+            "keys": action.keys,
+            "look": action.arrows,
+            "event": event,
+            "events": now.schedule.as_dict(),
+            "step": now.step,
+            "latency_ms": WallClock(1000 * (time.perf_counter() - started)),
+            **more,
+        }
+
+    def _show(self, frames: np.ndarray) -> None:
+        if self.render_mode == "rgb_array_list":
+            self._unseen.extend(frame.copy() for frame in frames)
+        elif self.render_mode == "human":
+            self._window.show(frames)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_window", "_unseen")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        config = self._config
+        self._unseen = []
+        self._window = Window(type(self).__name__, config.height, config.width, config.fps)
+
+
+def _checked_action(action: object) -> Action:
+    is_scalar = isinstance(action, (int, np.integer)) and not isinstance(action, bool)
+    if not is_scalar and not (isinstance(action, np.ndarray) and action.shape == () and action.dtype.kind in "iu"):
+        raise TypeError(
+            f"action must be an integer in 0..{NUM_ACTIONS - 1}, got {type(action).__name__}; "
+            "Action.from_keys('W+A', '→').index names one by its keys"
+        )
+    return Action.from_index(int(action))  # type: ignore[call-overload]

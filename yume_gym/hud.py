@@ -1,0 +1,83 @@
+"""Pictures for people: held keys and the event drawn on a frame, and contact sheets of a walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_KEY = 22  # pixels of a key's side
+_GAP = 3
+_MARGIN = 8
+_HELD, _FREE, _EDGE, _INK = (255, 214, 64), (20, 22, 28), (235, 235, 235), (250, 250, 250)
+_TEXT_SIZE = 16
+
+# where each key is drawn: (column, row) in its group; WASD on the left, arrows on the right
+_WALKING_KEYS = {"W": (1, 0), "A": (0, 1), "S": (1, 1), "D": (2, 1)}
+_ARROWS = {"↑": (1, 0), "←": (0, 1), "↓": (1, 1), "→": (2, 1)}
+# the tip's direction: fonts do not all have arrows, so these are drawn
+_TIPS = {"↑": (0, -1), "←": (-1, 0), "↓": (0, 1), "→": (1, 0)}
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture of a walk: frame uint8 [H, W, 3], the keys and arrows held, and the event in force."""
+
+    frame: np.ndarray
+    keys: str = ""
+    look: str = ""
+    event: str | None = None
+
+
+def draw_hud(shot: Shot, zoom: int = 4) -> np.ndarray:
+    """The shot `zoom` times as large (Lanczos), with its keys and event on it: uint8 [zoom * H, zoom * W, 3].
+
+    Meant for pictures of at least about 200 x 250 pixels after zooming; on smaller ones the keys cover much.
+    """
+    height, width = shot.frame.shape[:2]
+    image = Image.fromarray(shot.frame).resize((zoom * width, zoom * height), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(image)
+    group = 3 * _KEY + 2 * _GAP
+    held = set(shot.keys.split("+")) | set(shot.look)
+    for keys, left in ((_WALKING_KEYS, _MARGIN), (_ARROWS, image.width - _MARGIN - group)):
+        for name, (column, row) in keys.items():
+            x = left + column * (_KEY + _GAP)
+            y = image.height - _MARGIN - (2 - row) * _KEY - (1 - row) * _GAP
+            _draw_key(draw, name, x, y, name in held)
+    if shot.event:
+        font = _font()
+        start = max(4.0, (image.width - draw.textlength(shot.event, font=font)) / 2)
+        draw.rectangle((0, 0, image.width, _TEXT_SIZE + 8), fill=_FREE)
+        draw.text((start, 3), shot.event, fill=_HELD, font=font)
+    return np.array(image)
+
+
+def contact_sheet(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
+    """Rows of uint8 pictures of one size as one picture, `gap` white pixels between them; short rows end in white."""
+    height, width = rows[0][0].shape[:2]
+    columns = max(len(row) for row in rows)
+    sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            y, x = i * (height + gap), j * (width + gap)
+            sheet[y : y + height, x : x + width] = picture
+    return sheet
+
+
+def _draw_key(draw: ImageDraw.ImageDraw, name: str, x: int, y: int, held: bool) -> None:
+    fill, ink = (_HELD, _FREE) if held else (_FREE, _INK)
+    draw.rounded_rectangle((x, y, x + _KEY - 1, y + _KEY - 1), radius=4, fill=fill, outline=_EDGE)
+    middle = (x + _KEY / 2, y + _KEY / 2)
+    if name in _TIPS:
+        dx, dy = _TIPS[name]
+        size = _KEY / 4
+        corners = [(dx, dy), (-dx - dy, -dy - dx), (-dx + dy, -dy + dx)]  # the tip, and the two ends of the base
+        draw.polygon([(middle[0] + size * cx, middle[1] + size * cy) for cx, cy in corners], fill=ink)
+    else:
+        draw.text(middle, name, fill=ink, font=_font(), anchor="mm")
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_TEXT_SIZE)

@@ -1,0 +1,63 @@
+"""Rewards from pictures alone: what a dreamed world, which keeps no score, can be asked for.
+
+A reward is any callable of the `RewardFn` form; `REWARDS` names the built-in ones, as in
+`gymnasium.make("YumeWorld-v0", reward="motion")`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from world_model.actions import Action
+
+
+class RewardFn(Protocol):
+    """(previous frames, action, current frames) -> (reward, terminated).
+
+    Frames are one block each, uint8 [T, H, W, 3]; the block before the first step is the starting picture T times.
+    The arrays are the caller's: read them, do not write to them.
+    """
+
+    def __call__(self, previous: np.ndarray, action: Action, current: np.ndarray, /) -> tuple[float, bool]: ...
+
+
+def motion(previous: np.ndarray, action: Action, current: np.ndarray) -> tuple[float, bool]:
+    """How much the picture changed: mean absolute difference of successive frames, 0 (frozen) to 1 (black to white).
+
+    It asks for a lively picture and nothing else; turning on the spot earns more than walking.
+    """
+    frames = np.concatenate([previous[-1:], current]).astype(np.int16)
+    return float(np.abs(np.diff(frames, axis=0)).mean() / 255), False
+
+
+REWARDS: dict[str, RewardFn] = {"motion": motion}
+
+
+def find_reward(reward: str | RewardFn | None) -> RewardFn | None:
+    """The reward that `reward` names or is; None stays None (an environment without a task).
+
+    Raises ValueError for an unknown name, TypeError for what is neither a name nor callable.
+    """
+    if isinstance(reward, str):
+        if reward not in REWARDS:
+            raise ValueError(
+                f"unknown reward {reward!r}: use None, one of {sorted(REWARDS)}, or a function of your own"
+            )
+        return REWARDS[reward]
+    if reward is not None and not callable(reward):
+        raise TypeError(f"reward must be None, a str or a callable, got {type(reward).__name__}")
+    return reward
+
+
+def call_reward(reward: RewardFn, previous: np.ndarray, action: Action, current: np.ndarray) -> tuple[float, bool]:
+    """`reward` of one step as plain (float, bool). Raises TypeError where it returns anything else than such a pair."""
+    result = reward(previous, action, current)
+    try:
+        value, terminated = result
+        return float(value), bool(terminated)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"a reward function returns (reward: float, terminated: bool), this one gave {result!r}"
+        ) from error
