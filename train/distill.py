@@ -25,7 +25,7 @@ from train.pool import Batch, Pool
 from world_model import flow
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import Conditions, DiT
-from world_model.rollout import Motion, Worlds, dream_block, generator, motion_of, prepare_block
+from world_model.rollout import Motion, dream_block, generator, motion_of, prepare_block
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -70,8 +70,8 @@ class Distiller:
         self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks)
         self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
 
-    def rollout(self, dit: DiT, number: int, learn: bool) -> tuple[Batch, Worlds, Motion, Tensor]:
-        """One more block of some worlds, dreamt up to a random exit step (one for all); history and conditions detached.
+    def rollout(self, dit: DiT, number: int, learn: bool) -> tuple[Batch, Motion, Tensor]:
+        """One more block of some worlds, dreamt up to a random exit step (one for all): what it was dreamt from, and latents.
 
         With `learn`, gradients flow through the exit step and the compression of the history.
         """
@@ -79,20 +79,23 @@ class Distiller:
         batch = self.pool.draw(dit, self.vae, self.settings.batch, 1.0, number)
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=stream))
         noise = torch.randn(batch.truth.shape, generator=stream)
-        draws = [stream] * len(batch.index)
         with torch.set_grad_enabled(learn):
-            worlds = replace(batch.worlds, memory=dit.remember(batch.past))
-            after, latents, _ = dream_block(
-                dit, self.vae, worlds, batch.actions, batch.context, batch.pooled, noise, self.sigmas, draws, exit_step
-            )  # fmt: skip
+            remembering = replace(batch, worlds=replace(batch.worlds, memory=dit.remember(batch.past)))
+            motion, latents, _ = self.dream(dit, remembering, noise, [stream] * len(batch.index), exit_step)
+        return batch, motion, latents
+
+    def dream(
+        self, dit: DiT, batch: Batch, noise: Tensor, draws: list[torch.Generator], exit_step: int | None = None
+    ) -> tuple[Motion, Tensor, Tensor]:
+        """The environment's own step of a batch; detached, its worlds go back to the pool. Motion, latents and pictures."""
+        after, latents, video = dream_block(
+            dit, self.vae, batch.worlds, batch.actions, batch.context, batch.pooled, noise, self.sigmas, draws, exit_step
+        )  # fmt: skip
         if after.memory is not None:
             after = replace(after, memory=ChannelMemory(after.memory.total.detach(), after.memory.norm.detach()))
-        motion = motion_of(self.config, batch.actions, worlds.yaw, worlds.pitch)
-        added = after.history.select(
-            torch.arange(after.history.frames - self.config.block_latents, after.history.frames).repeat(len(draws), 1)
-        )
-        self.pool.put(batch, after, replace(added, latents=latents.detach()))
-        return batch, batch.worlds, motion, latents
+        newest = torch.arange(after.history.frames - self.config.block_latents, after.history.frames)
+        self.pool.put(batch, after, after.history.select(newest.repeat(len(batch.index), 1)))
+        return motion_of(self.config, batch.actions, batch.worlds.yaw, batch.worlds.pitch), latents, video
 
     def conditions(self, score: DiT, batch: Batch, motion: Motion, context: Tensor) -> Conditions:
         """A score's own compression of the same generated history."""
@@ -166,12 +169,12 @@ def train(
         torch.optim.AdamW(critic.parameters(), lr=settings.critic_lr, betas=(0.0, 0.999), weight_decay=0.0),
     ]
     models: dict[str, nn.Module] = {"dit": student, "critic": critic}
-    run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema})
+    run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema}, {"pool": distiller.pool})
     average: DiT = run.ema["dit"].module  # type: ignore[assignment]
     losses: dict[str, list[float]] = {"generator": [], "critic": []}
     for step in run.steps(steps, minutes):
         learn = step >= settings.critic_warmup and step % settings.generator_every == 0
-        batch, _, motion, latents = distiller.rollout(student, step, learn)
+        batch, motion, latents = distiller.rollout(student, step, learn)
         if learn:
             losses["generator"].append(
                 _update(run, 0, student, distiller.generator_loss(critic, batch, motion, latents, step))

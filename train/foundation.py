@@ -46,8 +46,9 @@ class Settings:
     batch: int = 8  # worlds a step
     draws: int = 2  # noise draws that share one world's history
     pool: int = 64
-    lr: float = 1.5e-3
-    warmup: int = 100
+    lr: float = 3e-3
+    warmup: int = 60
+    cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
     weight_decay: float = 0.01
     ema: float = 0.998
     history_noise: float = 0.25  # largest deviation added to a noised history
@@ -77,6 +78,13 @@ def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Genera
     return torch.where(torch.rand(count, generator=stream) < pure_noise, torch.ones_like(sigma), sigma)
 
 
+def channel_weight(dit: DiT) -> Tensor | float:
+    """[C, 1, 1, 1] of mean 1: strong channels count more, half-way from equal weights to squared error of pixels."""
+    if dit.prior_deviation is None:
+        return 1.0
+    return (dit.prior_deviation[0] / dit.prior_deviation[0].mean())[:, None, None, None]
+
+
 def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float) -> Tensor:
     """Squared error of the clean latent over max(sigma, floor), or of the velocity, by what the model predicts."""
     level = sigma.float()[:, None, None, None, None]
@@ -84,7 +92,17 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     output = dit(x, sigma, conditions)
     if dit.config.dit.prediction == "velocity":
         return (output - (noise - data)).square().mean()
-    return ((output - data).square() / level.clamp(min=floor)).mean()
+    return ((output - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean()
+
+
+@torch.no_grad()
+def untrained_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float) -> float:
+    """`flow_loss` of the linear estimate that a data prediction starts from: what the network has to beat (nan without one)."""
+    if conditions.prior is None:
+        return float("nan")
+    level = sigma.float()[:, None, None, None, None]
+    mean, _ = flow.gaussian_posterior(flow.add_noise(data, noise, level), level, *conditions.prior)
+    return float(((mean - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean())
 
 
 def corrupt(batch: Batch, settings: Settings, stream: torch.Generator) -> Batch:
@@ -109,8 +127,8 @@ class Trainer:
         self.conditioning = Conditioning(config.text)
         self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed)
 
-    def step(self, dit: DiT, number: int) -> Tensor:
-        """Loss of step `number`; the pool's worlds move on by one block, by the truth or by their own dream."""
+    def step(self, dit: DiT, number: int) -> tuple[Tensor, float]:
+        """Loss of step `number`, and that of no network at all; the pool's worlds move on by one block, true or dreamt."""
         s = self.settings
         stream = generator(s.seed, "foundation", number)
         share = s.dream_share * min(1.0, max(0.0, (number - s.dream_from) / max(s.dream_over, 1)))
@@ -122,7 +140,9 @@ class Trainer:
         data = batch.truth.repeat_interleave(s.draws, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream)
-        loss = flow_loss(dit, conditions.repeat(s.draws), data, sigma, noise, s.sigma_floor)
+        repeated = conditions.repeat(s.draws)
+        loss = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
+        reference = untrained_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         with torch.no_grad():
             added = batch.truth
             dreaming = self.pool.dreaming(batch)
@@ -133,7 +153,7 @@ class Trainer:
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
             after, _ = advance(dit, self.vae, batch.worlds, motion, place, added, [stream] * len(batch.index))
             self.pool.put(batch, after, replace(place, latents=added))
-        return loss
+        return loss, reference
 
 
 @torch.no_grad()
@@ -215,23 +235,27 @@ def train(
         {"dit": dit},
         optimizers(dit, settings.lr, settings.weight_decay),
         {"dit": settings.ema},
+        {"pool": trainer.pool},
     )
     average: DiT = run.ema["dit"].module  # type: ignore[assignment]
-    losses: list[float] = []
+    losses: list[tuple[float, float]] = []
     for step in run.steps(steps, minutes):
-        loss = trainer.step(dit, step)
+        loss, reference = trainer.step(dit, step)
         run.accelerator.backward(loss)
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
+        done = step / steps if minutes is None else run.minutes / minutes
+        rate = min(1.0, (step + 1) / settings.warmup, max(0.05, (1 - done) / settings.cooldown))
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * min(1.0, (step + 1) / settings.warmup)
+                group["lr"] = settings.lr * rate
             optimizer.step()
             optimizer.zero_grad()
         run.average("dit")
-        losses.append(float(loss.detach()))
+        losses.append((float(loss.detach()), reference))
         if step % 25 == 24:
-            run.log({"loss": float(np.mean(losses[-25:]))})
-        if step % 300 == 299:
+            mean, untrained = np.mean(losses[-25:], axis=0)
+            run.log({"loss": mean, "explained": 1 - mean / untrained})
+        if step % 250 == 249:
             evaluate(run, average, vae, corpus, trainer.conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
             run.save()
     run.finish()

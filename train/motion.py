@@ -56,23 +56,27 @@ def camera_motion(before: np.ndarray, after: np.ndarray, focal: float) -> Camera
     flow, weight = optical_flow(before @ LUMA, after @ LUMA)
     height, width = weight.shape
     rows, columns = np.mgrid[:height, :width]
-    # the middle of the way: there, the effect of a finite turn is odd in the angle and does not look like zoom
-    x = columns - (width - 1) / 2 + flow[0] / 2
-    y = rows - (height - 1) / 2 + flow[1] / 2
-    across = np.stack([-(focal + x * x / focal), x * y / focal, x], axis=-1)
-    down = np.stack([-x * y / focal, focal + y * y / focal, y], axis=-1)
-    design = np.stack([across, down]).reshape(2, -1, 3)
-    seen = flow.reshape(2, -1)
-    trust = weight.ravel()
-    motion = np.zeros(3)
-    damping = np.ones_like(trust)
+    places = np.stack([columns - (width - 1) / 2, rows - (height - 1) / 2]).reshape(2, -1)
+    seen, trust = flow.reshape(2, -1), weight.ravel()
+    fitted, damping, motion = np.zeros_like(seen), np.ones_like(trust), np.zeros(3)
     for _ in range(_FIT_ITERATIONS):
+        # at the middle of the way the effect of a finite turn is odd in the angle: it does not look like zoom. That middle is
+        # the fitted motion's, not the flow's, whose errors would correlate with the place and look like zoom as well
+        design = _rates(places + fitted / 2, focal)
         weighted = design * (trust * damping)[None, :, None]
         normal = np.einsum("cpi,cpj->ij", weighted, design) + 1e-9 * focal**2 * np.eye(3)
         motion = np.linalg.solve(normal, np.einsum("cpi,cp->i", weighted, seen))
-        residual = ((seen - design @ motion) ** 2).sum(0)
-        damping = 1 / (1 + residual / _OUTLIER**2)
+        fitted = design @ motion
+        damping = 1 / (1 + ((seen - fitted) ** 2).sum(0) / _OUTLIER**2)
     return CameraMotion(float(np.degrees(motion[0])), float(np.degrees(motion[1])), float(motion[2]))
+
+
+def _rates(places: np.ndarray, focal: float) -> np.ndarray:
+    """[2, P, 3]: how fast places [2, P] (pixels from the centre) move across and down per unit of turn, tilt and zoom."""
+    x, y = places
+    across = np.stack([-(focal + x * x / focal), x * y / focal, x], axis=-1)
+    down = np.stack([-x * y / focal, focal + y * y / focal, y], axis=-1)
+    return np.stack([across, down])
 
 
 def block_motion(frames: np.ndarray, focal: float) -> CameraMotion:

@@ -8,6 +8,7 @@ The same functions as at inference keep history, memory, guide and decoder going
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,13 @@ from world_model.actions import Action
 from world_model.dit import DiT
 from world_model.rollout import Worlds, generator, join_worlds, split_worlds, start_worlds
 from world_model.text import Conditioning, pooled_actions
-from world_model.tscm import History
+from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
+
+# names of the tensors of a History, a ChannelMemory, and of Worlds besides those
+HISTORY = ("latents", "frame", "yaw", "pitch", "present")
+MEMORY = ("total", "norm")
+WORLDS = ("yaw", "pitch", "frame", "picture")
 
 
 @dataclass(frozen=True)
@@ -47,19 +53,32 @@ class Batch:
 
 
 class Pool:
-    """`size` worlds; `draw` takes some of them, `put` returns them one block later."""
+    """`size` worlds; `draw` takes some of them, `put` returns them one block later.
+
+    blocks: a world's longest life. memory_blocks: how much of its past is kept for the channel path's gradient.
+    text_start: share of worlds that start from a caption alone. caption: how often the caption is told though nothing happens.
+    """
 
     def __init__(
         self, corpus: Corpus, conditioning: Conditioning, size: int, seed: int, blocks: int = 12, memory_blocks: int = 16,
         text_start: float = 0.06, caption: float = 0.4,
     ) -> None:  # fmt: skip
+        if corpus.blocks < 3:
+            raise ValueError(
+                f"worlds walk on through walks of 3 blocks or more, the corpus has walks of {corpus.blocks}"
+            )
         self.corpus, self.conditioning = corpus, conditioning
         self.size, self.seed, self.blocks, self.memory_blocks = size, seed, blocks, memory_blocks
         self.text_start, self.caption = text_start, caption
         self.entries: list[Entry | None] = [None] * size
 
     def draw(self, dit: DiT, vae: VideoVAE, count: int, dreaming: float, step: int) -> Batch:
-        """`count` different worlds; those at their end start anew, `dreaming` of them on their own history."""
+        """`count` different worlds; those at their end start anew, a share `dreaming` of them on their own history.
+
+        Raises ValueError for more than the pool has.
+        """
+        if count > self.size:
+            raise ValueError(f"a pool of {self.size} worlds cannot give {count}: make it larger or the batch smaller")
         stream = generator(self.seed, "pool", step)
         index = torch.randperm(self.size, generator=stream)[:count].tolist()
         fresh = [i for i in index if self.entries[i] is None]
@@ -91,8 +110,40 @@ class Pool:
         """[B] bool."""
         return torch.tensor([entry.dreaming for i in batch.index if (entry := self.entries[i]) is not None])
 
+    def state_dict(self) -> dict[str, Any]:
+        """The worlds of the pool as tensors, one row a world; `slot` says where each belongs."""
+        alive = [(slot, entry) for slot, entry in enumerate(self.entries) if entry is not None]
+        if not alive:
+            return {"slot": torch.zeros(0, dtype=torch.int64)}
+        entries = [entry for _, entry in alive]
+        worlds, memory = join_worlds([e.worlds for e in entries]), None
+        if worlds.memory is not None:
+            memory = {name: getattr(worlds.memory, name) for name in MEMORY}
+        return {
+            "slot": torch.tensor([slot for slot, _ in alive]),
+            "plan": torch.tensor([[e.walk, e.block, e.last, e.dreaming] for e in entries]),
+            "past": _tensors(_join([e.past for e in entries])),
+            "history": _tensors(worlds.history),
+            "memory": memory,
+            "worlds": {name: getattr(worlds, name) for name in WORLDS},
+            "cache": list(worlds.cache),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`. Worlds beyond this pool's size or corpus are left out: they start anew when drawn."""
+        self.entries = [None] * self.size
+        slots = state["slot"].tolist()
+        if not slots:
+            return
+        memory = ChannelMemory(**state["memory"]) if state["memory"] is not None else None
+        worlds = Worlds(History(**state["history"]), memory, **state["worlds"], cache=tuple(state["cache"]))
+        past, plans = History(**state["past"]), state["plan"].tolist()
+        for row, (slot, world, (walk, block, last, dreaming)) in enumerate(zip(slots, split_worlds(worlds), plans)):
+            if slot < self.size and walk < len(self.corpus) and last < self.corpus.blocks:
+                self.entries[slot] = Entry(walk, block, last, bool(dreaming), world, _row(past, row))
+
     def _start(self, dit: DiT, vae: VideoVAE, index: list[int], dreaming: float, stream: torch.Generator) -> None:
-        corpus, size = self.corpus, self.corpus.config.block_latents
+        corpus, config = self.corpus, self.corpus.config
 
         def draw(low: int, high: int) -> int:
             return int(torch.randint(low, high, (), generator=stream))
@@ -111,9 +162,9 @@ class Pool:
         with torch.no_grad():
             worlds = split_worlds(start_worlds(dit, vae, pictures, present, angles[:, 0], angles[:, 1]))
         for i, world, (walk, block, last, _, dreams) in zip(index, worlds, plans):
-            still = world.history.select(torch.arange(world.history.frames - size, world.history.frames)[None])
-            count = self.memory_blocks * size
-            front = still.select(torch.zeros(1, count - size, dtype=torch.int64))
+            shown, held = config.start_latents, self.memory_blocks * config.block_latents
+            still = world.history.select(torch.arange(world.history.frames - shown, world.history.frames)[None])
+            front = still.select(torch.zeros(1, max(held - shown, 0), dtype=torch.int64))
             past = replace(front, present=torch.zeros_like(front.present)).join(still)
             self.entries[i] = Entry(walk, block, last, dreams, world, past)
 
@@ -128,8 +179,11 @@ class Pool:
 
 
 def _join(histories: list[History]) -> History:
-    rows = ("latents", "frame", "yaw", "pitch", "present")
-    return History(*(torch.cat([getattr(h, name) for h in histories]) for name in rows))
+    return History(*(torch.cat([getattr(h, name) for h in histories]) for name in HISTORY))
+
+
+def _tensors(history: History) -> dict[str, Tensor]:
+    return {name: getattr(history, name) for name in HISTORY}
 
 
 def _row(history: History, i: int) -> History:

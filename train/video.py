@@ -27,7 +27,8 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
         codec="libx264",
         macro_block_size=2,
         quality=None,
-        output_params=["-crf", "10", "-preset", "veryfast", "-f", "mp4"],
+        pix_fmt_out="yuv444p",  # halved colour planes cost small pictures 4 to 8 dB
+        output_params=["-crf", "6", "-preset", "veryfast", "-f", "mp4"],
     )
     stream.send(None)
     for frame in frames:

@@ -176,18 +176,18 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
 
 
 _STREET_DIT = DiTConfig(
-    dim=192, ffn_dim=576, heads=4, layers=6, patch=(1, 1, 1), latent_channels=96, text_dim=384, freq_dim=64,
-    packing=Tiers(recent=((1, 1), (2, 2), (5, 4)), initial=2, old=(3, 2)),
-    channel=ChannelConfig(dim=48, heads=3, patch=(2, 4, 4), decay=0.95),
+    dim=160, ffn_dim=480, heads=4, layers=6, patch=(1, 1, 1), latent_channels=32, text_dim=384, freq_dim=64,
+    packing=Tiers(recent=((2, 1), (2, 2), (8, 4)), initial=2, old=(2, 2)),
+    channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
     mlp_conv=True, screen_embedding=True, pooled_action=True, guide=True, max_age=128,
 )  # fmt: skip
 
 PRESETS: dict[str, ModelConfig] = {
     "street": ModelConfig(
-        name="street", height=64, width=96, fps=8, block_latents=2, start_latents=2,
+        name="street", height=64, width=96, fps=8, block_latents=4, start_latents=4,
         dit=_STREET_DIT,
-        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=96, width=96, depth=2),
+        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32, width=64, depth=2),
         text=TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=32),
         sampler=SamplerConfig(steps=4, shift=3.0, start_steps=12),
     ),

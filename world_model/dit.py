@@ -131,6 +131,11 @@ class DiT(nn.Module):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights; latents come in any and are embedded in this one."""
+        return self.patch_embedding.weight.dtype
+
     def _groups(self, frames: int) -> list[Group]:
         packing = self.config.dit.packing
         return tier_packing(packing) if isinstance(packing, Tiers) else released_packing(frames)
@@ -141,7 +146,7 @@ class DiT(nn.Module):
         """Patchified history [B, n, D], its coordinates [B, n, 3] and the token grid of each group; block start frame [B]."""
         tokens, coordinates, grids, frames_so_far = [], [], [], 0
         for group in self._groups(history.frames):
-            latents = history.latents[:, :, group.start : group.stop]
+            latents = history.latents[:, :, group.start : group.stop].to(self.dtype)
             if group.two_stage:
                 latents = _padded(self.patch_embedding_2x_f, latents)
             name = "patch_embedding" if group.ratio == 1 else f"patch_embedding_{group.ratio}x"
@@ -190,7 +195,7 @@ class DiT(nn.Module):
         if self.guide_embedding is not None:
             if guide is None or valid is None:
                 raise ValueError("this model needs a guide: pass latents [B, C, K, h, w] and validity [B, 1, K, h, w]")
-            embedded = self.guide_embedding(torch.cat([guide * valid, valid], dim=1))
+            embedded = self.guide_embedding(torch.cat([guide * valid, valid], dim=1).to(self.dtype))
             bias = embedded.flatten(2).transpose(1, 2) + (0 if bias is None else bias)
         return bias
 
@@ -212,7 +217,7 @@ class DiT(nn.Module):
             return None
         depth = c.patch[0]
         missing = -block.frames % depth
-        latents = F.pad(block.latents, (0, 0, 0, 0, missing, 0))
+        latents = F.pad(block.latents.to(self.dtype), (0, 0, 0, 0, missing, 0))
         z = _padded(self.channel_embedding, latents)
         grid: Grid = tuple(z.shape[2:])  # type: ignore[assignment]
         pad = (missing, 0)
@@ -326,7 +331,7 @@ class DiT(nn.Module):
         What the prediction means is `config.dit.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
         not fill a patch are dropped, as in the released model.
         """
-        tokens = self.patch_embedding(x)
+        tokens = self.patch_embedding(x.to(self.dtype))
         grid: Grid = tuple(tokens.shape[2:])  # type: ignore[assignment]
         tokens = tokens.flatten(2).transpose(1, 2)
         if conditions.bias is not None:
@@ -358,6 +363,10 @@ class DiT(nn.Module):
         if conditions.prior is None:
             return out
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
+        if level.shape[2] not in (1, x.shape[2]):  # a level for every token
+            level = level.reshape(x.shape[0], 1, *grid)
+            for axis, size in enumerate(p):
+                level = level.repeat_interleave(size, dim=2 + axis)
         mean, deviation = flow.gaussian_posterior(x, level, *conditions.prior)
         return mean + deviation * out
 
