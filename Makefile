@@ -1,0 +1,44 @@
+# make demo   a first walk: writes walk.mp4 and walk.png
+# make test   lint, types, tests
+# make docs   docs/environment.md from the environments' docstrings
+# make wheel  dist/*.whl, weights included
+# Needs Python 3.11 or newer (choose one with PYTHON=...) and a package registry; everything goes into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test docs wheel clean
+
+demo: $(VENV)/demo.stamp
+	$(RUN) examples/walk.py
+
+test: $(VENV)/dev.stamp
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest
+
+docs: $(VENV)/demo.stamp
+	$(RUN) docs/environment.py
+
+wheel: $(VENV)/dev.stamp
+	$(RUN) -m build --wheel
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+
+$(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV); torch is large, this takes a few minutes"
+	$(RUN) -m pip install --quiet --editable .
+	touch $@
+
+# the development install contains the demo's
+$(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
+	@echo "installing into $(VENV); torch is large, this takes a few minutes"
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/demo.stamp

@@ -1,0 +1,1 @@
+"""Agents that live in the worlds of `yume_gym`: `python -m agents.<agent>`."""

@@ -1,0 +1,167 @@
+"""One small world for all tests: the "debug" preset with random weights in which no layer is left at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from world_model.config import ModelConfig, get_preset
+from world_model.dit import DiT
+from world_model.model import WorldModel
+from world_model.text import Conditioning
+from world_model.tscm import History
+from world_model.vae import PatchVAE, build_vae
+from world_model.weights import save_weights
+
+STARTS = 3  # starting pictures of the small world
+
+
+def pytest_configure() -> None:
+    torch.set_num_threads(1)
+
+
+def _stirred(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A network with noise on every parameter and buffer, so that no test passes because a branch starts at zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = build().eval()
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            fan_in = parameter.shape[1:].numel() if parameter.dim() > 3 or parameter.dim() == 2 else 6
+            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.5 / fan_in**0.5)
+        for buffer in module.buffers():
+            buffer.mul_(0.5 + torch.rand(buffer.shape, generator=random))
+    return module
+
+
+@pytest.fixture(scope="session")
+def config() -> ModelConfig:
+    return get_preset("debug")
+
+
+@pytest.fixture(scope="session")
+def make_dit() -> Callable[[ModelConfig, int], DiT]:
+    """make_dit(config, seed): a DiT in which every layer does something."""
+    return lambda config, seed=0: _stirred(lambda: DiT(config), seed)  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def make_vae(make_videos) -> Callable[[ModelConfig, int], PatchVAE]:
+    """make_vae(config, seed): an autoencoder that reconstructs a little and in which every layer does something."""
+
+    def make(config: ModelConfig, seed: int = 0) -> PatchVAE:
+        videos = make_videos(config, 8, 4, seed)
+
+        def build() -> nn.Module:
+            vae = build_vae(config.vae)
+            vae.fit_linear(videos)
+            return vae
+
+        vae = _stirred(build, seed)
+        vae.normalise(vae.encode_raw(videos))
+        return vae
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_videos() -> Callable[..., Tensor]:
+    """make_videos(config, batch, latents, seed): smooth random videos [B, 3, T, H, W] in -1..1."""
+
+    def make(config: ModelConfig, batch: int, latents: int, seed: int = 0) -> Tensor:
+        random = torch.Generator().manual_seed(seed)
+        coarse = torch.randn(batch, 3, latents, 5, 7, generator=random)
+        size = (latents * config.vae.temporal_stride, config.height, config.width)
+        return nn.functional.interpolate(coarse, size=size, mode="trilinear").clamp(-1, 1)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_history() -> Callable[..., History]:
+    """make_history(config, batch, frames, first, seed): random latents of frames first, first + 1 ... of a turning camera."""
+
+    def make(config: ModelConfig, batch: int, frames: int, first: int = 0, seed: int = 0) -> History:
+        random = torch.Generator().manual_seed(seed)
+        latents = torch.randn(batch, config.dit.latent_channels, frames, *config.latent_size, generator=random)
+        yaw, pitch = (torch.randn(batch, frames, generator=random).double() * spread for spread in (1.0, 0.3))
+        frame = torch.arange(first, first + frames).expand(batch, -1)
+        return History(latents, frame, yaw, pitch, torch.ones(batch, frames, dtype=torch.bool))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory, config, make_dit, make_vae) -> Path:
+    """A whole weights folder as users have it, written by `save_weights`; with `STARTS` starting pictures."""
+    folder = tmp_path_factory.mktemp("small_world")
+    smooth = np.linspace(0, 255, config.width * 3).reshape(1, config.width, 3)
+    rows = np.linspace(0.2, 1, STARTS * config.height)[:, None, None]
+    Image.fromarray((smooth * rows).astype(np.uint8)).save(folder / "starts.png")
+    tensors = {
+        "dit.safetensors": make_dit(config).state_dict(),
+        "vae.safetensors": make_vae(config).state_dict(),
+        "text.safetensors": {"actions": Conditioning(config.text).actions},
+    }
+    save_weights(folder, config, tensors, {"made": "random weights for tests"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world_model(weights_folder) -> WorldModel:
+    return WorldModel.load(weights_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def pictures(config) -> np.ndarray:
+    """Four unlike pictures, uint8 [4, H, W, 3]."""
+    noise = np.random.default_rng(0).integers(0, 256, (4, config.height // 8, config.width // 8, 3), dtype=np.uint8)
+    return noise.repeat(8, axis=1).repeat(8, axis=2)
+
+
+# ---- a little of the street to train on ---------------------------------------------------------------------------------
+
+WALKS, WALK_BLOCKS, WALKS_SEED = 7, 16, 4  # of the last three walks one has no event, two have: from block 13 and 7
+
+
+@pytest.fixture(scope="session")
+def vae_folder(tmp_path_factory, config, make_vae) -> Path:
+    """What `train.vae` leaves in its run folder."""
+    from train.vae import export
+
+    folder = tmp_path_factory.mktemp("vae")
+    export(make_vae(config), config, folder, {"steps": 0})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory, config, vae_folder) -> Path:
+    """Walks through the street, encoded by the autoencoder in `vae_folder`. Four are held out, three are trained on."""
+    from train.data import render
+    from train.latents import encode
+
+    folder = tmp_path_factory.mktemp("data")
+    render(config, folder, walks=WALKS, blocks_per_walk=WALK_BLOCKS, seed=WALKS_SEED)
+    encode(config, folder, vae_folder, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def frozen_vae(config, vae_folder) -> PatchVAE:
+    from train.latents import load_vae
+
+    return load_vae(config, vae_folder)[0]  # type: ignore[return-value]
+
+
+@pytest.fixture(scope="session")
+def corpus(config, data_folder):  # type: ignore[no-untyped-def]
+    from train.corpus import Corpus
+
+    return Corpus(config, data_folder)

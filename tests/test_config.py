@@ -1,0 +1,83 @@
+"""The one config type: presets, derived sizes, and JSON that other versions cannot be mistaken for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from world_model.config import PRESETS, ModelConfig, Tiers, get_preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_brings_back_the_same_config(name):
+    config = PRESETS[name]
+    assert config.name == name
+    assert ModelConfig.from_json(config.to_json()) == config
+    assert hash(ModelConfig.from_json(config.to_json())) == hash(config)
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PRESETS["debug"].dit.dim = 1  # type: ignore[misc]
+
+
+def test_the_released_sizes():
+    config = PRESETS["yume-5b"]
+    assert (config.dit.dim, config.dit.ffn_dim, config.dit.heads, config.dit.layers) == (3072, 14336, 24, 30)
+    assert (config.dit.head_dim, config.dit.channel.dim, config.dit.channel.patch) == (128, 96, (8, 4, 4))
+    assert (config.latent_size, config.token_grid, config.frames_per_block) == ((44, 80), (8, 22, 40), 32)
+    assert config.text.event_tokens + config.text.action_tokens == 512
+    assert config.dit.packing == "released"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_derived_sizes_fit_together(name):
+    config = PRESETS[name]
+    rows, columns = config.latent_size
+    assert (rows * config.vae.spatial_stride, columns * config.vae.spatial_stride) == (config.height, config.width)
+    frames, token_rows, token_columns = config.token_grid
+    patch = config.dit.patch
+    assert (frames * patch[0], token_rows * patch[1], token_columns * patch[2]) == (config.block_latents, rows, columns)
+
+
+def test_tiers_count_their_recent_frames():
+    assert Tiers(recent=((1, 1), (2, 2), (5, 4))).recent_frames == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"height": 36}, "36x48 must be a multiple of 8"),
+        ({"width": 50}, "32x50 must be a multiple of 8"),
+        ({"dit": {"heads": 3}}, "3 heads do not divide width 32"),
+        ({"vae": {"latent_channels": 4}}, "channels must be those"),
+        ({"text": {"dim": 20}}, "channels must be those"),
+        ({"dit": {"prediction": "velocity"}}, "guide"),
+    ],
+)
+def test_sizes_that_cannot_work_are_refused(changes, message):
+    config = PRESETS["debug"]
+    fields = {k: dataclasses.replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **fields)
+
+
+def test_an_unknown_field_is_named():
+    values = json.loads(PRESETS["debug"].to_json())
+    values["dit"]["channel"]["depth"] = 3
+    with pytest.raises(ValueError, match="ChannelConfig has no field 'depth'"):
+        ModelConfig.from_json(json.dumps(values))
+
+
+def test_a_missing_field_is_named():
+    values = json.loads(PRESETS["debug"].to_json())
+    del values["fps"]
+    with pytest.raises(ValueError, match="'fps'"):
+        ModelConfig.from_json(json.dumps(values))
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'strete'.*debug, street, yume-5b"):
+        get_preset("strete")

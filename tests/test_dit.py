@@ -1,0 +1,381 @@
+"""The DiT against slow, explicit forms of what it claims to compute."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from world_model.config import ChannelConfig, ModelConfig, Tiers
+from world_model.dit import DiT, Target
+from world_model.layers import linear_read, modulate, rotary_table, rotate, sinusoid
+from world_model.tscm import ChannelMemory, History, append_tiers, still_history
+
+KEPT = 1 + 2 + 3  # frames of the debug preset's buffer
+SIGMA = torch.tensor([0.6, 0.9], dtype=torch.float64)
+NAMES = ("history", "memory", "context", "target", "pooled", "guide", "valid")
+
+
+def varied(config: ModelConfig, **changes) -> ModelConfig:
+    return replace(config, dit=replace(config.dit, **changes))
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def inputs(config, make_history):
+    """inputs(dit, batch): noisy block, and all that `prepare` takes."""
+
+    def make(dit: DiT, batch: int = 2) -> tuple[Tensor, dict]:
+        c, frames = dit.config, dit.config.block_latents
+        shape = (batch, c.dit.latent_channels, frames, *c.latent_size)
+        yaw, pitch = (normal(batch, frames, seed=s).double() for s in (1, 2))
+        history = make_history(c, batch, KEPT, first=4)
+        given = {
+            "history": history,
+            "memory": dit.remember(history),
+            "context": normal(batch, 24, c.dit.text_dim, seed=3),
+            "target": Target(yaw, 0.3 * pitch, torch.arange(10, 10 + frames).expand(batch, -1)),
+            "pooled": normal(batch, c.dit.text_dim, seed=4),
+        }
+        if c.dit.guide:
+            given |= {"guide": normal(*shape, seed=5), "valid": (normal(batch, 1, *shape[2:], seed=6) > 0).float()}
+        return normal(*shape, seed=7), given
+
+    return make
+
+
+def repeated(given: dict, times: int) -> dict:
+    """Every input `times` times, worlds in a row."""
+
+    def again(value):
+        if isinstance(value, Target):
+            return replace(value, **{field.name: again(getattr(value, field.name)) for field in fields(value)})
+        return value.repeat(times) if not isinstance(value, Tensor) else value.repeat_interleave(times, 0)
+
+    return {name: again(value) for name, value in given.items()}
+
+
+# ---- history through attention ----------------------------------------------------------------------------------------
+
+
+def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bool) -> Tensor:
+    """The whole sequence through every layer at once; history sees the target only if `see_target` says so."""
+    c = dit.config.dit
+    history, coordinates, grids = dit.pack(given["history"], given["target"].frame[:, 0])
+    batch, _, frames, rows, columns = x.shape
+    target = dit.patch_embedding(x).flatten(2).transpose(1, 2)
+    target = target + dit._target_bias(batch, given.get("guide"), given.get("valid"), (frames, rows, columns))
+    relative = given["target"].frame - given["target"].frame[:, :1]
+    own = dit._coordinates(relative, given["target"].yaw, given["target"].pitch, (frames, rows, columns), 1, 0)
+    table = rotary_table(torch.cat([coordinates, own], 1), dit.frequencies)
+    n = history.shape[1]
+    mask = torch.ones(n + target.shape[1], n + target.shape[1], dtype=torch.bool)
+    mask[:n, n:] = see_target
+
+    embedded = dit.time_embedding(sinusoid(1000 * torch.stack([0 * sigma, sigma], 1), c.freq_dim))
+    embedded[:, 1] += dit.action_embedding(given["pooled"])
+    of_token = torch.tensor([0] * n + [1] * target.shape[1])
+    time = dit.time_projection(embedded).unflatten(-1, (6, -1))[:, of_token]
+    text, tokens = dit.text_embedding(given["context"]), torch.cat([history, target], 1)
+    memory_table = rotary_table(
+        dit._memory_coordinates(given["target"].frame.double(), given["target"].yaw, given["target"].pitch, (frames, rows, columns),
+                                (1, *c.patch[1:])), dit.channel_frequencies)  # fmt: skip
+    for i, block in enumerate(dit.blocks):
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (block.modulation[:, None] + time).unbind(2)
+        normed = modulate(tokens, shift, scale, c.eps)
+        key, value = block.self_attn.keys_values(normed)
+        query, key = rotate(block.self_attn.queries(normed), table), rotate(key, table)
+        weights = (query @ key.transpose(-1, -2) / c.head_dim**0.5).masked_fill(~mask, -torch.inf).softmax(-1)
+        tokens = tokens + gate * block.self_attn.o((weights @ value).transpose(1, 2).reshape(batch, -1, c.dim))
+        tokens = tokens + block.cross_attn.attend(
+            block.cross_attn.queries(block.norm3(tokens)), block.cross_attn.keys_values(text)
+        )
+        past = given["memory"].total[i], given["memory"].norm[i]
+        read = block.channel(tokens[:, n:], past, memory_table)
+        tokens = torch.cat([tokens[:, :n], tokens[:, n:] + read], 1)
+        tokens = tokens + gate_mlp * block.ffn(
+            modulate(tokens, shift_mlp, scale_mlp, c.eps), [*grids, (frames, rows, columns)]
+        )
+    out = dit.head(tokens[:, n:], embedded[:, 1:])
+    out = out.view(batch, frames, rows, columns, -1).permute(0, 4, 1, 2, 3)
+    # data ~ N(guide where it saw, deviation^2), seen through noise: precisions add up
+    unseen, seen = dit.prior_deviation.square().view(2, 1, -1, 1, 1, 1)
+    level = sigma.float().view(-1, 1, 1, 1, 1)
+    variance = torch.where(given["valid"] > 0, seen, unseen)
+    precision = 1 / variance + ((1 - level) / level) ** 2
+    mean = (given["guide"] * given["valid"] / variance + (1 - level) / level**2 * x) / precision
+    return mean + out / precision.sqrt()
+
+
+@pytest.mark.parametrize(("attention", "see_target"), [("cached", False), ("joint", True)])
+def test_history_attention_equals_one_long_sequence(attention, see_target, config, make_dit, inputs):
+    dit = make_dit(varied(config, history_attention=attention))
+    x, given = inputs(dit)
+    conditions = dit.prepare(**given)
+    for sigma in (SIGMA, SIGMA / 3):  # one preparation serves every noise level
+        expected = slow_forward(dit, x, sigma, given, see_target)
+        torch.testing.assert_close(dit(x, sigma, conditions), expected, atol=2e-5, rtol=1e-4)
+    assert (slow_forward(dit, x, SIGMA, given, not see_target) - dit(x, SIGMA, conditions)).abs().max() > 1e-3
+
+
+def test_cached_and_joint_differ_only_where_history_looks_at_the_target(config, make_dit, inputs):
+    """In one layer history has not yet seen the target, so that both forms agree; in two it has."""
+    for layers in (1, 2):
+        configs = [varied(config, layers=layers, history_attention=kind) for kind in ("cached", "joint")]
+        cached, joint = make_dit(configs[0]), make_dit(configs[1])
+        joint.load_state_dict(cached.state_dict())
+        x, given = inputs(cached)
+        difference = (cached(x, SIGMA, cached.prepare(**given)) - joint(x, SIGMA, joint.prepare(**given))).abs().max()
+        assert (difference < 2e-5) == (layers == 1)
+
+
+def test_history_noise_level_reaches_joint_history(config, make_dit, inputs):
+    dit = make_dit(varied(config, history_attention="joint"))
+    x, given = inputs(dit)
+    conditions = dit.prepare(**given)
+    assert not torch.allclose(dit(x, SIGMA, conditions), dit(x, SIGMA, conditions, history_sigma=0.1), atol=1e-3)
+
+
+# ---- packing ----------------------------------------------------------------------------------------------------------
+
+
+def test_coarse_kernels_start_as_the_fine_one_on_averaged_latents(config):
+    dit = DiT(varied(config, packing=Tiers(recent=((1, 1), (2, 2)), initial=4, old=(2, 2))))
+    latents = normal(1, 8, 3, 4, 8)
+    for ratio in (2, 4):
+        averaged = F.avg_pool3d(latents, (1, ratio, ratio))
+        coarse = dit.get_submodule(f"patch_embedding_{ratio}x")
+        torch.testing.assert_close(coarse(latents), dit.patch_embedding(averaged), atol=1e-5, rtol=1e-5)
+
+
+def test_the_token_count_never_grows(config, make_dit, make_history):
+    dit = make_dit(config)
+    history = still_history(normal(1, 8, 2, 4, 6), KEPT, *2 * [torch.zeros(1)], torch.ones(1, dtype=torch.bool))
+    seen = set()
+    for step in range(40):
+        block = make_history(config, 1, 2, first=2 * step)
+        history = append_tiers(history, block, config.dit.packing, [torch.Generator().manual_seed(step)])
+        tokens, coordinates, grids = dit.pack(history, torch.tensor([2 * step + 2]))
+        seen.add((tokens.shape, coordinates.shape, tuple(grids)))
+        assert coordinates[..., 0].max() == -1
+    fine, coarse = 4 * 6, 2 * 3
+    assert seen == {
+        ((1, fine + 5 * coarse, 32), (1, fine + 5 * coarse, 3), ((1, 2, 3), (2, 2, 3), (2, 2, 3), (1, 4, 6)))
+    }
+
+
+def test_old_history_keeps_its_true_age_up_to_a_limit(config, make_dit, make_history):
+    dit = make_dit(varied(config, max_age=9))
+    history = make_history(config, 1, KEPT, first=0)
+    _, coordinates, grids = dit.pack(history, torch.tensor([12]))
+    ages = torch.cat([-coordinates[0, :, 0].unique_consecutive().flip(0)])
+    assert ages.tolist() == [7, 8, 9]  # frames 5, 4, and 3 and older
+    assert sum(f * h * w for f, h, w in grids) == coordinates.shape[1]
+
+
+def test_absent_history_is_not_looked_at(config, make_dit, inputs):
+    dit = make_dit(config)
+    x, given = inputs(dit)
+    outputs = []
+    for seed in (0, 1):
+        history = replace(given["history"], latents=normal(*given["history"].latents.shape, seed=seed))
+        absent = replace(history, present=torch.zeros_like(history.present))
+        outputs.append(dit(x, SIGMA, dit.prepare(**{**given, "history": absent, "memory": dit.remember(absent)})))
+    assert torch.equal(*outputs)
+    assert not torch.allclose(outputs[0], dit(x, SIGMA, dit.prepare(**given)), atol=1e-3)
+    assert not dit.remember(absent).norm.any()
+
+
+# ---- the channel path -------------------------------------------------------------------------------------------------
+
+
+def parts(history: History, sizes: list[int]) -> list[History]:
+    edges = torch.tensor([0, *sizes]).cumsum(0).tolist()
+    batch = history.frame.shape[0]
+    return [history.select(torch.arange(a, b).repeat(batch, 1)) for a, b in pairwise(edges)]
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.9])
+@pytest.mark.parametrize("positions", ["view_sphere", "grid"])
+def test_carried_sums_equal_recomputed_ones(decay, positions, config, make_dit, make_history):
+    dit = make_dit(
+        varied(config, positions=positions, channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=decay))
+    )
+    everything = make_history(config, 2, 14)
+    memory, *blocks = (dit.remember(part) for part in parts(everything, [2, 2, 4, 2, 4]))
+    for block, kernels in zip(blocks, (1, 2, 1, 2)):
+        memory = memory.add(block, decay**kernels)
+    whole = dit.remember(everything)
+    torch.testing.assert_close(memory.total, whole.total, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(memory.norm, whole.norm, atol=1e-4, rtol=1e-4)
+    assert whole.total.abs().mean() > 1e-2
+
+
+def test_channel_attention_equals_its_quadratic_form_over_all_history(config, make_dit, make_history):
+    """Sums of ten frames and the target's own tokens, against weights computed pair by pair."""
+    dit = make_dit(config)
+    channel, decay, everything = dit.blocks[0].channel, config.dit.channel.decay, make_history(config, 2, 10)
+    memory = dit.remember(everything)
+    x, heads = normal(2, 24, config.dit.dim), config.dit.channel.heads
+    angle = normal(2, 1, seed=1).double()
+    table = rotary_table(
+        dit._memory_coordinates(torch.full((2, 1), 10.0), angle, angle, (1, 4, 6), (1, 1, 1)), dit.channel_frequencies
+    )
+
+    z = dit.channel_embedding(everything.latents)
+    last = slice(1, None, 2)
+    frame, yaw, pitch = (v[:, last] for v in (everything.frame.double(), everything.yaw, everything.pitch))
+    at = dit._memory_coordinates(frame, yaw, pitch, z.shape[2:], (2, 2, 2))
+    weight = decay ** torch.arange(4, -1, -1.0).repeat_interleave(2 * 3)
+    past_key, past_value = channel.keys_values(z.flatten(2).transpose(1, 2))
+    down = channel.down(x)
+    key, value = channel.keys_values(down)
+    query = channel.norm_q(channel.q(down)).relu().unflatten(-1, (heads, -1)).transpose(1, 2)
+    plain = torch.cat([past_key * weight[:, None], key], 2)
+    rotated = torch.cat(
+        [rotate(past_key, rotary_table(at, dit.channel_frequencies)) * weight[:, None], rotate(key, table)], 2
+    )
+    values = torch.cat([past_value, value], 2)
+    read = (
+        (rotate(query, table) @ rotated.transpose(-1, -2))
+        @ values
+        / (query @ plain.transpose(-1, -2)).sum(-1, keepdim=True)
+    )
+    expected = channel.up(channel.norm_out(read.transpose(1, 2).flatten(2)))
+    result = channel(x, (memory.total[0], memory.norm[0]), table)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-3)
+    alone = linear_read(query, (torch.zeros_like(memory.total[0]), torch.zeros_like(memory.norm[0])), table)
+    assert not torch.allclose(result, channel.up(channel.norm_out(alone.transpose(1, 2).flatten(2))), atol=1e-2)
+
+
+def test_a_part_of_a_kernel_is_padded_in_front(config, make_dit, make_history):
+    dit = make_dit(config)
+    odd = make_history(config, 1, 3)
+    whole = History(F.pad(odd.latents, (0, 0, 0, 0, 1, 0)), *(F.pad(v, (1, 0), value=True) for v in odd._rows))
+    for total, expected in zip(*((m.total, m.norm) for m in (dit.remember(odd), dit.remember(whole)))):
+        torch.testing.assert_close(total, expected)
+
+
+def test_no_memory_reads_the_target_alone(config, make_dit, inputs):
+    dit = make_dit(config)
+    x, given = inputs(dit)
+    empty = replace(given["memory"], total=0 * given["memory"].total, norm=0 * given["memory"].norm)
+    without = dit(x, SIGMA, dit.prepare(**{**given, "memory": None}))
+    assert torch.equal(without, dit(x, SIGMA, dit.prepare(**{**given, "memory": empty})))
+    assert not torch.allclose(without, dit(x, SIGMA, dit.prepare(**given)), atol=1e-3)
+
+
+# ---- conditions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_condition_matters(name, config, make_dit, inputs):
+    dit = make_dit(config)
+    x, given = inputs(dit)
+    other = {
+        "history": lambda: replace(given["history"], latents=given["history"].latents.flip(0)),
+        "memory": lambda: replace(given["memory"], total=given["memory"].total.flip(1)),
+        "target": lambda: replace(given["target"], yaw=given["target"].yaw + 0.5),
+    }.get(name, lambda: given[name].flip(0))()
+    changed = dit(x, SIGMA, dit.prepare(**{**given, name: other}))
+    assert not torch.allclose(changed, dit(x, SIGMA, dit.prepare(**given)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"history_attention": "joint"},
+        {"guide": False},
+        {"guide": False, "screen_embedding": False, "pooled_action": False},
+    ],
+    ids=["cached", "joint", "no guide", "bare"],
+)
+def test_repeating_conditions_equals_repeating_inputs(changes, config, make_dit, inputs):
+    dit = make_dit(varied(config, **changes))
+    _, given = inputs(dit)
+    x, sigma = normal(6, 8, 2, 4, 6, seed=9), torch.rand(6, generator=torch.Generator().manual_seed(1)).double()
+    expected = dit(x, sigma, dit.prepare(**repeated(given, 3)))
+    torch.testing.assert_close(dit(x, sigma, dit.prepare(**given).repeat(3)), expected, atol=1e-5, rtol=1e-5)
+    shuffled = dit.prepare(**{**given, "context": given["context"].flip(0)}).repeat(3)
+    assert not torch.allclose(dit(x, sigma, shuffled), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+def test_worlds_of_a_batch_do_not_mix(attention, config, make_dit, inputs):
+    dit = make_dit(varied(config, history_attention=attention))
+    x, given = inputs(dit)
+    both = dit(x, SIGMA, dit.prepare(**given))
+    alone = dit(x[1:], SIGMA[1:], dit.prepare(**only(given, 1)))
+    torch.testing.assert_close(alone, both[1:], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(alone, both[:1], atol=1e-2)
+
+
+def only(given: dict, world: int) -> dict:
+    """The inputs of one world out of a batch."""
+    pick = slice(world, world + 1)
+
+    def one(value):
+        if isinstance(value, Tensor):
+            return value[pick]
+        if isinstance(value, ChannelMemory):
+            return ChannelMemory(value.total[:, pick], value.norm[:, pick])
+        return replace(value, **{field.name: one(getattr(value, field.name)) for field in fields(value)})
+
+    return {name: one(value) for name, value in given.items()}
+
+
+def test_a_level_for_the_block_a_frame_or_a_token(config, make_dit, inputs):
+    dit = make_dit(config)
+    x, given = inputs(dit)
+    conditions = dit.prepare(**given)
+    frames = torch.tensor([[0.2, 0.9], [0.5, 0.5]], dtype=torch.float64)
+    tokens = frames.repeat_interleave(4 * 6, dim=1)
+    torch.testing.assert_close(dit(x, frames, conditions), dit(x, tokens, conditions), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(dit(x, frames, conditions)[1], dit(x, frames[:, 1], conditions)[1], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(dit(x, frames, conditions)[0], dit(x, frames[:, 1], conditions)[0], atol=1e-3)
+
+
+def test_a_needed_guide_is_asked_for(config, make_dit, inputs):
+    dit = make_dit(config)
+    _, given = inputs(dit)
+    with pytest.raises(ValueError, match="needs a guide"):
+        dit.prepare(**{**given, "guide": None})
+
+
+# ---- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+def test_every_parameter_has_a_gradient_and_checkpointing_keeps_it(attention, config, make_dit, inputs):
+    dit = make_dit(varied(config, history_attention=attention))
+    gradients = []
+    for checkpointing in (False, True):
+        dit.activation_checkpointing = checkpointing
+        dit.zero_grad()
+        x, given = inputs(dit)
+        absent = given["history"].present.clone()
+        absent[:, 1] = False  # the learned token of an absent frame is used too
+        given["history"] = replace(given["history"], present=absent)
+        dit(x, SIGMA, dit.prepare(**given)).square().mean().backward()
+        gradients.append(
+            {name: p.grad.clone() for name, p in dit.named_parameters() if p.grad is not None and p.grad.any()}
+        )
+    # the last layer's history tokens are read as keys and values only where history is cached
+    assert gradients[0].keys() == dict(dit.named_parameters()).keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_a_network_can_be_planned_without_memory(config):
+    with torch.device("meta"):
+        dit = DiT(config)
+    assert all(parameter.is_meta for parameter in dit.parameters())
+    assert not any(frequency.is_meta for frequency in dit.frequencies)

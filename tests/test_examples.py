@@ -1,0 +1,123 @@
+"""What a new user runs first works, and what they read first is true."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+import agents.random
+from world_model.actions import Action
+from yume_gym.hud import Shot, contact_sheet, draw_hud
+
+ROOT = Path(__file__).parent.parent
+
+
+def load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+walk = load_script(ROOT / "examples" / "walk.py")
+
+
+def test_walk_writes_a_film_and_a_sheet(weights_folder, tmp_path, capsys) -> None:
+    walk.main(["--model", str(weights_folder), "--steps", "5", "--zoom", "8", "--out", str(tmp_path / "new")])
+    film = iio.imread(tmp_path / "new" / "walk.mp4")
+    assert film.shape == (1 + 5 * 4, 8 * 32, 8 * 48, 3)
+    assert iio.immeta(tmp_path / "new" / "walk.mp4")["fps"] == 8
+    sheet = iio.imread(tmp_path / "new" / "walk.png")
+    assert sheet.shape == (3 * (8 * 32 + 4) - 4, 8 * (8 * 48 + 4) - 4, 3)
+    printed = capsys.readouterr().out
+    assert re.search(r"20 frames dreamed in [\d.]+ s: [\d.]+ frames/s, [\d.]+ x real time", printed)
+
+
+def test_twin_is_the_street_below(weights_folder, tmp_path) -> None:
+    walk.main(["--model", str(weights_folder), "--steps", "2", "--zoom", "4", "--twin", "--out", str(tmp_path)])
+    film = iio.imread(tmp_path / "walk.mp4")
+    assert film.shape[1:] == (2 * 4 * 32, 4 * 48, 3)
+    dream, street = np.split(iio.imread(tmp_path / "walk.png")[: 2 * 4 * 32 + 4, : 4 * 48], [4 * 32 + 4])
+    assert (dream[: 4 * 32] == street).all()  # both start from the same picture
+
+
+def test_walk_goes_on_turns_and_begins_again() -> None:
+    actions = walk.walk_actions(40)
+    assert len(actions) == 40
+    assert sum(action.walk[0] == 1 for action in actions) >= 20
+    assert {action.turn[0] for action in actions} == {-1, 0, 1}
+    assert walk.walk_actions(120)[80:] == actions
+    assert walk.walk_actions(3) == [Action.from_keys("W")] * 3
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--twin", "--text", "a street"]])
+def test_walk_refuses(arguments: list[str], capsys) -> None:
+    with pytest.raises(SystemExit):
+        walk.main(arguments)
+    assert "error:" in capsys.readouterr().err
+
+
+def test_hud_shows_what_is_held_and_what_happens() -> None:
+    frame = np.full((64, 96, 3), 90, np.uint8)
+    nothing = draw_hud(Shot(frame))
+    assert nothing.shape == (256, 384, 3)
+    bright = {}
+    for keys, look in (("W", ""), ("A", ""), ("W+D", ""), ("", "→"), ("", "↑→")):
+        changed = (draw_hud(Shot(frame, keys, look)) != nothing).any(-1)
+        assert changed[:180].sum() == 0  # keys are drawn at the bottom
+        sides = changed[:, :192].sum(), changed[:, 192:].sum()
+        assert [count > 0 for count in sides] == [bool(keys), bool(look)]
+        bright[keys + look] = changed.sum()
+    assert bright["W+D"] > 1.5 * bright["W"] and bright["↑→"] > 1.5 * bright["→"]
+    event = (draw_hud(Shot(frame, event="night falls")) != nothing).any(-1)
+    assert event[:30].sum() > 1000 and event[30:].sum() == 0
+
+
+def test_contact_sheet_places_pictures() -> None:
+    pictures = [np.full((3, 5, 3), value, np.uint8) for value in (10, 20, 30)]
+    sheet = contact_sheet([pictures[:2], pictures[2:]], gap=2)
+    assert sheet.shape == (8, 12, 3)
+    assert (sheet[:3, :5] == 10).all() and (sheet[:3, 7:] == 20).all() and (sheet[5:, :5] == 30).all()
+    assert (sheet[3:5] == 255).all() and (sheet[5:, 5:] == 255).all()
+
+
+def test_random_agent(weights_folder, capsys) -> None:
+    agents.random.main(["--steps", "3", "--arguments", f'{{"model": "{weights_folder}", "reward": "motion"}}'])
+    first = capsys.readouterr().out
+    assert re.search(r"unfinished episode: return [\d.]+\n[\d.]+ steps/s over 3 steps", first)
+    agents.random.main(["--steps", "3", "--arguments", f'{{"model": "{weights_folder}", "reward": "motion"}}'])
+    assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
+
+
+def test_random_agent_counts_episodes(capsys) -> None:
+    agents.random.main(["--env", "YumeStreetBeacon-v0", "--steps", "62"])
+    assert re.search(r"^episode 0: return -?[\d.]+$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_environment_page_is_the_docstrings() -> None:
+    script = load_script(ROOT / "docs" / "environment.py")
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(), "the docstrings changed: run `make docs`"
+
+
+def test_readme_links_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_readme_usage_runs(weights_folder, monkeypatch) -> None:
+    """The first Python block of the README, on the small world."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert code is not None
+    small = code[1].replace('"YumeWorld-v0"', f'"YumeWorld-v0", model="{weights_folder}"')
+    assert small != code[1]
+    exec(compile(small, "README.md", "exec"), {})

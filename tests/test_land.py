@@ -1,0 +1,101 @@
+"""From a run to a folder of weights that users load."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from train import foundation
+from train.foundation import Settings
+from train.land import STARTS, land, load_average, starting_pictures
+from train.loop import Run
+from world_model.actions import Action
+from world_model.dit import DiT
+from world_model.model import WorldModel
+from world_model.text import Conditioning
+from world_model.vae import build_vae
+
+SETTINGS = Settings(batch=2, draws=1, pool=3, warmup=1, ema=0.6)
+
+
+@pytest.fixture(scope="module")
+def run_folder(config, data_folder, vae_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    foundation.train(config, data_folder, vae_folder, folder, SETTINGS, 4, None, None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def landed(config, run_folder, vae_folder, data_folder, tmp_path_factory):
+    """(folder of weights, its evaluation)"""
+    folder = tmp_path_factory.mktemp("landed") / "debug"
+    return folder, land(config, run_folder, vae_folder, data_folder, folder, [run_folder])
+
+
+def test_the_average_of_a_run_is_found(config, run_folder):
+    average, facts = load_average(config, run_folder)
+    dit = DiT(config)
+    run = Run(
+        "foundation", config, SETTINGS, run_folder, {"dit": dit}, foundation.optimizers(dit, 1e-3, 0.0), {"dit": 0.6}
+    )
+    own = run.ema["dit"].module.state_dict()
+    assert own.keys() == average.state_dict().keys()
+    assert all(torch.equal(value, own[name]) for name, value in average.state_dict().items())
+    raw = dit.state_dict()
+    assert any(not torch.equal(value, raw[name]) for name, value in own.items())  # it is not the last step's weights
+    assert facts["stage"] == "first" and facts["steps"] == 4
+    assert facts["settings"]["pool"] == 3
+
+
+def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder, frozen_vae):
+    """Bitwise, but for the rounding of weights to float16 on disk."""
+    model = WorldModel.load(landed[0], device="cpu")
+    average = load_average(config, run_folder)[0].half().float()
+    vae = build_vae(config.vae).eval()
+    vae.load_state_dict({name: value.half().float() for name, value in frozen_vae.state_dict().items()})
+    conditioning = Conditioning(config.text, Conditioning(config.text).actions.half().float())
+    expected = WorldModel(config, average, vae, conditioning)  # type: ignore[arg-type]
+
+    def walk(world_model: WorldModel) -> np.ndarray:
+        state = world_model.start([model.starting_image(0), None], ["", "a street at night"], [1, 2])
+        frames = []
+        for keys in ("W", "D"):
+            actions = [Action.from_keys(keys, "→"), Action.from_keys("S")]
+            state, shown = world_model.step(state, actions, ["heavy rain", None])
+            frames.append(shown)
+        return np.concatenate(frames, axis=1)
+
+    np.testing.assert_array_equal(walk(model), walk(expected))
+
+
+def test_manifest_tells_how_the_weights_were_made(landed, config):
+    folder, figures = landed
+    facts = json.loads((folder / "manifest.json").read_text())
+    assert [stage["steps"] for stage in facts["training"]] == [4, 4]  # what was continued, then the run itself
+    assert facts["training"][1]["settings"]["ema"] == 0.6
+    assert facts["autoencoder"] == {"steps": 0}
+    assert set(facts["files"]) == {
+        "config.json", "dit.safetensors", "vae.safetensors", "text.safetensors", "starts.png"
+    }  # fmt: skip
+    assert set(figures) == {"psnr/block1", "psnr/blocks2-4", "psnr/rest", "psnr/still_block1"}
+    assert all(np.isfinite(value) for value in figures.values())
+    assert facts["evaluation"]["psnr/still_block1"] == round(figures["psnr/still_block1"], 2)
+
+
+def test_starting_pictures_are_many_and_unlike(landed, config):
+    strip = np.asarray(Image.open(landed[0] / "starts.png"))
+    pictures = strip.reshape(len(STARTS), config.height, config.width, 3).astype(int)
+    assert all(abs(a - b).mean() > 5 for i, a in enumerate(pictures) for b in pictures[:i])
+    night = [sky[0] == "night" for sky in STARTS]
+    brightness = pictures.mean(axis=(1, 2, 3))
+    assert brightness[night].max() < brightness[np.logical_not(night)].mean()
+    np.testing.assert_array_equal(starting_pictures(config), strip)
+
+
+def test_a_folder_without_a_checkpoint_is_refused(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="train first"):
+        load_average(config, tmp_path)

