@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -47,7 +48,9 @@ class Block(nn.Module):
         self.ffn = ConvMLP(c.dim, c.ffn_dim, c.mlp_conv)
         self.modulation = nn.Parameter(torch.randn(1, 6, c.dim) / c.dim**0.5)
         with torch.no_grad():
-            self.modulation[:, [2, 5]] += 1.0  # open gates: a fresh model that starts nearly closed learns several times slower
+            self.modulation[:, [2, 5]] += (
+                1.0  # open gates: a fresh model that starts nearly closed learns several times slower
+            )
 
     def forward(
         self, x: Tensor, time: Tensor, context: KeyValue, table: Tensor, grids: list[Grid], past: KeyValue | None = None,
@@ -63,12 +66,13 @@ class Block(nn.Module):
         key, value = self.self_attn.keys_values(normed)
         key = rotate(key, table)
         seen = (key, value) if past is None else (torch.cat([past[0], key], 2), torch.cat([past[1], value], 2))
-        x = x + (self.self_attn.attend(query, seen) * v[2]).to(x.dtype)
+        x = torch.addcmul(x, self.self_attn.attend(query, seen), v[2].to(x.dtype))
         x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), context)
         if self.channel is not None and memory is not None and memory_table is not None:
-            history, target = x.split([x.shape[1] - memory_table.shape[-2], memory_table.shape[-2]], dim=1)
-            x = torch.cat([history, target + self.channel(target, memory, memory_table)], dim=1)
-        x = x + (self.ffn(modulate(x, v[3], v[4], self.eps), grids) * v[5]).to(x.dtype)
+            own = x.shape[1] - memory_table.shape[-2]
+            read = self.channel(x[:, own:], memory, memory_table)
+            x = x + (F.pad(read, (0, 0, own, 0)) if own else read)
+        x = torch.addcmul(x, self.ffn(modulate(x, v[3], v[4], self.eps), grids), v[5].to(x.dtype))
         return x, (key, value)
 
 

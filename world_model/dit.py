@@ -44,7 +44,6 @@ class Conditions:
     tokens: Tensor | None  # embedded history [B, n, D] if attention is "joint"
     grids: list[Grid]  # of the history groups
     table: Tensor  # rotary table of the tokens attended to together with the target
-    target_table: Tensor
     memory: ChannelMemory | None
     memory_table: Tensor | None
     bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and the guide
@@ -62,8 +61,8 @@ class Conditions:
 
         return Conditions(
             pairs(self.context), pairs(self.history), again(self.tokens), self.grids,
-            again(self.table, 1), again(self.target_table, 1),  # type: ignore[arg-type]
-            self.memory.repeat(times) if self.memory else None, again(self.memory_table, 1),
+            again(self.table),  # type: ignore[arg-type]
+            self.memory.repeat(times) if self.memory else None, again(self.memory_table),
             again(self.bias), again(self.pooled),
             (again(self.prior[0]), again(self.prior[1])) if self.prior else None,  # type: ignore[arg-type]
         )  # fmt: skip
@@ -287,7 +286,7 @@ class DiT(nn.Module):
             memory = memory or self._no_memory(context)
         return Conditions(
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
-            rotary_table(own, self.frequencies), memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
+            memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
             self.action_embedding(pooled) if self.action_embedding is not None and pooled is not None else None,
             self._prior(guide, valid) if guide is not None and valid is not None else None,
         )  # fmt: skip

@@ -23,13 +23,15 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
+        wide = x.float()
+        power = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square() / x.shape[-1]
+        return (wide * torch.rsqrt(power + self.eps)).to(x.dtype) * self.weight
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm without affine, in float32, then AdaLN's scale and shift."""
     normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
-    return (normed * (1 + scale) + shift).to(x.dtype)
+    return torch.addcmul(shift.to(normed.dtype), normed, 1 + scale.to(normed.dtype)).to(x.dtype)
 
 
 def sinusoid(position: Tensor, dim: int) -> Tensor:
@@ -62,16 +64,15 @@ def axis_frequencies(head_dim: int, positions: str) -> list[Tensor]:
 
 
 def rotary_table(coordinates: Tensor, frequencies: list[Tensor]) -> Tensor:
-    """[2, B, 1, L, d/2] float32 cosines and sines of coordinates [B, L, 3] float64 (frame, row or elevation, column or azimuth)."""
+    """[B, 1, L, d/2] complex64 rotations of coordinates [B, L, 3] float64 (frame, row or elevation, column or azimuth)."""
     angle = torch.cat([coordinates[..., i, None] * f.to(coordinates.device) for i, f in enumerate(frequencies)], dim=-1)
-    return torch.stack([angle.cos(), angle.sin()])[:, :, None].float()
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[:, None]
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Applies rotary positions to interleaved pairs: x [B, H, L, d], table [2, B, 1, L, d/2]."""
-    cos, sin = table.unbind(0)
-    even, odd = x[..., 0::2].float(), x[..., 1::2].float()
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).to(x.dtype)
+    """Applies rotary positions to interleaved pairs: x [B, H, L, d], table [B, 1, L, d/2] complex64."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 
 def view_directions(
@@ -133,7 +134,9 @@ class ConvMLP(nn.Sequential):
 
     def forward(self, x: Tensor, grids: list[tuple[int, int, int]]) -> Tensor:  # type: ignore[override]
         x = self[0](x)
-        if self.conv is not None:
+        if self.conv is not None and len(grids) == 1:
+            x = self._convolve(x, grids[0])
+        elif self.conv is not None:
             parts = x.split([f * h * w for f, h, w in grids], dim=1)
             x = torch.cat([self._convolve(part, grid) for part, grid in zip(parts, grids)], dim=1)
         return self[2](self[1](x))
