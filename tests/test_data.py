@@ -359,7 +359,7 @@ def test_the_guide_of_a_block_starts_from_the_frame_before_it(walks: list, autoe
     video = torch.from_numpy(walk.frames.copy()).permute(3, 0, 1, 2).float() / 127.5 - 1
     told = {}
 
-    def still(vae, picture, yaw, pitch, yaws, pitches, moves, camera):  # type: ignore[no-untyped-def]
+    def still(vae, picture, yaw, pitch, yaws, pitches, moves, camera, depths):  # type: ignore[no-untyped-def]
         told.update(yaw=yaw, yaws=yaws, moves=moves)
         shown = picture[:, :, None].expand(-1, -1, DEBUG.frames_per_block, -1, -1)
         return vae.encode(shown), torch.ones(len(picture), 1, DEBUG.block_latents, *DEBUG.latent_size)

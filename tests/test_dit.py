@@ -293,8 +293,8 @@ def test_every_condition_matters(name, config, make_dit, inputs):
     [
         {},
         {"history_attention": "joint"},
-        {"guide": False},
-        {"guide": False, "screen_embedding": False, "pooled_action": False},
+        {"guide": ()},
+        {"guide": (), "screen_embedding": False, "pooled_action": False},
     ],
     ids=["cached", "joint", "no guide", "bare"],
 )
@@ -379,3 +379,21 @@ def test_a_network_can_be_planned_without_memory(config):
         dit = DiT(config)
     assert all(parameter.is_meta for parameter in dit.parameters())
     assert not any(frequency.is_meta for frequency in dit.frequencies)
+
+
+def test_several_guides_are_mixed_place_by_place(config, make_dit, inputs):
+    """At pure noise, with a silent head, the answer is the guides' mixture that the choice asks for; shares sum to one."""
+    dit = make_dit(varied(config, guide=(4.0, 12.0, 30.0)))
+    x, given = inputs(make_dit(config))
+    latents = torch.stack([given["guide"] + depth for depth in range(3)], dim=1)
+    given["guide"], given["valid"] = latents.flatten(1, 2), torch.ones_like(given["valid"]).expand(-1, 3, -1, -1, -1)
+    torch.nn.init.zeros_(dit.head.head.weight)
+    torch.nn.init.zeros_(dit.head.head.bias)
+    conditions = dit.prepare(**given)
+    mixed = dit(x, torch.ones(len(x)), conditions) - given["guide"][:, : x.shape[1]]
+    torch.testing.assert_close(mixed, mixed[:, :1].expand_as(mixed), atol=1e-5, rtol=1e-4)  # one share for all channels
+    assert mixed.min() > 0 and mixed.max() < 2 and mixed.std() > 0.01
+    with torch.no_grad():
+        dit.guide_choice.weight.zero_()
+        dit.guide_choice.bias.copy_(torch.tensor([-50.0, -50.0, 50.0]))
+    torch.testing.assert_close(dit(x, torch.ones(len(x)), conditions), latents[:, 2], atol=1e-5, rtol=1e-5)

@@ -82,7 +82,9 @@ def test_the_gaussian_posterior_weighs_prior_and_observation_by_their_precision(
     posterior, deviation = flow.gaussian_posterior(x, torch.tensor(sigma), mean, torch.tensor(variance))
     precision = 1 / variance + ((1 - sigma) / sigma) ** 2
     torch.testing.assert_close(deviation**2, torch.tensor(1 / precision, dtype=deviation.dtype))
-    torch.testing.assert_close(posterior, (mean / variance + (1 - sigma) / sigma**2 * x) / precision, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        posterior, (mean / variance + (1 - sigma) / sigma**2 * x) / precision, atol=1e-5, rtol=1e-5
+    )
 
 
 def test_the_gaussian_posterior_is_the_best_linear_denoiser():

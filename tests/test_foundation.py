@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,9 +49,12 @@ def trainer(config, corpus, frozen_vae) -> Trainer:
 class Oracle:
     """Stands for a DiT that knows data and noise, but errs by `error`."""
 
-    def __init__(self, prediction: str, data: Tensor, noise: Tensor, error: float = 0.0) -> None:
+    def __init__(
+        self, prediction: str, data: Tensor, noise: Tensor, error: Tensor | float = 0.0, spread: Tensor | None = None
+    ) -> None:
         self.config = SimpleNamespace(dit=SimpleNamespace(prediction=prediction))
         self.answer = (data if prediction == "data" else noise - data) + error
+        self.prior_deviation = None if spread is None else torch.stack([spread, torch.zeros_like(spread)])
         self.seen: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, conditions: object) -> Tensor:
@@ -80,6 +85,32 @@ def test_errors_weigh_as_their_noise_level_says(sample):
     assert float(loss) == pytest.approx(0.04 * np.mean([1 / 1.0, 1 / 0.5, 1 / 0.4]), rel=1e-5)
     loss = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
     assert float(loss) == pytest.approx(0.04, rel=1e-5)
+
+
+def test_errors_weigh_as_strong_as_their_channel(sample):
+    data, noise, _ = sample
+    one, spread = torch.ones(3, dtype=torch.float64), torch.tensor([3.0, 1.0])
+    for channel, weight in ((0, 1.5), (1, 0.5)):
+        error = torch.zeros(3, 2, 1, 2, 2)
+        error[:, channel] = 0.2
+        oracle = Oracle("data", data, noise, error, spread)
+        loss = flow_loss(oracle, None, data, one, noise, floor=0.4)  # type: ignore[arg-type]
+        assert float(loss) == pytest.approx(0.04 * weight / 2, rel=1e-5)
+
+
+def test_what_to_beat_is_the_loss_of_a_network_that_adds_nothing(trainer, config, make_dit):
+    """A data prediction with a silent head is the linear estimate itself."""
+    dit = make_dit(config)
+    silent = copy.deepcopy(dit)
+    for parameter in silent.head.head.parameters():
+        parameter.detach().zero_()
+    losses = []
+    for network in (dit, silent):
+        fresh = Trainer(config, trainer.corpus, trainer.vae, QUICK)
+        losses.append(fresh.step(network, 0))
+    assert losses[1][0].item() == pytest.approx(losses[1][1], rel=1e-5)
+    assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-6)
+    assert losses[0][0].item() != pytest.approx(losses[0][1], rel=1e-3)
 
 
 def test_noise_levels_are_shifted_towards_noise():
@@ -130,7 +161,7 @@ def test_noise_can_be_switched_off(off, batch):
 def test_every_part_of_the_network_learns(trainer, config, make_dit):
     dit = make_dit(config)
     for number in range(8):
-        loss = trainer.step(dit, number)
+        loss, _ = trainer.step(dit, number)
         assert loss.isfinite() and loss > 0
         loss.backward()
     silent = {name for name, p in dit.named_parameters() if p.grad is None or not p.grad.any()}
@@ -162,10 +193,10 @@ def test_nobody_dreams_before_it_is_time(config, corpus, frozen_vae, make_dit):
 
 def test_a_step_depends_on_its_number_and_the_pool_alone(config, corpus, frozen_vae, make_dit):
     dit = make_dit(config)
-    first = Trainer(config, corpus, frozen_vae, QUICK).step(dit, 5)
+    first = Trainer(config, corpus, frozen_vae, QUICK).step(dit, 5)[0]
     torch.manual_seed(1)
-    assert torch.equal(Trainer(config, corpus, frozen_vae, QUICK).step(dit, 5), first)
-    assert not torch.equal(Trainer(config, corpus, frozen_vae, QUICK).step(dit, 6), first)
+    assert torch.equal(Trainer(config, corpus, frozen_vae, QUICK).step(dit, 5)[0], first)
+    assert not torch.equal(Trainer(config, corpus, frozen_vae, QUICK).step(dit, 6)[0], first)
 
 
 def test_overfits_one_batch(config, corpus, frozen_vae, make_dit):
@@ -175,13 +206,14 @@ def test_overfits_one_batch(config, corpus, frozen_vae, make_dit):
     dit.prior_deviation.copy_(corpus.prior_deviation(frozen_vae))
     losses, both = [], optimizers(dit, 1e-2, 0.0)
     for _ in range(40):
-        loss = Trainer(config, corpus, frozen_vae, replace(QUICK, batch=3)).step(dit, 0)
+        loss, untrained = Trainer(config, corpus, frozen_vae, replace(QUICK, batch=3)).step(dit, 0)
         loss.backward()
         for optimizer in both:
             optimizer.step()
             optimizer.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.4 * losses[0]
+    assert losses[-1] < 0.8 * untrained
 
 
 # ---- evaluation -------------------------------------------------------------------------------------------------------
@@ -232,22 +264,34 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
-def test_training_resumes_exactly(config, data_folder, vae_folder, tmp_path, capsys):
+class Stopped(Run):
+    """A run that is stopped after three steps of however many."""
+
+    def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
+        for step in super().steps(last, minutes):
+            yield step
+            if step == 2:
+                return
+
+
+def test_training_resumes_exactly(config, data_folder, vae_folder, tmp_path, monkeypatch, capsys):
     """6 steps at once equal 3 and, from the checkpoint alone, 3 more: weights, EMA, optimizers and worlds, bit for bit."""
 
-    def run(name: str, steps: int) -> dict[str, Tensor]:
-        train(config, data_folder, vae_folder, tmp_path / name, QUICK, steps, None, None)
+    def run(name: str) -> dict[str, Tensor]:
+        train(config, data_folder, vae_folder, tmp_path / name, QUICK, 6, None, None)
         return leave(tmp_path / name)
 
-    whole, half = run("whole", 6), run("parts", 3)
+    whole = run("whole")
     assert any(name.startswith("pool.pt/past") for name in whole)
     assert any(name.startswith("optimizer") and "momentum" in name for name in whole)
-    assert not equal(whole, half)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "Run", Stopped)
+        assert not equal(run("parts"), whole)
     shutil.copytree(tmp_path / "parts", tmp_path / "forgetful")
-    assert equal(run("parts", 6), whole)
+    assert equal(run("parts"), whole)
 
     (tmp_path / "forgetful" / "checkpoint" / "pool.pt").unlink()  # as runs of before left it
-    assert not equal(run("forgetful", 6), whole)
+    assert not equal(run("forgetful"), whole)
     assert "holds no pool" in capsys.readouterr().out
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState, place_state
-from world_model.rollout import Worlds, join_worlds, split_worlds
+from world_model.rollout import Worlds, generator, join_worlds, split_worlds
 
 WALK, BACK, TURN = Action.from_keys("W"), Action.from_keys("S"), Action.from_keys("", "→")
 RAIN = "a heavy rainstorm begins"
@@ -152,6 +152,22 @@ def test_a_seed_decides_everything_and_another_seed_differs(world_model, picture
 
     assert frames(1) == frames(1) == frames(np.int64(1))
     assert frames(2) != frames(1)
+
+
+def test_no_two_blocks_share_a_random_stream(world_model, pictures, monkeypatch):
+    """Noise and the draws of old frames have a stream of their own in every world and every step."""
+    keys = []
+
+    def recorded(*key):
+        keys.append(key)
+        return generator(*key)
+
+    for module in ("model", "rollout"):
+        monkeypatch.setattr(f"world_model.{module}.generator", recorded)
+    state = world_model.start([pictures[0], None], ["", "a park"], [1, 2])
+    for _ in range(2):
+        state, _ = world_model.step(state, [WALK, TURN])
+    assert len(keys) == len(set(keys)) == 2 + 2 * 2 * 2  # the text start, then two streams a world and step
 
 
 def test_whatever_else_runs_in_the_process_changes_nothing(world_model, world, pictures):

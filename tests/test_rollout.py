@@ -91,6 +91,7 @@ def test_noise_of_a_world_is_its_own_in_any_batch(config):
     batch = block_noise(config, [1, 2, 1], [4, 4, 5])
     assert batch.shape == (3, 8, 2, 4, 6)
     assert torch.equal(block_noise(config, [2], [4])[0], batch[1])
+    assert not torch.equal(batch[0], batch[1])
     assert not torch.equal(batch[0], batch[2])
     assert abs(float(batch.std()) - 1) < 0.1
 
@@ -168,11 +169,13 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
 
 @torch.no_grad()
 def test_a_worlds_size_never_grows(dit, vae, worlds, context, pooled):
-    sizes = {tuple(t.shape for t in tensors(worlds))}
+    sizes, frames = {tuple(t.shape for t in tensors(worlds))}, worlds.history.latents.shape[2]
     for step in range(12):
         worlds, _, _ = dream(dit, vae, worlds, context, pooled, step)
         sizes.add(tuple(t.shape for t in tensors(worlds)))
-        assert worlds.history.frame[0, 0] == -6  # the first frame is kept for ever
+        assert worlds.frame.tolist() == 2 * [2 * step + 2]
+        assert worlds.history.frame[:, 3:].tolist() == 2 * [[2 * step - 1, 2 * step, 2 * step + 1]]
+        assert worlds.history.frame[0, 0] == -frames  # the first frame is kept for ever
     assert len(sizes) == 1
     assert all(t.isfinite().all() for t in tensors(worlds) if t.is_floating_point())
 
@@ -189,7 +192,7 @@ def conditions_of(dit, vae, worlds, context, pooled):
 @pytest.mark.parametrize("prediction", ["data", "velocity"])
 def test_denoising_is_euler_on_the_velocity(prediction, dit, vae, config, make_dit, worlds, context, pooled):
     if prediction == "velocity":
-        dit = make_dit(replace(config, dit=replace(config.dit, prediction="velocity", guide=False)))
+        dit = make_dit(replace(config, dit=replace(config.dit, prediction="velocity", guide=())))
     conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
     x = noise.double()
     for before, after in pairwise(SIGMAS):

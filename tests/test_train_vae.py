@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,14 @@ QUICK = Settings(batch=3, ema=0.9)
 @pytest.fixture(scope="module")
 def clips(config, data_folder) -> Clips:
     return Clips(data_folder, 6)
+
+
+@pytest.fixture(scope="module")
+def untrained(config, data_folder, tmp_path_factory) -> Path:
+    """A run of no steps: the PCA."""
+    folder = tmp_path_factory.mktemp("untrained")
+    train(config, data_folder, folder, QUICK, 0, None)
+    return folder
 
 
 def test_clips_depend_on_their_key_alone(clips):
@@ -70,29 +79,25 @@ def test_loss_is_zero_for_a_perfect_picture_and_sees_edges():
     assert float(reconstruction_loss(video + stripes, video)) == pytest.approx(brighter + 0.2, abs=1e-5)
 
 
-def test_latents_are_settled_before_the_decoder_learns(config, data_folder, tmp_path):
+def test_latents_are_settled_before_the_decoder_learns(config, data_folder, untrained, tmp_path):
     """The encoder is the PCA of the first moment: latents encoded early stay valid while the decoder gets better."""
-    train(config, data_folder, tmp_path / "none", QUICK, 0, None)
-    train(config, data_folder, tmp_path / "some", QUICK, 100, None)
-    early, later = (load_file(tmp_path / name / "vae.safetensors") for name in ("none", "some"))
+    train(config, data_folder, tmp_path, QUICK, 100, None)
+    early, later = (load_file(folder / "vae.safetensors") for folder in (untrained, tmp_path))
     for name in ("to_latent.weight", "to_latent.bias", "mean", "scale"):
         assert torch.equal(early[name], later[name])
     assert not torch.equal(early["to_pixels.weight"], later["to_pixels.weight"])
     assert later["decoder.0.conv1.weight"].ne(early["decoder.0.conv1.weight"]).any()
-    before, after = (
-        json.loads((tmp_path / name / "vae.json").read_text())["vae_training"] for name in ("none", "some")
-    )
+    before, after = (json.loads((folder / "vae.json").read_text())["vae_training"] for folder in (untrained, tmp_path))
     assert (before["steps"], after["steps"]) == (0, 100)
     assert after["psnr_held_out"] > before["psnr_held_out"] + 0.3
-    assert (tmp_path / "some" / "sheets" / "vae.png").exists()
-    loaded, _ = load_vae(config, tmp_path / "some")
+    assert (tmp_path / "sheets" / "vae.png").exists()
+    loaded, _ = load_vae(config, tmp_path)
     assert torch.equal(loaded.get_parameter("to_pixels.weight"), later["to_pixels.weight"])  # type: ignore[attr-defined]
     assert not any(p.requires_grad for p in loaded.parameters())  # type: ignore[attr-defined]
 
 
-def test_normalised_latents_have_unit_variance(config, data_folder, tmp_path):
-    train(config, data_folder, tmp_path, QUICK, 0, None)
-    loaded, _ = load_vae(config, tmp_path)
+def test_normalised_latents_have_unit_variance(config, data_folder, untrained):
+    loaded, _ = load_vae(config, untrained)
     with torch.no_grad():
         latents = loaded.encode(Clips(data_folder, 6).draw(100, "other"))
     spread = latents.transpose(0, 1).flatten(1)

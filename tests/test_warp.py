@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from world_model.camera import CameraConfig, rotation
-from world_model.warp import FAR, guide_block, warp
+from world_model.warp import guide_block, warp
+
+FAR = 14.0  # metres
 
 CAMERA = CameraConfig()
 HEIGHT, WIDTH = 64, 96
@@ -32,7 +34,7 @@ def moved(yaw=0.0, pitch=0.0, new_yaw=0.0, new_pitch=0.0, walk=(0.0, 0.0), pictu
     one = (torch.tensor([value], dtype=torch.float64) for value in (yaw, pitch))
     two = (torch.tensor([[value]], dtype=torch.float64) for value in (new_yaw, new_pitch))
     walked = torch.tensor([[walk]], dtype=torch.float64)
-    video, valid = warp(ramps() if picture is None else picture, *one, *two, walked, CAMERA)
+    video, valid = warp(ramps() if picture is None else picture, *one, *two, walked, CAMERA, FAR)
     return video[0, :, 0], valid[0, 0, 0]
 
 
@@ -124,7 +126,9 @@ def test_what_was_out_of_view_is_marked():
     middle = valid[HEIGHT // 2]
     assert middle[: int(edge)].all()
     assert not middle[int(edge) + 1 :].any()
-    assert not moved(new_yaw=math.pi)[1].any()
+    odd = torch.zeros(1, 3, 33, 49)  # its middle pixel lies on the axis itself
+    for behind in (moved(new_yaw=math.pi), moved(new_yaw=math.pi, picture=odd)):
+        assert not behind[1].any()
 
 
 def test_worlds_and_views_are_warped_each_by_its_own_command():
@@ -132,7 +136,7 @@ def test_worlds_and_views_are_warped_each_by_its_own_command():
     yaw, pitch = torch.tensor([0.3, -0.4]), torch.tensor([0.0, 0.1])
     yaws, pitches = torch.tensor([[0.4, 0.5], [-0.4, -0.3]]), torch.tensor([[0.0, 0.1], [0.2, 0.1]])
     walked = torch.tensor([[[0.1, 0.2], [0.2, 0.3]], [[0.0, -0.2], [0.0, -0.4]]])
-    video, valid = warp(pictures, yaw, pitch, yaws, pitches, walked, CAMERA)
+    video, valid = warp(pictures, yaw, pitch, yaws, pitches, walked, CAMERA, FAR)
     for world, view in np.ndindex(2, 2):
         one, seen = moved(
             float(yaw[world]), float(pitch[world]), float(yaws[world, view]), float(pitches[world, view]),
@@ -149,9 +153,11 @@ def test_the_guide_of_a_block_is_the_encoded_warp(config, make_vae, make_videos)
     frames = config.frames_per_block
     still, turning = torch.zeros(1), 0.3 * torch.arange(1, frames + 1)[None] / frames
     given = (picture, still, still, turning, torch.zeros(1, frames), torch.zeros(1, frames, 2), config.camera)
-    latents, valid = guide_block(vae, *given)
-    video, seen = warp(*given)
-    torch.testing.assert_close(latents, vae.encode(video))
+    latents, valid = guide_block(vae, *given, (FAR, 5.0))
+    video, seen = warp(*given, FAR)
+    near, _ = warp(*given, 5.0)
+    torch.testing.assert_close(latents, torch.cat([vae.encode(video), vae.encode(near)], dim=1))
+    valid = valid[:, :1]
     assert valid.shape == (1, 1, config.block_latents, *config.latent_size)
     by_hand = seen.reshape(1, 1, config.block_latents, 2, 4, 8, 6, 8).mean(dim=(3, 5, 7))
     torch.testing.assert_close(valid, by_hand)

@@ -178,9 +178,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--seeds must be 1 or more")
 
     world = gymnasium.make(WORLD, model=args.model, steps=args.steps)
-    street = gymnasium.make(
-        STREET, preset=world.unwrapped.model.config.name
-    )  # the model's picture size and block length
+    name = world.get_wrapper_attr("model").config.name  # the street in the model's picture size and block length
+    street = gymnasium.make(STREET, preset=name)
     pairs = [compare(world, street, seed) for seed in tqdm(range(args.seeds), desc="tours", leave=False)]
     scores = {}
     for number, env in enumerate((world, street)):

@@ -57,6 +57,8 @@ class Corpus:
             torch.from_numpy(np.stack([p[k] for p in parts])).float() for k in ("latent", "guide", "valid")
         )
         data = data.unflatten(2, (self.blocks, -1)).transpose(1, 2)
+        middle = len(self.config.dit.guide) // 2  # the depth that an untrained network takes
+        guide, valid = guide.unflatten(2, (-1, data.shape[2]))[:, :, middle], valid[:, :, middle : middle + 1]
         seen = (valid > 0.99).expand_as(data).transpose(0, 2).flatten(1)
         error = (data - guide).transpose(0, 2).flatten(1).square()
         everywhere = data.transpose(0, 2).flatten(1).square().mean(dim=1)

@@ -98,10 +98,11 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
 @torch.no_grad()
 def untrained_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float) -> float:
     """`flow_loss` of the linear estimate that a data prediction starts from: what the network has to beat (nan without one)."""
-    if conditions.prior is None:
+    if conditions.guides is None or conditions.variance is None:
         return float("nan")
+    guide = conditions.guides[:, conditions.guides.shape[1] // 2]
     level = sigma.float()[:, None, None, None, None]
-    mean, _ = flow.gaussian_posterior(flow.add_noise(data, noise, level), level, *conditions.prior)
+    mean, _ = flow.gaussian_posterior(flow.add_noise(data, noise, level), level, guide, conditions.variance)
     return float(((mean - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean())
 
 

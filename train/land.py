@@ -31,14 +31,22 @@ STARTS = [("day", "clear")] * 16 + [
     ("overcast", "rain"), ("overcast", "snow"), ("day", "fog"), ("night", "clear"),
 ]  # fmt: skip
 
+OPEN_VIEW = ((0.0, 20.0), (-0.4, 5.0), (0.4, 5.0))  # (radians off the middle, metres that must be free there)
+
 
 def starting_pictures(config: ModelConfig, seed: int = 1000) -> np.ndarray:
-    """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS`, below each other."""
+    """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS`, below each other; none stares at a wall."""
     street = StreetSimulator(
         height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block, camera=config.camera
     )  # fmt: skip
-    rngs = [np.random.default_rng((seed, i)) for i in range(len(STARTS))]
-    return np.concatenate([street.reset(rng, light=light, weather=sky) for rng, (light, sky) in zip(rngs, STARTS)])
+    pictures = []
+    for number, (light, weather) in enumerate(STARTS):
+        rng = np.random.default_rng((seed, number))
+        picture = street.reset(rng, light=light, weather=weather)
+        while any(street.free_distance(street.yaw + turn) < metres for turn, metres in OPEN_VIEW):
+            picture = street.reset(rng, light=light, weather=weather)
+        pictures.append(picture)
+    return np.concatenate(pictures)
 
 
 def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:

@@ -3,7 +3,7 @@
 Legend: N walks, B blocks of a walk, F latent frames of a walk, k of a block, C channels, h x w latent size.
 
     latents_00000.safetensors   latent float16 [N, C, F, h, w]; if asked for also
-                                guide float16 [N, B, C, k, h, w] and valid float16 [N, B, 1, k, h, w]
+                                guide float16 [N, B, G*C, k, h, w] and valid float16 [N, B, G, k, h, w], G depths
 
 The guide of a block is the frame before it, moved as commanded (`world_model.warp`). No frame precedes block 0: its
 guide and validity are zero. Metadata holds hashes of the weights and the shard a file was made from; others are
@@ -116,7 +116,7 @@ def block_guides(
     walk: Walk,
     warp: Callable[..., tuple[Tensor, Tensor]] = guide_block,
 ) -> tuple[Tensor, Tensor]:
-    """Guide [B, C, k, h, w] and validity [B, 1, k, h, w] of all blocks of a walk; `video` is [3, T, H, W] in -1..1."""
+    """Guide [B, G*C, k, h, w] and validity [B, G, k, h, w] of all blocks of a walk; `video` is [3, T, H, W] in -1..1."""
     step, device = config.frames_per_block, video.device
     last = np.arange(step - 1, video.shape[1] - 1, step)  # the frame before each block but the first
     motions = [
@@ -130,7 +130,7 @@ def block_guides(
     )
     yaw, pitch = (torch.from_numpy(angles[last]).to(device) for angles in (walk.yaw, walk.pitch))
     pictures = video[:, last].transpose(0, 1)
-    guide, valid = warp(vae, pictures, yaw, pitch, yaws, pitches, moves, config.camera)
+    guide, valid = warp(vae, pictures, yaw, pitch, yaws, pitches, moves, config.camera, config.dit.guide)
     return tuple(torch.cat([torch.zeros_like(part[:1]), part]) for part in (guide, valid))  # type: ignore[return-value]
 
 

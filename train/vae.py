@@ -105,7 +105,7 @@ def train(config: ModelConfig, data: Path, out: Path, settings: Settings, steps:
         optimizer.step()
         run.average("vae")
         if step % 100 == 99:
-            _report(run, held_out, float(loss))
+            _report(run, held_out, float(loss.detach()))
     _report(run, held_out, float("nan"))
     run.finish()
     final: PatchVAE = run.ema["vae"].module  # type: ignore[assignment]

@@ -86,6 +86,10 @@ class Head(nn.Module):
         self.head = nn.Linear(c.dim, c.latent_channels * c.patch[0] * c.patch[1] * c.patch[2])
         self.modulation = nn.Parameter(torch.randn(1, 2, c.dim) / c.dim**0.5)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def normed(self, x: Tensor, time: Tensor) -> Tensor:
+        """What the projection `head` reads: x [B, L, D] after AdaLN with time [B, L or 1, D]."""
         shift, scale = (self.modulation[:, None] + time[:, :, None]).unbind(2)
-        return self.head(modulate(x, shift, scale, self.eps))
+        return modulate(x, shift, scale, self.eps)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.head(self.normed(x, time))

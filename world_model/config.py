@@ -65,7 +65,9 @@ class DiTConfig:
     mlp_conv: bool = False  # depthwise 3x3 convolution between the two MLP layers
     screen_embedding: bool = False  # a learned vector per place on the screen; view-sphere RoPE needs it
     pooled_action: bool = False  # the mean action token joins the timestep embedding
-    guide: bool = False  # the last frame, warped by the commanded motion, is a second input (warp.py)
+    guide: tuple[
+        float, ...
+    ] = ()  # the last frame, warped as commanded at these depths in metres, is a second input (warp.py)
     max_age: int = 1024  # frames; older history counts as this old
 
     @property
@@ -180,7 +182,7 @@ _STREET_DIT = DiTConfig(
     packing=Tiers(recent=((2, 1), (2, 2), (8, 4)), initial=2, old=(2, 2)),
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
-    mlp_conv=True, screen_embedding=True, pooled_action=True, guide=True, max_age=128,
+    mlp_conv=True, screen_embedding=True, pooled_action=True, guide=(4.0, 7.0, 12.0, 20.0, 40.0), max_age=128,
 )  # fmt: skip
 
 PRESETS: dict[str, ModelConfig] = {
@@ -200,7 +202,7 @@ PRESETS: dict[str, ModelConfig] = {
         dit=dataclasses.replace(
             _STREET_DIT, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16,
             packing=Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2)),
-            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9),
+            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=(12.0,),
         ),
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
         text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),

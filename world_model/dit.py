@@ -48,7 +48,8 @@ class Conditions:
     memory_table: Tensor | None
     bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and the guide
     pooled: Tensor | None  # [B, D] pooled action
-    prior: tuple[Tensor, Tensor] | None  # mean and variance [B, C, K, h, w] that a data prediction starts from
+    guides: Tensor | None  # [B, G, C, K, h, w]: a data prediction starts from a mixture of them
+    variance: Tensor | None  # [B, C, K, h, w] of the data around the guide
 
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""
@@ -64,7 +65,7 @@ class Conditions:
             again(self.table),  # type: ignore[arg-type]
             self.memory.repeat(times) if self.memory else None, again(self.memory_table),
             again(self.bias), again(self.pooled),
-            (again(self.prior[0]), again(self.prior[1])) if self.prior else None,  # type: ignore[arg-type]
+            again(self.guides), again(self.variance),
         )  # fmt: skip
 
 
@@ -98,9 +99,11 @@ class DiT(nn.Module):
         )
         self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
         self.action_embedding = nn.Linear(c.text_dim, dim) if c.pooled_action else None
-        self.guide_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.guide else None
+        depths = len(c.guide)
+        self.guide_embedding = nn.Conv3d(depths * (c.latent_channels + 1), dim, c.patch, c.patch) if depths else None
+        self.guide_choice = nn.Linear(dim, depths) if depths > 1 else None
         # deviation of the data from its prior, per channel: where the guide saw nothing, and where it did
-        self.register_buffer("prior_deviation", torch.ones(2, c.latent_channels) if c.guide else None)
+        self.register_buffer("prior_deviation", torch.ones(2, c.latent_channels) if depths else None)
         self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
         self.frequencies = axis_frequencies(c.head_dim, c.positions)
         self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
@@ -126,9 +129,11 @@ class DiT(nn.Module):
         for block in self.blocks:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
-        for layer in (self.head.head, self.action_embedding):
+        for layer in (self.head.head, self.action_embedding, self.guide_choice):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
+        if self.guide_choice is not None:
+            self.guide_choice.bias[len(self.config.dit.guide) // 2] = 2.0  # begin with the middle depth
 
     @property
     def dtype(self) -> torch.dtype:
@@ -193,15 +198,32 @@ class DiT(nn.Module):
             bias = repeat(self.screen, "1 D h w -> 1 (F h w) D", F=grid[0]).expand(batch, -1, -1)
         if self.guide_embedding is not None:
             if guide is None or valid is None:
-                raise ValueError("this model needs a guide: pass latents [B, C, K, h, w] and validity [B, 1, K, h, w]")
-            embedded = self.guide_embedding(torch.cat([guide * valid, valid], dim=1).to(self.dtype))
+                raise ValueError(
+                    "this model needs a guide: pass latents [B, G*C, K, h, w] and validity [B, G, K, h, w]"
+                )
+            seen = guide * valid.repeat_interleave(self.config.dit.latent_channels, dim=1)
+            embedded = self.guide_embedding(torch.cat([seen, valid], dim=1).to(self.dtype))
             bias = embedded.flatten(2).transpose(1, 2) + (0 if bias is None else bias)
         return bias
 
-    def _prior(self, guide: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """What is known of a block before any network: the guide where it saw something, else nothing."""
+    def _prior(self, guide: Tensor | None, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What is known of a block before any network: the guides where they saw something, else nothing; and how well."""
+        if guide is None or valid is None:
+            return None, None
         unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
-        return guide * valid, valid * seen + (1 - valid) * unseen
+        middle = valid[:, valid.shape[1] // 2, None]
+        return guide.unflatten(1, (valid.shape[1], -1)) * valid[:, :, None], middle * seen + (1 - middle) * unseen
+
+    def _mixture(self, guides: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
+        """The guides [B, G, C, K, h, w], mixed token by token as the network chooses: [B, C, K, h, w]."""
+        if self.guide_choice is None:
+            return guides[:, 0]
+        share = rearrange(
+            self.guide_choice(tokens).float().softmax(dim=-1), "B (F h w) G -> B G 1 F h w", F=grid[0], h=grid[1]
+        )
+        for axis, size in enumerate(self.config.dit.patch):
+            share = share.repeat_interleave(size, dim=3 + axis) if size > 1 else share
+        return (guides * share).sum(dim=1)
 
     # ---- channel half -------------------------------------------------------------------------------------------------
 
@@ -259,7 +281,7 @@ class DiT(nn.Module):
         """What all sampler steps of a block share.
 
         context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
-        guide [B, C, K, h, w], valid [B, 1, K, h, w]: the warped last frame's latents and where it was in view.
+        guide [B, G*C, K, h, w], valid [B, G, K, h, w]: the last frame warped at G depths, and where it was in view.
         """
         c = self.config.dit
         text = self.text_embedding(context)
@@ -288,7 +310,7 @@ class DiT(nn.Module):
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
             memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
             self.action_embedding(pooled) if self.action_embedding is not None and pooled is not None else None,
-            self._prior(guide, valid) if guide is not None and valid is not None else None,
+            *self._prior(guide, valid),
         )  # fmt: skip
 
     def _latent_rows(self, history: History | None, guide: Tensor | None) -> tuple[int, int]:
@@ -354,19 +376,22 @@ class DiT(nn.Module):
                 conditions.history[i] if conditions.history else None,
                 (memory.total[i], memory.norm[i]) if memory is not None else None, conditions.memory_table,
             )  # fmt: skip
-        out = self.head(tokens[:, -length:], head)
+        tokens = self.head.normed(tokens[:, -length:], head)
+        out = self.head.head(tokens)
         p = self.config.dit.patch
         out = rearrange(
             out, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
         )
-        if conditions.prior is None:
+        if conditions.guides is None or conditions.variance is None:
             return out
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
             for axis, size in enumerate(p):
                 level = level.repeat_interleave(size, dim=2 + axis)
-        mean, deviation = flow.gaussian_posterior(x, level, *conditions.prior)
+        mean, deviation = flow.gaussian_posterior(
+            x, level, self._mixture(conditions.guides, tokens, grid), conditions.variance
+        )
         return mean + deviation * out
 
 

@@ -143,7 +143,8 @@ def prepare_block(
     if config.dit.guide:
         with torch.no_grad():
             guide, valid = guide_block(
-                vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement, config.camera
+                vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement, config.camera,
+                config.dit.guide,
             )  # fmt: skip
             valid = valid * present[:, None, None, None, None]
     conditions = dit.prepare(worlds.history, worlds.memory, context, target, pooled, guide, valid)

@@ -1,7 +1,8 @@
 """The guide: the last picture, moved as the command says, before the network repairs it.
 
-Rotation is exact. Walking needs a depth: below the horizon the ground plane, capped by a sphere around the eye. Used only by
-configs with `dit.guide`; it is a prior on control, so the same model without it is the ablation.
+Rotation is exact. Walking needs a depth: below the horizon the ground plane, capped by a sphere around the eye. Several spheres
+give several guides, and the network chooses among them place by place. Used only by configs with `dit.guide`; it is a prior
+on control, so the same model without it is the ablation.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from torch import Tensor
 
 from world_model.camera import CameraConfig
 from world_model.vae import VideoVAE
-
-FAR = 14.0  # metres: radius of the sphere that stands for everything that is not ground
 
 
 @lru_cache(maxsize=8)
@@ -41,8 +40,9 @@ def warp(
     pitches: Tensor,
     displacement: Tensor,
     camera: CameraConfig,
+    far: float,
 ) -> tuple[Tensor, Tensor]:
-    """Moves pictures as commanded.
+    """Moves pictures as commanded; what is not nearer ground is taken to be `far` metres away.
 
     picture [B, 3, H, W] seen at yaw, pitch [B]; the T new views at yaws, pitches [B, T] (radians) after walking
     displacement [B, T, 2] (world x, z; metres). Returns video [B, 3, T, H, W] (edges repeated where nothing was seen) and
@@ -54,7 +54,7 @@ def warp(
     view = _rotation(yaws.float(), pitches.float())
     world = torch.einsum("btij,hwj->bthwi", view, rays)
     ground = camera.eye_height / world[..., 1].clamp(min=1e-6)
-    distance = ground.clamp(max=FAR)
+    distance = ground.clamp(max=far)
     point = world * distance[..., None]
     point[..., 0] += displacement[..., 0, None, None]
     point[..., 2] += displacement[..., 1, None, None]
@@ -73,9 +73,13 @@ def warp(
 
 def guide_block(
     vae: VideoVAE, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor,
-    camera: CameraConfig,
+    camera: CameraConfig, depths: tuple[float, ...],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The guide of a block: latents [B, C, K, h, w] of the warped picture and its validity [B, 1, K, h, w] in 0..1."""
-    video, valid = warp(picture, yaw, pitch, yaws, pitches, displacement, camera)
-    latents = vae.encode(video)
-    return latents, F.adaptive_avg_pool3d(valid, latents.shape[2:])
+    """The guides of a block, one for each of G depths (metres): latents [B, G*C, K, h, w], depth by depth, of the warped
+    picture, and their validity [B, G, K, h, w] in 0..1."""
+    latents, valid = [], []
+    for far in depths:
+        video, seen = warp(picture, yaw, pitch, yaws, pitches, displacement, camera, far)
+        latents.append(vae.encode(video))
+        valid.append(F.adaptive_avg_pool3d(seen, latents[-1].shape[2:]))
+    return torch.cat(latents, dim=1), torch.cat(valid, dim=1)
