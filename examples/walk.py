@@ -24,7 +24,7 @@ from yume_gym.hud import Shot, contact_sheet, draw_hud
 WALK = (("W", "", 6), ("", "→", 2), ("", "←", 2), ("W", "", 5), ("", "←", 4), ("W", "", 5), ("W", "→", 2), ("W", "", 4),
         ("", "↑", 1), ("", "↓", 1), ("W+D", "", 3), ("W", "←", 2), ("W", "", 3))  # fmt: skip
 EVENT_AT = 0.4  # of the walk
-SHEET_COLUMNS = 8
+SHEET_COLUMNS = 6
 SHEET_ROWS = 3
 
 

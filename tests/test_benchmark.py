@@ -21,8 +21,8 @@ def small(monkeypatch) -> None:
 def result(**changes) -> Result:
     values = dict(
         machine="a machine", model="debug", frames_per_block=4, fps=8, blocks=300, block=Times(100.0, 120.0),
-        frames_per_second=40.0, real_time=5.0, young=Age(20, Times(100.0, 110.0), 2**30),
-        old=Age(300, Times(102.0, 110.0), 2**30), parts={"denoising": 60.0}, street_frames_per_second=160.0,
+        frames_per_second=40.0, real_time=5.0, young=Age(20, Times(100.0, 110.0), Times(200.0, 210.0), 2**30),
+        old=Age(300, Times(102.0, 110.0), Times(201.0, 210.0), 2**30), parts={"denoising": 60.0}, street_frames_per_second=160.0,
         block_times=(100.0,) * 300,
     )  # fmt: skip
     return Result(**{**values, **changes})
@@ -46,9 +46,10 @@ def test_command_prints_and_writes_all_figures(small, weights_folder, tmp_path, 
 def test_report_compares_old_and_young() -> None:
     text = report(result())
     assert "| old to young, time | +2.0% |" in text
+    assert "| old to young, processor time | +0.5% |" in text
     assert "| x real time | 5.00 |" in text
     assert "| memory after 300 blocks | 1024.0 MiB |" in text
-    assert "not known here" in report(result(old=Age(300, Times(1.0, 1.0), None)))
+    assert "not known here" in report(result(old=Age(300, Times(1.0, 1.0), Times(1.0, 1.0), None)))
 
 
 def test_parts_leave_the_world_alone(monkeypatch, world_model, pictures) -> None:

@@ -45,7 +45,9 @@ def inputs(config, make_history):
             "pooled": normal(batch, c.dit.text_dim, seed=4),
         }
         if c.dit.guide:
-            given |= {"guide": normal(*shape, seed=5), "valid": (normal(batch, 1, *shape[2:], seed=6) > 0).float()}
+            depths = len(c.dit.guide)
+            given["guide"] = normal(batch, depths * c.dit.latent_channels, *shape[2:], seed=5)
+            given["valid"] = (1 + normal(batch, depths, *shape[2:], seed=6)).clamp(0, 1)
         return normal(*shape, seed=7), given
 
     return make
@@ -103,20 +105,29 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
         tokens = tokens + gate_mlp * block.ffn(
             modulate(tokens, shift_mlp, scale_mlp, c.eps), [*grids, (frames, rows, columns)]
         )
-    out = dit.head(tokens[:, n:], embedded[:, 1:])
-    out = out.view(batch, frames, rows, columns, -1).permute(0, 4, 1, 2, 3)
-    # data ~ N(guide where it saw, deviation^2), seen through noise: precisions add up
+    normed = dit.head.normed(tokens[:, n:], embedded[:, 1:])
+    out = dit.head.head(normed).view(batch, frames, rows, columns, -1).permute(0, 4, 1, 2, 3)
+    guides = given["guide"].chunk(len(c.guide), dim=1)
+    shares = torch.ones(batch, frames, rows, columns, 1)
+    if len(c.guide) > 1:
+        shares = dit.guide_choice(normed).softmax(-1).view(batch, frames, rows, columns, -1)
+    guide = sum(g * given["valid"][:, i, None] * shares[:, None, ..., i] for i, g in enumerate(guides))
+    # data ~ N(mixed guides where they saw, deviation^2), seen through noise: precisions add up
     unseen, seen = dit.prior_deviation.square().view(2, 1, -1, 1, 1, 1)
     level = sigma.float().view(-1, 1, 1, 1, 1)
-    variance = torch.where(given["valid"] > 0, seen, unseen)
+    middle = given["valid"][:, len(c.guide) // 2, None]
+    variance = middle * seen + (1 - middle) * unseen
     precision = 1 / variance + ((1 - level) / level) ** 2
-    mean = (given["guide"] * given["valid"] / variance + (1 - level) / level**2 * x) / precision
+    mean = (guide / variance + (1 - level) / level**2 * x) / precision
     return mean + out / precision.sqrt()
 
 
-@pytest.mark.parametrize(("attention", "see_target"), [("cached", False), ("joint", True)])
-def test_history_attention_equals_one_long_sequence(attention, see_target, config, make_dit, inputs):
-    dit = make_dit(varied(config, history_attention=attention))
+@pytest.mark.parametrize(
+    ("attention", "see_target", "depths"),
+    [("cached", False, (12.0,)), ("joint", True, (12.0,)), ("cached", False, (4.0, 9.0, 30.0))],
+)
+def test_a_forward_pass_equals_one_long_sequence(attention, see_target, depths, config, make_dit, inputs):
+    dit = make_dit(varied(config, history_attention=attention, guide=depths))
     x, given = inputs(dit)
     conditions = dit.prepare(**given)
     for sigma in (SIGMA, SIGMA / 3):  # one preparation serves every noise level
@@ -355,7 +366,7 @@ def test_a_needed_guide_is_asked_for(config, make_dit, inputs):
 
 @pytest.mark.parametrize("attention", ["cached", "joint"])
 def test_every_parameter_has_a_gradient_and_checkpointing_keeps_it(attention, config, make_dit, inputs):
-    dit = make_dit(varied(config, history_attention=attention))
+    dit = make_dit(varied(config, history_attention=attention, guide=(4.0, 12.0)))
     gradients = []
     for checkpointing in (False, True):
         dit.activation_checkpointing = checkpointing
@@ -368,7 +379,6 @@ def test_every_parameter_has_a_gradient_and_checkpointing_keeps_it(attention, co
         gradients.append(
             {name: p.grad.clone() for name, p in dit.named_parameters() if p.grad is not None and p.grad.any()}
         )
-    # the last layer's history tokens are read as keys and values only where history is cached
     assert gradients[0].keys() == dict(dit.named_parameters()).keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)

@@ -228,6 +228,7 @@ def test_names_and_shapes_are_the_released_ones(full_size):
     assert len(added) == 2 + 30 * 13  # the patch embedding; five linears and three norms in each block
 
 
+@torch.no_grad()
 def test_released_weights_without_a_channel_path_give_the_output_of_a_network_without_one(weights):
     """The added branch starts at zero: with and without it, and whatever it remembers, the output is the same."""
     facts = load_file(FIXTURES / "yume_packed" / "h005_4x6.safetensors")

@@ -78,7 +78,7 @@ class Distiller:
         stream = generator(self.settings.seed, "distill", number)
         batch = self.pool.draw(dit, self.vae, self.settings.batch, 1.0, number)
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=stream))
-        noise = torch.randn(batch.truth.shape, generator=stream)
+        noise = torch.randn(batch.truth.shape, generator=stream) * self.config.sampler.temperature
         with torch.set_grad_enabled(learn):
             remembering = replace(batch, worlds=replace(batch.worlds, memory=dit.remember(batch.past)))
             motion, latents, _ = self.dream(dit, remembering, noise, [stream] * len(batch.index), exit_step)

@@ -53,7 +53,7 @@ class Settings:
     ema: float = 0.998
     history_noise: float = 0.25  # largest deviation added to a noised history
     noised: float = 0.5  # share of worlds with a noised history
-    pure_noise: float = 0.3  # share of draws at sigma 1
+    pure_noise: float = 0.4  # share of draws at sigma 1
     sigma_floor: float = 0.4  # the loss weight 1 / sigma stops growing here
     dream_from: int = 1500  # step from which histories are dreamt
     dream_over: int = 1000  # steps over which their share grows
@@ -225,7 +225,7 @@ def train(
         load_dit(dit, initial)
     vae, _ = load_vae(config, vae_folder)
     corpus = Corpus(config, data)
-    if initial is None and config.dit.guide:
+    if initial is None and dit.prior_deviation is not None:
         dit.prior_deviation.copy_(corpus.prior_deviation(vae))
     trainer = Trainer(config, corpus, vae, settings)  # type: ignore[arg-type]
     run = Run(

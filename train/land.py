@@ -82,7 +82,7 @@ def land(
         "evaluation": {"walks": HELD_OUT, **{k: round(v, 2) for k, v in figures.items()}},
     }
     tensors = {
-        "dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict(),
+        "dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict(),  # type: ignore[attr-defined]
         "text.safetensors": {"actions": conditioning.actions},
     }  # fmt: skip
     save_weights(out, config, tensors, facts)

@@ -48,7 +48,7 @@ class Clips:
 
     def draw(self, count: int, *key: int | str) -> Tensor:
         """[count, 3, T, H, W] in -1..1; never one of the held-out walks."""
-        rng = np.random.default_rng(torch.randint(2**62, (), generator=generator(*key)).item())
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator(*key))))
         clips = []
         for _ in range(count):
             number = int(rng.integers(len(self.shards)))

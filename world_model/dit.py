@@ -72,6 +72,8 @@ class Conditions:
 class DiT(nn.Module):
     """The whole network of one `ModelConfig`."""
 
+    prior_deviation: Tensor | None
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -109,6 +111,10 @@ class DiT(nn.Module):
         self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
         self.reset_parameters()
 
+    @property
+    def layers(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Xavier linears; coarse patch kernels interpolate the finest one; zero output, guide and channel branches."""
@@ -117,16 +123,17 @@ class DiT(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
-        nn.init.normal_(self.time_embedding[0].weight, std=0.02)
-        nn.init.normal_(self.time_embedding[2].weight, std=0.02)
+        for linear in (self.time_embedding[0], self.time_embedding[2]):
+            nn.init.normal_(linear.get_parameter("weight"), std=0.02)
         fine = self.patch_embedding.weight
         for ratio in self.ratios:
             coarse = self.get_submodule(f"patch_embedding_{ratio}x")
-            size = tuple(coarse.weight.shape[-2:])
-            spread = F.interpolate(fine.flatten(0, 2)[None], size=size, mode="nearest")[0].view_as(coarse.weight)
-            coarse.weight.copy_(spread / ratio**2)
-            coarse.bias.copy_(self.patch_embedding.bias)
-        for block in self.blocks:
+            weight = coarse.get_parameter("weight")
+            size = tuple(weight.shape[-2:])
+            spread = F.interpolate(fine.flatten(0, 2)[None], size=size, mode="nearest")[0].view_as(weight)
+            weight.copy_(spread / ratio**2)
+            coarse.get_parameter("bias").copy_(self.patch_embedding.get_parameter("bias"))
+        for block in self.layers:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
         for layer in (self.head.head, self.action_embedding, self.guide_choice):
@@ -208,7 +215,7 @@ class DiT(nn.Module):
 
     def _prior(self, guide: Tensor | None, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What is known of a block before any network: the guides where they saw something, else nothing; and how well."""
-        if guide is None or valid is None:
+        if guide is None or valid is None or self.prior_deviation is None:
             return None, None
         unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
         middle = valid[:, valid.shape[1] // 2, None]
@@ -254,7 +261,8 @@ class DiT(nn.Module):
         weight = (c.decay ** age.float())[None] * F.pad(block.present.float(), (missing, 0), value=1.0)[:, last]
         weight = repeat(weight, "B F -> B (F n)", n=grid[1] * grid[2])
         z = z.flatten(2).transpose(1, 2)
-        sums = [linear_sums(*layer.channel.keys_values(z), table, weight) for layer in self.blocks]
+        channels = [layer.channel for layer in self.layers if layer.channel is not None]
+        sums = [linear_sums(*channel.keys_values(z), table, weight) for channel in channels]
         return ChannelMemory(torch.stack([s for s, _ in sums]), torch.stack([n for _, n in sums]))
 
     def _memory_coordinates(
@@ -285,10 +293,13 @@ class DiT(nn.Module):
         """
         c = self.config.dit
         text = self.text_embedding(context)
-        keys = [block.cross_attn.keys_values(text) for block in self.blocks]
+        keys = [layer.cross_attn.keys_values(text) for layer in self.layers]
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history, guide))
         start = target.frame[:, 0]
-        tokens, grids, pairs, running = None, [], [], 0
+        tokens: Tensor | None = None
+        grids: list[Grid] = []
+        pairs: list[KeyValue] = []
+        running = 0
         coordinates = torch.zeros(context.shape[0], 0, 3, dtype=torch.float64, device=context.device)
         if history is not None:
             tokens, coordinates, grids = self.pack(history, start)

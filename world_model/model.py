@@ -142,8 +142,8 @@ class WorldModel:
             after, _, video = dream_block(self.dit, self.vae, world, [action], context, pooled, noise, sigmas, draws)
             worlds.append(after)
             videos.append(video)
-        after = replace(state, worlds=join_worlds(worlds), steps=tuple(number + 1 for number in state.steps))
-        return after, _to_uint8(torch.cat(videos))
+        steps_after = tuple(number + 1 for number in state.steps)
+        return replace(state, worlds=join_worlds(worlds), steps=steps_after), _to_uint8(torch.cat(videos))
 
     def preview(self, state: WorldState) -> np.ndarray:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
@@ -177,7 +177,7 @@ class WorldModel:
 
 def place_state(state: WorldState, **changes: tuple[int, ...]) -> WorldState:
     """The same worlds with other seeds or step numbers: a fork that will dream on differently."""
-    return replace(state, **changes)
+    return replace(state, **changes)  # type: ignore[arg-type]
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:

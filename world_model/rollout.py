@@ -60,8 +60,10 @@ def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
         else None
     )
     cache = tuple(torch.cat(parts) for parts in zip(*(w.cache for w in worlds)))
-    rest = (torch.cat([getattr(w, name) for w in worlds]) for name in ("yaw", "pitch", "frame", "picture"))
-    return Worlds(history, memory, *rest, cache)
+    yaw, pitch, frame, picture = (
+        torch.cat([getattr(w, name) for w in worlds]) for name in ("yaw", "pitch", "frame", "picture")
+    )
+    return Worlds(history, memory, yaw, pitch, frame, picture, cache)
 
 
 def split_worlds(worlds: Worlds) -> list[Worlds]:
@@ -89,7 +91,8 @@ def generator(*key: int | str) -> torch.Generator:
 def block_noise(config: ModelConfig, seeds: Sequence[int], steps: Sequence[int]) -> Tensor:
     """Initial noise [B, C, K, h, w] of block number `steps[i]` in the world of seed `seeds[i]`."""
     shape = (config.dit.latent_channels, config.block_latents, *config.latent_size)
-    return torch.stack([torch.randn(shape, generator=generator("noise", s, n)) for s, n in zip(seeds, steps)])
+    noise = torch.stack([torch.randn(shape, generator=generator("noise", s, n)) for s, n in zip(seeds, steps)])
+    return noise * config.sampler.temperature
 
 
 def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:

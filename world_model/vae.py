@@ -74,6 +74,9 @@ class PatchVAE(nn.Module):
     decoding looks back over two latent frames.
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config

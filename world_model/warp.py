@@ -81,5 +81,5 @@ def guide_block(
     for far in depths:
         video, seen = warp(picture, yaw, pitch, yaws, pitches, displacement, camera, far)
         latents.append(vae.encode(video))
-        valid.append(F.adaptive_avg_pool3d(seen, latents[-1].shape[2:]))
+        valid.append(F.adaptive_avg_pool3d(seen, latents[-1].shape[2:]))  # type: ignore[arg-type]
     return torch.cat(latents, dim=1), torch.cat(valid, dim=1)
