@@ -128,9 +128,8 @@ def append_tiers(history: History, block: History, tiers: Tiers, generators: Seq
     new = block.frames
     for world, generator in enumerate(generators):
         for leaving in range(1 + count, 1 + count + new):
-            seen = (
-                int(joined.frame[world, leaving]) + 1
-            )  # frames of index >= 0 that have left so far, this one included
+            # frames of index >= 0 that have left so far, this one included
+            seen = int(joined.frame[world, leaving]) + 1
             if seen <= 0 or not count:
                 continue
             slot = int(torch.randint(seen, (), generator=generator)) if seen > count else seen - 1
