@@ -73,7 +73,10 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
     history, coordinates, grids = dit.pack(given["history"], given["target"].frame[:, 0])
     batch, _, frames, rows, columns = x.shape
     target = dit.patch_embedding(x).flatten(2).transpose(1, 2)
-    target = target + dit._target_bias(batch, given.get("guide"), given.get("valid"), (frames, rows, columns))
+    target = target + dit.screen.flatten(2).transpose(1, 2).repeat(1, frames, 1)
+    guides, valid = given["guide"].chunk(len(c.guide), dim=1), given["valid"].unsqueeze(2).unbind(1)
+    seen_guides = [guide * seen for guide, seen in zip(guides, valid)]
+    target = target + dit.guide_embedding(torch.cat([*seen_guides, *valid], dim=1)).flatten(2).transpose(1, 2)
     relative = given["target"].frame - given["target"].frame[:, :1]
     own = dit._coordinates(relative, given["target"].yaw, given["target"].pitch, (frames, rows, columns), 1, 0)
     table = rotary_table(torch.cat([coordinates, own], 1), dit.frequencies)
@@ -107,15 +110,14 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
         )
     normed = dit.head.normed(tokens[:, n:], embedded[:, 1:])
     out = dit.head.head(normed).view(batch, frames, rows, columns, -1).permute(0, 4, 1, 2, 3)
-    guides = given["guide"].chunk(len(c.guide), dim=1)
     shares = torch.ones(batch, frames, rows, columns, 1)
     if len(c.guide) > 1:
         shares = dit.guide_choice(normed).softmax(-1).view(batch, frames, rows, columns, -1)
-    guide = sum(g * given["valid"][:, i, None] * shares[:, None, ..., i] for i, g in enumerate(guides))
+    guide = sum(seen * shares[:, None, ..., i] for i, seen in enumerate(seen_guides))
     # data ~ N(mixed guides where they saw, deviation^2), seen through noise: precisions add up
     unseen, seen = dit.prior_deviation.square().view(2, 1, -1, 1, 1, 1)
     level = sigma.float().view(-1, 1, 1, 1, 1)
-    middle = given["valid"][:, len(c.guide) // 2, None]
+    middle = valid[len(c.guide) // 2]
     variance = middle * seen + (1 - middle) * unseen
     precision = 1 / variance + ((1 - level) / level) ** 2
     mean = (guide / variance + (1 - level) / level**2 * x) / precision

@@ -94,6 +94,8 @@ def test_noise_of_a_world_is_its_own_in_any_batch(config):
     assert not torch.equal(batch[0], batch[1])
     assert not torch.equal(batch[0], batch[2])
     assert abs(float(batch.std()) - 1) < 0.1
+    cool = replace(config, sampler=replace(config.sampler, temperature=0.25))
+    torch.testing.assert_close(block_noise(cool, [1, 2, 1], [4, 4, 5]), 0.25 * batch)
 
 
 # ---- worlds -----------------------------------------------------------------------------------------------------------

@@ -147,18 +147,19 @@ def test_worlds_and_views_are_warped_each_by_its_own_command():
 
 
 @torch.no_grad()
-def test_the_guide_of_a_block_is_the_encoded_warp(config, make_vae, make_videos):
+def test_the_guides_of_a_block_are_the_encoded_warps_depth_by_depth(config, make_vae, make_videos):
     vae = make_vae(config)
-    picture = make_videos(config, 1, 1)[:, :, 0]
-    frames = config.frames_per_block
-    still, turning = torch.zeros(1), 0.3 * torch.arange(1, frames + 1)[None] / frames
-    given = (picture, still, still, turning, torch.zeros(1, frames), torch.zeros(1, frames, 2), config.camera)
-    latents, valid = guide_block(vae, *given, (FAR, 5.0))
-    video, seen = warp(*given, FAR)
-    near, _ = warp(*given, 5.0)
-    torch.testing.assert_close(latents, torch.cat([vae.encode(video), vae.encode(near)], dim=1))
-    valid = valid[:, :1]
-    assert valid.shape == (1, 1, config.block_latents, *config.latent_size)
-    by_hand = seen.reshape(1, 1, config.block_latents, 2, 4, 8, 6, 8).mean(dim=(3, 5, 7))
-    torch.testing.assert_close(valid, by_hand)
+    picture, frames = make_videos(config, 1, 1)[:, :, 0], config.frames_per_block
+    still, part = torch.zeros(1), torch.arange(1, frames + 1)[None] / frames
+    walked = torch.stack([0 * part, part], dim=-1)
+    given = (picture, still, still, 0.3 * part, torch.zeros(1, frames), walked, config.camera)
+    latents, valid = guide_block(vae, *given, (4.0, 30.0))
+    assert latents.shape == (1, 2 * 8, config.block_latents, *config.latent_size)
+    assert valid.shape == (1, 2, config.block_latents, *config.latent_size)
+    for i, far in enumerate((4.0, 30.0)):
+        video, seen = warp(*given, far)
+        torch.testing.assert_close(latents[:, 8 * i : 8 * i + 8], vae.encode(video))
+        by_hand = seen.reshape(1, config.block_latents, 2, 4, 8, 6, 8).mean(dim=(2, 4, 6))
+        torch.testing.assert_close(valid[:, i], by_hand)
     assert ((valid > 0) & (valid < 1)).any()
+    assert not torch.allclose(latents[:, :8], latents[:, 8:], atol=1e-2)
