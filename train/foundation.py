@@ -16,11 +16,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from train.corpus import HELD_OUT, Corpus
+from train.corpus import Corpus
 from train.latents import load_vae
 from train.loop import Run, prepare_cpu
 from train.muon import Muon
 from train.pool import Batch, Pool
+from train.shards import HELD_OUT
 from train.sheet import to_pictures, to_video
 from train.vae import psnr
 from world_model import flow
@@ -47,7 +48,7 @@ class Settings:
     batch: int = 8  # worlds a step
     draws: int = 2  # noise draws that share one world's history
     pool: int = 64
-    lr: float = 3e-3
+    lr: float = 1.5e-3
     warmup: int = 60
     cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
     weight_decay: float = 0.01
@@ -57,7 +58,7 @@ class Settings:
     pure_noise: float = 0.4  # share of draws at sigma 1
     choice_weight: float = 0.1  # of the choice among the guides
     sigma_floor: float = 0.4  # the loss weight 1 / sigma stops growing here
-    dream_from: int = 1500  # step from which histories are dreamt
+    dream_from: int = 3000  # step from which histories are dreamt
     dream_over: int = 1000  # steps over which their share grows
     dream_share: float = 0.5
     dream_steps: int = 2  # sampler steps of a dreamt history
@@ -90,7 +91,7 @@ def channel_weight(dit: DiT) -> Tensor | float:
 def flow_loss(
     dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float
 ) -> tuple[Tensor, Tensor | None]:
-    """Squared error of the clean latent over max(sigma, floor), or of the velocity, by what the model predicts; and `guide_loss`."""
+    """Squared error of the clean latent over max(sigma, floor), or of the velocity, by what is predicted; and `guide_loss`."""
     level = sigma.float()[:, None, None, None, None]
     x = flow.add_noise(data, noise, level)
     output, choice = dit.predict(x, sigma, conditions)
@@ -276,8 +277,9 @@ def train(
         if step % 25 == 24:
             mean, untrained = np.mean(losses[-25:], axis=0)
             run.log({"loss": mean, "explained": 1 - mean / untrained})
-        if step % 250 == 249:
+        if step % 1000 == 999:
             evaluate(run, average, vae, corpus, trainer.conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
+        if step % 250 == 249:
             run.save()
     run.finish()
 

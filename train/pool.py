@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.corpus import HELD_OUT, Corpus
+from train.corpus import Corpus
+from train.shards import HELD_OUT
 from world_model.actions import Action
 from world_model.album import Album
 from world_model.dit import DiT
