@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from world_model.config import ModelConfig, get_preset
+from world_model.depth import DepthNet
 from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.text import Conditioning
@@ -138,6 +140,15 @@ def vae_folder(tmp_path_factory, config, make_vae) -> Path:
 
     folder = tmp_path_factory.mktemp("vae")
     export(make_vae(config), config, folder, {"steps": 0})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def depth_folder(tmp_path_factory, config) -> Path:
+    """A run of train.depth: a depth network in which every layer does something."""
+    folder = tmp_path_factory.mktemp("depth")
+    net = _stirred(lambda: DepthNet(config.dit.guide, config.camera), seed=3)
+    save_file(net.state_dict(), folder / "depth.safetensors")
     return folder
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from world_model.album import Album, Recalled
 from world_model.camera import CameraConfig
-from world_model.warp import guide_block, warp
+from world_model.depth import DepthNet
+from world_model.warp import REMEMBERED, guide_block, warp
 
 CAMERA = CameraConfig()
 SIZE = (16, 24)
@@ -108,20 +109,22 @@ class Pixels:
 
 def test_the_guide_fills_in_only_what_the_last_picture_does_not_show():
     torch.manual_seed(0)
+    depth = DepthNet(4, CAMERA)
     last, old = torch.rand(1, 3, *SIZE) * 2 - 1, torch.rand(1, 3, *SIZE) * 2 - 1
     now, view = (angles(60), LEVEL), (angles(30)[:, None], LEVEL[:, None])
     still = torch.zeros(1, 1, 2, dtype=torch.float64)
     recalled = Recalled(old, angles(0), LEVEL, places((0, 0)), YES)
-    bare, seen = guide_block(Pixels(), last, *now, *view, still, CAMERA, (12.0,))
-    guide, valid = guide_block(Pixels(), last, *now, *view, still, CAMERA, (12.0,), recalled)
-    back, back_seen = warp(old, angles(0), LEVEL, *view, still, CAMERA, 12.0)
+    bare, seen = guide_block(depth, Pixels(), last, *now, *view, still)
+    guide, valid = guide_block(depth, Pixels(), last, *now, *view, still, recalled)
+    with torch.no_grad():
+        back, back_seen = warp(old, depth(old, LEVEL), angles(0), LEVEL, *view, still, CAMERA)
     gap = (seen == 0) & (back_seen == 1)
     assert 0.1 < gap.float().mean() < 0.6
     assert torch.equal(guide[seen.expand_as(guide) == 1], bare[seen.expand_as(guide) == 1])
     assert torch.equal(guide[gap.expand_as(guide)], back[gap.expand_as(guide)])
-    assert (valid[gap] == 0.5).all() and torch.equal(valid[~gap], seen[~gap])
+    assert (valid[gap] == REMEMBERED).all() and torch.equal(valid[~gap], seen[~gap])
     nothing = Recalled(old, angles(0), LEVEL, places((0, 0)), ~YES)
-    same, same_valid = guide_block(Pixels(), last, *now, *view, still, CAMERA, (12.0,), nothing)
+    same, same_valid = guide_block(depth, Pixels(), last, *now, *view, still, nothing)
     assert torch.equal(same, bare) and torch.equal(same_valid, seen)
 
 

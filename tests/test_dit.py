@@ -45,9 +45,8 @@ def inputs(config, make_history):
             "pooled": normal(batch, c.dit.text_dim, seed=4),
         }
         if c.dit.guide:
-            depths = len(c.dit.guide)
-            given["guide"] = normal(batch, depths * c.dit.latent_channels, *shape[2:], seed=5)
-            given["valid"] = (1 + normal(batch, depths, *shape[2:], seed=6)).clamp(0, 1)
+            given["guide"] = normal(*shape, seed=5)
+            given["valid"] = (1 + normal(batch, 1, *shape[2:], seed=6)).clamp(0, 1)
         return normal(*shape, seed=7), given
 
     return make
@@ -74,9 +73,8 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
     batch, _, frames, rows, columns = x.shape
     target = dit.patch_embedding(x).flatten(2).transpose(1, 2)
     target = target + dit.screen.flatten(2).transpose(1, 2).repeat(1, frames, 1)
-    guides, valid = given["guide"].chunk(len(c.guide), dim=1), given["valid"].unsqueeze(2).unbind(1)
-    seen_guides = [guide * seen for guide, seen in zip(guides, valid)]
-    target = target + dit.guide_embedding(torch.cat([*seen_guides, *valid], dim=1)).flatten(2).transpose(1, 2)
+    guide, valid = given["guide"] * given["valid"], given["valid"]
+    target = target + dit.guide_embedding(torch.cat([guide, valid], dim=1)).flatten(2).transpose(1, 2)
     relative = given["target"].frame - given["target"].frame[:, :1]
     own = dit._coordinates(relative, given["target"].yaw, given["target"].pitch, (frames, rows, columns), 1, 0)
     table = rotary_table(torch.cat([coordinates, own], 1), dit.frequencies)
@@ -110,26 +108,18 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
         )
     normed = dit.head.normed(tokens[:, n:], embedded[:, 1:])
     out = dit.head.head(normed).view(batch, frames, rows, columns, -1).permute(0, 4, 1, 2, 3)
-    shares = torch.ones(batch, frames, rows, columns, 1)
-    if len(c.guide) > 1:
-        shares = dit.guide_choice(normed).softmax(-1).view(batch, frames, rows, columns, -1)
-    guide = sum(seen * shares[:, None, ..., i] for i, seen in enumerate(seen_guides))
-    # data ~ N(mixed guides where they saw, deviation^2), seen through noise: precisions add up
+    # data ~ N(the guide where it saw, deviation^2), seen through noise: precisions add up
     unseen, seen = dit.prior_deviation.square().view(2, 1, -1, 1, 1, 1)
     level = sigma.float().view(-1, 1, 1, 1, 1)
-    middle = valid[len(c.guide) // 2]
-    variance = middle * seen + (1 - middle) * unseen
+    variance = valid * seen + (1 - valid) * unseen
     precision = 1 / variance + ((1 - level) / level) ** 2
     mean = (guide / variance + (1 - level) / level**2 * x) / precision
     return mean + out / precision.sqrt()
 
 
-@pytest.mark.parametrize(
-    ("attention", "see_target", "depths"),
-    [("cached", False, (12.0,)), ("joint", True, (12.0,)), ("cached", False, (4.0, 9.0, 30.0))],
-)
-def test_a_forward_pass_equals_one_long_sequence(attention, see_target, depths, config, make_dit, inputs):
-    dit = make_dit(varied(config, history_attention=attention, guide=depths))
+@pytest.mark.parametrize(("attention", "see_target"), [("cached", False), ("joint", True)])
+def test_a_forward_pass_equals_one_long_sequence(attention, see_target, config, make_dit, inputs):
+    dit = make_dit(varied(config, history_attention=attention))
     x, given = inputs(dit)
     conditions = dit.prepare(**given)
     for sigma in (SIGMA, SIGMA / 3):  # one preparation serves every noise level
@@ -306,8 +296,8 @@ def test_every_condition_matters(name, config, make_dit, inputs):
     [
         {},
         {"history_attention": "joint"},
-        {"guide": ()},
-        {"guide": (), "screen_embedding": False, "pooled_action": False},
+        {"guide": 0},
+        {"guide": 0, "screen_embedding": False, "pooled_action": False},
     ],
     ids=["cached", "joint", "no guide", "bare"],
 )
@@ -368,7 +358,7 @@ def test_a_needed_guide_is_asked_for(config, make_dit, inputs):
 
 @pytest.mark.parametrize("attention", ["cached", "joint"])
 def test_every_parameter_has_a_gradient_and_checkpointing_keeps_it(attention, config, make_dit, inputs):
-    dit = make_dit(varied(config, history_attention=attention, guide=(4.0, 12.0)))
+    dit = make_dit(varied(config, history_attention=attention))
     gradients = []
     for checkpointing in (False, True):
         dit.activation_checkpointing = checkpointing
@@ -381,7 +371,9 @@ def test_every_parameter_has_a_gradient_and_checkpointing_keeps_it(attention, co
         gradients.append(
             {name: p.grad.clone() for name, p in dit.named_parameters() if p.grad is not None and p.grad.any()}
         )
-    assert gradients[0].keys() == dict(dit.named_parameters()).keys()
+    learnt = {name for name, p in dit.named_parameters() if p.requires_grad}
+    assert gradients[0].keys() == learnt
+    assert {name for name, _ in dit.named_parameters()} - learnt == {f"depth.{n}" for n, _ in dit.depth.named_parameters()}
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
 
@@ -391,21 +383,3 @@ def test_a_network_can_be_planned_without_memory(config):
         dit = DiT(config)
     assert all(parameter.is_meta for parameter in dit.parameters())
     assert not any(frequency.is_meta for frequency in dit.frequencies)
-
-
-def test_several_guides_are_mixed_place_by_place(config, make_dit, inputs):
-    """At pure noise, with a silent head, the answer is the guides' mixture that the choice asks for; shares sum to one."""
-    dit = make_dit(varied(config, guide=(4.0, 12.0, 30.0)))
-    x, given = inputs(make_dit(config))
-    latents = torch.stack([given["guide"] + depth for depth in range(3)], dim=1)
-    given["guide"], given["valid"] = latents.flatten(1, 2), torch.ones_like(given["valid"]).expand(-1, 3, -1, -1, -1)
-    torch.nn.init.zeros_(dit.head.head.weight)
-    torch.nn.init.zeros_(dit.head.head.bias)
-    conditions = dit.prepare(**given)
-    mixed = dit(x, torch.ones(len(x)), conditions) - given["guide"][:, : x.shape[1]]
-    torch.testing.assert_close(mixed, mixed[:, :1].expand_as(mixed), atol=1e-5, rtol=1e-4)  # one share for all channels
-    assert mixed.min() > 0 and mixed.max() < 2 and mixed.std() > 0.01
-    with torch.no_grad():
-        dit.guide_choice.weight.zero_()
-        dit.guide_choice.bias.copy_(torch.tensor([-50.0, -50.0, 50.0]))
-    torch.testing.assert_close(dit(x, torch.ones(len(x)), conditions), latents[:, 2], atol=1e-5, rtol=1e-5)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from train import foundation as stage
+from train.depth import load_depth
 from train.foundation import (
     Settings,
     Trainer,
@@ -24,7 +25,6 @@ from train.foundation import (
     draw_sigma,
     evaluate,
     flow_loss,
-    guide_loss,
     held_out_psnr,
     optimizers,
     train,
@@ -34,6 +34,7 @@ from train.shards import HELD_OUT
 from train.sheet import to_video
 from train.vae import psnr
 from world_model import flow
+from world_model.dit import DiT
 from world_model.rollout import generator
 
 QUICK = Settings(batch=2, draws=2, pool=3, warmup=2, dream_from=1, dream_over=1, dream_share=0.7)
@@ -58,9 +59,9 @@ class Oracle:
         self.prior_deviation = None if spread is None else torch.stack([spread, torch.zeros_like(spread)])
         self.seen: Tensor | None = None
 
-    def predict(self, x: Tensor, sigma: Tensor, conditions: object) -> tuple[Tensor, None]:
+    def __call__(self, x: Tensor, sigma: Tensor, conditions: object) -> Tensor:
         self.seen = x
-        return self.answer, None
+        return self.answer
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def sample() -> tuple[Tensor, Tensor, Tensor]:
 def test_loss_is_zero_for_a_perfect_predictor(prediction, sample):
     data, noise, sigma = sample
     oracle = Oracle(prediction, data, noise)
-    assert float(flow_loss(oracle, None, data, sigma, noise, floor=0.4)[0]) == 0  # type: ignore[arg-type]
+    assert float(flow_loss(oracle, None, data, sigma, noise, floor=0.4)) == 0  # type: ignore[arg-type]
     for row in range(3):  # it was asked at the right point between data and noise
         expected = flow.add_noise(data[row], noise[row], float(sigma[row]))
         torch.testing.assert_close(oracle.seen[row], expected)  # type: ignore[index]
@@ -82,9 +83,9 @@ def test_loss_is_zero_for_a_perfect_predictor(prediction, sample):
 
 def test_errors_weigh_as_their_noise_level_says(sample):
     data, noise, sigma = sample
-    loss, _ = flow_loss(Oracle("data", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
+    loss = flow_loss(Oracle("data", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
     assert float(loss) == pytest.approx(0.04 * np.mean([1 / 1.0, 1 / 0.5, 1 / 0.4]), rel=1e-5)
-    loss, _ = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
+    loss = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
     assert float(loss) == pytest.approx(0.04, rel=1e-5)
 
 
@@ -95,7 +96,7 @@ def test_errors_weigh_as_strong_as_their_channel(sample):
         error = torch.zeros(3, 2, 1, 2, 2)
         error[:, channel] = 0.2
         oracle = Oracle("data", data, noise, error, spread)
-        loss, _ = flow_loss(oracle, None, data, one, noise, floor=0.4)  # type: ignore[arg-type]
+        loss = flow_loss(oracle, None, data, one, noise, floor=0.4)  # type: ignore[arg-type]
         assert float(loss) == pytest.approx(0.04 * weight / 2, rel=1e-5)
 
 
@@ -109,9 +110,9 @@ def test_what_to_beat_is_the_loss_of_a_network_that_adds_nothing(trainer, config
     for network in (dit, silent):
         fresh = Trainer(config, trainer.corpus, trainer.vae, QUICK)
         losses.append(fresh.step(network, 0))
-    assert losses[1][1] == pytest.approx(losses[1][2], rel=1e-5)
-    assert losses[0][2] == pytest.approx(losses[1][2], rel=1e-6)
-    assert losses[0][1] != pytest.approx(losses[0][2], rel=1e-3)
+    assert losses[1][0].item() == pytest.approx(losses[1][1], rel=1e-5)
+    assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-6)
+    assert losses[0][0].item() != pytest.approx(losses[0][1], rel=1e-3)
 
 
 def test_noise_levels_are_shifted_towards_noise():
@@ -156,38 +157,17 @@ def test_noise_can_be_switched_off(off, batch):
     assert torch.equal(same.worlds.picture, batch.worlds.picture)
 
 
-def test_choosing_the_guide_nearest_the_truth_costs_least():
-    """Two tokens, three guides; token 0 is nearest guide 2, token 1 nearest guide 0."""
-    data = torch.zeros(1, 2, 1, 1, 2)
-    guides = torch.full((1, 3, 2, 1, 1, 2), 1.0)
-    guides[:, 2, ..., 0] = guides[:, 0, ..., 1] = 0.1
-    conditions = SimpleNamespace(guides=guides)
-    dit = SimpleNamespace(config=SimpleNamespace(dit=SimpleNamespace(patch=(1, 1, 1))), prior_deviation=None)
-
-    def cost(first: int, second: int) -> float:
-        choice = torch.full((1, 2, 3), -4.0)
-        choice[0, 0, first] = choice[0, 1, second] = 4.0
-        return float(guide_loss(dit, choice, conditions, data))  # type: ignore[arg-type]
-
-    assert cost(2, 0) < 0.1
-    assert min(cost(a, b) for a in range(3) for b in range(3) if (a, b) != (2, 0)) > 3
-    error = torch.tensor([1.0, 1.0, 0.01])  # of token 0, by hand
-    target = (-8 * error / error.mean()).softmax(dim=0)
-    flat = guide_loss(dit, torch.zeros(1, 2, 3), conditions, data)  # type: ignore[arg-type]
-    assert float(flat) == pytest.approx(np.log(3), rel=1e-6) and float(target[2]) > 0.99
-    assert guide_loss(dit, None, conditions, data) is None  # type: ignore[arg-type]
-
-
 # ---- steps ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_part_of_the_network_learns(trainer, config, make_dit):
     dit = make_dit(config)
     for number in range(8):
-        loss, *_ = trainer.step(dit, number)
+        loss, _ = trainer.step(dit, number)
         assert loss.isfinite() and loss > 0
         loss.backward()
-    silent = {name for name, p in dit.named_parameters() if p.grad is None or not p.grad.any()}
+    learning = ((name, p) for name, p in dit.named_parameters() if p.requires_grad)
+    silent = {name for name, p in learning if p.grad is None or not p.grad.any()}
     assert silent <= {"empty"}  # only worlds from a text reach that one
 
 
@@ -226,10 +206,10 @@ def test_overfits_one_batch(config, corpus, frozen_vae, make_dit):
     """The same worlds, noise levels and noise again and again: the loss must fall a long way."""
     torch.manual_seed(0)
     dit = make_dit(config)
-    dit.prior_deviation.copy_(corpus.prior_deviation(frozen_vae))
+    dit.prior_deviation.copy_(corpus.prior_deviation(dit.depth, frozen_vae))
     losses, both = [], optimizers(dit, 1e-2, 0.0)
     for _ in range(40):
-        loss, _, untrained = Trainer(config, corpus, frozen_vae, replace(QUICK, batch=3)).step(dit, 0)
+        loss, untrained = Trainer(config, corpus, frozen_vae, replace(QUICK, batch=3)).step(dit, 0)
         loss.backward()
         for optimizer in both:
             optimizer.step()
@@ -297,11 +277,11 @@ class Stopped(Run):
                 return
 
 
-def test_training_resumes_exactly(config, data_folder, vae_folder, tmp_path, monkeypatch, capsys):
+def test_training_resumes_exactly(config, data_folder, vae_folder, depth_folder, tmp_path, monkeypatch, capsys):
     """6 steps at once equal 3 and, from the checkpoint alone, 3 more: weights, EMA, optimizers and worlds, bit for bit."""
 
     def run(name: str) -> dict[str, Tensor]:
-        train(config, data_folder, vae_folder, tmp_path / name, QUICK, 6, None, None)
+        train(config, data_folder, vae_folder, tmp_path / name, QUICK, 6, None, None, depth_folder)
         return leave(tmp_path / name)
 
     whole = run("whole")
@@ -319,7 +299,7 @@ def test_training_resumes_exactly(config, data_folder, vae_folder, tmp_path, mon
 
 
 def test_training_starts_from_given_weights(config, data_folder, vae_folder, weights_folder, tmp_path):
-    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, weights_folder)
+    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, weights_folder, None)
     given, taken = (
         load_file(weights_folder / "dit.safetensors"),
         load_file(tmp_path / "checkpoint" / "model.safetensors"),
@@ -327,10 +307,20 @@ def test_training_starts_from_given_weights(config, data_folder, vae_folder, wei
     assert all(torch.equal(taken[name], value.float()) for name, value in given.items())
 
 
-def test_fresh_models_know_how_good_the_guide_is(config, corpus, data_folder, vae_folder, frozen_vae, tmp_path):
-    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None)
-    taken = load_file(tmp_path / "checkpoint" / "model.safetensors")
-    assert torch.equal(taken["prior_deviation"], corpus.prior_deviation(frozen_vae))
+def test_fresh_models_know_how_good_the_guide_is(config, corpus, data_folder, vae_folder, depth_folder, frozen_vae, tmp_path):
+    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, depth_folder)
+    taken, depth = load_file(tmp_path / "checkpoint" / "model.safetensors"), DiT(config).depth
+    load_depth(depth, depth_folder)
+    assert all(torch.equal(taken[f"depth.{name}"], value) for name, value in depth.state_dict().items())
+    assert torch.equal(taken["prior_deviation"], corpus.prior_deviation(depth, frozen_vae))
+
+
+def test_a_guide_without_depths_is_refused(config, data_folder, vae_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"--depth, a run of train\.depth"):
+        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, None)
+    (tmp_path / "depth.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="depth network of this model"):
+        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, tmp_path)
 
 
 def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
@@ -343,4 +333,4 @@ def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
     settings = Settings(dream_from=7, lr=0.01)
-    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, None)]
+    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, None, None)]

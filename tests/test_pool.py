@@ -12,6 +12,7 @@ from train.corpus import Corpus
 from train.pool import Batch, Entry, Pool
 from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
+from world_model.depth import DepthNet
 from world_model.dit import DiT
 from world_model.rollout import advance, generator, motion_of, prepare_block
 from world_model.text import Conditioning, build_text_encoder, pooled_actions
@@ -102,7 +103,9 @@ def test_texts_are_encoded_once_and_nothing_is_zeros(corpus, config):
 
 def test_prior_is_the_deviation_of_latents_and_of_the_guides_error(corpus, config, frozen_vae):
     """The guide is worth having: seen places are nearer to it than to zero. First row against plain numpy."""
-    everywhere, seen = corpus.prior_deviation(frozen_vae)
+    ground = DepthNet(4, config.camera)
+    torch.nn.init.zeros_(ground.head.weight)
+    everywhere, seen = corpus.prior_deviation(ground, frozen_vae)
     latents = corpus.latents[HELD_OUT:].astype("float64")
     expected = (latents**2).mean(axis=(0, 2, 3, 4)) ** 0.5
     torch.testing.assert_close(everywhere.double(), torch.from_numpy(expected), atol=1e-3, rtol=1e-3)

@@ -194,7 +194,7 @@ def conditions_of(dit, vae, worlds, context, pooled):
 @pytest.mark.parametrize("prediction", ["data", "velocity"])
 def test_denoising_is_euler_on_the_velocity(prediction, dit, vae, config, make_dit, worlds, context, pooled):
     if prediction == "velocity":
-        dit = make_dit(replace(config, dit=replace(config.dit, prediction="velocity", guide=())))
+        dit = make_dit(replace(config, dit=replace(config.dit, prediction="velocity", guide=0)))
     conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
     x = noise.double()
     for before, after in pairwise(SIGMAS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from train.shards import HELD_OUT, Shard, WalkInfo, find_shards, latents_path
 from train.sheet import to_video
 from world_model.actions import Action
 from world_model.config import ModelConfig
+from world_model.depth import DepthNet
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
+from world_model.warp import guide_block
 
 
 class Corpus:
@@ -47,21 +50,20 @@ class Corpus:
             for t in tqdm(sorted(texts), desc="texts", mininterval=5)
         }
 
-    def prior_deviation(self, vae: VideoVAE, walks: int = 16) -> Tensor:
+    def prior_deviation(self, depth: DepthNet, vae: VideoVAE, walks: int = 16) -> Tensor:
         """[2, C]: deviation of the latents, and of their distance to the guide where that saw something."""
         places = self._places[HELD_OUT : HELD_OUT + walks] or self._places
-        taken = [shard.walk(i) for shard, i in places]
-        data = torch.from_numpy(np.stack([encode_walk(vae, walk) for walk in taken])).float()
-        with torch.inference_mode():
-            pairs = [block_guides(self.config, vae, walk_video(walk), walk) for walk in taken]
-        guide, valid = (torch.stack(parts) for parts in zip(*pairs))
-        data = data.unflatten(2, (self.blocks, -1)).transpose(1, 2)
-        middle = len(self.config.dit.guide) // 2  # the depth that an untrained network takes
-        guide, valid = guide.unflatten(2, (-1, data.shape[2]))[:, :, middle], valid[:, :, middle : middle + 1]
-        seen = (valid > 0.99).expand_as(data).transpose(0, 2).flatten(1)
-        error = (data - guide).transpose(0, 2).flatten(1).square()
-        everywhere = data.transpose(0, 2).flatten(1).square().mean(dim=1)
-        return torch.stack([everywhere, (error * seen).sum(dim=1) / seen.sum(dim=1)]).sqrt()
+        spread, error, count = (torch.zeros(self.config.dit.latent_channels) for _ in range(3))
+        for shard, i in places:
+            walk = shard.walk(i)
+            data = torch.from_numpy(encode_walk(vae, walk)).float()
+            guide, valid = block_guides(self.config, partial(guide_block, depth, vae), walk_video(walk), walk)
+            later = data.unflatten(1, (self.blocks, -1))[:, 1:].transpose(0, 1)  # the guide's blocks
+            seen = (valid > 0.99).expand_as(later)
+            spread += data.square().flatten(1).mean(dim=1)
+            error += ((later - guide).square() * seen).transpose(0, 1).flatten(1).sum(dim=1)
+            count += seen.transpose(0, 1).flatten(1).sum(dim=1)
+        return torch.stack([spread / len(places), error / count]).sqrt()
 
     def __len__(self) -> int:
         return len(self._places)

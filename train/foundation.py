@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from train.corpus import Corpus
+from train.depth import load_depth
 from train.latents import load_vae
 from train.loop import Run, prepare_cpu
 from train.muon import Muon
@@ -56,7 +56,6 @@ class Settings:
     history_noise: float = 0.25  # largest deviation added to a noised history
     noised: float = 0.5  # share of worlds with a noised history
     pure_noise: float = 0.4  # share of draws at sigma 1
-    choice_weight: float = 0.1  # of the choice among the guides
     sigma_floor: float = 0.4  # the loss weight 1 / sigma stops growing here
     dream_from: int = 3000  # step from which histories are dreamt
     dream_over: int = 1000  # steps over which their share grows
@@ -88,40 +87,23 @@ def channel_weight(dit: DiT) -> Tensor | float:
     return (dit.prior_deviation[0] / dit.prior_deviation[0].mean())[:, None, None, None]
 
 
-def flow_loss(
-    dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float
-) -> tuple[Tensor, Tensor | None]:
-    """Squared error of the clean latent over max(sigma, floor), or of the velocity, by what is predicted; and `guide_loss`."""
+def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float) -> Tensor:
+    """Squared error of the clean latent over max(sigma, floor), or of the velocity, by what the model predicts."""
     level = sigma.float()[:, None, None, None, None]
     x = flow.add_noise(data, noise, level)
-    output, choice = dit.predict(x, sigma, conditions)
+    output = dit(x, sigma, conditions)
     if dit.config.dit.prediction == "velocity":
-        return (output - (noise - data)).square().mean(), None
-    loss = ((output - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean()
-    return loss, guide_loss(dit, choice, conditions, data)
-
-
-def guide_loss(dit: DiT, choice: Tensor | None, conditions: Conditions, data: Tensor) -> Tensor | None:
-    """Cross-entropy of the choice among the guides [B, L, G] to the one nearest the truth, softly: depth, taught by what came."""
-    if choice is None or conditions.guides is None:
-        return None
-    error = (conditions.guides - data[:, None]).square() * channel_weight(dit)
-    patch = dit.config.dit.patch
-    error = rearrange(
-        error, "B G C (F p) (h q) (w r) -> B (F h w) G (C p q r)", p=patch[0], q=patch[1], r=patch[2]
-    ).mean(dim=-1)
-    nearest = (-8 * error / error.mean(dim=-1, keepdim=True).clamp(min=1e-6)).softmax(dim=-1)
-    return -(nearest * choice.float().log_softmax(dim=-1)).sum(dim=-1).mean()
+        return (output - (noise - data)).square().mean()
+    return ((output - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean()
 
 
 @torch.no_grad()
 def untrained_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float) -> float:
     """`flow_loss` of the linear estimate that a data prediction starts from: what the network has to beat (nan without one)."""
-    if conditions.guides is None or conditions.variance is None:
+    if conditions.guide is None or conditions.variance is None:
         return float("nan")
-    guide = conditions.guides[:, conditions.guides.shape[1] // 2]
     level = sigma.float()[:, None, None, None, None]
-    mean, _ = flow.gaussian_posterior(flow.add_noise(data, noise, level), level, guide, conditions.variance)
+    mean, _ = flow.gaussian_posterior(flow.add_noise(data, noise, level), level, conditions.guide, conditions.variance)
     return float(((mean - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean())
 
 
@@ -147,9 +129,8 @@ class Trainer:
         self.conditioning = Conditioning(config.text)
         self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed)
 
-    def step(self, dit: DiT, number: int) -> tuple[Tensor, float, float]:
-        """What step `number` minimises, its flow loss, and that of no network at all; the pool's worlds move on by one block,
-        true or dreamt."""
+    def step(self, dit: DiT, number: int) -> tuple[Tensor, float]:
+        """Loss of step `number`, and that of no network at all; the pool's worlds move on by one block, true or dreamt."""
         s = self.settings
         stream = generator(s.seed, "foundation", number)
         share = s.dream_share * min(1.0, max(0.0, (number - s.dream_from) / max(s.dream_over, 1)))
@@ -162,20 +143,19 @@ class Trainer:
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream)
         repeated = conditions.repeat(s.draws)
-        loss, choice = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
+        loss = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         reference = untrained_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         with torch.no_grad():
             added = batch.truth
             dreaming = self.pool.dreaming(batch)
             if dreaming.any():
                 sigmas = flow.sigma_schedule(s.dream_steps, self.config.sampler.shift)
-                start = torch.randn(added.shape, generator=stream)
+                start = torch.randn(added.shape, generator=stream) * self.config.sampler.temperature
                 dream = denoise_block(dit, conditions, start, sigmas)
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
             after, _ = advance(dit, self.vae, batch.worlds, motion, place, added, [stream] * len(batch.index))
             self.pool.put(batch, after, replace(place, latents=added))
-        total = loss if choice is None else loss + s.choice_weight * choice
-        return total, float(loss.detach()), reference
+        return loss, reference
 
 
 @torch.no_grad()
@@ -236,8 +216,9 @@ def train(
     steps: int,
     minutes: float | None,
     initial: Path | None,
+    depth: Path | None,
 ) -> None:
-    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from."""
+    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, `depth` one of train.depth."""
     torch.manual_seed(settings.seed)
     dit = DiT(config)
     if initial is not None:
@@ -246,8 +227,9 @@ def train(
         load_dit(dit, initial)
     vae, _ = load_vae(config, vae_folder)
     corpus = Corpus(config, data)
-    if initial is None and dit.prior_deviation is not None:
-        dit.prior_deviation.copy_(corpus.prior_deviation(vae))
+    if initial is None and dit.depth is not None and dit.prior_deviation is not None:
+        load_depth(dit.depth, depth)
+        dit.prior_deviation.copy_(corpus.prior_deviation(dit.depth, vae))
     trainer = Trainer(config, corpus, vae, settings)  # type: ignore[arg-type]
     run = Run(
         "foundation",
@@ -262,7 +244,7 @@ def train(
     average: DiT = run.ema["dit"].module  # type: ignore[assignment]
     losses: list[tuple[float, float]] = []
     for step in run.steps(steps, minutes):
-        loss, flow_part, reference = trainer.step(dit, step)
+        loss, reference = trainer.step(dit, step)
         run.accelerator.backward(loss)
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
         done = step / steps if minutes is None else run.minutes / minutes
@@ -273,7 +255,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
         run.average("dit")
-        losses.append((flow_part, reference))
+        losses.append((float(loss.detach()), reference))
         if step % 25 == 24:
             mean, untrained = np.mean(losses[-25:], axis=0)
             run.log({"loss": mean, "explained": 1 - mean / untrained})
@@ -292,6 +274,9 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, required=True, help="run folder of train.vae")
     parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
     parser.add_argument("--initial", type=Path, help="folder of weights to start from")
+    parser.add_argument(
+        "--depth", type=Path, help="run folder of train.depth, for a model with a guide and no --initial"
+    )
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, help="stop after this much training")
     for name, kind in (
@@ -306,10 +291,10 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name))
     values = vars(parser.parse_args())
-    model, data, vae, out, initial, steps, minutes = (
-        values.pop(k) for k in ("model", "data", "vae", "out", "initial", "steps", "minutes")
+    model, data, vae, out, initial, depth, steps, minutes = (
+        values.pop(k) for k in ("model", "data", "vae", "out", "initial", "depth", "steps", "minutes")
     )
-    train(get_preset(model), data, vae, out, Settings(**values), steps, minutes, initial)
+    train(get_preset(model), data, vae, out, Settings(**values), steps, minutes, initial, depth)
 
 
 if __name__ == "__main__":

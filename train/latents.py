@@ -26,9 +26,9 @@ from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
 from world_model.vae import VideoVAE, build_vae
-from world_model.warp import guide_block
 
 WEIGHTS = "vae.safetensors"
+GuideFn = Callable[..., tuple[Tensor, Tensor]]
 
 
 def encode(config: ModelConfig, data: Path, vae: Path, *, device: str = "auto") -> int:
@@ -102,18 +102,12 @@ def walk_video(walk: Walk, device: str = "cpu") -> Tensor:
     return frames.permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
-def block_guides(
-    config: ModelConfig,
-    vae: VideoVAE,
-    video: Tensor,
-    walk: Walk,
-    warp: Callable[..., tuple[Tensor, Tensor]] = guide_block,
-) -> tuple[Tensor, Tensor]:
-    """Guide [B, G*C, k, h, w] and validity [B, G, k, h, w] of all blocks of a walk; `video` is [3, T, H, W] in -1..1.
+def block_guides(config: ModelConfig, guide: GuideFn, video: Tensor, walk: Walk) -> tuple[Tensor, Tensor]:
+    """Guide [B, C, k, h, w] and validity [B, 1, k, h, w] of all blocks of a walk but the first; `video` is [3, T, H, W] in -1..1.
 
-    The guide of a block is the frame before it, moved as commanded. No frame precedes block 0: its guide and validity are zero.
+    The guide of a block is the frame before it, moved as commanded; `guide` is `warp.guide_block` of given networks.
     """
-    step, device = config.frames_per_block, video.device
+    step = config.frames_per_block
     last = np.arange(step - 1, video.shape[1] - 1, step)  # the frame before each block but the first
     motions = [
         commanded_motion(
@@ -121,13 +115,9 @@ def block_guides(
         )
         for index, k in zip(walk.action[1:], last, strict=True)
     ]
-    yaws, pitches, moves = (
-        torch.as_tensor(np.stack(part), dtype=torch.float32, device=device) for part in zip(*motions)
-    )
-    yaw, pitch = (torch.from_numpy(angles[last]).to(device) for angles in (walk.yaw, walk.pitch))
-    pictures = video[:, last].transpose(0, 1)
-    guide, valid = warp(vae, pictures, yaw, pitch, yaws, pitches, moves, config.camera, config.dit.guide)
-    return tuple(torch.cat([torch.zeros_like(part[:1]), part]) for part in (guide, valid))  # type: ignore[return-value]
+    yaws, pitches, moves = (torch.from_numpy(np.stack(part)) for part in zip(*motions))
+    yaw, pitch = (torch.from_numpy(angles[last]) for angles in (walk.yaw, walk.pitch))
+    return guide(video[:, last].transpose(0, 1), yaw, pitch, yaws, pitches, moves)
 
 
 def _sha256(path: Path) -> str:

@@ -66,9 +66,7 @@ class DiTConfig:
     activation: Literal["gelu_tanh", "relu_squared"] = "gelu_tanh"  # of the MLP; tanh is slow on a CPU
     screen_embedding: bool = False  # a learned vector per place on the screen; view-sphere RoPE needs it
     pooled_action: bool = False  # the mean action token joins the timestep embedding
-    guide: tuple[
-        float, ...
-    ] = ()  # the last frame, warped as commanded at these depths in metres, is a second input (warp.py)
+    guide: int = 0  # width of the depth network by which the last frame is moved as a second input (warp.py); 0: none
     guide_memory: int = 0  # earlier pictures that fill in what the last one does not show (album.py)
     max_age: int = 1024  # frames; older history counts as this old
 
@@ -190,7 +188,7 @@ _STREET_DIT = DiTConfig(
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
     mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
-    guide=(4.0, 7.0, 12.0, 20.0, 40.0), guide_memory=12, max_age=128,
+    guide=12, guide_memory=12, max_age=128,
 )  # fmt: skip
 
 PRESETS: dict[str, ModelConfig] = {
@@ -210,7 +208,7 @@ PRESETS: dict[str, ModelConfig] = {
         dit=dataclasses.replace(
             _STREET_DIT, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16,
             packing=Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2)),
-            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=(12.0,), guide_memory=3,
+            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=4, guide_memory=3,
         ),
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
         text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),

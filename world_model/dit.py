@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from world_model import flow
 from world_model.blocks import Block, Grid, Head
 from world_model.config import ModelConfig, Tiers
+from world_model.depth import DepthNet
 from world_model.layers import KeyValue, axis_frequencies, linear_sums, rotary_table, sinusoid, view_directions
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
 
@@ -48,7 +49,7 @@ class Conditions:
     memory_table: Tensor | None
     bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and the guide
     pooled: Tensor | None  # [B, D] pooled action
-    guides: Tensor | None  # [B, G, C, K, h, w]: a data prediction starts from a mixture of them
+    guide: Tensor | None  # [B, C, K, h, w]: a data prediction starts from it
     variance: Tensor | None  # [B, C, K, h, w] of the data around the guide
 
     def repeat(self, times: int) -> Conditions:
@@ -65,7 +66,7 @@ class Conditions:
             again(self.table),  # type: ignore[arg-type]
             self.memory.repeat(times) if self.memory else None, again(self.memory_table),
             again(self.bias), again(self.pooled),
-            again(self.guides), again(self.variance),
+            again(self.guide), again(self.variance),
         )  # fmt: skip
 
 
@@ -101,11 +102,10 @@ class DiT(nn.Module):
         )
         self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
         self.action_embedding = nn.Linear(c.text_dim, dim) if c.pooled_action else None
-        depths = len(c.guide)
-        self.guide_embedding = nn.Conv3d(depths * (c.latent_channels + 1), dim, c.patch, c.patch) if depths else None
-        self.guide_choice = nn.Linear(dim, depths) if depths > 1 else None
+        self.depth = DepthNet(c.guide, config.camera).requires_grad_(False) if c.guide else None
+        self.guide_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.guide else None
         # deviation of the data from its prior, per channel: where the guide saw nothing, and where it did
-        self.register_buffer("prior_deviation", torch.ones(2, c.latent_channels) if depths else None)
+        self.register_buffer("prior_deviation", torch.ones(2, c.latent_channels) if c.guide else None)
         self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
         self.frequencies = axis_frequencies(c.head_dim, c.positions)
         self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
@@ -136,11 +136,9 @@ class DiT(nn.Module):
         for block in self.layers:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
-        for layer in (self.head.head, self.action_embedding, self.guide_choice):
+        for layer in (self.head.head, self.action_embedding):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
-        if self.guide_choice is not None:
-            self.guide_choice.bias[len(self.config.dit.guide) // 2] = 2.0  # begin with the middle depth
 
     @property
     def dtype(self) -> torch.dtype:
@@ -205,30 +203,17 @@ class DiT(nn.Module):
             bias = repeat(self.screen, "1 D h w -> 1 (F h w) D", F=grid[0]).expand(batch, -1, -1)
         if self.guide_embedding is not None:
             if guide is None or valid is None:
-                raise ValueError(
-                    "this model needs a guide: pass latents [B, G*C, K, h, w] and validity [B, G, K, h, w]"
-                )
-            seen = guide * valid.repeat_interleave(self.config.dit.latent_channels, dim=1)
-            embedded = self.guide_embedding(torch.cat([seen, valid], dim=1).to(self.dtype))
+                raise ValueError("this model needs a guide: pass latents [B, C, K, h, w] and validity [B, 1, K, h, w]")
+            embedded = self.guide_embedding(torch.cat([guide * valid, valid], dim=1).to(self.dtype))
             bias = embedded.flatten(2).transpose(1, 2) + (0 if bias is None else bias)
         return bias
 
     def _prior(self, guide: Tensor | None, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What is known of a block before any network: the guides where they saw something, else nothing; and how well."""
+        """What is known of a block before any network: the guide where it saw something, else nothing; and how well."""
         if guide is None or valid is None or self.prior_deviation is None:
             return None, None
         unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
-        middle = valid[:, valid.shape[1] // 2, None]
-        return guide.unflatten(1, (valid.shape[1], -1)) * valid[:, :, None], middle * seen + (1 - middle) * unseen
-
-    def _mixture(self, guides: Tensor, choice: Tensor | None, grid: Grid) -> Tensor:
-        """The guides [B, G, C, K, h, w], mixed token by token as the network chooses (logits [B, L, G]): [B, C, K, h, w]."""
-        if choice is None:
-            return guides[:, 0]
-        share = rearrange(choice.float().softmax(dim=-1), "B (F h w) G -> B G 1 F h w", F=grid[0], h=grid[1])
-        for axis, size in enumerate(self.config.dit.patch):
-            share = share.repeat_interleave(size, dim=3 + axis) if size > 1 else share
-        return (guides * share).sum(dim=1)
+        return guide * valid, valid * seen + (1 - valid) * unseen
 
     # ---- channel half -------------------------------------------------------------------------------------------------
 
@@ -287,7 +272,7 @@ class DiT(nn.Module):
         """What all sampler steps of a block share.
 
         context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
-        guide [B, G*C, K, h, w], valid [B, G, K, h, w]: the last frame warped at G depths, and where it was in view.
+        guide [B, C, K, h, w], valid [B, 1, K, h, w] in 0..1: the last frame moved as commanded, and where it was in view.
         """
         c = self.config.dit
         text = self.text_embedding(context)
@@ -361,12 +346,6 @@ class DiT(nn.Module):
         What the prediction means is `config.dit.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
         not fill a patch are dropped, as in the released model.
         """
-        return self.predict(x, sigma, conditions, history_sigma)[0]
-
-    def predict(
-        self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0
-    ) -> tuple[Tensor, Tensor | None]:
-        """`forward`, and the logits [B, L, G] by which every token chose among the guides (None without a choice)."""
         tokens = self.patch_embedding(x.to(self.dtype))
         grid: Grid = tuple(tokens.shape[2:])  # type: ignore[assignment]
         tokens = tokens.flatten(2).transpose(1, 2)
@@ -397,18 +376,15 @@ class DiT(nn.Module):
         out = rearrange(
             out, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
         )
-        if conditions.guides is None or conditions.variance is None:
-            return out, None
+        if conditions.guide is None or conditions.variance is None:
+            return out
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
             for axis, size in enumerate(p):
                 level = level.repeat_interleave(size, dim=2 + axis)
-        choice = self.guide_choice(tokens) if self.guide_choice is not None else None
-        mean, deviation = flow.gaussian_posterior(
-            x, level, self._mixture(conditions.guides, choice, grid), conditions.variance
-        )
-        return mean + deviation * out, choice
+        mean, deviation = flow.gaussian_posterior(x, level, conditions.guide, conditions.variance)
+        return mean + deviation * out
 
 
 def _padded(layer: nn.Module, latents: Tensor) -> Tensor:

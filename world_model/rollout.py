@@ -152,15 +152,21 @@ def prepare_block(
     )
     guide = valid = None
     present = worlds.history.present[:, -1]
-    if config.dit.guide:
+    if dit.depth is not None:
         there = worlds.place + motion.displacement[:, -1]
         recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
-        with torch.no_grad():
-            guide, valid = guide_block(
-                vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement, config.camera,
-                config.dit.guide, recalled,
-            )  # fmt: skip
-            valid = valid * present[:, None, None, None, None]
+        guide, valid = guide_block(
+            dit.depth,
+            vae,
+            worlds.picture,
+            worlds.yaw,
+            worlds.pitch,
+            motion.yaw,
+            motion.pitch,
+            motion.displacement,
+            recalled,
+        )
+        valid = valid * present[:, None, None, None, None]
     conditions = dit.prepare(worlds.history, worlds.memory, context, target, pooled, guide, valid)
     place = History(
         worlds.history.latents[:, :, :0],

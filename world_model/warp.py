@@ -1,13 +1,11 @@
-"""The guide: the last picture, moved as the command says, before the network repairs it.
+"""The guide: the last picture, moved as the keys command, before the network repairs it and invents what it does not show.
 
-Rotation is exact. Walking needs a depth: below the horizon the ground plane, capped by a sphere around the eye. Several spheres
-give several guides, and the network chooses among them place by place. Used only by configs with `dit.guide`; it is a prior
-on control, so the same model without it is the ablation.
+The picture's distances come from depth.py. Distances are moved into each new view (nearest wins), then colours are looked up, so
+that they stay sharp and what comes from behind something is known to be unknown. Used only by configs with `dit.guide`; it is a
+prior on control, so the same model without it is the ablation. Shapes: B worlds, T new views, H x W pixels.
 """
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,81 +13,96 @@ from torch import Tensor
 
 from world_model.album import Recalled
 from world_model.camera import CameraConfig
+from world_model.depth import FARTHEST, DepthNet
+from world_model.geometry import camera_rays, camera_to_world
 from world_model.vae import VideoVAE
 
-
-@lru_cache(maxsize=8)
-def _rays(height: int, width: int, camera: CameraConfig) -> Tensor:
-    """[H, W, 3] float32 directions through pixel centres, camera axes (x right, y down, z forward), z = 1."""
-    focal = camera.focal(width)
-    y, x = torch.meshgrid(torch.arange(height) + 0.5 - height / 2, torch.arange(width) + 0.5 - width / 2, indexing="ij")
-    return torch.stack([x / focal, y / focal, torch.ones_like(x)], dim=-1)
-
-
-def _rotation(yaw: Tensor, pitch: Tensor) -> Tensor:
-    """[..., 3, 3] camera-to-world; the tensor form of camera.rotation."""
-    cy, sy, cp, sp = yaw.cos(), yaw.sin(), pitch.cos(), pitch.sin()
-    rows = [cy, sp * sy, cp * sy, torch.zeros_like(cy), cp, -sp, -sy, cy * sp, cp * cy]
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+BEHIND = 0.05  # metres in front of the camera: nearer things are not seen
+AGREEMENT = 0.15  # by which a distance may differ from that of the pixel it is looked up at
+REMEMBERED = 0.5  # validity of what only the album shows
 
 
 def warp(
-    picture: Tensor,
-    yaw: Tensor,
-    pitch: Tensor,
-    yaws: Tensor,
-    pitches: Tensor,
-    displacement: Tensor,
+    picture: Tensor, inverse: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor,
     camera: CameraConfig,
-    far: float,
-) -> tuple[Tensor, Tensor]:
-    """Moves pictures as commanded; what is not nearer ground is taken to be `far` metres away.
-
-    picture [B, 3, H, W] seen at yaw, pitch [B]; the T new views at yaws, pitches [B, T] (radians) after walking
-    displacement [B, T, 2] (world x, z; metres). Returns video [B, 3, T, H, W] (edges repeated where nothing was seen) and
-    validity [B, 1, T, H, W]: 1 where the old picture shows that place.
-    """
-    height, width = picture.shape[2:]
-    frames = yaws.shape[1]
-    rays = F.normalize(_rays(height, width, camera).to(picture.device), dim=-1)
-    view = _rotation(yaws.float(), pitches.float())
-    world = torch.einsum("btij,hwj->bthwi", view, rays)
-    ground = camera.eye_height / world[..., 1].clamp(min=1e-6)
-    distance = ground.clamp(max=far)
-    point = world * distance[..., None]
-    point[..., 0] += displacement[..., 0, None, None]
-    point[..., 2] += displacement[..., 1, None, None]
-    seen = torch.einsum("bij,bthwi->bthwj", _rotation(yaw.float(), pitch.float()), point)
-    depth = seen[..., 2].clamp(min=0.05)
-    focal = camera.focal(width)
-    grid = torch.stack(
-        [seen[..., 0] / depth * focal / (width / 2), seen[..., 1] / depth * focal / (height / 2)], dim=-1
-    )
-    valid = ((grid.abs() <= 1).all(dim=-1) & (seen[..., 2] > 0.05)).float()[:, None]
-    flat = F.grid_sample(
-        picture, grid.flatten(1, 2), mode="bicubic", padding_mode="border", align_corners=False
-    ).clamp(-1, 1)  # fmt: skip
-    return flat.unflatten(2, (frames, height)), valid
-
-
-def guide_block(
-    vae: VideoVAE, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor,
-    camera: CameraConfig, depths: tuple[float, ...], recalled: Recalled | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The guides of a block, one for each of G depths (metres): latents [B, G*C, K, h, w], depth by depth, of the warped
-    picture, and their validity [B, G, K, h, w] in 0..1. What only the `recalled` picture shows is filled in, at the middle depth
-    and with validity 0.5."""
-    latents, valid = [], []
-    if recalled is not None:
+    """Pictures seen from elsewhere.
+
+    picture [B, 3, H, W] and inverse distances [B, H, W] (1 / metres, along rays) seen at yaw, pitch [B]; the new views at
+    yaws, pitches [B, T] (radians) after walking displacement [B, T, 2] (world x, z; metres). Returns video [B, 3, T, H, W]
+    (something plausible where nothing was seen) and validity [B, 1, T, H, W]: 1 where the old picture shows that place.
+    """
+    height, width = picture.shape[-2:]
+    views = yaws.shape[1]
+    rays = camera_rays(height, width, camera, picture.device)
+    old = camera_to_world(yaw.float(), pitch.float())
+    new = camera_to_world(yaws.float(), pitches.float())
+    walked = F.pad(displacement.float().flip(-1), (1, 0))[..., [2, 0, 1]]  # (x, 0, z)
+    points = torch.einsum("bij,hwj->bhwi", old, rays) / inverse[..., None]
+    moved = torch.einsum("btji,bthwj->bthwi", new, points[:, None] - walked[:, :, None, None])
+    distance = _nearest(moved, camera.focal(width)).unflatten(0, (-1, views))
+    found = distance < torch.inf
+    distance = torch.where(found, distance, torch.full_like(distance, FARTHEST))
+    target = torch.einsum("btij,hwj->bthwi", new, rays) * distance[..., None] + walked[:, :, None, None]
+    source = torch.einsum("bji,bthwj->bthwi", old, target)
+    grid, ahead = _project(source, camera.focal(width))
+    scale = grid.new_tensor([2 / width, 2 / height])
+    flat = (grid * scale - 1).flatten(1, 2)
+    video = F.grid_sample(picture, flat, mode="bicubic", padding_mode="border", align_corners=False).clamp(-1, 1)
+    there = F.grid_sample(inverse[:, None], flat, mode="nearest", padding_mode="border", align_corners=False)
+    there = there[:, 0].unflatten(1, (views, height))
+    agrees = (there * source.norm(dim=-1) - 1).abs() < AGREEMENT
+    inside = ((grid >= 0) & (grid <= grid.new_tensor([width, height]))).all(dim=-1)
+    return video.unflatten(2, (views, height)), (found & ahead & inside & agrees).float()[:, None]
+
+
+def _project(points: Tensor, focal: float) -> tuple[Tensor, Tensor]:
+    """Camera-axes points [..., H, W, 3] -> places in the picture in pixels from its corner [..., H, W, 2], and whether ahead."""
+    height, width = points.shape[-3:-1]
+    ahead = points[..., 2] > BEHIND
+    depth = points[..., 2].clamp(min=BEHIND)
+    place = torch.stack([points[..., 0] / depth, points[..., 1] / depth], dim=-1) * focal
+    return place + place.new_tensor([width / 2, height / 2]), ahead
+
+
+def _nearest(points: Tensor, focal: float) -> Tensor:
+    """Distance of the nearest of the points [B, T, H, W, 3] that fall on or beside each pixel, [B * T, H, W]; inf: none.
+
+    A point covers the four pixels around it, and single gaps are closed: coming nearer pulls points apart.
+    """
+    height, width = points.shape[-3:-1]
+    place, ahead = _project(points, focal)
+    column, row = (place - 0.5).floor().long().unbind(-1)
+    distance = torch.where(ahead, points.norm(dim=-1), torch.full_like(points[..., 0], torch.inf))
+    buffer = torch.full((points.shape[0] * points.shape[1], height * width), torch.inf, device=points.device)
+    for down in (0, 1):
+        for right in (0, 1):
+            y, x = row + down, column + right
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).flatten(0, 1).flatten(1)
+            value = torch.where(inside, distance, torch.full_like(distance, torch.inf)).flatten(0, 1).flatten(1)
+            buffer.scatter_reduce_(1, index, value, "amin")
+    buffer = buffer.unflatten(1, (height, width))
+    closed = -F.max_pool2d(-buffer[:, None], 3, 1, 1)[:, 0]
+    return torch.where(buffer < torch.inf, buffer, closed)
+
+
+@torch.no_grad()
+def guide_block(
+    depth: DepthNet, vae: VideoVAE, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor,
+    displacement: Tensor, recalled: Recalled | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The guide of a block: latents [B, C, K, h, w] of the warped picture, and their validity [B, 1, K, h, w] in 0..1.
+
+    What only the `recalled` picture shows is filled in, with validity REMEMBERED.
+    """
+    inverse = depth(picture, pitch)
+    video, valid = warp(picture, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
+    if recalled is not None and recalled.present.any():
         walked = recalled.walked[:, None] + displacement
-        middle = depths[len(depths) // 2]
-        old, old_seen = warp(recalled.picture, recalled.yaw, recalled.pitch, yaws, pitches, walked, camera, middle)
-        old_seen = old_seen * recalled.present[:, None, None, None, None]
-    for far in depths:
-        video, seen = warp(picture, yaw, pitch, yaws, pitches, displacement, camera, far)
-        if recalled is not None:
-            filled = (1 - seen) * old_seen
-            video, seen = torch.lerp(video, old, filled), seen + 0.5 * filled
-        latents.append(vae.encode(video))
-        valid.append(F.adaptive_avg_pool3d(seen, latents[-1].shape[2:]))  # type: ignore[arg-type]
-    return torch.cat(latents, dim=1), torch.cat(valid, dim=1)
+        inverse = depth(recalled.picture, recalled.pitch)
+        old, seen = warp(recalled.picture, inverse, recalled.yaw, recalled.pitch, yaws, pitches, walked, depth.camera)
+        filled = (1 - valid) * seen * recalled.present[:, None, None, None, None]
+        video, valid = torch.lerp(video, old, filled), valid + REMEMBERED * filled
+    latents = vae.encode(video)
+    return latents, F.adaptive_avg_pool3d(valid, latents.shape[2:])  # type: ignore[arg-type]

@@ -1,0 +1,186 @@
+"""Trains the guide's depth network on the town's true distances: `python -m train.depth street --out RUN [--minutes 10]`.
+
+Views are rendered as they are needed: the model's own town and others, in every light and weather, some with an event, from where
+walkers get to. Pictures are blurred and noised now and then, as dreams are. Resumable. Writes `depth.safetensors` (the EMA) and
+`depth.json` (config, steps, errors on views not trained on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from train.loop import Run, prepare_cpu
+from train.sheet import to_pictures, to_video
+from train.walks import plan_walk
+from world_model.actions import ALL_ACTIONS
+from world_model.config import ModelConfig, get_preset
+from world_model.depth import FARTHEST, NEAREST, DepthNet
+from world_model.rollout import generator
+from yume_gym.street.simulator import StreetSimulator
+
+TOWNS = (0, 0, 1, 2)  # the model's own town as often as two others together
+HELD_OUT_VIEWS = 32
+WEIGHTS = "depth.safetensors"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this stage."""
+
+    batch: int = 12
+    moves: int = 1  # views of a scene, a random step of a second apart
+    lr: float = 1e-3
+    blurred: float = 0.3  # share of pictures
+    ema: float = 0.995
+    town_blocks: int = 2
+    seed: int = 0
+
+
+class Views:
+    """Pictures with distances, drawn by key."""
+
+    def __init__(self, config: ModelConfig, settings: Settings) -> None:
+        self.settings = settings
+        size = {"height": config.height, "width": config.width, "fps": 1, "frames_per_block": 1}
+        self.streets = {
+            town: StreetSimulator(**size, camera=config.camera, town_seed=town, blocks=settings.town_blocks)
+            for town in set(TOWNS)
+        }
+
+    def draw(self, count: int, *key: int | str) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures [count, 3, H, W] in -1..1, pitch [count] float64, inverse distance [count, H, W]."""
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator(*key))))
+        pictures: list[np.ndarray] = []
+        pitches: list[float] = []
+        inverse: list[np.ndarray] = []
+        while len(pictures) < count:
+            street = self.streets[TOWNS[int(rng.integers(len(TOWNS)))]]
+            plan = plan_walk(rng, 32)
+            yaw = float(rng.uniform(-math.pi, math.pi)) if rng.random() < 0.5 else None
+            street.reset(rng, light=plan.light, weather=plan.weather, yaw=yaw, pitch=float(rng.uniform(-0.35, 0.35)))
+            if plan.event is not None:
+                street.set_event(plan.event[0])
+            for _ in range(min(self.settings.moves, count - len(pictures))):
+                block = street.step(ALL_ACTIONS[int(rng.integers(len(ALL_ACTIONS)))])
+                pictures.append(block.frames[0])
+                pitches.append(street.pitch)
+                inverse.append(1 / np.clip(street.depth(), NEAREST, FARTHEST))
+        video = to_video(np.stack(pictures)[:, None])[:, :, 0]
+        return video, torch.tensor(pitches, dtype=torch.float64), torch.from_numpy(np.stack(inverse)).float()
+
+
+def degrade(pictures: Tensor, share: float, stream: torch.Generator) -> Tensor:
+    """Blurs and noises a share of the pictures, by a different amount each."""
+    amount = torch.rand(len(pictures), 1, 1, 1, generator=stream)
+    amount = amount * (torch.rand(len(pictures), 1, 1, 1, generator=stream) < share)
+    blurred = F.avg_pool2d(F.pad(pictures, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    noise = 0.1 * torch.randn(pictures.shape, generator=stream)
+    return torch.lerp(pictures, blurred + noise, amount).clamp(-1, 1)
+
+
+def load_depth(net: DepthNet, folder: Path | None) -> None:
+    """Puts the weights of a run of this stage into `net`. Raises FileNotFoundError without them, ValueError for unfitting ones."""
+    path = folder / WEIGHTS if folder is not None else None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            f"no {WEIGHTS} in {str(folder)!r}: a model with a guide needs --depth, a run of train.depth"
+        )
+    try:
+        net.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} does not hold the depth network of this model: {error}") from error
+
+
+def depth_loss(found: Tensor, truth: Tensor) -> Tensor:
+    """What warping feels: error of inverse distance (a pixel's shift a metre, over the focal length), and of its logarithm within
+    about 50 m."""
+    far = 1 / 50
+    return 4 * (found - truth).abs().mean() + 0.25 * ((found + far).log() - (truth + far).log()).abs().mean()
+
+
+def errors(net: DepthNet, views: tuple[Tensor, Tensor, Tensor]) -> dict[str, float]:
+    """On given views: mean error of inverse distance, pixels' mean shift error for a metre sideways, log error within 40 m."""
+    pictures, pitch, truth = views
+    with torch.no_grad():
+        found = net(pictures, pitch)
+    near = truth > 1 / 40
+    focal = net.camera.focal(pictures.shape[-1])
+    shift = (found - truth).abs().mean()
+    return {
+        "inverse": float(shift),
+        "pixels_a_metre": float(shift * focal),
+        "log_within_40m": float((found.log() - truth.log()).abs()[near].mean()),
+    }
+
+
+def train(config: ModelConfig, out: Path, settings: Settings, steps: int, minutes: float | None) -> None:
+    """Trains until `steps` or `minutes`, evaluates and writes the weights."""
+    torch.manual_seed(settings.seed)
+    views = Views(config, settings)
+    held_out = views.draw(HELD_OUT_VIEWS, settings.seed, "held out")
+    net = DepthNet(config.dit.guide, config.camera)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4)
+    run = Run("depth", config, settings, out, {"depth": net}, [optimizer], {"depth": settings.ema})
+    average: DepthNet = run.ema["depth"].module  # type: ignore[assignment]
+    losses: list[float] = []
+    for step in run.steps(steps, minutes):
+        pictures, pitch, truth = views.draw(settings.batch, settings.seed, "views", step)
+        pictures = degrade(pictures, settings.blurred, generator(settings.seed, "blur", step))
+        loss = depth_loss(net(pictures, pitch), truth)
+        optimizer.zero_grad()
+        run.accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        done = step / steps if minutes is None else run.minutes / minutes
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * min(1.0, (step + 1) / 50, max(0.05, (1 - done) / 0.4))
+        optimizer.step()
+        run.average("depth")
+        losses.append(float(loss.detach()))
+        if step % 100 == 99:
+            run.log({"loss": float(np.mean(losses[-100:])), **errors(average, held_out)})
+            run.sheet("depth", _pairs(average, held_out))
+            run.save()
+    run.finish()
+    save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
+    facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in errors(average, held_out).items()}}
+    (out / "depth.json").write_text(json.dumps({**json.loads(config.to_json()), "depth_training": facts}, indent=1))
+
+
+@torch.no_grad()
+def _pairs(net: DepthNet, views: tuple[Tensor, Tensor, Tensor]) -> list[list[np.ndarray]]:
+    """Rows of a contact sheet: pictures, true and found inverse distances (white: 2 m or nearer)."""
+    pictures, pitch, truth = (part[:8] for part in views)
+
+    def grey(inverse: Tensor) -> list[np.ndarray]:
+        return list(((2 * inverse).clamp(0, 1).sqrt() * 255).byte()[..., None].expand(-1, -1, -1, 3).numpy())
+
+    return [list(to_pictures(pictures[:, :, None])[:, 0]), grey(truth), grey(net(pictures, pitch))]
+
+
+def main() -> None:
+    prepare_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="preset name")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
+    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--minutes", type=float, help="stop after this much training")
+    parser.add_argument("--batch", type=int, default=Settings.batch)
+    parser.add_argument("--lr", type=float, default=Settings.lr)
+    arguments = parser.parse_args()
+    settings = Settings(batch=arguments.batch, lr=arguments.lr)
+    train(get_preset(arguments.model), arguments.out, settings, arguments.steps, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
