@@ -161,7 +161,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--vae", type=Path, required=True, help="folder of a trained autoencoder")
     command.add_argument("--device", default="auto")
-    command.add_argument("--guides", action="store_true", help="also the guide of every block")
 
     command = commands.add_parser("sekai-write", help="shards -> Sekai-style clips")
     command.add_argument("--data", type=Path, required=True)
