@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from world_model.album import Album
 from world_model.config import ModelConfig, TextConfig, Tiers
 from world_model.count import Cost, count, size_of
 from world_model.dit import DiT
@@ -196,7 +197,9 @@ def _worlds(dit: DiT, held: int) -> tuple[Worlds, Motion, Tensor, Tensor]:
     yaw, pitch = (torch.empty(1, dtype=torch.float64, **META) for _ in range(2))
     picture = torch.empty(1, 3, config.height, config.width, **META)
     frame = torch.empty(1, dtype=torch.int64, **META)
-    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, ())
+    place = torch.empty(1, 2, dtype=torch.float64, **META)
+    album = Album.empty(1, config.dit.guide_memory, config.height, config.width, torch.device("meta"))
+    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, (), place, album)
     turns = [torch.empty(1, config.frames_per_block, *n, dtype=torch.float64, **META) for n in ((), (), (2,))]
     length = config.text.event_tokens + config.text.action_tokens
     context = torch.empty(1, length, config.text.dim, dtype=DTYPE, **META)
