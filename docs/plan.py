@@ -45,8 +45,10 @@ def draw(plan: Plan) -> None:
         left.plot([5, tiers.history], [speed, speed], style, color="C1", label=f"tiers, {attention}")
     left.axhline(PAPER_FPS, color="black", linewidth=1)
     left.text(5, PAPER_FPS, " the paper's 12 frames/s on one A100", va="bottom")
-    left.set(xscale="log", ylim=(0, None), xlabel="history, latent frames", ylabel="frames per second")
-    left.set_title(f"{device.name} at {UTILISATION:.0%} of its peak, {plan.config.height}x{plan.config.width}", fontsize=10)
+    left.set(xscale="log", ylim=(0, 1.2 * PAPER_FPS), xlabel="history, latent frames", ylabel="frames per second")
+    left.set_title(
+        f"{device.name} at {UTILISATION:.0%} of its peak, {plan.config.height}x{plan.config.width}", fontsize=10
+    )
     left.legend(fontsize=8)
     names = [f"{b.packing} {b.attention}\n{'any' if b.packing == 'tiers' else b.history}" for b in plan.blocks]
     parts = {
@@ -61,9 +63,9 @@ def draw(plan: Plan) -> None:
         bottom = [a + b for a, b in zip(bottom, tera, strict=True)]
     right.invert_yaxis()
     right.tick_params(axis="y", labelsize=7)
-    right.set(xlabel="TFLOP of a block")
+    right.set(xlabel="TFLOP of a block", xlim=(0, 1.35 * max(bottom)))
     right.set_title("where they go", fontsize=10)
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="center right")
     figure.savefig(PICTURE, dpi=110)
     plt.close(figure)
 

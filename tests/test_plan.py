@@ -15,7 +15,14 @@ import torch.nn.functional as F
 from world_model import plan as command
 from world_model.config import ChannelConfig, DiTConfig, ModelConfig, TextConfig, Tiers, VAEConfig, get_preset
 from world_model.costs import (
-    Block, Part, Training, count_block, count_decoder, count_parameters, count_text, count_training,
+    Block,
+    Part,
+    Training,
+    count_block,
+    count_decoder,
+    count_parameters,
+    count_text,
+    count_training,
 )  # fmt: skip
 from world_model.count import Cost, count, size_of
 from world_model.dit import DiT
@@ -49,7 +56,12 @@ def test_attention_is_counted_and_its_scores_take_no_memory():
     assert cost.flops == 4 * 2 * 3 * 50 * 70 * 8
     assert out.shape == query.shape
     assert cost.peak < 2 * size_of(query) < 4 * 2 * 3 * 50 * 70  # the scores would be this many bytes
-    assert F.scaled_dot_product_attention(*(torch.zeros(1, 1, 2, 2) for _ in range(3))).shape == (1, 1, 2, 2)  # restored
+    assert F.scaled_dot_product_attention(*(torch.zeros(1, 1, 2, 2) for _ in range(3))).shape == (
+        1,
+        1,
+        2,
+        2,
+    )  # restored
 
 
 def test_bytes_are_those_alive_at_once():
@@ -87,7 +99,9 @@ def closed_form(config: ModelConfig, history: int) -> tuple[int, int, int]:
         embedding += cells * 2 * c.latent_channels * side**2 * d
     time = 2 * (c.freq_dim * d + d * d + 6 * d * d)
     z = channel.dim
-    kernels = ceil(config.block_latents / channel.patch[0]) * ceil(rows / channel.patch[1]) * ceil(columns / channel.patch[2])
+    kernels = (
+        ceil(config.block_latents / channel.patch[0]) * ceil(rows / channel.patch[1]) * ceil(columns / channel.patch[2])
+    )
     sums = z * z // channel.heads  # k v^T, all heads
 
     def layer(length: int, seen: int) -> int:
@@ -169,7 +183,8 @@ def test_presets_with_guides_are_counted():
     assert block.packing == "tiers" and block.history == 3000
     assert block.history_tokens == count_block(config, 5).history_tokens == 54
     decoder = count_decoder(config)
-    assert decoder.carried == 4 * 2 * config.vae.width * prod(config.latent_size)
+    # two frames are looked back upon; they are a view of the block's and keep its memory
+    assert decoder.carried == 4 * (2 + config.block_latents) * config.vae.width * prod(config.latent_size)
     assert count_text(config.text) == Part(0)
 
 

@@ -140,7 +140,9 @@ def average(config: ModelConfig, out: Path) -> tuple[dict[str, Tensor], int]:
 def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) -> None:
     assert a.keys() == b.keys()
     for name, value in a.items():
-        torch.testing.assert_close(value, b[name], atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            value, b[name], atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 # ---- foundation -------------------------------------------------------------------------------------------------------
@@ -169,9 +171,7 @@ def test_two_processes_learn_as_one(config, data_folder, vae_folder, alone, tmp_
     ]  # fmt: skip
 
 
-def test_a_killed_process_is_got_over_by_two_and_by_one(
-    config, data_folder, vae_folder, alone, tmp_path, monkeypatch
-):
+def test_a_killed_process_is_got_over_by_two_and_by_one(config, data_folder, vae_folder, alone, tmp_path, monkeypatch):
     out, log = tmp_path / "run", tmp_path / "log"
     arguments = (monkeypatch, config, data_folder, vae_folder, out)
     codes = in_two(learn, *arguments, log=log, TEST_SAVE_AFTER="1", TEST_KILL_AFTER="2")
@@ -236,7 +236,11 @@ def test_one_lane_is_the_run_itself_and_several_share_it():
     assert list(four) == ["pool_0", "pool_1", "pool_2", "pool_3"]
     assert {(own.batch, own.pool) for own in four.values()} == {(1, 2)}
     assert len({own.seed for own in four.values()}) == 4
-    for wrong, message in (({"lanes": 3}, "--batch 4"), ({"lanes": 4, "pool": 9}, "--pool 9"), ({"lanes": 0}, "0 lanes")):
+    for wrong, message in (
+        ({"lanes": 3}, "--batch 4"),
+        ({"lanes": 4, "pool": 9}, "--pool 9"),
+        ({"lanes": 0}, "0 lanes"),
+    ):
         with pytest.raises(ValueError, match=message):
             sharding.lanes_of(replace(settings, **wrong))
 

@@ -56,7 +56,9 @@ class Clips:
             )
         self.config, self.blocks, self._vae, self._kept = config, blocks, vae, kept
         self._videos = sekai.find_clips(folder)
-        self._header = Header(config.name, config.height, config.width, config.fps, config.frames_per_block, blocks, 0, {})
+        self._header = Header(
+            config.name, config.height, config.width, config.fps, config.frames_per_block, blocks, 0, {}
+        )
         self._read: OrderedDict[int, _Read] = OrderedDict()
         self._bad: set[int] = set()
         self._texts: OrderedDict[str, Tensor] = OrderedDict()

@@ -48,7 +48,9 @@ class Settings:
     guidance: float = 1.0  # w of c + w (c - u): u is the teacher without the event's text
     truth: float = 0.1  # weight of the squared distance to the true block, which a simulator knows
     ema: float = 0.99
-    lanes: int = 1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
+    lanes: int = (
+        1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
+    )
     seed: int = 0
 
 

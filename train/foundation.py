@@ -64,12 +64,14 @@ class Settings:
     dream_share: float = 0.5
     dream_steps: int = 2  # sampler steps of a dreamt history
     optimizer: str = "muon"  # or "adamw": large networks on many GPUs
-    lanes: int = 1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
+    lanes: int = (
+        1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
+    )
     seed: int = 0
 
 
 def optimizers(dit: nn.Module, lr: float, weight_decay: float, kind: str = "muon") -> list[torch.optim.Optimizer]:
-    """"muon": Muon for the matrices inside the blocks, AdamW for everything else. "adamw": AdamW alone."""
+    """ "muon": Muon for the matrices inside the blocks, AdamW for everything else. "adamw": AdamW alone."""
     if kind not in ("muon", "adamw"):
         raise ValueError(f"unknown optimizer {kind!r}: choose muon or adamw")
     named = list(dit.named_parameters())

@@ -262,10 +262,14 @@ def read_arguments(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="preset name, or a config.json")
     parser.add_argument("--size", metavar="HxW", help="picture size on the patch grid (default: the preset's)")
-    parser.add_argument("--data", type=Path, required=True, help="folder of encoded shards (train.data), or of Sekai-style clips")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of encoded shards (train.data), or of Sekai-style clips"
+    )
     parser.add_argument("--vae", type=Path, required=True, help="run folder of train.vae")
     parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
-    parser.add_argument("--initial", type=Path, required=initial_required, help="folder of weights to start from (train.land)")
+    parser.add_argument(
+        "--initial", type=Path, required=initial_required, help="folder of weights to start from (train.land)"
+    )
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, help="stop after this much training")
     for name in numbers:

@@ -97,7 +97,9 @@ class Pool:
                 start_worlds(dit, vae, nothing, torch.zeros(1, dtype=torch.bool, device=self.device))
         entries = [entry for i in index if (entry := self.entries[i]) is not None]
         if len({e.worlds.history.frames for e in entries}) > 1:
-            raise ValueError("histories of this packing grow, and worlds of different ages fit no batch: one world a lane")
+            raise ValueError(
+                "histories of this packing grow, and worlds of different ages fit no batch: one world a lane"
+            )
         worlds, past = join_worlds([e.worlds for e in entries]), _join([e.past for e in entries])
         actions = [self.corpus.action(e.walk, e.block) for e in entries]
         tables = self.conditioning.actions[[a.index for a in actions]]

@@ -138,7 +138,9 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
 
 
-def hand_over(optimizers: list[torch.optim.Optimizer], before: dict[Tensor, str], after: dict[str, nn.Parameter]) -> None:
+def hand_over(
+    optimizers: list[torch.optim.Optimizer], before: dict[Tensor, str], after: dict[str, nn.Parameter]
+) -> None:
     """Gives fresh optimizers the sharded parameters `after` (by name) instead of those they were made with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -290,7 +290,7 @@ class DiT(nn.Module):
         guide [B, G*C, K, h, w], valid [B, G, K, h, w]: the last frame warped at G depths, and where it was in view.
         """
         c = self.config.dit
-        text = self.text_embedding(context)
+        text = self.text_embedding(context.to(self.dtype))
         keys = [layer.cross_attn.keys_values(text) for layer in self.layers]
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history, guide))
         start = target.frame[:, 0]
@@ -318,7 +318,7 @@ class DiT(nn.Module):
         return Conditions(
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
             memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
-            self.action_embedding(pooled) if self.action_embedding is not None and pooled is not None else None,
+            self.action_embedding(pooled.to(self.dtype)) if self.action_embedding is not None and pooled is not None else None,
             *self._prior(guide, valid),
         )  # fmt: skip
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 
 from world_model.config import PRESETS, ModelConfig, Tiers, get_preset
 from world_model.costs import (
-    DTYPE, Block, Part, Training, count_block, count_decoder, count_parameters, count_text, count_training,
+    DTYPE,
+    Block,
+    Part,
+    Training,
+    count_block,
+    count_decoder,
+    count_parameters,
+    count_text,
+    count_training,
 )  # fmt: skip
 
 HISTORIES = (5, 23, 87, 343, 3000)
@@ -142,7 +150,7 @@ def report(plan: Plan, utilisation: float, gpus: Sequence[int] = (8, 16, 64)) ->
         "encoder elsewhere.",
         _table(
             ["history", "packing", "attention", "history tokens", "conditions", "step", "decode", "block",
-             "history", "text", "DiT peak", "GPU"],
+             "history memory", "text memory", "DiT peak", "GPU"],
             [_row(plan, block) for block in plan.blocks],
         ),
         *(f"No figure for {why}" for why in plan.refused),
@@ -189,7 +197,9 @@ def _speed(plan: Plan, block: Block, device: Device, utilisation: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help=f"preset name: {', '.join(PRESETS)}")
-    parser.add_argument("--size", metavar="HxW", help="picture size, a multiple of the patch grid (default: the preset's)")
+    parser.add_argument(
+        "--size", metavar="HxW", help="picture size, a multiple of the patch grid (default: the preset's)"
+    )
     parser.add_argument("--history", type=int, nargs="+", default=HISTORIES, help="history lengths in latents")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of a GPU's peak that is reached")
     parser.add_argument("--gpus", type=int, nargs="+", default=(8, 16, 64), help="numbers of GPUs for distillation")
