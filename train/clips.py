@@ -20,7 +20,7 @@ from tqdm import tqdm
 from train import sekai
 from train.corpus import Corpus
 from train.latents import encode_walk
-from train.sharding import process_state
+from train.sharding import own_device
 from train.shards import Header, Walk, WalkInfo
 from train.sheet import to_video
 from train.video import VideoError
@@ -126,7 +126,7 @@ class Clips:
         size = self.config.frames_per_block
         before = [max(block * size - 1, 0) for block in range(self.blocks)]
         directions = [(float(walk.yaw[i]), float(walk.pitch[i])) for i in before]
-        latents = torch.from_numpy(encode_walk(self._vae, walk, str(process_state().device)))
+        latents = torch.from_numpy(encode_walk(self._vae, walk, str(own_device())))
         return _Read(latents, walk.frames[before], directions, walk.action.tolist(), walk.info)
 
 

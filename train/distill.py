@@ -23,7 +23,7 @@ from train.foundation import evaluate, flow_loss
 from train.latents import LatentsOnly, load_vae
 from train.loop import Run, prepare_cpu, read_arguments
 from train.pool import Batch, Pool
-from train.sharding import lanes_of, mean_of, process_state
+from train.sharding import lanes_of, mean_of, own_device
 from world_model import flow
 from world_model.config import ModelConfig
 from world_model.dit import Conditions, DiT
@@ -79,7 +79,7 @@ class Distiller:
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
         self.real = real
         self.conditioning = conditioning or Conditioning(config.text)
-        self.exits, self.device = settings.seed if exits is None else exits, process_state().device
+        self.exits, self.device = settings.seed if exits is None else exits, own_device()
         self.pool = Pool(
             corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks, device=self.device
         )
@@ -182,7 +182,7 @@ def train(
     load_dit(student, initial)
     critic = copy.deepcopy(student)
     real = copy.deepcopy(student).eval().requires_grad_(False)
-    vae, _ = load_vae(config, vae_folder, str(process_state().device))
+    vae, _ = load_vae(config, vae_folder, str(own_device()))
     corpus, conditioning = open_corpus(config, data, vae), Conditioning(config.text)
     blind = vae if config.dit.guide else LatentsOnly(vae)
     distillers = {
@@ -228,6 +228,7 @@ def main() -> None:
     prepare_cpu()
     names = (
         "batch",
+        "pool",
         "blocks",
         "generator_lr",
         "critic_lr",

@@ -21,7 +21,7 @@ from train.latents import LatentsOnly, load_vae
 from train.loop import Run, prepare_cpu, read_arguments
 from train.muon import Muon
 from train.pool import Batch, Pool
-from train.sharding import anywhere, lanes_of, mean_of, process_state
+from train.sharding import anywhere, lanes_of, mean_of, own_device
 from train.shards import HELD_OUT
 from train.sheet import to_pictures, to_video
 from train.vae import psnr
@@ -156,7 +156,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
         self.conditioning = conditioning or Conditioning(config.text)
-        self.device = process_state().device
+        self.device = own_device()
         self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed, device=self.device)
 
     def step(self, dit: DiT, number: int) -> tuple[Tensor, float, float]:
@@ -196,7 +196,7 @@ def roll_out(
     dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning, walks: list[int], block: int, blocks: int
 ) -> Tensor:
     """Dreams the true actions and events of `walks` from before `block`: video [B, 3, blocks * T, H, W]."""
-    config, device = dit.config, process_state().device
+    config, device = dit.config, own_device()
     sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
     pictures = torch.stack([corpus.picture(walk, block) for walk in walks]).to(device)
     angles = torch.tensor([corpus.direction(walk, block) for walk in walks], dtype=torch.float64, device=device)
@@ -259,7 +259,7 @@ def train(
         from world_model.weights import load_dit
 
         load_dit(dit, initial)
-    vae, _ = load_vae(config, vae_folder, str(process_state().device))
+    vae, _ = load_vae(config, vae_folder, str(own_device()))
     corpus = open_corpus(config, data, vae)
     if initial is None and dit.prior_deviation is not None:
         dit.prior_deviation.copy_(corpus.prior_deviation(load_vae(config, vae_folder)[0]))
@@ -300,6 +300,7 @@ def main() -> None:
     prepare_cpu()
     names = (
         "batch",
+        "pool",
         "draws",
         "lr",
         "ema",

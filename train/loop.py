@@ -91,7 +91,7 @@ class Run:
         self.folder, self.settings = folder, settings
         process = sharding.process_state()
         self.main, self.many = process.is_main_process, process.num_processes > 1
-        self.device = process.device
+        self.device = sharding.own_device()
         self.accelerator = Accelerator(cpu=self.device.type == "cpu", log_with="tensorboard", project_dir=folder)
         if self.main:
             folder.mkdir(parents=True, exist_ok=True)

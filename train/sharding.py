@@ -20,7 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from world_model.dit import DiT
@@ -36,6 +36,12 @@ def process_state() -> PartialState:
     A process alone stays on the CPU, whatever else the machine has: data, pools and averages live there.
     """
     return PartialState(cpu=int(os.environ.get("WORLD_SIZE", 1)) == 1 or not torch.cuda.is_available())
+
+
+def own_device() -> torch.device:
+    """Where this process computes."""
+    device = process_state().device
+    return torch.device("cpu") if device.type == "cpu" else device  # not cpu:0, which no file is loaded to
 
 
 def own_lanes(lanes: int) -> list[int]:
@@ -67,7 +73,7 @@ def anywhere(flag: bool) -> bool:
     """Whether any process says so."""
     if not dist.is_initialized():
         return flag
-    value = torch.tensor(int(flag), device=process_state().device)
+    value = torch.tensor(int(flag), device=own_device())
     dist.all_reduce(value, dist.ReduceOp.MAX)
     return bool(value)
 
@@ -76,7 +82,7 @@ def mean_of(values: list[float]) -> list[float]:
     """Means over the processes."""
     if not dist.is_initialized():
         return values
-    total = torch.tensor(values, dtype=torch.float64, device=process_state().device)
+    total = torch.tensor(values, dtype=torch.float64, device=own_device())
     dist.all_reduce(total)
     return (total / dist.get_world_size()).tolist()
 
@@ -96,7 +102,8 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
     state = process_state()
     precision = PRECISIONS[os.environ.get("ACCELERATE_MIXED_PRECISION", "no")]
     if frozen:
-        network.to(precision)
+        for parameter in network.parameters():  # buffers (the guide's deviations) stay as they are
+            parameter.data = parameter.data.to(precision)
     network.activation_checkpointing = plugin.activation_checkpointing
     how: dict[str, Any] = {
         "mesh": init_device_mesh(state.device.type, (state.num_processes,)),
@@ -115,10 +122,6 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
     fully_shard(network, **{**how, "reshard_after_forward": True})
     for method in ("prepare", "remember", "predict"):
         register_fsdp_forward_method(network, method)
-
-
-def is_sharded(network: nn.Module) -> bool:
-    return isinstance(network, FSDPModule)
 
 
 def local(tensor: Tensor) -> Tensor:

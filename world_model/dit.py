@@ -178,6 +178,10 @@ class DiT(nn.Module):
             )
             grids.append(grid)
             frames_so_far += grid[0]
+        if self.config.dit.packing == "released" and torch.is_grad_enabled():
+            # a length of history uses some kernels; all need a gradient at every step, or sharded processes fall out of step
+            kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding_")]
+            tokens[0] = tokens[0] + 0 * torch.stack([p.sum() for p in kernels]).sum()
         return torch.cat(tokens, 1), torch.cat(coordinates, 1), grids
 
     def _coordinates(self, frame: Tensor, yaw: Tensor, pitch: Tensor, grid: Grid, ratio: int, running: int) -> Tensor:
