@@ -48,10 +48,7 @@ def render(
     for name, value in (("walks", walks), ("blocks-per-walk", blocks_per_walk), ("walks-per-shard", walks_per_shard)):
         if value < 1:
             raise ValueError(f"--{name} must be 1 or more, got {value}")
-    recipe = StreetRecipe(
-        height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block,
-        camera=config.camera, blocks_per_walk=blocks_per_walk, seed=seed, town_blocks=town_blocks, town_seed=town_seed,
-    )  # fmt: skip
+    recipe = StreetRecipe.of(config, blocks_per_walk, seed, town_blocks, town_seed)
     source = {
         "world": "street",
         "town_blocks": town_blocks,
