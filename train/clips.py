@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Clips:
         for _ in self._videos:
             place = self._usable(walk)
             try:
-                return _cached(self._read, place, self._kept, lambda place=place: self._encoded(self._walk(place)))
+                return _cached(self._read, place, self._kept, partial(self._encoded, place))
             except (sekai.ClipError, VideoError) as problem:
                 self._bad.add(place)
                 tqdm.write(f"not used: {problem}")
@@ -122,8 +123,8 @@ class Clips:
     def _walk(self, place: int) -> Walk:
         return sekai.walks_of(sekai.read_clip(self._videos[place]), self._header, self.config.camera)[0]
 
-    def _encoded(self, walk: Walk) -> _Read:
-        size = self.config.frames_per_block
+    def _encoded(self, place: int) -> _Read:
+        walk, size = self._walk(place), self.config.frames_per_block
         before = [max(block * size - 1, 0) for block in range(self.blocks)]
         directions = [(float(walk.yaw[i]), float(walk.pitch[i])) for i in before]
         latents = torch.from_numpy(encode_walk(self._vae, walk, str(own_device())))

@@ -201,19 +201,20 @@ def train(
     losses: dict[str, list[float]] = {"generator": [], "critic": []}
     for step in run.steps(steps, minutes):
         learn = step >= settings.critic_warmup and step % settings.generator_every == 0
-        dreamt = []
+        dreamt: list[tuple[Distiller, tuple[Batch, Motion, Tensor]]] = []
 
         def generator_losses(step: int = step, dreamt: list = dreamt) -> Iterator[Tensor]:
             for lane in lanes:
-                dreamt.append((lane, *lane.rollout(student, step, True)))
-                yield lane.generator_loss(critic, *dreamt[-1][1:], step)
+                dream = lane.rollout(student, step, True)
+                dreamt.append((lane, dream))
+                yield lane.generator_loss(critic, *dream, step)
 
         if learn:
             losses["generator"].append(_update(run, 0, student, generator_losses(), len(lanes)))
             run.average("dit")
         else:
-            dreamt += [(lane, *lane.rollout(student, step, False)) for lane in lanes]
-        critic_losses = (lane.critic_loss(critic, *dream, step) for lane, *dream in dreamt)
+            dreamt += [(lane, lane.rollout(student, step, False)) for lane in lanes]
+        critic_losses = (lane.critic_loss(critic, *dream, step) for lane, dream in dreamt)
         losses["critic"].append(_update(run, 1, critic, critic_losses, len(lanes)))
         if step % 50 == 49:
             recent = {name: float(np.mean(values[-50:])) for name, values in losses.items() if values}

@@ -43,8 +43,8 @@ def warm_average(decay: float) -> Callable:
     @torch.no_grad()
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         n = int(count)
-        parts = ([sharding.local(t) for t in tensors] for tensors in (averages, current))
-        torch._foreach_lerp_(*parts, 1 - min(decay, (1 + n) / (10 + n)))
+        mine, new = [sharding.local(t) for t in averages], [sharding.local(t) for t in current]
+        torch._foreach_lerp_(mine, new, 1 - min(decay, (1 + n) / (10 + n)))
 
     return update
 
@@ -191,7 +191,7 @@ class Run:
 
     def _shard(self, frozen: Sequence[nn.Module]) -> None:
         for name, model in self.models.items():
-            before = {p: n for n, p in model.named_parameters()}
+            before: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
             if name in self.ema:
                 sharding.shard(self.ema[name].module)
             sharding.shard(model)

@@ -103,14 +103,7 @@ def count_block(config: ModelConfig, history: int) -> Block:
         sizes["kept"].append(size_of(worlds.history, memory))
         return cost
 
-    @torch.no_grad()
-    def step(dit: DiT) -> Cost:
-        worlds, motion, context, pooled = _worlds(dit, held)
-        ready, _ = prepare_block(dit, _guide_vae(config), worlds, motion, context, pooled)
-        x, sigma = _noise(config), torch.empty(1, dtype=torch.float64, **META)
-        return count(lambda: dit(x, sigma, ready))[1]
-
-    costs = _all_layers(config, conditions), _all_layers(config, step)
+    costs = _all_layers(config, conditions), _all_layers(config, lambda dit: step_cost(dit, held))
     history_bytes, text_bytes, kept = (_onward(config, *sizes[name]) for name in ("history", "text", "kept"))
     grid = config.token_grid
     return Block(
@@ -122,29 +115,38 @@ def count_block(config: ModelConfig, history: int) -> Block:
 def count_training(config: ModelConfig, history: int) -> Training:
     """Forward and backward of one world's block, as foundation training and each score of distillation run it."""
     held = _held(config, history)
+    backward, forward = (_all_layers(config, lambda dit, f=f: f(dit, held)) for f in (backward_cost, forward_cost))
+    return Training(backward, forward)
 
-    def pass_of(dit: DiT) -> Callable[[], Tensor]:
-        worlds, motion, context, pooled = _worlds(dit, held)
-        x, sigma, vae = _noise(config), torch.empty(1, dtype=torch.float64, **META), _guide_vae(config)
 
-        def once() -> Tensor:
-            ready, _ = prepare_block(dit, vae, worlds, motion, context, pooled)
-            return dit(x, sigma, ready)
+@torch.no_grad()
+def step_cost(dit: DiT, held: int) -> Cost:
+    """One sampler step of a world that holds `held` latent frames."""
+    worlds, motion, context, pooled = _worlds(dit, held)
+    ready, _ = prepare_block(dit, _guide_vae(dit.config), worlds, motion, context, pooled)
+    x, sigma = _noise(dit.config), torch.empty(1, dtype=torch.float64, **META)
+    return count(lambda: dit(x, sigma, ready))[1]
 
-        return once
 
-    def backward(dit: DiT) -> Cost:
-        dit.activation_checkpointing = True
-        for parameter in dit.parameters():  # gradients are sharded as they come and counted with the weights
-            parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-        once = pass_of(dit)
-        return count(lambda: torch.autograd.backward(once().float().square().mean()))[1]
+@torch.no_grad()
+def forward_cost(dit: DiT, held: int) -> Cost:
+    """Conditions and one evaluation."""
+    return count(_evaluation(dit, held))[1]
 
-    @torch.no_grad()
-    def forward(dit: DiT) -> Cost:
-        return count(pass_of(dit))[1]
 
-    return Training(_all_layers(config, backward), _all_layers(config, forward))
+def backward_cost(dit: DiT, held: int) -> Cost:
+    """Conditions, one evaluation and the way back, blocks computed again; gradients of weights are dropped as they come."""
+    dit.activation_checkpointing = True
+    for parameter in dit.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    evaluate = _evaluation(dit, held)
+    return count(lambda: torch.autograd.backward(evaluate().float().square().mean()))[1]
+
+
+def _evaluation(dit: DiT, held: int) -> Callable[[], Tensor]:
+    worlds, motion, context, pooled = _worlds(dit, held)
+    x, sigma, vae = _noise(dit.config), torch.empty(1, dtype=torch.float64, **META), _guide_vae(dit.config)
+    return lambda: dit(x, sigma, prepare_block(dit, vae, worlds, motion, context, pooled)[0])
 
 
 def count_decoder(config: ModelConfig) -> Part:
@@ -180,10 +182,10 @@ def _held(config: ModelConfig, history: int) -> int:
 
 def _history(config: ModelConfig, frames: int) -> History:
     rows, columns = config.latent_size
-    angles = [torch.empty(1, frames, dtype=torch.float64, **META) for _ in range(2)]
+    yaw, pitch = (torch.empty(1, frames, dtype=torch.float64, **META) for _ in range(2))
     latents = torch.empty(1, config.dit.latent_channels, frames, rows, columns, **META)
     present = torch.empty(1, frames, dtype=torch.bool, **META)
-    return History(latents, torch.empty(1, frames, dtype=torch.int64, **META), *angles, present)
+    return History(latents, torch.empty(1, frames, dtype=torch.int64, **META), yaw, pitch, present)
 
 
 def _noise(config: ModelConfig) -> Tensor:
@@ -234,11 +236,12 @@ def _wan_decoder(config: ModelConfig) -> Part:
     from diffusers import AutoencoderKLWan
 
     with torch.device("meta"):
-        vae = AutoencoderKLWan(
+        vae: Any = AutoencoderKLWan(
             base_dim=160, decoder_base_dim=256, z_dim=config.vae.latent_channels, dim_mult=[1, 2, 4, 4], num_res_blocks=2,
             attn_scales=[], temperal_downsample=[False, True, True], is_residual=True, in_channels=12, out_channels=12,
             patch_size=2, scale_factor_spatial=16, scale_factor_temporal=4,
-        ).to(DTYPE)  # fmt: skip
+        )  # fmt: skip
+    vae.to(DTYPE)
     vae.clear_cache()
 
     def frame(first: bool = False) -> Tensor:
