@@ -155,6 +155,44 @@ def test_a_checkpoint_without_a_kept_object_is_still_taken(config, tmp_path, cap
     assert not new.walker.place.any()
 
 
+def test_learning_rates_are_those_given_now(config, tmp_path):
+    """All else of an optimizer is the checkpoint's."""
+    first = Little(config, tmp_path / "run")
+    first.train(4)
+    first.run.finish()
+    model = nn.Linear(3, 3)
+    adam, momentum = torch.optim.AdamW([model.weight], lr=0.02), torch.optim.SGD([model.bias], lr=0.03, momentum=0.9)
+    Run("little", config, Numbers(), tmp_path / "run", {"net": model}, [adam, momentum], {"net": 0.9})
+    assert [optimizer.param_groups[0]["lr"] for optimizer in (adam, momentum)] == [0.02, 0.03]
+    assert float(adam.state[model.weight]["step"]) == 4
+
+
+@dataclass(frozen=True)
+class Options:
+    batch: int = 8
+    lr: float = 0.5
+    optimizer: str = "muon"
+
+
+def test_command_lines_of_stages(config, tmp_path, monkeypatch, capsys):
+    def read(*words: str):
+        paths = ["--data", "d", "--vae", "v", "--out", "o"]
+        monkeypatch.setattr("sys.argv", ["stage", *words, *paths])
+        return loop.read_arguments("What it does.", Options, ("batch", "lr", "optimizer"), initial_required=False)
+
+    found, options, arguments = read("debug", "--batch", "4", "--optimizer", "adamw", "--size", "64x96")
+    assert (found.name, found.height, found.width) == ("debug", 64, 96)
+    assert options == Options(4, 0.5, "adamw")
+    assert (arguments.data, arguments.initial, arguments.minutes) == (Path("d"), None, None)
+    own = tmp_path / "config.json"
+    own.write_text(config.to_json())
+    assert read(str(own))[0] == config
+    for words, message in ((["no-such"], "known presets"), (["debug", "--size", "33x48"], "multiple of")):
+        with pytest.raises(SystemExit):
+            read(*words)
+        assert message in capsys.readouterr().err
+
+
 def test_a_finished_run_does_nothing_more(config, tmp_path, whole):
     whole.run.finish()
     again = Little(config, tmp_path / "whole")

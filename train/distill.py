@@ -8,8 +8,8 @@ environment's own. Resumable; contact sheets while it runs.
 
 from __future__ import annotations
 
-import argparse
 import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from train.clips import open_corpus
 from train.corpus import Corpus
 from train.foundation import evaluate, flow_loss
-from train.latents import load_vae
-from train.loop import Run, prepare_cpu
+from train.latents import LatentsOnly, load_vae
+from train.loop import Run, prepare_cpu, read_arguments
 from train.pool import Batch, Pool
+from train.sharding import lanes_of, mean_of, own_device
 from world_model import flow
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.dit import Conditions, DiT
 from world_model.rollout import Motion, dream_block, generator, motion_of, prepare_block
 from world_model.text import Conditioning
@@ -46,6 +48,9 @@ class Settings:
     guidance: float = 1.0  # w of c + w (c - u): u is the teacher without the event's text
     truth: float = 0.1  # weight of the squared distance to the true block, which a simulator knows
     ema: float = 0.99
+    lanes: int = (
+        1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
+    )
     seed: int = 0
 
 
@@ -61,13 +66,23 @@ def dmd_loss(x: Tensor, direction: Tensor) -> Tensor:
 
 
 class Distiller:
-    """Generator, fake and real score over one pool of worlds that live on the generator's dreams."""
+    """Generator, fake and real score over one pool of worlds that live on the generator's dreams.
 
-    def __init__(self, config: ModelConfig, corpus: Corpus, vae: VideoVAE, settings: Settings, teacher: DiT) -> None:
+    real: the frozen teacher. exits: seed of the exit steps, which all lanes of a run share, since all processes call the
+    generator equally often.
+    """
+
+    def __init__(
+        self, config: ModelConfig, corpus: Corpus, vae: VideoVAE, settings: Settings, real: DiT,
+        conditioning: Conditioning | None = None, exits: int | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
-        self.real = copy.deepcopy(teacher).eval().requires_grad_(False)
-        self.conditioning = Conditioning(config.text)
-        self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks)
+        self.real = real
+        self.conditioning = conditioning or Conditioning(config.text)
+        self.exits, self.device = settings.seed if exits is None else exits, own_device()
+        self.pool = Pool(
+            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks, device=self.device
+        )
         self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
 
     def rollout(self, dit: DiT, number: int, learn: bool) -> tuple[Batch, Motion, Tensor]:
@@ -77,8 +92,9 @@ class Distiller:
         """
         stream = generator(self.settings.seed, "distill", number)
         batch = self.pool.draw(dit, self.vae, self.settings.batch, 1.0, number)
-        exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=stream))
-        noise = torch.randn(batch.truth.shape, generator=stream) * self.config.sampler.temperature
+        shared = stream if self.exits == self.settings.seed else generator(self.exits, "distill", number)
+        exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=shared))
+        noise = torch.randn(batch.truth.shape, generator=stream).to(self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(learn):
             remembering = replace(batch, worlds=replace(batch.worlds, memory=dit.remember(batch.past)))
             motion, latents, _ = self.dream(dit, remembering, noise, [stream] * len(batch.index), exit_step)
@@ -105,8 +121,8 @@ class Distiller:
     def critic_loss(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:
         """Flow matching of the generator's blocks."""
         stream = generator(self.settings.seed, "critic", number)
-        sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 1)
-        noise = torch.randn(latents.shape, generator=stream)
+        sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 1).to(self.device)
+        noise = torch.randn(latents.shape, generator=stream).to(self.device)
         conditions = self.conditions(critic, batch, motion, batch.context)
         return flow_loss(critic, conditions, latents.detach(), sigma, noise, floor=0.4)
 
@@ -114,9 +130,9 @@ class Distiller:
     def direction(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:
         """Where distribution matching pushes the blocks, [B, C, K, h, w]."""
         stream = generator(self.settings.seed, "score", number)
-        sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 0.98)
+        sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 0.98).to(self.device)
         level = sigma.float()[:, None, None, None, None]
-        x = flow.add_noise(latents, torch.randn(latents.shape, generator=stream), level)
+        x = flow.add_noise(latents, torch.randn(latents.shape, generator=stream).to(self.device), level)
         prediction = self.config.dit.prediction
 
         def score(network: DiT, context: Tensor) -> Tensor:
@@ -137,13 +153,17 @@ class Distiller:
         return loss + self.settings.truth * (latents - batch.truth).square().mean()
 
 
-def _update(run: Run, which: int, model: nn.Module, loss: Tensor) -> float:
-    run.accelerator.backward(loss)
+def _update(run: Run, which: int, model: nn.Module, losses: Iterable[Tensor], lanes: int = 1) -> float:
+    """One optimizer step on the mean of the lanes' losses, each computed when its turn comes; returns that mean."""
+    total = 0.0
+    for loss in losses:
+        run.accelerator.backward(loss / lanes)
+        total += float(loss.detach()) / lanes
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     run.optimizers[which].step()
     for optimizer in run.optimizers:
         optimizer.zero_grad()
-    return float(loss.detach())
+    return total
 
 
 def train(
@@ -161,61 +181,66 @@ def train(
     student = DiT(config)
     load_dit(student, initial)
     critic = copy.deepcopy(student)
-    vae, _ = load_vae(config, vae_folder)
-    corpus = Corpus(config, data)
-    distiller = Distiller(config, corpus, vae, settings, student)  # type: ignore[arg-type]
+    real = copy.deepcopy(student).eval().requires_grad_(False)
+    vae, _ = load_vae(config, vae_folder, str(own_device()))
+    corpus, conditioning = open_corpus(config, data, vae), Conditioning(config.text)
+    blind = vae if config.dit.guide else LatentsOnly(vae)
+    distillers = {
+        name: Distiller(config, corpus, blind, own, real, conditioning, settings.seed)
+        for name, own in lanes_of(settings).items()
+    }
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(student.parameters(), lr=settings.generator_lr, betas=(0.0, 0.999), weight_decay=0.0),
         torch.optim.AdamW(critic.parameters(), lr=settings.critic_lr, betas=(0.0, 0.999), weight_decay=0.0),
     ]
     models: dict[str, nn.Module] = {"dit": student, "critic": critic}
-    run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema}, {"pool": distiller.pool})
+    pools = {name: distiller.pool for name, distiller in distillers.items()}
+    run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema}, pools, frozen=[real])
     average: DiT = run.ema["dit"].module  # type: ignore[assignment]
+    lanes = list(distillers.values())
     losses: dict[str, list[float]] = {"generator": [], "critic": []}
     for step in run.steps(steps, minutes):
         learn = step >= settings.critic_warmup and step % settings.generator_every == 0
-        batch, motion, latents = distiller.rollout(student, step, learn)
+        dreamt: list[tuple[Distiller, tuple[Batch, Motion, Tensor]]] = []
+
+        def generator_losses(step: int = step, dreamt: list = dreamt) -> Iterator[Tensor]:
+            for lane in lanes:
+                dream = lane.rollout(student, step, True)
+                dreamt.append((lane, dream))
+                yield lane.generator_loss(critic, *dream, step)
+
         if learn:
-            losses["generator"].append(
-                _update(run, 0, student, distiller.generator_loss(critic, batch, motion, latents, step))
-            )
+            losses["generator"].append(_update(run, 0, student, generator_losses(), len(lanes)))
             run.average("dit")
-        losses["critic"].append(_update(run, 1, critic, distiller.critic_loss(critic, batch, motion, latents, step)))
+        else:
+            dreamt += [(lane, lane.rollout(student, step, False)) for lane in lanes]
+        critic_losses = (lane.critic_loss(critic, *dream, step) for lane, dream in dreamt)
+        losses["critic"].append(_update(run, 1, critic, critic_losses, len(lanes)))
         if step % 50 == 49:
-            run.log({name: float(np.mean(values[-50:])) for name, values in losses.items() if values})
+            recent = {name: float(np.mean(values[-50:])) for name, values in losses.items() if values}
+            run.log(dict(zip(recent, mean_of(list(recent.values())))))
         if step % 300 == 299:
-            evaluate(run, average, vae, corpus, distiller.conditioning, f"distill_{step + 1:06d}")  # type: ignore[arg-type]
+            evaluate(run, average, vae, corpus, conditioning, f"distill_{step + 1:06d}")  # type: ignore[arg-type]
             run.save()
     run.finish()
 
 
 def main() -> None:
     prepare_cpu()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="preset name")
-    parser.add_argument("--data", type=Path, required=True, help="folder of encoded shards (train.data)")
-    parser.add_argument("--vae", type=Path, required=True, help="run folder of train.vae")
-    parser.add_argument("--initial", type=Path, required=True, help="folder of foundation weights (train.land)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--minutes", type=float, help="stop after this much training")
-    names = {
-        "batch": int,
-        "blocks": int,
-        "generator_lr": float,
-        "critic_lr": float,
-        "generator_every": int,
-        "guidance": float,
-        "truth": float,
-        "seed": int,
-    }
-    for name, kind in names.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name))
-    values = vars(parser.parse_args())
-    model, data, vae, initial, out, steps, minutes = (
-        values.pop(k) for k in ("model", "data", "vae", "initial", "out", "steps", "minutes")
+    names = (
+        "batch",
+        "pool",
+        "blocks",
+        "generator_lr",
+        "critic_lr",
+        "generator_every",
+        "guidance",
+        "truth",
+        "lanes",
+        "seed",
     )
-    train(get_preset(model), data, vae, initial, out, Settings(**values), steps, minutes)
+    config, settings, a = read_arguments(__doc__, Settings, names, initial_required=True)
+    train(config, a.data, a.vae, a.initial, a.out, settings, a.steps, a.minutes)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ text starts and picture starts mixed, still-image histories (every world starts 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,17 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from train.clips import open_corpus
 from train.corpus import Corpus
 from train.depth import load_depth
-from train.latents import load_vae
-from train.loop import Run, prepare_cpu
+from train.latents import LatentsOnly, load_vae
+from train.loop import Run, prepare_cpu, read_arguments
 from train.muon import Muon
 from train.pool import Batch, Pool
+from train.sharding import anywhere, lanes_of, mean_of, own_device
 from train.shards import HELD_OUT
 from train.sheet import to_pictures, to_video
 from train.vae import psnr
 from world_model import flow
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.dit import Conditions, DiT
 from world_model.rollout import (
     advance,
@@ -61,16 +62,23 @@ class Settings:
     dream_over: int = 1000  # steps over which their share grows
     dream_share: float = 0.5
     dream_steps: int = 2  # sampler steps of a dreamt history
+    optimizer: str = "muon"  # or "adamw": large networks on many GPUs
+    lanes: int = (
+        1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
+    )
     seed: int = 0
 
 
-def optimizers(dit: nn.Module, lr: float, weight_decay: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for everything else."""
+def optimizers(dit: nn.Module, lr: float, weight_decay: float, kind: str = "muon") -> list[torch.optim.Optimizer]:
+    """ "muon": Muon for the matrices inside the blocks, AdamW for everything else. "adamw": AdamW alone."""
+    if kind not in ("muon", "adamw"):
+        raise ValueError(f"unknown optimizer {kind!r}: choose muon or adamw")
     named = list(dit.named_parameters())
-    matrices = [p for n, p in named if n.startswith("blocks.") and p.dim() == 2]
-    rest = [p for n, p in named if not (n.startswith("blocks.") and p.dim() == 2)]
+    matrices = [p for n, p in named if n.startswith("blocks.") and p.dim() == 2] if kind == "muon" else []
+    taken = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in taken]
     adam = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
-    return [Muon(matrices, lr=lr, weight_decay=weight_decay), adam]
+    return [Muon(matrices, lr=lr, weight_decay=weight_decay), adam] if matrices else [adam]
 
 
 def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Generator) -> Tensor:
@@ -114,20 +122,24 @@ def corrupt(batch: Batch, settings: Settings, stream: torch.Generator) -> Batch:
     deviation = deviation * (torch.rand(count, generator=stream) < settings.noised)
     history = batch.worlds.history
     noise = torch.randn(history.latents.shape, generator=stream)
-    latents = history.latents + deviation[:, None, None, None, None] * noise
+    latents = history.latents + (deviation[:, None, None, None, None] * noise).to(history.latents.device)
     picture = batch.worlds.picture
     shift = torch.randn(count, 3, 1, 1, generator=stream) * 0.1 + torch.randn(picture.shape, generator=stream) * 0.3
-    picture = (picture + deviation[:, None, None, None] * shift).clamp(-1, 1)
+    picture = (picture + (deviation[:, None, None, None] * shift).to(picture.device)).clamp(-1, 1)
     return replace(batch, worlds=replace(batch.worlds, history=replace(history, latents=latents), picture=picture))
 
 
 class Trainer:
     """One optimisation step of the foundation stage."""
 
-    def __init__(self, config: ModelConfig, corpus: Corpus, vae: VideoVAE, settings: Settings) -> None:
+    def __init__(
+        self, config: ModelConfig, corpus: Corpus, vae: VideoVAE, settings: Settings,
+        conditioning: Conditioning | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
-        self.conditioning = Conditioning(config.text)
-        self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed)
+        self.conditioning = conditioning or Conditioning(config.text)
+        self.device = own_device()
+        self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed, device=self.device)
 
     def step(self, dit: DiT, number: int) -> tuple[Tensor, float]:
         """Loss of step `number`, and that of no network at all; the pool's worlds move on by one block, true or dreamt."""
@@ -140,17 +152,19 @@ class Trainer:
         worlds = replace(noised.worlds, memory=dit.remember(batch.past))
         conditions, place = prepare_block(dit, self.vae, worlds, motion, batch.context, batch.pooled)
         data = batch.truth.repeat_interleave(s.draws, 0)
-        sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
-        noise = torch.randn(data.shape, generator=stream)
+        sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream).to(self.device)
+        noise = torch.randn(data.shape, generator=stream).to(self.device)
         repeated = conditions.repeat(s.draws)
         loss = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         reference = untrained_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         with torch.no_grad():
             added = batch.truth
             dreaming = self.pool.dreaming(batch)
-            if dreaming.any():
+            dreams = bool(dreaming.any())
+            if anywhere(dreams):  # a sharded network is called by all processes or by none
                 sigmas = flow.sigma_schedule(s.dream_steps, self.config.sampler.shift)
-                start = torch.randn(added.shape, generator=stream) * self.config.sampler.temperature
+                start = torch.randn(added.shape, generator=stream) if dreams else torch.zeros(added.shape)
+                start = start.to(self.device) * self.config.sampler.temperature
                 dream = denoise_block(dit, conditions, start, sigmas)
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
             after, _ = advance(dit, self.vae, batch.worlds, motion, place, added, [stream] * len(batch.index))
@@ -163,21 +177,22 @@ def roll_out(
     dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning, walks: list[int], block: int, blocks: int
 ) -> Tensor:
     """Dreams the true actions and events of `walks` from before `block`: video [B, 3, blocks * T, H, W]."""
-    config = dit.config
+    config, device = dit.config, own_device()
     sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
-    pictures = torch.stack([corpus.picture(walk, block) for walk in walks])
-    angles = torch.tensor([corpus.direction(walk, block) for walk in walks], dtype=torch.float64)
-    worlds = start_worlds(dit, vae, pictures, torch.ones(len(walks), dtype=torch.bool), angles[:, 0], angles[:, 1])
+    pictures = torch.stack([corpus.picture(walk, block) for walk in walks]).to(device)
+    angles = torch.tensor([corpus.direction(walk, block) for walk in walks], dtype=torch.float64, device=device)
+    present = torch.ones(len(walks), dtype=torch.bool, device=device)
+    worlds = start_worlds(dit, vae, pictures, present, angles[:, 0], angles[:, 1])
     videos = []
     for b in range(block, block + blocks):
         actions = [corpus.action(walk, b) for walk in walks]
         tables = conditioning.actions[[a.index for a in actions]]
         texts = torch.stack([corpus.text(corpus.info(walk).event_at(b)) for walk in walks])
-        noise = block_noise(config, walks, [b] * len(walks))
+        noise = block_noise(config, walks, [b] * len(walks)).to(device)
         draws = [generator("old", walk, b) for walk in walks]
-        context = torch.cat([texts, tables], dim=1)
-        worlds, _, video = dream_block(dit, vae, worlds, actions, context, pooled_actions(tables), noise, sigmas, draws)
-        videos.append(video)
+        context, pooled = torch.cat([texts, tables], dim=1).to(device), pooled_actions(tables).to(device)
+        worlds, _, video = dream_block(dit, vae, worlds, actions, context, pooled, noise, sigmas, draws)
+        videos.append(video.cpu())
     return torch.cat(videos, dim=2)
 
 
@@ -185,7 +200,8 @@ def held_out_psnr(
     dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning, blocks: int = 12
 ) -> tuple[dict[str, float], Tensor, Tensor]:
     """PSNR of held-out walks dreamt from a start picture, by horizon, beside a frozen picture; truth and dream [B, 3, T, H, W]."""
-    walks, block = list(range(min(HELD_OUT, len(corpus)))), 3
+    walks, block = list(range(min(HELD_OUT, len(corpus)))), min(3, corpus.blocks // 2)
+    blocks = min(blocks, corpus.blocks - block)
     truth = to_video(np.stack([corpus.frames(walk, block, blocks) for walk in walks]))
     video = roll_out(dit, vae, corpus, conditioning, walks, block, blocks)
     still = torch.stack([corpus.picture(walk, block) for walk in walks])[:, :, None].expand_as(truth)
@@ -225,27 +241,24 @@ def train(
         from world_model.weights import load_dit
 
         load_dit(dit, initial)
-    vae, _ = load_vae(config, vae_folder)
-    corpus = Corpus(config, data)
+    vae, _ = load_vae(config, vae_folder, str(own_device()))
+    corpus = open_corpus(config, data, vae)
     if initial is None and dit.depth is not None and dit.prior_deviation is not None:
         load_depth(dit.depth, depth)
-        dit.prior_deviation.copy_(corpus.prior_deviation(dit.depth, vae))
-    trainer = Trainer(config, corpus, vae, settings)  # type: ignore[arg-type]
-    run = Run(
-        "foundation",
-        config,
-        settings,
-        out,
-        {"dit": dit},
-        optimizers(dit, settings.lr, settings.weight_decay),
-        {"dit": settings.ema},
-        {"pool": trainer.pool},
-    )
+        dit.prior_deviation.copy_(corpus.prior_deviation(dit.depth, load_vae(config, vae_folder)[0]))
+    conditioning, blind = Conditioning(config.text), vae if config.dit.guide else LatentsOnly(vae)
+    trainers = {name: Trainer(config, corpus, blind, own, conditioning) for name, own in lanes_of(settings).items()}
+    both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
+    pools = {name: trainer.pool for name, trainer in trainers.items()}
+    run = Run("foundation", config, settings, out, {"dit": dit}, both, {"dit": settings.ema}, pools)
     average: DiT = run.ema["dit"].module  # type: ignore[assignment]
-    losses: list[tuple[float, float]] = []
+    losses: list[np.ndarray] = []
     for step in run.steps(steps, minutes):
-        loss, reference = trainer.step(dit, step)
-        run.accelerator.backward(loss)
+        parts = []
+        for trainer in trainers.values():
+            loss, reference = trainer.step(dit, step)
+            run.accelerator.backward(loss / len(trainers))
+            parts.append((float(loss.detach()), reference))
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
         done = step / steps if minutes is None else run.minutes / minutes
         rate = min(1.0, (step + 1) / settings.warmup, max(0.05, (1 - done) / settings.cooldown))
@@ -255,12 +268,12 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
         run.average("dit")
-        losses.append((float(loss.detach()), reference))
+        losses.append(np.mean(parts, axis=0))
         if step % 25 == 24:
-            mean, untrained = np.mean(losses[-25:], axis=0)
+            mean, untrained = mean_of(np.mean(losses[-25:], axis=0).tolist())
             run.log({"loss": mean, "explained": 1 - mean / untrained})
         if step % 1000 == 999:
-            evaluate(run, average, vae, corpus, trainer.conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
+            evaluate(run, average, vae, corpus, conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
         if step % 250 == 249:
             run.save()
     run.finish()
@@ -268,33 +281,21 @@ def train(
 
 def main() -> None:
     prepare_cpu()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="preset name")
-    parser.add_argument("--data", type=Path, required=True, help="folder of encoded shards (train.data)")
-    parser.add_argument("--vae", type=Path, required=True, help="run folder of train.vae")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
-    parser.add_argument("--initial", type=Path, help="folder of weights to start from")
-    parser.add_argument(
-        "--depth", type=Path, help="run folder of train.depth, for a model with a guide and no --initial"
+    names = (
+        "batch",
+        "pool",
+        "draws",
+        "lr",
+        "ema",
+        "dream_from",
+        "dream_over",
+        "dream_share",
+        "optimizer",
+        "lanes",
+        "seed",
     )
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--minutes", type=float, help="stop after this much training")
-    for name, kind in (
-        ("batch", int),
-        ("draws", int),
-        ("lr", float),
-        ("ema", float),
-        ("dream_from", int),
-        ("dream_over", int),
-        ("dream_share", float),
-        ("seed", int),
-    ):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=getattr(Settings, name))
-    values = vars(parser.parse_args())
-    model, data, vae, out, initial, depth, steps, minutes = (
-        values.pop(k) for k in ("model", "data", "vae", "out", "initial", "depth", "steps", "minutes")
-    )
-    train(get_preset(model), data, vae, out, Settings(**values), steps, minutes, initial, depth)
+    config, settings, a = read_arguments(__doc__, Settings, names, initial_required=False)
+    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel
 
+from train import loop
 from train.corpus import Corpus
 from train.foundation import held_out_psnr
 from train.latents import load_vae
@@ -58,9 +58,7 @@ def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
             f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
         )
     average = AveragedModel(DiT(config))
-    # accelerate numbers the objects registered by train.loop.Run: progress first, then the averages
-    average.load_state_dict(torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True))
-    progress = torch.load(checkpoint / "custom_checkpoint_0.pkl", weights_only=True)
+    progress = loop.load_average(checkpoint, average)
     facts = {"stage": run.name, "steps": progress["step"], "minutes": round(progress["seconds"] / 60, 1)}
     return average.module, {**facts, "settings": json.loads((run / "settings.json").read_text())}  # type: ignore[return-value]
 

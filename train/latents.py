@@ -25,7 +25,7 @@ from train.shards import Shard, ShardError, Walk, find_shards, latents_path, wri
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
-from world_model.vae import VideoVAE, build_vae
+from world_model.vae import DecoderCache, VideoVAE, build_vae
 
 WEIGHTS = "vae.safetensors"
 GuideFn = Callable[..., tuple[Tensor, Tensor]]
@@ -66,6 +66,19 @@ def load_vae(config: ModelConfig, folder: Path, device: str = "cpu") -> tuple[Vi
         raise ValueError(f"{path} does not hold the autoencoder of {config.name!r}: {error}") from error
     frozen = cast(VideoVAE, autoencoder.eval().requires_grad_(False).to(device))
     return frozen, _sha256(path)
+
+
+class LatentsOnly:
+    """Stands for an autoencoder where nobody looks at the pictures: encodes as it does, decodes to grey without computing."""
+
+    def __init__(self, vae: VideoVAE) -> None:
+        self.config, self.encode = vae.config, vae.encode
+
+    def decode(self, latents: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, DecoderCache]:
+        batch, _, frames, rows, columns = latents.shape
+        stride = self.config.spatial_stride
+        size = (batch, 3, frames * self.config.temporal_stride, rows * stride, columns * stride)
+        return latents.new_zeros(()).expand(size), ()
 
 
 def origin_of(path: Path) -> dict[str, str]:

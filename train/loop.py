@@ -1,17 +1,19 @@
 """What every training stage shares: a run folder, EMA, exact resumption, TensorBoard and contact sheets.
 
 A run folder holds `config.json` (the model), `settings.json` (the stage's numbers), `checkpoint/` (written whole or not at
-all), `sheets/*.png` and TensorBoard's event files.
+all), `sheets/*.png` and TensorBoard's event files. One process alone or many that `accelerate launch` started: the loop is the
+same, and a checkpoint of many processes is resumed by any number of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +24,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from train import sharding
 from train.sheet import save_sheet
-from world_model.config import ModelConfig
+from world_model.config import ModelConfig, get_preset
+from world_model.plan import resized
+
+PROGRESS = "progress.pt"  # beside the shards of a checkpoint that many processes wrote
 
 
 def prepare_cpu() -> None:
@@ -37,7 +43,8 @@ def warm_average(decay: float) -> Callable:
     @torch.no_grad()
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         n = int(count)
-        torch._foreach_lerp_(averages, current, 1 - min(decay, (1 + n) / (10 + n)))
+        mine, new = [sharding.local(t) for t in averages], [sharding.local(t) for t in current]
+        torch._foreach_lerp_(mine, new, 1 - min(decay, (1 + n) / (10 + n)))
 
     return update
 
@@ -67,34 +74,52 @@ class Kept(Protocol):
 class Run:
     """One training run: `for step in run.steps(n)` counts on from the last checkpoint in `folder`.
 
-    `models` (name -> module) and `optimizers` are prepared by accelerate and saved together with the EMA of the models named
-    in `averaged` (name -> decay) and all of `kept` (name -> object; one that an older checkpoint lacks stays as it is, which
-    is said). Draw random numbers from `generator(settings.seed, step)` alone and a resumed run equals an unbroken one.
+    `models` (name -> module) and `optimizers` are saved together with the EMA of the models named in `averaged` (name -> decay)
+    and all of `kept` (name -> object; one that an older checkpoint lacks stays as it is, which is said). Learning rates are those
+    of `optimizers`, not the checkpoint's. Draw random numbers from `generator(settings.seed, step)` alone and a resumed run
+    equals an unbroken one.
+
+    With several processes all models, their averages and the `frozen` ones, which are DiTs then, are sharded in place, and
+    `kept` holds what belongs to this process alone, under names that no other process uses.
     """
 
     def __init__(
         self, stage: str, config: ModelConfig, settings: Any, folder: Path, models: dict[str, nn.Module],
         optimizers: list[torch.optim.Optimizer], averaged: dict[str, float], kept: Mapping[str, Kept] | None = None,
+        frozen: Sequence[nn.Module] = (),
     ) -> None:  # fmt: skip
         self.folder, self.settings = folder, settings
-        folder.mkdir(parents=True, exist_ok=True)
-        # data, pools and averages live on the CPU, so that is where models belong, whatever else the machine has
-        self.accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=folder)
+        process = sharding.process_state()
+        self.main, self.many = process.is_main_process, process.num_processes > 1
+        self.device = sharding.own_device()
+        self.accelerator = Accelerator(cpu=self.device.type == "cpu", log_with="tensorboard", project_dir=folder)
+        if self.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text(config.to_json())
+            (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1, default=str))
+        self.accelerator.wait_for_everyone()
         self.accelerator.init_trackers(stage)
-        (folder / "config.json").write_text(config.to_json())
-        (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1, default=str))
         self.ema = {
             name: AveragedModel(models[name], multi_avg_fn=warm_average(decay)) for name, decay in averaged.items()
         }
         for average in self.ema.values():
             average.requires_grad_(False)
-        self.models = {name: self.accelerator.prepare(model) for name, model in models.items()}
-        self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
+        self.models, self.optimizers = models, list(optimizers)
+        self._plain = list(optimizers)
+        if self.many:
+            self._shard(frozen)
+        else:
+            self.models = {name: self.accelerator.prepare(model) for name, model in models.items()}
+            self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
         self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress, *self.ema.values())
         self.kept = dict(kept or {})
         self._checkpoint, self._replaced = folder / "checkpoint", folder / "checkpoint.old"
+        rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._plain]
         self._load()
+        for optimizer, given in zip(self._plain, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, given, strict=True):
+                group["lr"] = rate
         self._started = time.monotonic() - self.progress.seconds
 
     def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
@@ -102,9 +127,12 @@ class Run:
 
         `save` and `log` inside the loop belong to the end of a step: they count it as done.
         """
-        bar = tqdm(initial=self.progress.step, total=last, desc=str(self.folder), dynamic_ncols=True, mininterval=5)
+        bar = tqdm(
+            initial=self.progress.step, total=last, desc=str(self.folder), dynamic_ncols=True, mininterval=5,
+            disable=not self.main,
+        )  # fmt: skip
         while self.progress.step < last:
-            if minutes is not None and self.minutes > minutes:
+            if minutes is not None and sharding.anywhere(self.minutes > minutes):
                 break
             self.progress.step += 1
             yield self.progress.step - 1
@@ -116,6 +144,8 @@ class Run:
         return (time.monotonic() - self._started) / 60
 
     def log(self, values: dict[str, float]) -> None:
+        if not self.main:
+            return
         self.accelerator.log(values, step=self.progress.step)
         tqdm.write(
             f"step {self.progress.step} ({self.minutes:.1f} min) " + " ".join(f"{k} {v:.4g}" for k, v in values.items())
@@ -123,39 +153,135 @@ class Run:
 
     def sheet(self, name: str, rows: list[list[np.ndarray]]) -> None:
         """A contact sheet of uint8 pictures, sheets/<name>.png."""
-        save_sheet(self.folder / "sheets" / f"{name}.png", rows)
+        if self.main:
+            save_sheet(self.folder / "sheets" / f"{name}.png", rows)
 
     def average(self, name: str) -> None:
         """One EMA update of the model `name`."""
-        self.ema[name].update_parameters(self.accelerator.unwrap_model(self.models[name]))
+        model = self.models[name] if self.many else self.accelerator.unwrap_model(self.models[name])
+        self.ema[name].update_parameters(model)
 
     def save(self) -> None:
         """Writes the checkpoint beside the old one, then swaps: an interrupted save leaves the old one."""
         self.progress.seconds = time.monotonic() - self._started
         fresh = self.folder / "checkpoint.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        self.accelerator.save_state(str(fresh))
+        if self.main:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        if self.many:
+            sharding.save_shards(fresh / sharding.SHARDS, self._tensors())
+            if self.main:
+                torch.save(self.progress.state_dict(), fresh / PROGRESS)
+        else:
+            self.accelerator.save_state(str(fresh))
         for name, thing in self.kept.items():
             torch.save(thing.state_dict(), fresh / f"{name}.pt")
-        shutil.rmtree(self._replaced, ignore_errors=True)
-        if self._checkpoint.exists():
-            os.replace(self._checkpoint, self._replaced)
-        os.replace(fresh, self._checkpoint)
-        shutil.rmtree(self._replaced, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        if self.main:
+            shutil.rmtree(self._replaced, ignore_errors=True)
+            if self._checkpoint.exists():
+                os.replace(self._checkpoint, self._replaced)
+            os.replace(fresh, self._checkpoint)
+            shutil.rmtree(self._replaced, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:
         self.save()
         self.accelerator.end_training()
 
+    def _shard(self, frozen: Sequence[nn.Module]) -> None:
+        for name, model in self.models.items():
+            before: dict[Tensor, str] = {p: n for n, p in model.named_parameters()}
+            if name in self.ema:
+                sharding.shard(self.ema[name].module)
+            sharding.shard(model)
+            sharding.hand_over(self.optimizers, before, dict(model.named_parameters()))
+        for model in frozen:
+            sharding.shard(model, frozen=True)
+
+    def _tensors(self, made: dict[str, torch.Size] | None = None) -> dict[str, Tensor]:
+        """All that is saved, by name; with `made` (sizes in a checkpoint) also what optimizers do not have yet."""
+        found: dict[str, Tensor] = {}
+        names: dict[Tensor, str] = {}
+        for name, model in self.models.items():
+            plain = model if self.many else self.accelerator.unwrap_model(model)
+            found |= {f"model.{name}.{key}": value for key, value in plain.state_dict().items()}
+            names |= {p: f"{name}.{key}" for key, p in plain.named_parameters()}
+        for name, average in self.ema.items():
+            found |= {f"average.{name}.{key}": value for key, value in average.state_dict().items()}
+        for i, optimizer in enumerate(self._plain):
+            found |= sharding.optimizer_tensors(optimizer, names, f"optimizer.{i}.", made)
+        return found
+
     def _load(self) -> None:
-        if not self._checkpoint.exists() and self._replaced.exists():  # a save was stopped between its two renames
-            os.replace(self._replaced, self._checkpoint)
+        if self.main and not self._checkpoint.exists() and self._replaced.exists():
+            os.replace(self._replaced, self._checkpoint)  # a save was stopped between its two renames
+        self.accelerator.wait_for_everyone()
         if not self._checkpoint.exists():
             return
-        self.accelerator.load_state(str(self._checkpoint))
+        shards = self._checkpoint / sharding.SHARDS
+        if shards.exists():
+            sharding.load_shards(shards, self._tensors(sharding.sizes_in(shards)))
+            self.progress.load_state_dict(torch.load(self._checkpoint / PROGRESS, weights_only=True))
+        elif self.many:
+            raise RuntimeError(
+                f"{self._checkpoint} was written by one process: go on with one, or start anew from its landed weights "
+                "(python -m train.land, then --initial)"
+            )
+        else:
+            self.accelerator.load_state(str(self._checkpoint))
         for name, thing in self.kept.items():
             path = self._checkpoint / f"{name}.pt"
             if path.exists():
-                thing.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+                thing.load_state_dict(torch.load(path, map_location=self.device, weights_only=True))
             else:
                 tqdm.write(f"{self._checkpoint} holds no {name}: it begins afresh")
+
+
+def load_average(checkpoint: Path, average: AveragedModel) -> dict[str, Any]:
+    """Fills `average` with the first EMA of a checkpoint, however many processes wrote it; returns its `Progress`."""
+    shards = checkpoint / sharding.SHARDS
+    if shards.exists():
+        name = next(key.split(".")[1] for key in sharding.sizes_in(shards) if key.startswith("average."))
+        tensors = {f"average.{name}.{key}": value for key, value in average.state_dict().items()}
+        sharding.load_shards(shards, tensors)
+        return torch.load(checkpoint / PROGRESS, weights_only=True)
+    # accelerate numbers the objects registered by Run: progress first, then the averages
+    average.load_state_dict(torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True))
+    return torch.load(checkpoint / "custom_checkpoint_0.pkl", weights_only=True)
+
+
+# ---- command lines ----------------------------------------------------------------------------------------------------
+
+
+def read_arguments(
+    description: str | None, settings: type, numbers: Sequence[str], initial_required: bool
+) -> tuple[ModelConfig, Any, argparse.Namespace]:
+    """The command line of a stage that trains a DiT: its model, `settings` with the fields `numbers` as given, and the paths
+    data, vae, out, initial, with steps and minutes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="preset name, or a config.json")
+    parser.add_argument("--size", metavar="HxW", help="picture size on the patch grid (default: the preset's)")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of encoded shards (train.data), or of Sekai-style clips"
+    )
+    parser.add_argument("--vae", type=Path, required=True, help="run folder of train.vae")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
+    parser.add_argument(
+        "--initial", type=Path, required=initial_required, help="folder of weights to start from (train.land)"
+    )
+    if not initial_required:  # a stage that may begin from nothing
+        parser.add_argument("--depth", type=Path, help="run folder of train.depth, for a model with a guide and no --initial")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, help="stop after this much training")
+    for name in numbers:
+        default = getattr(settings, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    arguments = parser.parse_args()
+    values = {name: getattr(arguments, name) for name in numbers}
+    try:
+        path = Path(arguments.model)
+        config = ModelConfig.from_json(path.read_text()) if path.suffix == ".json" else get_preset(arguments.model)
+        return resized(config, arguments.size), settings(**values), arguments
+    except (ValueError, OSError) as error:
+        parser.error(str(error))

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from train.sharding import like, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
 
 
@@ -28,7 +30,11 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For 2-D parameters. Updates have a root mean square of 0.2, like AdamW's, so that one learning rate serves both."""
+    """For 2-D parameters. Updates have a root mean square of 0.2, like AdamW's, so that one learning rate serves both.
+
+    Of sharded parameters momentum is sharded too, but every process gathers and orthogonalises every whole matrix: the same
+    numbers as alone, at that price.
+    """
 
     def __init__(
         self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
@@ -51,7 +57,7 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 by_shape[tuple(p.shape)].append((p, p.grad.lerp(state["momentum"], group["momentum"])))
             for shape, pairs in by_shape.items():
-                updates = orthogonalise(torch.stack([update for _, update in pairs]))
+                updates = orthogonalise(torch.stack([whole(update) for _, update in pairs]))
                 scale = 0.2 * max(shape) ** 0.5
                 for (p, _), update in zip(pairs, updates):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(like(update, p), alpha=-group["lr"] * scale)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from train.corpus import Corpus
+from train.sharding import anywhere
 from train.shards import HELD_OUT
 from world_model.actions import Action
 from world_model.album import Album
@@ -60,11 +61,12 @@ class Pool:
 
     blocks: a world's longest life. memory_blocks: how much of its past is kept for the channel path's gradient.
     text_start: share of worlds that start from a caption alone. caption: how often the caption is told though nothing happens.
+    Worlds live on `device`.
     """
 
     def __init__(
         self, corpus: Corpus, conditioning: Conditioning, size: int, seed: int, blocks: int = 12, memory_blocks: int = 16,
-        text_start: float = 0.06, caption: float = 0.4,
+        text_start: float = 0.06, caption: float = 0.4, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         if corpus.blocks < 3:
             raise ValueError(
@@ -72,7 +74,7 @@ class Pool:
             )
         self.corpus, self.conditioning = corpus, conditioning
         self.size, self.seed, self.blocks, self.memory_blocks = size, seed, blocks, memory_blocks
-        self.text_start, self.caption = text_start, caption
+        self.text_start, self.caption, self.device = text_start, caption, device
         self.entries: list[Entry | None] = [None] * size
 
     def draw(self, dit: DiT, vae: VideoVAE, count: int, dreaming: float, step: int) -> Batch:
@@ -85,15 +87,26 @@ class Pool:
         stream = generator(self.seed, "pool", step)
         index = torch.randperm(self.size, generator=stream)[:count].tolist()
         fresh = [i for i in index if self.entries[i] is None]
+        starting = anywhere(bool(fresh))
         if fresh:
             self._start(dit, vae, fresh, dreaming, stream)
+        elif starting:  # a sharded network is called by all processes or by none
+            size = (self.corpus.config.height, self.corpus.config.width)
+            nothing = torch.zeros(1, 3, *size, device=self.device)
+            with torch.no_grad():
+                start_worlds(dit, vae, nothing, torch.zeros(1, dtype=torch.bool, device=self.device))
         entries = [entry for i in index if (entry := self.entries[i]) is not None]
+        if len({e.worlds.history.frames for e in entries}) > 1:
+            raise ValueError(
+                "histories of this packing grow, and worlds of different ages fit no batch: one world a lane"
+            )
         worlds, past = join_worlds([e.worlds for e in entries]), _join([e.past for e in entries])
         actions = [self.corpus.action(e.walk, e.block) for e in entries]
         tables = self.conditioning.actions[[a.index for a in actions]]
         texts = torch.stack([self._text(e, float(torch.rand((), generator=stream))) for e in entries])
         truth = torch.stack([self.corpus.block(e.walk, e.block) for e in entries])
-        return Batch(index, worlds, past, actions, torch.cat([texts, tables], dim=1), pooled_actions(tables), truth)
+        words = [t.to(self.device) for t in (torch.cat([texts, tables], dim=1), pooled_actions(tables), truth)]
+        return Batch(index, worlds, past, actions, *words)
 
     def put(self, batch: Batch, after: Worlds, block: History) -> None:
         """The worlds one block later; `block` is what was added to their histories (truth or dream)."""
@@ -106,36 +119,31 @@ class Pool:
                 self.entries[i] = None
                 continue
             past = entry.past.join(_row(block, row))
-            keep = torch.arange(past.frames - limit, past.frames)[None]
+            keep = torch.arange(past.frames - limit, past.frames, device=past.frame.device)[None]
             self.entries[i] = replace(entry, block=entry.block + 1, worlds=world, past=past.select(keep))
 
     def dreaming(self, batch: Batch) -> Tensor:
         """[B] bool."""
-        return torch.tensor([entry.dreaming for i in batch.index if (entry := self.entries[i]) is not None])
+        flags = [entry.dreaming for i in batch.index if (entry := self.entries[i]) is not None]
+        return torch.tensor(flags, device=self.device)
 
     def state_dict(self) -> dict[str, Any]:
-        """The worlds of the pool as tensors, one row a world; `slot` says where each belongs."""
+        """The worlds of the pool as tensors, one row a world; `slot` says where each belongs. Where histories grow, `groups` of
+        such states, each of worlds with equally long ones."""
         alive = [(slot, entry) for slot, entry in enumerate(self.entries) if entry is not None]
         if not alive:
             return {"slot": torch.zeros(0, dtype=torch.int64)}
-        entries = [entry for _, entry in alive]
-        worlds, memory = join_worlds([e.worlds for e in entries]), None
-        if worlds.memory is not None:
-            memory = {name: getattr(worlds.memory, name) for name in MEMORY}
-        return {
-            "slot": torch.tensor([slot for slot, _ in alive]),
-            "plan": torch.tensor([[e.walk, e.block, e.last, e.dreaming] for e in entries]),
-            "past": _tensors(_join([e.past for e in entries])),
-            "history": _tensors(worlds.history),
-            "memory": memory,
-            "worlds": {name: getattr(worlds, name) for name in WORLDS},
-            "album": {name: getattr(worlds.album, name) for name in ALBUM},
-            "cache": list(worlds.cache),
-        }
+        lengths = sorted({entry.worlds.history.frames for _, entry in alive})
+        groups = [_state([pair for pair in alive if pair[1].worlds.history.frames == n]) for n in lengths]
+        return groups[0] if len(groups) == 1 else {"groups": groups}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`. Worlds beyond this pool's size or corpus are left out: they start anew when drawn."""
         self.entries = [None] * self.size
+        for group in state.get("groups", [state]):
+            self._fill(group)
+
+    def _fill(self, state: dict[str, Any]) -> None:
         slots = state["slot"].tolist()
         if not slots:
             return
@@ -165,7 +173,8 @@ class Pool:
         pictures = torch.where(present[:, None, None, None], pictures, torch.zeros_like(pictures))
         angles = torch.tensor([corpus.direction(walk, block) for walk, block, *_ in plans], dtype=torch.float64)
         with torch.no_grad():
-            worlds = split_worlds(start_worlds(dit, vae, pictures, present, angles[:, 0], angles[:, 1]))
+            starts = (t.to(self.device) for t in (pictures, present, angles[:, 0], angles[:, 1]))
+            worlds = split_worlds(start_worlds(dit, vae, *starts))
         for i, world, (walk, block, last, _, dreams) in zip(index, worlds, plans):
             shown, held = config.start_latents, self.memory_blocks * config.block_latents
             still = world.history.select(torch.arange(world.history.frames - shown, world.history.frames)[None])
@@ -194,3 +203,20 @@ def _tensors(history: History) -> dict[str, Tensor]:
 def _row(history: History, i: int) -> History:
     h, part = history, slice(i, i + 1)
     return History(h.latents[part], h.frame[part], h.yaw[part], h.pitch[part], h.present[part])
+
+
+def _state(alive: list[tuple[int, Entry]]) -> dict[str, Any]:
+    entries = [entry for _, entry in alive]
+    worlds, memory = join_worlds([e.worlds for e in entries]), None
+    if worlds.memory is not None:
+        memory = {name: getattr(worlds.memory, name) for name in MEMORY}
+    return {
+        "slot": torch.tensor([slot for slot, _ in alive]),
+        "plan": torch.tensor([[e.walk, e.block, e.last, e.dreaming] for e in entries]),
+        "past": _tensors(_join([e.past for e in entries])),
+        "history": _tensors(worlds.history),
+        "memory": memory,
+        "worlds": {name: getattr(worlds, name) for name in WORLDS},
+        "album": {name: getattr(worlds.album, name) for name in ALBUM},
+        "cache": list(worlds.cache),
+    }

@@ -186,7 +186,7 @@ def read_walks(
     for video in find_clips(root):
         try:
             clip = read_clip(video, thresholds)
-            walks = _walks_of(clip, header, camera)
+            walks = walks_of(clip, header, camera)
         except (ClipError, VideoError) as problem:
             on_clip(str(problem))
             continue
@@ -194,7 +194,7 @@ def read_walks(
         on_clip(None)
 
 
-def _walks_of(clip: Clip, header: Header, camera: CameraConfig) -> list[Walk]:
+def walks_of(clip: Clip, header: Header, camera: CameraConfig) -> list[Walk]:
     """All whole walks of a clip, one after another. Raises ClipError where it is shorter than one."""
     frames, indices, count = read_video(clip.video, header.height, header.width, header.fps)
     if clip.poses is not None and len(clip.poses) != count:

@@ -176,6 +176,10 @@ class DiT(nn.Module):
             )
             grids.append(grid)
             frames_so_far += grid[0]
+        if self.config.dit.packing == "released" and torch.is_grad_enabled():
+            # a length of history uses some kernels; all need a gradient at every step, or sharded processes fall out of step
+            kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding_")]
+            tokens[0] = tokens[0] + 0 * torch.stack([p.sum() for p in kernels]).sum()
         return torch.cat(tokens, 1), torch.cat(coordinates, 1), grids
 
     def _coordinates(self, frame: Tensor, yaw: Tensor, pitch: Tensor, grid: Grid, ratio: int, running: int) -> Tensor:
@@ -275,7 +279,7 @@ class DiT(nn.Module):
         guide [B, C, K, h, w], valid [B, 1, K, h, w] in 0..1: the last frame moved as commanded, and where it was in view.
         """
         c = self.config.dit
-        text = self.text_embedding(context)
+        text = self.text_embedding(context.to(self.dtype))
         keys = [layer.cross_attn.keys_values(text) for layer in self.layers]
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history, guide))
         start = target.frame[:, 0]
@@ -303,7 +307,7 @@ class DiT(nn.Module):
         return Conditions(
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
             memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
-            self.action_embedding(pooled) if self.action_embedding is not None and pooled is not None else None,
+            self.action_embedding(pooled.to(self.dtype)) if self.action_embedding is not None and pooled is not None else None,
             *self._prior(guide, valid),
         )  # fmt: skip
 

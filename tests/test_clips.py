@@ -1,0 +1,121 @@
+"""Clips streamed as training data: the same to the pool of worlds as shards, without their memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from train import foundation, sekai
+from train.clips import Clips, open_corpus
+from train.corpus import Corpus
+from train.foundation import Settings
+from train.latents import LatentsOnly, encode_walk
+from train.shards import Header, Walk, WalkInfo
+from world_model.actions import Action
+from world_model.config import ModelConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+BLOCKS = 5  # of the clips written here
+
+
+@pytest.fixture(scope="module")
+def unguided(config) -> ModelConfig:
+    dit = replace(config.dit, guide=(), guide_memory=0, prediction="velocity")
+    return replace(config, dit=dit)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, unguided) -> Path:
+    """Six clips of five blocks, and one of a single block, which is too short."""
+    root = tmp_path_factory.mktemp("clips")
+    size = unguided.frames_per_block
+    for number, (keys, arrows, blocks) in enumerate(
+        [("W", "", 5), ("W", "←", 5), ("S", "", 5), ("W+A", "", 1), ("", "→", 5), ("D", "", 5), ("A", "↑", 5)]
+    ):
+        header = Header(unguided.name, unguided.height, unguided.width, unguided.fps, size, blocks, 0, {})
+        walk = _walk(Action.from_keys(keys, arrows), blocks, size, number)
+        sekai.write_walk(root, f"w{number}", walk, header, unguided.camera)
+    return root
+
+
+def _walk(action: Action, blocks: int, size: int, seed: int) -> Walk:
+    rng = np.random.default_rng(seed)
+    colours = rng.integers(0, 256, (blocks * size, 1, 1, 3)).repeat(32, axis=1).repeat(48, axis=2).astype(np.uint8)
+    angles = np.linspace(0.1 * seed, 0.1 * seed + 0.5, blocks * size, dtype=np.float32)
+    return Walk(
+        colours, np.full(blocks, action.index, np.uint8), angles, angles * 0.1, np.zeros((blocks * size, 2), np.float32),
+        np.zeros(blocks, np.uint8), WalkInfo(f"Street number {seed}.", ((0, "rain sets in", "rain"),) if seed == 2 else ()),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def clips(unguided, folder, frozen_vae) -> Clips:
+    return Clips(unguided, folder, frozen_vae, blocks=4, kept=2)
+
+
+def test_a_clip_is_what_its_files_say(clips, unguided, frozen_vae):
+    video = next(v for v in sekai.find_clips(clips._videos[0].parents[1]) if v.stem.startswith("w2"))
+    number = clips._videos.index(video)
+    header = Header("debug", 32, 48, 8, unguided.frames_per_block, 4, 0, {})
+    walk = sekai.walks_of(sekai.read_clip(video), header, unguided.camera)[0]
+    latents = torch.from_numpy(encode_walk(frozen_vae, walk)).float()
+    size, frames = unguided.block_latents, unguided.frames_per_block
+    for block in range(4):
+        assert torch.equal(clips.block(number, block), latents[:, block * size : (block + 1) * size])
+        shown = walk.frames[max(block * frames - 1, 0)]
+        np.testing.assert_allclose(clips.picture(number, block).permute(1, 2, 0), shown / 127.5 - 1, atol=1e-6)
+        assert clips.direction(number, block)[0] == pytest.approx(float(walk.yaw[max(block * frames - 1, 0)]))
+        assert clips.action(number, block) == Action.from_keys("S")
+    np.testing.assert_array_equal(clips.frames(number, 1, 2), walk.frames[frames : 3 * frames])
+    assert clips.info(number).caption == "Street number 2." and clips.info(number).event_at(3) == "rain sets in"
+    assert clips.text("rain sets in").any() and not clips.text(None).any()
+
+
+def test_only_the_last_clips_are_kept_and_bad_ones_are_passed_over(clips, capsys):
+    short = next(i for i, v in enumerate(clips._videos) if v.stem.startswith("w3"))
+    following = (short + 1) % len(clips)
+    assert torch.equal(clips.block(short, 0), clips.block(following, 0))
+    assert clips.action(short, 0) == clips.action(following, 0)
+    assert capsys.readouterr().out.count("a walk needs") == 1  # told once
+    for walk in range(len(clips)):
+        clips.block(walk, 0)
+    assert len(clips._read) == 2
+
+
+def test_a_folder_of_useless_clips_says_so(unguided, folder, frozen_vae):
+    long = Clips(unguided, folder, frozen_vae, blocks=9)
+    with pytest.raises(FileNotFoundError, match="none of the 7 clips"):
+        long.block(0, 0)
+
+
+def test_models_with_a_guide_are_sent_to_shards(config, folder, frozen_vae):
+    with pytest.raises(ValueError, match="sekai-read"):
+        Clips(config, folder, frozen_vae)
+
+
+def test_a_folder_is_opened_as_what_it_is(config, unguided, folder, data_folder, frozen_vae, tmp_path):
+    assert isinstance(open_corpus(unguided, folder, frozen_vae), Clips)
+    assert isinstance(open_corpus(config, data_folder, frozen_vae), Corpus)
+    with pytest.raises(FileNotFoundError, match="shards"):
+        open_corpus(config, tmp_path, frozen_vae)
+
+
+def test_foundation_training_runs_on_clips(unguided, folder, vae_folder, tmp_path):
+    settings = Settings(batch=2, draws=1, pool=4, warmup=2, dream_from=1, dream_over=1, lanes=2)
+    foundation.train(unguided, folder, vae_folder, tmp_path, settings, 3, None, None)
+    assert (tmp_path / "checkpoint" / "pool_1.pt").exists()
+
+
+def test_decoding_is_spared_where_nobody_looks(frozen_vae):
+    vae = LatentsOnly(frozen_vae)
+    latents = torch.randn(2, 8, 3, 4, 6)
+    video, cache = vae.decode(latents)
+    expected, _ = frozen_vae.decode(latents)
+    assert video.shape == expected.shape and cache == () and not video.any()
+    assert video.untyped_storage().nbytes() == 4
+    assert torch.equal(vae.encode(expected), frozen_vae.encode(expected))

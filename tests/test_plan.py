@@ -1,0 +1,274 @@
+"""The plan in numbers: what is counted equals a closed form, and what follows from it follows."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from math import ceil, prod
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from world_model import costs
+from world_model import plan as command
+from world_model.config import ChannelConfig, DiTConfig, ModelConfig, TextConfig, Tiers, VAEConfig, get_preset
+from world_model.costs import (
+    Block,
+    Part,
+    Training,
+    backward_cost,
+    count_block,
+    count_decoder,
+    count_parameters,
+    count_text,
+    count_training,
+    step_cost,
+)  # fmt: skip
+from world_model.count import Cost, count, size_of
+from world_model.dit import DiT
+from world_model.plan import DEVICES, Plan, make_plan, report, resized
+from world_model.tscm import History, released_packing
+
+KEYS = Path(os.environ.get("YUME_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures")) / "keys"
+
+# yume-5b's code paths at a hundred-thousandth of its size
+SMALL = ModelConfig(
+    name="small", height=64, width=96, fps=16, block_latents=8, start_latents=5,
+    dit=DiTConfig(
+        dim=48, ffn_dim=80, heads=2, layers=4, latent_channels=8, text_dim=16, freq_dim=16,
+        channel=ChannelConfig(dim=24, heads=2, patch=(8, 4, 4)),
+    ),
+    vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=4, latent_channels=8, width=8, depth=1),
+    text=TextConfig(kind="hashed", dim=16, event_tokens=10, action_tokens=6),
+)  # fmt: skip
+
+
+def variant(config: ModelConfig = SMALL, **changes) -> ModelConfig:
+    return replace(config, dit=replace(config.dit, **changes))
+
+
+# ---- the tools --------------------------------------------------------------------------------------------------------
+
+
+def test_attention_is_counted_and_its_scores_take_no_memory():
+    query, key = torch.empty(2, 3, 50, 8, device="meta"), torch.empty(2, 3, 70, 8, device="meta")
+    out, cost = count(lambda: F.scaled_dot_product_attention(query, key, key))
+    assert cost.flops == 4 * 2 * 3 * 50 * 70 * 8
+    assert out.shape == query.shape
+    assert cost.peak < 2 * size_of(query) < 4 * 2 * 3 * 50 * 70  # the scores would be this many bytes
+    assert F.scaled_dot_product_attention(*(torch.zeros(1, 1, 2, 2) for _ in range(3))).shape == (
+        1,
+        1,
+        2,
+        2,
+    )  # restored
+
+
+def test_bytes_are_those_alive_at_once():
+    x = torch.empty(100, device="meta")  # 400 bytes, there before
+
+    def chain() -> torch.Tensor:
+        a = x + 1
+        b = (a + 1).view(10, 10)
+        del a
+        return b + 1
+
+    out, cost = count(chain)
+    assert cost.peak == 800
+    assert size_of(out, [out[:5], {"again": out}], History(x, x, x, x, x)) == 800
+
+
+# ---- against a closed form --------------------------------------------------------------------------------------------
+
+
+def closed_form(config: ModelConfig, history: int) -> tuple[int, int, int]:
+    """History tokens, and the operations of a block's conditions and of a step, from the sizes alone."""
+    c, (rows, columns) = config.dit, config.latent_size
+    d, hidden, channel = c.dim, c.ffn_dim, c.channel
+    assert channel is not None
+    tokens = prod(config.token_grid)
+    words = config.text.event_tokens + config.text.action_tokens
+    packed = embedding = 0
+    for group in released_packing(history):
+        side, frames, r, q = 2 * group.ratio, group.stop - group.start, rows, columns
+        if group.two_stage:
+            r, q = ceil(r / 4), ceil(q / 4)
+            embedding += frames * r * q * 2 * c.latent_channels**2 * 16
+        cells = frames * ceil(r / side) * ceil(q / side)
+        packed += cells
+        embedding += cells * 2 * c.latent_channels * side**2 * d
+    time = 2 * (c.freq_dim * d + d * d + 6 * d * d)
+    z = channel.dim
+    kernels = (
+        ceil(config.block_latents / channel.patch[0]) * ceil(rows / channel.patch[1]) * ceil(columns / channel.patch[2])
+    )
+    sums = z * z // channel.heads  # k v^T, all heads
+
+    def layer(length: int, seen: int) -> int:
+        own = 8 * length * d * d + 4 * length * seen * d
+        return own + 4 * length * d * d + 4 * length * words * d + 4 * length * d * hidden
+
+    conditions = embedding + 2 * words * (c.text_dim * d + d * d) + c.layers * 4 * words * d * d
+    conditions += kernels * 2 * c.latent_channels * prod(channel.patch) * z
+    conditions += c.layers * kernels * (4 * z * z + 2 * sums)
+    step = tokens * 2 * c.latent_channels * 4 * d + time + tokens * 2 * d * c.latent_channels * 4
+    step += c.layers * tokens * (4 * d * z + 6 * z * z + 2 * sums + 2 * sums + 2 * z)
+    if c.history_attention == "joint":
+        step += time + c.layers * layer(tokens + packed, tokens + packed)
+    else:
+        conditions += time + (c.layers - 1) * layer(packed, packed) + 4 * packed * d * d  # of the last, keys and values
+        step += c.layers * layer(tokens, tokens + packed)
+    return packed, conditions, step
+
+
+@pytest.mark.parametrize("history", [23, 345])
+@pytest.mark.parametrize("attention", ["joint", "cached"])
+def test_counted_operations_equal_a_closed_form(attention, history):
+    config = variant(history_attention=attention)
+    block = count_block(config, history)
+    expected = closed_form(config, history)
+    assert (block.history_tokens, block.conditions.flops, block.step.flops) == expected
+    assert block.flops == expected[1] + 4 * expected[2]
+    kept = {"joint": block.history_tokens * 48 * 2, "cached": block.history_tokens * 48 * 2 * 2 * 4}
+    assert block.history_bytes == kept[attention]
+    assert block.text_bytes == 16 * 48 * 2 * 2 * 4
+
+
+@pytest.mark.parametrize("cost", [step_cost, backward_cost])
+def test_carrying_two_layers_on_equals_counting_all(cost):
+    """Operations and peaks, on five layers and as continued from two and three."""
+    config = variant(layers=5, history_attention="cached")
+    assert costs._all_layers(config, lambda dit: cost(dit, 7)) == cost(costs._dit(config, 5), 7)
+
+
+def test_parameters_are_those_of_the_network():
+    with torch.device("meta"):
+        dit = DiT(SMALL)
+    block = sum(p.numel() for p in dit.layers[0].parameters())
+    assert count_parameters(SMALL) == (sum(p.numel() for p in dit.parameters()), block)
+
+
+def test_backward_with_checkpointing_costs_four_passes_and_little_memory():
+    config = variant(history_attention="joint")
+    training = count_training(config, 7)
+    assert 3.8 < training.cost.flops / training.forward.flops < 4.0  # embeddings need no gradient of their input
+    rows = 2 * 48 * (prod(config.token_grid) + count_block(config, 7).history_tokens)
+    deeper = count_training(variant(layers=9), 7).cost.peak - training.cost.peak
+    assert deeper >= 5 * rows  # each further layer keeps its input
+    assert deeper < 5 * 6 * rows
+
+
+# ---- every preset and size --------------------------------------------------------------------------------------------
+
+
+def test_presets_with_guides_are_counted():
+    config = get_preset("debug")
+    block = count_block(config, 3000)
+    assert block.packing == "tiers" and block.history == 3000
+    assert block.history_tokens == count_block(config, 5).history_tokens == 54
+    decoder = count_decoder(config)
+    # two frames are looked back upon; they are a view of the block's and keep its memory
+    assert decoder.carried == 4 * (2 + config.block_latents) * config.vae.width * prod(config.latent_size)
+    assert count_text(config.text) == Part(0)
+
+
+def test_bigger_pictures_cost_more_and_odd_ones_are_refused():
+    assert resized(SMALL, None) is SMALL
+    big = resized(SMALL, "128x96")
+    assert (big.height, big.width) == (128, 96)
+    assert count_block(big, 5).step.flops > 2 * count_block(SMALL, 5).step.flops
+    with pytest.raises(ValueError, match="multiple of 16"):
+        resized(SMALL, "70x96")
+    for wrong in ("70", "0x96", "axb"):
+        with pytest.raises(ValueError, match="height x width"):
+            resized(SMALL, wrong)
+
+
+def test_a_history_past_the_released_packing_is_refused_and_tiers_go_on():
+    found = make_plan(SMALL, [5, 3000])
+    assert [(b.history, b.packing, b.attention) for b in found.blocks] == [
+        (5, "released", "joint"), (5, "released", "cached"), (3000, "tiers", "joint"), (3000, "tiers", "cached"),
+    ]  # fmt: skip
+    assert len(found.refused) == 2
+    text = report(found, 0.4)
+    assert text.count("released packing ends at 1366 history latents, got 3000") == 2
+    assert "| any | tiers | cached |" in text
+
+
+# ---- released sizes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("wan22_vae_diffusers.json", lambda: count_decoder(resized(get_preset("yume-5b"), "64x96"))),
+        ("umt5_xxl_encoder_original.json", lambda: count_text(get_preset("yume-5b").text)),
+    ],
+)
+def test_released_parts_have_their_parameters(file, part):
+    if not (KEYS / file).is_file():
+        pytest.skip("the lists of released tensors are not part of the repository (set YUME_FIXTURES)")
+    listed = json.loads((KEYS / file).read_text())
+    found = part()
+    assert found.parameters == listed["parameters"]
+    assert found.cost.flops > 0
+
+
+# ---- what follows -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made() -> Plan:
+    """A plan of round numbers."""
+    block = Block(5, "released", "joint", 100, 200, Cost(10, 40), Cost(20, 30), 4, 7, 3, 2)
+    training = Training(Cost(300, 1000), Cost(80, 50))
+    return Plan(SMALL, 10_000, 2_000, [block], [], Part(500, Cost(110, 60), 9), Part(7), training, 23)
+
+
+def test_speed_and_memory_follow_from_the_counts(made):
+    block, device = made.blocks[0], replace(DEVICES[0], flops=100.0)
+    assert made.seconds(block, device, 0.5) == pytest.approx((10 + 4 * 20 + 110) / 50)
+    assert made.frames_per_second(block, device, 0.5) == pytest.approx(32 / 4)
+    assert block.peak == 2 + max(40, 7 + 3 + 30)
+    assert made.memory(block) == 2 * 10_500 + 9 + max(block.peak, 2 + 7 + 3 + 60)
+
+
+def test_what_is_sharded_halves_and_the_rest_stays(made):
+    eight, sixteen = made.distillation(8), made.distillation(16)
+    assert sum(eight[name] for name in ("generator", "fake score", "EMA", "real score")) == 38 * 10_000 // 8
+    outside = 10_000 - 4 * 2_000
+    for name, need in eight.items():
+        if name == "gathered":
+            assert need == sixteen[name] == 6 * outside + 8 * 2_000
+        elif name == "activations":
+            assert need == sixteen[name] == 1000
+        else:
+            assert sixteen[name] == need // 2
+    flops = made.training_flops(made.blocks[0])
+    assert flops == {
+        "foundation": 300, "fake score": 10 + 2.5 * 20 + 300, "generator": 1.5 * 20 + 300 + 3 * 80 + 300,
+    }  # fmt: skip
+
+
+def test_command_line(made, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(command, "make_plan", lambda *arguments: asked.append(arguments) or made)
+    monkeypatch.setattr("sys.argv", ["plan", "yume-5b", "--size", "544x960", "--history", "5", "9", "--gpus", "4"])
+    command.main()
+    config, histories = asked[0]
+    assert (config.height, config.width, histories) == (544, 960, [5, 9])
+    printed = capsys.readouterr().out
+    assert "| 5 | released | joint | 100 |" in printed and "| 4 |" in printed
+    monkeypatch.setattr("sys.argv", ["plan", "yume-5b", "--size", "545x960"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "multiple of 32" in capsys.readouterr().err
+
+
+def test_units():
+    assert [command._flop(n) for n in (0, 999, 999.6, 1.234e12, 2e18)] == ["0", "999", "1 K", "1.23 T", "2e+03 P"]
+    assert [command._size(n) for n in (12, 2**30)] == ["12 B", "1 GiB"]
+    assert isinstance(SMALL.dit.packing, str) and Tiers().recent_frames == 14

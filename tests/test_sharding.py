@@ -1,0 +1,274 @@
+"""Two processes train as one does: the same losses, checkpoints that either resumes, and a killed one is got over."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as processes
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from train import distill, foundation, sharding
+from train.loop import Run, load_average
+from world_model.config import ChannelConfig, ModelConfig
+from world_model.dit import DiT
+
+CONFIGS = sorted((Path(__file__).parents[1] / "train" / "configs").glob("*.yaml"))
+STEPS = 5
+QUICK = foundation.Settings(
+    batch=2, draws=2, pool=4, warmup=2, lr=1e-3, dream_from=1, dream_over=1, dream_share=0.7, lanes=2
+)
+DISTIL = distill.Settings(
+    batch=2, pool=4, critic_warmup=1, generator_every=2, generator_lr=1e-3, critic_lr=1e-3, lanes=2
+)
+
+
+@pytest.fixture(scope="module")
+def like_released(config) -> ModelConfig:
+    """The code paths of yume-5b at the size of the small world: packing that grows, joint attention, velocity, no guide."""
+    dit = replace(
+        config.dit, packing="released", guide=(), guide_memory=0, prediction="velocity", positions="grid", mlp_conv=False,
+        activation="gelu_tanh", screen_embedding=False, pooled_action=False, history_attention="joint", patch=(1, 2, 2),
+        channel=ChannelConfig(dim=16, heads=2, patch=(2, 4, 4)),
+    )  # fmt: skip
+    return replace(config, dit=dit)
+
+
+# ---- two processes ----------------------------------------------------------------------------------------------------
+
+
+def _child(rank: int, port: int, environment: dict[str, str], function: Callable, arguments: tuple, log: Path) -> None:
+    os.environ.update(
+        environment, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo", ACCELERATE_USE_CPU="true",
+    )  # fmt: skip
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+    try:
+        function(*arguments)
+    except BaseException:
+        (log / f"error_{rank}.txt").write_text(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)
+
+
+def in_two(function: Callable, *arguments, log: Path, **environment: str) -> list[int]:
+    """Runs a function in two processes, forked so that they start at once; their exit codes. Errors are written to `log`."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    log.mkdir(parents=True, exist_ok=True)
+    settings = {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true"}
+    context = processes.get_context("fork")
+    children = [
+        context.Process(target=_child, args=(rank, port, settings | environment, function, arguments, log))
+        for rank in range(2)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(300)
+        if child.is_alive():
+            child.kill()
+            child.join()
+    return [child.exitcode or 0 for child in children]
+
+
+def errors(log: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted(log.glob("error_*.txt")))
+
+
+class Watched(Run):
+    """Writes the losses of every backward pass beside the run; saves and kills processes as the environment asks."""
+
+    def __init__(self, *arguments, **named) -> None:
+        super().__init__(*arguments, **named)
+        backward, self.losses = self.accelerator.backward, []
+
+        def watch(loss: Tensor) -> None:
+            self.losses.append((self.progress.step - 1, float(loss.detach())))
+            backward(loss)
+
+        self.accelerator.backward = watch
+
+    def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
+        for step in super().steps(last, minutes):
+            yield step
+            if step == int(os.environ.get("TEST_SAVE_AFTER", -1)):
+                self.save()
+            if step == int(os.environ.get("TEST_KILL_AFTER", -1)) and not self.main:
+                os._exit(9)
+        rank = sharding.process_state().process_index
+        (self.folder / f"losses_{rank}.json").write_text(json.dumps(self.losses))
+
+
+def learn(monkeypatch, config, data, vae, out, settings=QUICK, steps=STEPS) -> None:
+    monkeypatch.setattr(foundation, "Run", Watched)
+    foundation.train(config, data, vae, out, settings, steps, None, None)
+
+
+def curve(out: Path) -> tuple[list[int], np.ndarray]:
+    """The last sitting, step by step: the step of each backward pass, and the losses as the mean over lanes takes them."""
+    parts = [json.loads(path.read_text()) for path in sorted(out.glob("losses_*.json"))]
+    pairs = sorted((step, loss / len(parts)) for part in parts for step, loss in part)
+    return [step for step, _ in pairs], np.array([loss for _, loss in pairs])
+
+
+def assert_alike(a: Path, b: Path, tolerance: float, since: int = 0) -> None:
+    """The curve of `a` is that of `b` from step `since` on."""
+    (steps, losses), (expected_steps, expected) = curve(a), curve(b)
+    first = expected_steps.index(since)
+    assert steps == expected_steps[first:]
+    np.testing.assert_allclose(losses, expected[first:], rtol=tolerance)
+
+
+def average(config: ModelConfig, out: Path) -> tuple[dict[str, Tensor], int]:
+    """The averaged weights that a run left, and its steps."""
+    found = AveragedModel(DiT(config))
+    progress = load_average(out / "checkpoint", found)
+    return found.module.state_dict(), progress["step"]
+
+
+def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        torch.testing.assert_close(
+            value, b[name], atol=tolerance, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+# ---- foundation -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(config, data_folder, vae_folder, tmp_path_factory) -> Path:
+    """One process, two lanes, unbroken."""
+    out = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        learn(patch, config, data_folder, vae_folder, out)
+    return out
+
+
+def test_two_processes_learn_as_one(config, data_folder, vae_folder, alone, tmp_path, monkeypatch):
+    """With Muon, a guide, dreamt histories and activation checkpointing; and evaluation works sharded."""
+    codes = in_two(learn, monkeypatch, config, data_folder, vae_folder, tmp_path, log=tmp_path)
+    assert codes == [0, 0], errors(tmp_path)
+    assert_alike(tmp_path, alone, 1e-4)
+    weights, steps = average(config, tmp_path)
+    expected, _ = average(config, alone)
+    assert steps == STEPS
+    assert_close(weights, expected, 1e-4)
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
+        "pool_0.pt", "pool_1.pt", "progress.pt", "shards",
+    ]  # fmt: skip
+
+
+def test_a_killed_process_is_got_over_by_two_and_by_one(config, data_folder, vae_folder, alone, tmp_path, monkeypatch):
+    out, log = tmp_path / "run", tmp_path / "log"
+    arguments = (monkeypatch, config, data_folder, vae_folder, out)
+    codes = in_two(learn, *arguments, log=log, TEST_SAVE_AFTER="1", TEST_KILL_AFTER="2")
+    assert codes[1] == 9 and codes[0] != 0  # the other cannot go on without it
+    assert average(config, out)[1] == 2
+    shutil.copytree(out, tmp_path / "single")
+    for path in log.iterdir():
+        path.unlink()
+    assert in_two(learn, *arguments, log=log) == [0, 0], errors(log)
+    learn(monkeypatch, config, data_folder, vae_folder, tmp_path / "single")
+    expected, _ = average(config, alone)
+    for folder in (out, tmp_path / "single"):
+        assert_alike(folder, alone, 1e-4, since=2)
+        weights, steps = average(config, folder)
+        assert steps == STEPS
+        assert_close(weights, expected, 1e-4)
+
+
+def test_the_released_code_path_learns_as_one_and_in_half_precision(
+    like_released, data_folder, vae_folder, tmp_path, monkeypatch
+):
+    """Histories of different lengths, AdamW alone; in bfloat16 losses are near, weights are kept in float32."""
+    settings = replace(QUICK, optimizer="adamw")
+    one, two, half = (tmp_path / name for name in ("one", "two", "half"))
+    learn(monkeypatch, like_released, data_folder, vae_folder, one, settings)
+    for out, precision in ((two, "no"), (half, "bf16")):
+        arguments = (monkeypatch, like_released, data_folder, vae_folder, out, settings)
+        codes = in_two(learn, *arguments, log=tmp_path, ACCELERATE_MIXED_PRECISION=precision)
+        assert codes == [0, 0], errors(tmp_path)
+    assert_alike(two, one, 1e-4)
+    assert_close(average(like_released, two)[0], average(like_released, one)[0], 1e-4)
+    assert_alike(half, one, 0.1)
+    assert not np.array_equal(curve(half)[1], curve(two)[1])
+    assert all(value.dtype == torch.float32 for value in average(like_released, half)[0].values())
+
+
+# ---- distillation -----------------------------------------------------------------------------------------------------
+
+
+def distil(monkeypatch, config, data, vae, initial, out) -> None:
+    monkeypatch.setattr(distill, "Run", Watched)
+    distill.train(config, data, vae, initial, out, DISTIL, STEPS, None)
+
+
+def test_two_processes_distil_as_one(config, data_folder, vae_folder, weights_folder, tmp_path, monkeypatch):
+    """Generator, fake and real score are sharded."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    distil(monkeypatch, config, data_folder, vae_folder, weights_folder, one)
+    codes = in_two(distil, monkeypatch, config, data_folder, vae_folder, weights_folder, two, log=tmp_path)
+    assert codes == [0, 0], errors(tmp_path)
+    assert_alike(two, one, 1e-3)
+    assert len(set(curve(one)[0])) == STEPS < len(curve(one)[0]) // 2  # the generator learns too
+    assert_close(average(config, two)[0], average(config, one)[0], 1e-3)
+
+
+# ---- lanes ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_lane_is_the_run_itself_and_several_share_it():
+    settings = replace(QUICK, batch=4, pool=8, lanes=1)
+    assert sharding.lanes_of(settings) == {"pool": settings}
+    four = sharding.lanes_of(replace(settings, lanes=4))
+    assert list(four) == ["pool_0", "pool_1", "pool_2", "pool_3"]
+    assert {(own.batch, own.pool) for own in four.values()} == {(1, 2)}
+    assert len({own.seed for own in four.values()}) == 4
+    for wrong, message in (
+        ({"lanes": 3}, "--batch 4"),
+        ({"lanes": 4, "pool": 9}, "--pool 9"),
+        ({"lanes": 0}, "0 lanes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sharding.lanes_of(replace(settings, **wrong))
+
+
+def test_a_process_alone_asks_nobody():
+    assert sharding.anywhere(True) and not sharding.anywhere(False)
+    assert sharding.mean_of([1.0, 2.0]) == [1.0, 2.0]
+    value = torch.ones(2)
+    assert sharding.local(value) is sharding.whole(value) is sharding.like(value, value) is value
+    with pytest.raises(TypeError, match="Linear"):
+        sharding.shard(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_are_what_accelerate_reads(path):
+    values = yaml.safe_load(path.read_text())
+    config = load_config_from_file(str(path))
+    assert config.distributed_type == "FSDP"
+    assert config.num_processes == values["num_processes"]
+    assert config.fsdp_config["fsdp_version"] == 2
+    assert config.fsdp_config["fsdp_activation_checkpointing"] is True
+
+
+def test_there_are_configurations_for_8_16_and_64_gpus():
+    assert {"gpus8", "gpus16", "gpus64", "cpu2"} == {path.stem for path in CONFIGS}

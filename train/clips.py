@@ -1,0 +1,149 @@
+"""Sekai-style clips as training data, streamed: a clip is decoded and encoded when a world begins to walk through it.
+
+Shards (train.data, corpus.py) are read from memory and are what small pictures want; latents of large pictures of many clips fit
+no memory. Both give the pool of worlds the same.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from train import sekai
+from train.corpus import Corpus
+from train.latents import encode_walk
+from train.sharding import own_device
+from train.shards import Header, Walk, WalkInfo
+from train.sheet import to_video
+from train.video import VideoError
+from world_model.actions import Action
+from world_model.config import ModelConfig
+from world_model.depth import DepthNet
+from world_model.text import build_text_encoder
+from world_model.vae import VideoVAE
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is kept of a clip: its latents float16 [C, F, h, w], the picture before each block, and its words."""
+
+    latents: Tensor
+    pictures: np.ndarray
+    directions: list[tuple[float, float]]
+    actions: list[int]
+    info: WalkInfo
+
+
+class Clips:
+    """The clips below `folder`, each a walk of `blocks` blocks from its first frame; the same face as `Corpus`.
+
+    Clips that cannot be used (too short, contradictory: the reason is told once) are stood for by the next one. The `kept` clips
+    used last are in memory. Raises FileNotFoundError where there are none, ValueError for a model with a guide, whose
+    prior is measured on shards.
+    """
+
+    def __init__(self, config: ModelConfig, folder: Path, vae: VideoVAE, blocks: int = 3, kept: int = 64) -> None:
+        if config.dit.guide:
+            raise ValueError(
+                f"{config.name} has a guide and trains on shards: python -m train.data {config.name} sekai-read"
+            )
+        self.config, self.blocks, self._vae, self._kept = config, blocks, vae, kept
+        self._videos = sekai.find_clips(folder)
+        self._header = Header(
+            config.name, config.height, config.width, config.fps, config.frames_per_block, blocks, 0, {}
+        )
+        self._read: OrderedDict[int, _Read] = OrderedDict()
+        self._bad: set[int] = set()
+        self._texts: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def info(self, walk: int) -> WalkInfo:
+        return self._clip(walk).info
+
+    def picture(self, walk: int, block: int) -> Tensor:
+        """[3, H, W] in -1..1: the last picture before `block` (for block 0 its first)."""
+        return to_video(self._clip(walk).pictures[block : block + 1])[:, 0]
+
+    def direction(self, walk: int, block: int) -> tuple[float, float]:
+        """(yaw, pitch) of `picture(walk, block)`, radians."""
+        return self._clip(walk).directions[block]
+
+    def frames(self, walk: int, block: int, blocks: int) -> np.ndarray:
+        """uint8 [blocks * T, H, W, 3] of the true walk, read anew."""
+        size = self.config.frames_per_block
+        self._clip(walk)
+        return self._walk(self._usable(walk)).frames[block * size : (block + blocks) * size]
+
+    def block(self, walk: int, block: int) -> Tensor:
+        """[C, K, h, w] float32 latents of one block."""
+        size = self.config.block_latents
+        return self._clip(walk).latents[:, block * size : (block + 1) * size].float()
+
+    def action(self, walk: int, block: int) -> Action:
+        return Action.from_index(self._clip(walk).actions[block])
+
+    def text(self, text: str | None) -> Tensor:
+        """[event_tokens, dim] float32; None and "" are zeros."""
+        if not text:
+            return torch.zeros(self.config.text.event_tokens, self.config.text.dim)
+        encoder = build_text_encoder(self.config.text)
+        return _cached(
+            self._texts, text, 4 * self._kept, lambda: encoder.encode(text, self.config.text.event_tokens).half()
+        ).float()
+
+    def prior_deviation(self, depth: DepthNet, vae: VideoVAE) -> Tensor:
+        """Never asked for: models with a guide are refused."""
+        raise NotImplementedError
+
+    def _clip(self, walk: int) -> _Read:
+        for _ in self._videos:
+            place = self._usable(walk)
+            try:
+                return _cached(self._read, place, self._kept, partial(self._encoded, place))
+            except (sekai.ClipError, VideoError) as problem:
+                self._bad.add(place)
+                tqdm.write(f"not used: {problem}")
+        raise FileNotFoundError(f"none of the {len(self)} clips can be used, the last one was {self._videos[walk]}")
+
+    def _usable(self, walk: int) -> int:
+        """The clip that stands for `walk`: itself, or the next one not known to be bad."""
+        places = [(walk + i) % len(self) for i in range(len(self))] if walk in self._bad else [walk]
+        return next((place for place in places if place not in self._bad), walk)
+
+    def _walk(self, place: int) -> Walk:
+        return sekai.walks_of(sekai.read_clip(self._videos[place]), self._header, self.config.camera)[0]
+
+    def _encoded(self, place: int) -> _Read:
+        walk, size = self._walk(place), self.config.frames_per_block
+        before = [max(block * size - 1, 0) for block in range(self.blocks)]
+        directions = [(float(walk.yaw[i]), float(walk.pitch[i])) for i in before]
+        latents = torch.from_numpy(encode_walk(self._vae, walk, str(own_device())))
+        return _Read(latents, walk.frames[before], directions, walk.action.tolist(), walk.info)
+
+
+def _cached(store: OrderedDict[Any, Any], key: Any, size: int, make: Callable[[], Any]) -> Any:
+    """store[key], made if need be; the `size` used last are kept."""
+    if key not in store:
+        store[key] = make()
+    store.move_to_end(key)
+    while len(store) > size:
+        store.popitem(last=False)
+    return store[key]
+
+
+def open_corpus(config: ModelConfig, folder: Path, vae: VideoVAE) -> Corpus:
+    """The clips of `folder` where it has folders of clips, which `vae` will encode; else its encoded shards."""
+    if any(folder.glob("Keys_*")):
+        return Clips(config, folder, vae)  # type: ignore[return-value]
+    return Corpus(config, folder)

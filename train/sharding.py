@@ -1,0 +1,194 @@
+"""Many processes, one run: networks sharded by FSDP2, a step shared out in lanes, and checkpoints that all write.
+
+A step is cut into `lanes`, each with worlds and random numbers of its own; a process runs its share of them. So the global
+batch is the same for any number of processes that divides the lanes. Calling a sharded network gathers its weights, which all
+processes must do together: where one alone needs a call, `anywhere` tells the others to keep it company.
+Sharding follows the `fsdp_config` given to `accelerate launch` (train/configs), applied to every network of a run.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from accelerate import PartialState
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from world_model.dit import DiT
+from world_model.rollout import generator
+
+SHARDS = "shards"  # folder of a checkpoint that many processes wrote
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}
+
+
+def process_state() -> PartialState:
+    """This process among those that accelerate launched; joins them on the first call.
+
+    A process alone stays on the CPU, whatever else the machine has: data, pools and averages live there.
+    """
+    return PartialState(cpu=int(os.environ.get("WORLD_SIZE", 1)) == 1 or not torch.cuda.is_available())
+
+
+def own_device() -> torch.device:
+    """Where this process computes."""
+    device = process_state().device
+    return torch.device("cpu") if device.type == "cpu" else device  # not cpu:0, which no file is loaded to
+
+
+def own_lanes(lanes: int) -> list[int]:
+    """The lanes of this process. Raises ValueError where the processes cannot share them evenly."""
+    state = process_state()
+    if lanes < 1 or lanes % state.num_processes:
+        raise ValueError(
+            f"{lanes} lanes cannot be shared by {state.num_processes} processes: choose --lanes as a multiple of them"
+        )
+    return list(range(state.process_index, lanes, state.num_processes))
+
+
+def lanes_of(settings: Any) -> dict[str, Any]:
+    """Settings of this process's lanes (their share of batch and pool, a seed of their own) by the name of their pool in a
+    checkpoint. One lane has the settings as they are. Raises ValueError where the lanes cannot share evenly.
+    """
+    lanes = own_lanes(settings.lanes)
+    if settings.lanes == 1:
+        return {"pool": settings}
+    for name in ("batch", "pool"):
+        if getattr(settings, name) % settings.lanes:
+            raise ValueError(f"--{name} {getattr(settings, name)} must be a multiple of --lanes {settings.lanes}")
+    batch, pool = settings.batch // settings.lanes, settings.pool // settings.lanes
+    seeds = {lane: generator(settings.seed, "lane", lane).initial_seed() for lane in lanes}
+    return {f"pool_{lane}": replace(settings, batch=batch, pool=pool, seed=seed) for lane, seed in seeds.items()}
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether any process says so."""
+    if not dist.is_initialized():
+        return flag
+    value = torch.tensor(int(flag), device=own_device())
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value)
+
+
+def mean_of(values: list[float]) -> list[float]:
+    """Means over the processes."""
+    if not dist.is_initialized():
+        return values
+    total = torch.tensor(values, dtype=torch.float64, device=own_device())
+    dist.all_reduce(total)
+    return (total / dist.get_world_size()).tolist()
+
+
+# ---- networks ---------------------------------------------------------------------------------------------------------
+
+
+def shard(network: nn.Module, frozen: bool = False) -> None:
+    """Shards a DiT over all processes, in place: its parameters become DTensors, float32, each process holding its part.
+
+    Units are the blocks, and in them what makes keys of text and channel memory, which `prepare` and `remember` call without
+    the rest of the block. A `frozen` network (the real score) is kept in the precision it computes in.
+    """
+    if not isinstance(network, DiT):
+        raise TypeError(f"only a DiT can be sharded, got {type(network).__name__}: train it with one process")
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    state = process_state()
+    precision = PRECISIONS[os.environ.get("ACCELERATE_MIXED_PRECISION", "no")]
+    if frozen:
+        for parameter in network.parameters():  # buffers (the guide's deviations) stay as they are
+            parameter.data = parameter.data.to(precision)
+    network.activation_checkpointing = plugin.activation_checkpointing
+    how: dict[str, Any] = {
+        "mesh": init_device_mesh(state.device.type, (state.num_processes,)),
+        "reshard_after_forward": bool(plugin.reshard_after_forward),
+        # inputs stay as they are: noise levels and positions need their float64
+        "mp_policy": MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False),
+        "offload_policy": plugin.cpu_offload,
+    }
+    for block in network.layers:
+        for part in (block.cross_attn, block.channel):
+            if part is not None:
+                fully_shard([part.k, part.norm_k, part.v], **how)
+        fully_shard(block, **how)
+        register_fsdp_forward_method(block, "keys_values")
+    # gathered anew for every call: an average is called between its updates
+    fully_shard(network, **{**how, "reshard_after_forward": True})
+    for method in ("prepare", "remember", "predict"):
+        register_fsdp_forward_method(network, method)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor; the same memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a sharded tensor, on every process."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """`tensor`, equal on all processes, sharded as `other` is."""
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+
+
+def hand_over(
+    optimizers: list[torch.optim.Optimizer], before: dict[Tensor, str], after: dict[str, nn.Parameter]
+) -> None:
+    """Gives fresh optimizers the sharded parameters `after` (by name) instead of those they were made with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["params"] = [after[before[p]] if p in before else p for p in group["params"]]
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def save_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """All processes write their parts of `tensors` into `folder`."""
+    dcp.save(dict(tensors), checkpoint_id=str(folder), no_dist=not dist.is_initialized())
+
+
+def load_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Fills `tensors`, sharded or not, from a folder that any number of processes wrote. Raises KeyError for one it lacks."""
+    missing = tensors.keys() - sizes_in(folder).keys()
+    if missing:
+        raise KeyError(f"{folder} holds no tensor {sorted(missing)[0]!r}: it was written by another version or model")
+    dcp.load(dict(tensors), checkpoint_id=str(folder), no_dist=not dist.is_initialized())
+
+
+def sizes_in(folder: Path) -> dict[str, torch.Size]:
+    """Names and whole sizes of the tensors in a folder."""
+    metadata = dcp.FileSystemReader(str(folder)).read_metadata()
+    return {name: entry.size for name, entry in metadata.state_dict_metadata.items() if hasattr(entry, "size")}
+
+
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: dict[Tensor, str], prefix: str, made: dict[str, torch.Size] | None = None
+) -> dict[str, Tensor]:
+    """An optimizer's state by parameter name: `<prefix><parameter>:<entry>`.
+
+    With `made`, the sizes of a checkpoint, entries that it has and the optimizer lacks are made first, to be loaded into.
+    """
+    by_name = {names[p]: p for group in optimizer.param_groups for p in group["params"]}
+    for key, size in (made or {}).items():
+        name, _, entry = key.removeprefix(prefix).rpartition(":")
+        if key.startswith(prefix) and name in by_name and entry not in optimizer.state[by_name[name]]:
+            p = by_name[name]
+            fresh = torch.zeros_like(p, requires_grad=False) if size == p.shape else torch.zeros(size)
+            optimizer.state[p][entry] = fresh
+    return {
+        f"{prefix}{name}:{entry}": value
+        for name, p in by_name.items()
+        for entry, value in optimizer.state[p].items()
+        if isinstance(value, Tensor)
+    }
