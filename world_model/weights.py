@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from world_model.checkpoint import Shape, require_shapes, shapes_of
 from world_model.config import PRESETS, ModelConfig
 
 EMBEDDED = Path(__file__).parent / "weights"
@@ -114,29 +115,19 @@ def load_released(dit: nn.Module, state: Mapping[str, Tensor]) -> None:
     may be on the meta device; it gets their dtype and device and shares their memory. Raises ValueError that names what does
     not fit.
     """
-    expected = {name: tuple(value.shape) for name, value in dit.state_dict().items()}
-    channel = {name for name in expected if name.startswith("channel_") or ".channel." in name}
-    added = channel if channel.isdisjoint(state) else set()
-    problems = {
-        "unknown": sorted(state.keys() - expected.keys()),
-        "missing": sorted(expected.keys() - state.keys() - added),
-        "misshapen": [
-            f"{name} {tuple(value.shape)} instead of {expected[name]}"
-            for name, value in state.items()
-            if name in expected and tuple(value.shape) != expected[name]
-        ],
-    }
-    found = [
-        f"{len(names)} {what} ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
-        for what, names in problems.items()
-        if names
-    ]
-    if found:
-        raise ValueError(f"not a checkpoint of this model, its tensors differ: {'; '.join(found)}")
+    expected, found = shapes_of(dit.state_dict()), shapes_of(state)
+    added = missing_channel_path(expected, found)
+    require_shapes({n: s for n, s in expected.items() if n not in added}, found, "not a checkpoint of this model")
     like = state["patch_embedding.weight"]
     random = torch.Generator(like.device).manual_seed(0)
     fresh = {name: _fresh(name, like.new_empty(expected[name]), random) for name in sorted(added)}
     dit.load_state_dict({**state, **fresh}, strict=True, assign=True)
+
+
+def missing_channel_path(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> set[str]:
+    """Names of a DiT's channel path where a checkpoint has none of it; empty where it has some."""
+    channel = {name for name in expected if name.startswith("channel_") or ".channel." in name}
+    return channel if channel.isdisjoint(found) else set()
 
 
 @torch.no_grad()
