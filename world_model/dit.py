@@ -316,7 +316,7 @@ class DiT(nn.Module):
             kernel = (1, *c.patch[1:])
             coords = self._memory_coordinates(target.frame.double(), target.yaw, target.pitch, grid, kernel)
             memory_table = rotary_table(coords, self.channel_frequencies)
-            memory = memory or self._no_memory(context)
+            memory = memory or self.no_memory(context)
         return Conditions(
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
             memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
@@ -329,7 +329,8 @@ class DiT(nn.Module):
         rows, columns = self.config.latent_size if latents is None else latents.shape[-2:]
         return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
 
-    def _no_memory(self, context: Tensor) -> ChannelMemory:
+    def no_memory(self, context: Tensor) -> ChannelMemory:
+        """The channel memory of worlds without a past, as many as `context` has rows."""
         c = self.config.dit.channel
         assert c is not None
         shape = (len(self.blocks), context.shape[0], c.heads, c.dim // c.heads)

@@ -30,25 +30,26 @@ EMBEDDED = Path(__file__).parent / "weights"
 
 
 def find_weights(model: str | os.PathLike) -> Path:
-    """The folder of a preset's embedded weights, or of a path.
+    """The folder of a preset's embedded weights, of one below YUME_WEIGHTS, or of a path.
 
     Raises ValueError for an unknown name, FileNotFoundError for a folder without weights.
     """
     name = os.fspath(model)
-    folder = EMBEDDED / name if name in PRESETS else Path(name)
-    if name in PRESETS and not (folder / "config.json").exists():
+    if name not in PRESETS:
+        folders = [Path(name)]
+    else:
         root = os.environ.get("YUME_WEIGHTS")
-        if root:
-            folder = Path(root) / name
-    if (folder / "config.json").exists():
-        return folder
+        folders = [EMBEDDED / name, *([Path(root) / name] if root else [])]
+    for folder in folders:
+        if (folder / "config.json").exists() or (folder / "transformer" / "config.json").exists():
+            return folder
     if name in PRESETS:
         raise FileNotFoundError(
             f"the weights of {name!r} are not shipped with this package: put them in a folder with config.json and manifest.json "
             f"and pass its path as model=, or set YUME_WEIGHTS to the folder that holds {name!r}"
         )
-    if folder.exists():
-        raise FileNotFoundError(f"no weights in {str(folder)!r}: expected config.json there (see world_model.weights)")
+    if folders[0].exists():
+        raise FileNotFoundError(f"no weights in {name!r}: expected config.json there (see world_model.weights)")
     raise ValueError(
         f"unknown model {name!r}: pass one of {', '.join(sorted(PRESETS))}, or the path of a weights folder"
     )
