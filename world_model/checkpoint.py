@@ -115,7 +115,9 @@ def _all_places(path: Path) -> Iterable[Place]:
 
 def _shards(index: Path) -> list[Place]:
     table = _json(index, "weight_map")
-    held = {file: {place.name: place for place in _all_places(index.parent / file)} for file in sorted(set(table.values()))}
+    held = {
+        file: {place.name: place for place in _all_places(index.parent / file)} for file in sorted(set(table.values()))
+    }
     for name, file in table.items():
         if name not in held[file]:
             raise ValueError(f"{index.parent / file} lacks {name!r}, which {index.name} says it holds: {FETCH_AGAIN}")
@@ -137,7 +139,9 @@ def _safetensors_places(path: Path) -> list[Place]:
         ends = {name: 8 + length + entry["data_offsets"][1] for name, entry in entries.items()}
         places = [Place(path, name, tuple(entry["shape"])) for name, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is truncated or no safetensors file, its header cannot be read: {FETCH_AGAIN}") from error
+        raise ValueError(
+            f"{path} is truncated or no safetensors file, its header cannot be read: {FETCH_AGAIN}"
+        ) from error
     beyond = sorted((name for name in ends if ends[name] > size), key=ends.__getitem__)
     if beyond:
         raise ValueError(
@@ -165,7 +169,9 @@ def _unpickled(path: Path, device: str) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged ({error}): {FETCH_AGAIN}") from error
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors and is not opened ({error})") from error
-    strange = [name for name, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else [""]
+    strange = (
+        [name for name, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else [""]
+    )
     if strange:
         raise ValueError(f"{path} is no plain table of tensors (entry {strange[0]!r}): {FETCH_AGAIN}")
     return state

@@ -18,7 +18,7 @@ from typing import Any
 
 from world_model.config import PRESETS
 from world_model.placement import LoadOptions, memory
-from world_model.weights import find_weights
+from world_model.weights import find_weights, holds_weights
 
 RECORD = "download.json"  # which revisions a folder was filled from, and whether it is complete
 
@@ -61,11 +61,13 @@ def find_or_fetch(model: str | os.PathLike, options: LoadOptions | None = None) 
     name = os.fspath(model)
     if name not in SOURCES:
         return find_weights(model)
-    folder, root = home(name), Path(os.environ.get("YUME_WEIGHTS", ""))
+    folder, root = home(name), os.environ.get("YUME_WEIGHTS")
     if (folder / RECORD).exists() and not _record(folder)["complete"]:
         return fetch(name, options or LoadOptions())
-    here = next((place for place in (folder, root) if (place / "config.json").exists()), None)
-    return here or fetch(name, options or LoadOptions())
+    for place in (folder, *([Path(root)] if root else [])):
+        if holds_weights(place):
+            return place
+    return fetch(name, options or LoadOptions())
 
 
 def fetch(name: str, options: LoadOptions, say: Callable[[str], None] | None = None) -> Path:
@@ -92,7 +94,9 @@ def fetch(name: str, options: LoadOptions, say: Callable[[str], None] | None = N
     for _, _, sizes in plan:
         for file, size in sizes.items():
             if (folder / file).stat().st_size != size:
-                raise ValueError(f"{folder / file} has not the size it has on the hub ({size} bytes): delete it and try again")
+                raise ValueError(
+                    f"{folder / file} has not the size it has on the hub ({size} bytes): delete it and try again"
+                )
     (folder / RECORD).write_text(json.dumps({**record, "complete": True}, indent=1) + "\n")
     return folder
 
@@ -156,7 +160,11 @@ def _listing(hub: Any, source: Source, recorded: dict[str, str]) -> tuple[str, s
 
 
 def _announce(
-    name: str, folder: Path, plan: list[tuple[str, str, dict[str, int]]], options: LoadOptions, say: Callable[[str], None]
+    name: str,
+    folder: Path,
+    plan: list[tuple[str, str, dict[str, int]]],
+    options: LoadOptions,
+    say: Callable[[str], None],
 ) -> None:
     """Says what is fetched and what is needed. Raises OSError where the disk is too small."""
     present = {file: (folder / file).stat().st_size for *_, sizes in plan for file in sizes if (folder / file).exists()}

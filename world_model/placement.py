@@ -52,7 +52,9 @@ class LoadOptions:
             if value not in values:
                 raise ValueError(f"unknown {name} {value!r}: use {', '.join(map(repr, values))}")
         if self.text == "drop" and self.captions == "joined":
-            raise ValueError("joined captions need the text encoder at every new pair: with text='drop' use captions='apart'")
+            raise ValueError(
+                "joined captions need the text encoder at every new pair: with text='drop' use captions='apart'"
+            )
         if self.quantize:
             _torchao()
 

@@ -70,7 +70,9 @@ def open_release(folder: Path) -> Release:
     Raises FileNotFoundError that names what is missing and where it may lie, ValueError that names the file and the tensors that
     do not fit.
     """
-    found = {part: next((folder / name for name in names if (folder / name).exists()), None) for part, names in PARTS.items()}
+    found = {
+        part: next((folder / name for name in names if (folder / name).exists()), None) for part, names in PARTS.items()
+    }
     missing = [f"the {part} ({' or '.join(PARTS[part])})" for part, path in found.items() if path is None]
     if missing:
         raise FileNotFoundError(f"{folder} lacks {'; '.join(missing)}: put it there, see docs/yume-5b.md")
@@ -94,7 +96,9 @@ def _config(folder: Path, paths: Mapping[str, Path], dit: Checkpoint, vae: Check
         vae_config = full.vae if whole else _vae_config(vae.shapes)
         text_config = full.text if whole else sizes(text.shapes, length - action_tokens, action_tokens)
     except (KeyError, ValueError, IndexError) as error:
-        raise ValueError(f"{folder}: {vae.path.name} or {text.path.name} is no part of a Yume model ({error})") from error
+        raise ValueError(
+            f"{folder}: {vae.path.name} or {text.path.name} is no part of a Yume model ({error})"
+        ) from error
     text_config = replace(text_config, joined=full.text.joined, prefix=full.text.prefix)
     name = full.name if whole else folder.resolve().name
     config = replace(full, name=name, dit=sizes_of_dit, vae=vae_config, text=text_config)

@@ -84,9 +84,7 @@ class Conditioning:
     until the first event. `encoder`: one that is already loaded; else the config's is, when it is first needed.
     """
 
-    def __init__(
-        self, config: TextConfig, actions: Tensor | None = None, encoder: TextEncoder | None = None
-    ) -> None:
+    def __init__(self, config: TextConfig, actions: Tensor | None = None, encoder: TextEncoder | None = None) -> None:
         self.config, self._encoder = config, encoder
         if actions is None:
             captions = [self._caption(action) for action in ALL_ACTIONS]

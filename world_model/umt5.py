@@ -136,7 +136,9 @@ class UMT5Encoder:
             inputs = self._tokenizer(
                 [texts[i] for i in spoken], padding=True, truncation=True, max_length=length, return_tensors="pt"
             )
-            encoded[spoken, : inputs["input_ids"].shape[1]] = self.features(inputs["input_ids"], inputs["attention_mask"])
+            encoded[spoken, : inputs["input_ids"].shape[1]] = self.features(
+                inputs["input_ids"], inputs["attention_mask"]
+            )
         return encoded
 
 

@@ -41,7 +41,7 @@ def find_weights(model: str | os.PathLike) -> Path:
         root = os.environ.get("YUME_WEIGHTS")
         folders = [EMBEDDED / name, *([Path(root) / name] if root else [])]
     for folder in folders:
-        if (folder / "config.json").exists() or (folder / "transformer" / "config.json").exists():
+        if holds_weights(folder):
             return folder
     if name in PRESETS:
         raise FileNotFoundError(
@@ -53,6 +53,11 @@ def find_weights(model: str | os.PathLike) -> Path:
     raise ValueError(
         f"unknown model {name!r}: pass one of {', '.join(sorted(PRESETS))}, or the path of a weights folder"
     )
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has a configuration where ours or a released one has it."""
+    return (folder / "config.json").exists() or (folder / "transformer" / "config.json").exists()
 
 
 def read_config(folder: Path) -> ModelConfig:
