@@ -8,7 +8,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.config import ModelConfig
-from world_model.layers import Attention, ConvMLP, FloatLinear, KeyValue, RMSNorm, linear_read, linear_sums, modulate, rotate
+from world_model.layers import (
+    Attention,
+    ConvMLP,
+    FloatLinear,
+    KeyValue,
+    RMSNorm,
+    linear_read,
+    linear_sums,
+    modulate,
+    rotate,
+)
 
 Grid = tuple[int, int, int]  # frames, rows, columns of tokens
 

@@ -22,7 +22,15 @@ from torch.utils.checkpoint import checkpoint
 from world_model import flow
 from world_model.blocks import Block, Grid, Head
 from world_model.config import ModelConfig, Tiers
-from world_model.layers import FloatLinear, KeyValue, axis_frequencies, linear_sums, rotary_table, sinusoid, view_directions
+from world_model.layers import (
+    FloatLinear,
+    KeyValue,
+    axis_frequencies,
+    linear_sums,
+    rotary_table,
+    sinusoid,
+    view_directions,
+)
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
 
 

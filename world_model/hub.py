@@ -6,6 +6,7 @@ The download resumes where it stopped, takes pinned revisions, and says before i
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,21 @@ class Source:
     repository: str
     revision: str | None
     files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One file on the hub; sha256 where the hub tells it (large files)."""
+
+    repository: str
+    revision: str
+    name: str
+    size: int
+    sha256: str | None
+
+    def is_whole(self, folder: Path) -> bool:
+        path = folder / self.name
+        return path.exists() and path.stat().st_size == self.size
 
 
 SOURCES: dict[str, tuple[Source, ...]] = {
@@ -82,23 +98,46 @@ def fetch(name: str, options: LoadOptions, say: Callable[[str], None] | None = N
     folder, hub = home(name), HfApi()
     record = _record(folder)
     with _reached(name):
-        plan = [_listing(hub, source, record["revisions"]) for source in SOURCES[name]]
+        plan = [file for source in SOURCES[name] for file in _listing(hub, source, record["revisions"])]
     _announce(name, folder, plan, options, say)
     folder.mkdir(parents=True, exist_ok=True)
-    record["revisions"] = {repository: revision for repository, revision, _ in plan}
+    record["revisions"] = {file.repository: file.revision for file in plan}
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    with _reached(name):
-        for repository, revision, sizes in plan:
-            for file in sizes:
-                hub.hf_hub_download(repository, file, revision=revision, local_dir=folder)
-    for _, _, sizes in plan:
-        for file, size in sizes.items():
-            if (folder / file).stat().st_size != size:
-                raise ValueError(
-                    f"{folder / file} has not the size it has on the hub ({size} bytes): delete it and try again"
-                )
+    for file in plan:
+        if not file.is_whole(folder):
+            with _reached(name):
+                _download(hub, file, folder)
     (folder / RECORD).write_text(json.dumps({**record, "complete": True}, indent=1) + "\n")
     return folder
+
+
+def _download(hub: Any, file: Remote, folder: Path) -> None:
+    """One file, going on from what an earlier try has left. Raises ValueError where it is not what the hub says it is.
+
+    (`hf_hub_download` begins a file anew after a stop of the program, which here may mean twenty gigabytes.)
+    """
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    target = folder / file.name
+    partial = target.with_name(f"{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    url = hf_hub_url(file.repository, file.name, revision=file.revision, endpoint=hub.endpoint)
+    with partial.open("ab") as stream:
+        http_get(
+            url, stream, resume_size=stream.tell(), expected_size=file.size, displayed_filename=file.name,
+            headers=build_hf_headers(),
+        )  # fmt: skip
+    if file.sha256 and _sha256(partial) != file.sha256:
+        partial.unlink()
+        raise ValueError(f"{target} arrived damaged (its sha256 is not the hub's) and was removed: try again")
+    partial.replace(target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def by_hand(name: str) -> str:
@@ -112,7 +151,8 @@ def by_hand(name: str) -> str:
         [
             f"the weights of {name!r} are not here. Fetch them where there is a network:",
             *commands,
-            f"and put that folder at {home(name)}, or set YUME_WEIGHTS to the folder that holds {name!r}, or pass its path as model=.",
+            f"and put that folder at {home(name)}, or set YUME_WEIGHTS to the folder that holds {name!r}, "
+            "or pass its path as model=.",
         ]
     )
 
@@ -144,38 +184,30 @@ def _record(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}): delete it to check the download again") from error
 
 
-def _listing(hub: Any, source: Source, recorded: dict[str, str]) -> tuple[str, str, dict[str, int]]:
-    """(repository, commit, {file: bytes}) of what a source offers."""
+def _listing(hub: Any, source: Source, recorded: dict[str, str]) -> list[Remote]:
+    """What a source offers, at its revision."""
     wanted = source.revision or recorded.get(source.repository)
     info = hub.model_info(source.repository, revision=wanted, files_metadata=True)
-    sizes = {
-        entry.rfilename: entry.size
+    files = [
+        Remote(source.repository, info.sha, entry.rfilename, entry.size, entry.lfs.sha256 if entry.lfs else None)
         for entry in info.siblings
         if any(fnmatch.fnmatch(entry.rfilename, pattern) for pattern in source.files)
-    }
-    absent = [pattern for pattern in source.files if not fnmatch.filter(sizes, pattern)]
+    ]
+    absent = [pattern for pattern in source.files if not fnmatch.filter([file.name for file in files], pattern)]
     if absent:
         raise ValueError(f"{source.repository} at {info.sha} has no {absent[0]}: is this the right revision?")
-    return source.repository, info.sha, sizes
+    return files
 
 
-def _announce(
-    name: str,
-    folder: Path,
-    plan: list[tuple[str, str, dict[str, int]]],
-    options: LoadOptions,
-    say: Callable[[str], None],
-) -> None:
+def _announce(name: str, folder: Path, plan: list[Remote], options: LoadOptions, say: Callable[[str], None]) -> None:
     """Says what is fetched and what is needed. Raises OSError where the disk is too small."""
-    present = {file: (folder / file).stat().st_size for *_, sizes in plan for file in sizes if (folder / file).exists()}
-    total = sum(size for *_, sizes in plan for size in sizes.values())
-    missing = total - sum(present.values())
+    total = sum(file.size for file in plan)
+    missing = sum(file.size for file in plan if not file.is_whole(folder))
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    for repository, revision, sizes in plan:
-        say(f"{repository} at {revision}:")
-        for file, size in sizes.items():
-            say(f"  {size / 2**30:7.2f} GiB  {file}{'  (here)' if present.get(file) == size else ''}")
+    for file in plan:
+        here = "  (here)" if file.is_whole(folder) else ""
+        say(f"  {file.size / 2**30:7.2f} GiB  {file.name}{here}  from {file.repository} at {file.revision}")
     say(f"to fetch: {missing / 2**30:.1f} of {total / 2**30:.1f} GiB into {folder} ({free / 2**30:.1f} GiB free)")
     say("memory between steps with these options, computed (docs/yume-5b.md): " + "; ".join(
         f"{part} {size / 2**30:.1f} GiB ({where})" for part, (where, size) in memory(PRESETS[name], options).items()

@@ -24,6 +24,9 @@ from world_model import flow
 from world_model.actions import Action
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
+from world_model.hub import find_or_fetch
+from world_model.placement import LoadOptions, place
+from world_model.released import is_released, load_release
 from world_model.rollout import (
     Worlds,
     block_noise,
@@ -34,9 +37,6 @@ from world_model.rollout import (
     split_worlds,
     start_worlds,
 )
-from world_model.hub import find_or_fetch
-from world_model.placement import LoadOptions, place
-from world_model.released import is_released, load_release
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, find_weights, load_into, load_tensors, read_config, read_manifest

@@ -22,7 +22,6 @@ from world_model.tscm import ChannelMemory, History, append_all, append_tiers, s
 from world_model.vae import DecoderCache, VideoVAE
 from world_model.warp import guide_block
 
-
 NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories
 
 

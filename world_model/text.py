@@ -72,7 +72,8 @@ def build_text_encoder(config: TextConfig) -> TextEncoder:
     """The encoder a config names; loaded once a process, since it is frozen."""
     if config.kind not in ENCODERS:
         raise NotImplementedError(
-            f"text encoder {config.kind!r} comes with a checkpoint (world_model.released); without one there are {', '.join(ENCODERS)}"
+            f"text encoder {config.kind!r} comes with a checkpoint (world_model.released); "
+            f"without one there are {', '.join(ENCODERS)}"
         )
     return ENCODERS[config.kind](config)
 

@@ -1,7 +1,7 @@
 """UMT5, the text encoder of Wan2.2, through transformers: last hidden states of the real tokens, zeros behind them.
 
-Texts are cleaned as Wan cleans them (ftfy, HTML entities, white space). Text lengths are few and the reading is rare, so the encoder may stay
-on the CPU, or be dropped after each use and read again from disk (`keep=False`).
+Texts are cleaned as Wan cleans them (ftfy, HTML entities, white space). New texts are rare, so the encoder may stay on the CPU,
+or be dropped after each use and read again from disk (`keep=False`).
 
 Shapes: n texts, L tokens.
 """

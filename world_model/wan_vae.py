@@ -1,6 +1,6 @@
 """Wan2.2's video autoencoder: diffusers' `AutoencoderKLWan` behind the protocol `vae.VideoVAE`, decoding as a stream.
 
-Its decoder is causal and remembers, in front of every convolution in time, the last two frames that convolution has seen. Carrying these
+Its decoder is causal and remembers, in front of every convolution in time, the last two frames that it has seen. Carrying these
 from block to block makes every block of K latents exactly 4 K pictures, without the seams of a decoder that starts afresh.
 
 Shapes: B videos, T frames, H x W pixels in -1..1, C latent channels, F latent frames, h x w latent size.
