@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -91,10 +91,7 @@ class VisitingVAE:
 
     def __init__(self, vae: nn.Module, device: torch.device, resting: nn.Module | None = None) -> None:
         self.vae, self.device, self.resting = vae.to("cpu"), device, resting
-
-    @property
-    def config(self) -> VAEConfig:
-        return self.vae.config  # type: ignore[return-value]
+        self.config: VAEConfig = vae.config  # type: ignore[assignment]
 
     @contextmanager
     def _visit(self) -> Iterator[VideoVAE]:
@@ -155,9 +152,8 @@ def memory(config: ModelConfig, options: LoadOptions) -> dict[str, tuple[str, in
     """
     place, number, vae_number = options.place.type, options.number(options.dtype), options.number(options.vae_dtype)
     with torch.device("meta"):
-        dit, vae = DiT(config), build_vae(config.vae)
-        vae.mean, vae.scale = vae.mean.to("meta"), vae.scale.to("meta")
-        _, cache = vae.to(vae_number).decode(torch.empty(1, config.vae.latent_channels, 2, *config.latent_size))
+        dit, vae = DiT(config), build_vae(config.vae).to("meta", vae_number)
+        _, cache = cast(VideoVAE, vae).decode(torch.empty(1, config.vae.latent_channels, 2, *config.latent_size))
     total = sum(p.numel() for p in dit.parameters()) * number.itemsize
     if options.quantize:
         linears = [m.weight for m in dit.blocks.modules() if type(m) is nn.Linear]
