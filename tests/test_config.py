@@ -49,8 +49,8 @@ def test_tiers_count_their_recent_frames():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 36}, "36x48 must be a multiple of 8"),
-        ({"width": 50}, "32x50 must be a multiple of 8"),
+        ({"height": 36}, "multiple of 8 x 8 pixels.*got 36 x 48.*nearest that fits is 32 x 48"),
+        ({"width": 50}, "multiple of 8 x 8 pixels.*got 32 x 50.*32 x 48"),
         ({"dit": {"heads": 3}}, "3 heads do not divide width 32"),
         ({"vae": {"latent_channels": 4}}, "channels must be those"),
         ({"text": {"dim": 20}}, "channels must be those"),

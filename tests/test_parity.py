@@ -7,106 +7,38 @@ float64 sinusoids and rotary tables, where only the order of summation is left t
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from reference import FIXTURES, Reference, build, cases, difference, past, target, tiny_config
 from safetensors.torch import load_file
 from torch import Tensor
 
 from world_model import flow
-from world_model.config import PRESETS, ChannelConfig, DiTConfig, ModelConfig, TextConfig, VAEConfig
-from world_model.dit import Conditions, DiT, Target
+from world_model.checkpoint import Checkpoint, shapes_of
+from world_model.config import PRESETS, ChannelConfig, VAEConfig
+from world_model.dit import DiT
 from world_model.rollout import denoise_block
-from world_model.tscm import History
+from world_model.umt5 import build_umt5, load_umt5, transformers_name
+from world_model.umt5 import sizes as umt5_sizes
+from world_model.wan_vae import WanVAE, diffusers_name
 from world_model.weights import load_released
 
-FIXTURES = Path(os.environ.get("YUME_FIXTURES") or Path(__file__).resolve().parents[2] / "shared" / "fixtures")
 pytestmark = pytest.mark.skipif(
     not FIXTURES.is_dir(), reason=f"no reference numbers in {FIXTURES}: set YUME_FIXTURES to their folder"
 )
 
 OUTPUT_TOLERANCE = 2e-5  # of a DiT output and of a sampler's final latent, float32 with float64 sinusoid and RoPE
-TOKEN_TOLERANCE = 1e-5
+TOKEN_TOLERANCE = LATENT_TOLERANCE = 1e-5
+PIXEL_TOLERANCE = 1e-4
 PADDED = "padded_seq_len"  # extra zero tokens without a mask: informative, the authors' sampler never does it
-
-
-def cases(folder: str) -> list[str]:
-    """Names of the case files in a folder of fixtures; empty where the folder is missing."""
-    return sorted(path.stem for path in (FIXTURES / folder).glob("*.safetensors") if path.stem != "weights")
-
-
-def tiny_config(rows: int, columns: int) -> ModelConfig:
-    """The fixtures' tiny model for a latent of rows x columns (what does not fill a patch is not predicted)."""
-    sizes = json.loads((FIXTURES / "wan_base" / "config.json").read_text())["config"]
-    patch = tuple(sizes["patch_size"])
-    vae = VAEConfig(latent_channels=sizes["in_dim"])
-    return ModelConfig(
-        name="tiny",
-        height=rows // patch[1] * patch[1] * vae.spatial_stride,
-        width=columns // patch[2] * patch[2] * vae.spatial_stride,
-        fps=16,
-        block_latents=8,
-        start_latents=5,
-        dit=DiTConfig(
-            dim=sizes["dim"],
-            ffn_dim=sizes["ffn_dim"],
-            heads=sizes["num_heads"],
-            layers=sizes["num_layers"],
-            patch=patch,
-            latent_channels=sizes["in_dim"],
-            text_dim=sizes["text_dim"],
-            freq_dim=sizes["freq_dim"],
-            eps=sizes["eps"],
-            channel=ChannelConfig(dim=24, heads=2),
-        ),
-        vae=vae,
-        text=TextConfig(kind="hashed", dim=sizes["text_dim"], event_tokens=sizes["text_len"] - 4, action_tokens=4),
-    )
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
     return {name: value.float() for name, value in load_file(FIXTURES / "wan_base" / "weights.safetensors").items()}
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The tiny model with the reference weights, and how a case's inputs are handed to it."""
-
-    dit: DiT
-
-    def conditions(self, context: Tensor, history: Tensor | None, tail: int) -> Conditions:
-        """context [n, text_dim] unpadded, history [C, F, h, w] or None: conditions of a block of `tail` latents."""
-        text = self.dit.config.text
-        padded = torch.nn.functional.pad(context, (0, 0, 0, text.event_tokens + text.action_tokens - context.shape[0]))
-        return self.dit.prepare(past(history) if history is not None else None, None, padded[None], target(tail))
-
-
-def past(latents: Tensor) -> History:
-    frames = latents.shape[1]
-    still = torch.zeros(1, frames, dtype=torch.float64)
-    return History(latents[None], torch.arange(-frames, 0)[None], still, still, torch.ones(1, frames, dtype=torch.bool))
-
-
-def target(frames: int) -> Target:
-    still = torch.zeros(1, frames, dtype=torch.float64)
-    return Target(still, still, torch.arange(frames)[None])
-
-
-def build(weights: dict[str, Tensor], rows: int, columns: int) -> Reference:
-    with torch.device("meta"):
-        dit = DiT(tiny_config(rows, columns))
-    load_released(dit, weights)
-    return Reference(dit.eval().requires_grad_(False))
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    assert a.shape == b.shape
-    return float((a.double() - b.double()).abs().max())
 
 
 # ---- one forward pass -------------------------------------------------------------------------------------------------
@@ -122,14 +54,20 @@ def test_forward_without_history(case, weights):
     assert difference(output[0], facts["output"]) < OUTPUT_TOLERANCE
 
 
-@pytest.mark.parametrize("case", cases("yume_packed"))
-def test_forward_with_packed_history(case, weights):
+def packed(case: str, weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], Reference, Tensor, Tensor]:
+    """A case's file, the model for its grid, its history and its noisy tail."""
     facts = load_file(FIXTURES / "yume_packed" / f"{case}.safetensors")
     expected = json.loads((FIXTURES / "yume_packed" / "index.json").read_text())["cases"][case]
-    latent, timestep = facts["latent"].float(), facts["timestep"].double()
+    latent = facts["latent"].float()
     history, noisy = latent[:, : expected["history_frames"]], latent[:, expected["history_frames"] :]
-    reference = build(weights, *latent.shape[-2:])
-    dit = reference.dit
+    return facts, build(weights, *latent.shape[-2:]), history, noisy
+
+
+@pytest.mark.parametrize("case", cases("yume_packed"))
+def test_forward_with_packed_history(case, weights):
+    facts, reference, history, noisy = packed(case, weights)
+    expected = json.loads((FIXTURES / "yume_packed" / "index.json").read_text())["cases"][case]
+    timestep, dit = facts["timestep"].double(), reference.dit
 
     tokens, coordinates, grids = dit.pack(past(history), torch.zeros(1, dtype=torch.int64))
     predicted = dit.patch_embedding(noisy[None])
@@ -147,14 +85,32 @@ def test_forward_with_packed_history(case, weights):
     assert difference(output[0], facts["output"]) < OUTPUT_TOLERANCE
 
 
-def test_history_at_another_noise_level_would_show(weights):
+@pytest.mark.parametrize("case", cases("yume_packed")[:1])
+def test_history_at_another_noise_level_would_show(case, weights):
     """The tolerance can tell a mistake: the same case with its history at the target's level is far off."""
-    facts = load_file(FIXTURES / "yume_packed" / "h007_4x6.safetensors")
-    latent, sigma = facts["latent"].float(), float(facts["timestep"][0, -1]) / 1000
-    reference = build(weights, *latent.shape[-2:])
-    conditions = reference.conditions(facts["context"], latent[:, :7], 8)
+    facts, reference, history, noisy = packed(case, weights)
+    sigma = float(facts["timestep"][0, -1]) / 1000
+    conditions = reference.conditions(facts["context"], history, noisy.shape[1])
     level = torch.tensor([sigma], dtype=torch.float64)
-    assert difference(reference.dit(latent[None, :, 7:], level, conditions, sigma)[0], facts["output"]) > 1e-3
+    assert difference(reference.dit(noisy[None], level, conditions, sigma)[0], facts["output"]) > 1e-3
+
+
+@pytest.mark.parametrize("case", cases("yume_packed")[:3])
+def test_bfloat16_stays_near(case, weights):
+    """Weights in bfloat16 with time embedding and head computed in float32, as Wan does."""
+    rounded = {name: value.bfloat16() for name, value in weights.items()}
+    facts, reference, history, noisy = packed(case, rounded)
+    conditions = reference.conditions(facts["context"].bfloat16(), history, noisy.shape[1])
+    level = facts["timestep"][:, -1].double() / 1000
+    history_sigma = float(facts["timestep"][0, 0]) / 1000
+    output = reference.dit(noisy[None], level, conditions, history_sigma=history_sigma)
+    assert output.dtype == torch.float32
+    assert difference(output[0], facts["output"]) < 0.1
+    precise = build({name: value.float() for name, value in rounded.items()}, *noisy.shape[-2:])
+    for ours, theirs in zip(
+        reference.dit._time(1000 * level[:, None], None), precise.dit._time(1000 * level[:, None], None)
+    ):
+        assert torch.equal(ours, theirs)
 
 
 def real_grids() -> list[tuple[str, int]]:
@@ -215,13 +171,98 @@ def test_sampled_block(case, weights):
     )
 
 
+# ---- the autoencoder --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wan_vae() -> WanVAE:
+    pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'yume-gym[yume-5b]'")
+    sizes = json.loads((FIXTURES / "vae22" / "summary.json").read_text())["config"]
+    with torch.device("meta"):
+        vae = WanVAE(VAEConfig(width=sizes["dim"], decoder_width=sizes["dec_dim"], depth=sizes["num_res_blocks"]))
+    state = Checkpoint(FIXTURES / "vae22" / "weights.safetensors", diffusers_name).read(torch.float32, "cpu")
+    vae.model.load_state_dict(state, strict=True, assign=True)
+    return vae.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("case", cases("vae22"))
+def test_autoencoder(case, wan_vae):
+    facts = load_file(FIXTURES / "vae22" / f"{case}.safetensors")
+    latent = facts["latent"]
+    if "video" in facts:
+        assert difference(wan_vae.encode_clip(facts["video"].float()[None])[0], latent) < LATENT_TOLERANCE
+    if "decoded" in facts:
+        whole, _ = wan_vae.decode(latent[None])
+        assert (
+            difference(whole[0, :, 3:], facts["decoded"]) < PIXEL_TOLERANCE
+        )  # the first picture stands still for four frames
+        cache, blocks = None, []
+        for block in latent[None].split([1, latent.shape[1] - 1] if latent.shape[1] > 1 else 1, dim=2):
+            video, cache = wan_vae.decode(block, cache)
+            assert video.shape[2] == 4 * block.shape[2]
+            blocks.append(video)
+        assert difference(torch.cat(blocks, dim=2), whole) < PIXEL_TOLERANCE
+
+
+@pytest.mark.parametrize("case", cases("sampler"))
+def test_pictures_of_a_sampled_block_and_history_of_a_picture(case, wan_vae):
+    facts = load_file(FIXTURES / "sampler" / f"{case}.safetensors")
+    if "decoded_pixels" in facts:
+        video, _ = wan_vae.decode(facts["final_latent"][None])
+        assert difference(video[0, :, 3:], facts["decoded_pixels"].float()) < 2e-3  # stored as float16
+    if "image" in facts:  # sixteen copies of the picture and itself: five latents, from the protocol's 5 x 4 frames
+        video = facts["image"].float()[None, :, None].expand(-1, -1, 20, -1, -1)
+        assert difference(wan_vae.encode(video)[0], facts["history_latent"]) < LATENT_TOLERANCE
+
+
+# ---- the text encoder -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["original", "transformers"])
+def test_text_encoder(layout, tmp_path):
+    original = load_file(FIXTURES / "umt5" / "weights.safetensors")
+    path = tmp_path / "weights.pth"
+    torch.save(original if layout == "original" else {transformers_name(n): v for n, v in original.items()}, path)
+    checkpoint = Checkpoint(path, transformers_name)
+    model = load_umt5(umt5_sizes(checkpoint.shapes, 448, 64), checkpoint, torch.float32, "cpu")
+    facts = load_file(FIXTURES / "umt5" / "cases.safetensors")
+    for case in sorted({name.split(".")[0] for name in facts}):
+        expected, mask = facts[f"{case}.output"], facts[f"{case}.attention_mask"]
+        hidden = model(facts[f"{case}.input_ids"], attention_mask=mask).last_hidden_state
+        assert difference(hidden[0, : len(expected)], expected) < 1e-4
+        short = slice(None, len(expected))  # real tokens alone give the same: padding costs nothing
+        hidden = model(facts[f"{case}.input_ids"][:, short], attention_mask=mask[:, short]).last_hidden_state
+        assert difference(hidden[0], expected) < 1e-4
+
+
 # ---- names ------------------------------------------------------------------------------------------------------------
 
 
+def listed(name: str) -> dict[str, tuple[int, ...]]:
+    entries = json.loads((FIXTURES / "keys" / f"{name}.json").read_text())["list"]
+    return {entry["name"]: tuple(entry["shape"]) for entry in entries}
+
+
+def test_autoencoder_at_full_size_has_the_released_names_and_shapes():
+    with torch.device("meta"):
+        ours = shapes_of(WanVAE(PRESETS["yume-5b"].vae).model.state_dict())
+    assert ours == listed("wan22_vae_diffusers")
+    assert ours == {diffusers_name(name): shape for name, shape in listed("wan22_vae_original").items()}
+    table = json.loads((FIXTURES / "keys" / "map_vae_original_to_diffusers.json").read_text())["map"]
+    assert {name: diffusers_name(name) for name in table} == table
+
+
+def test_text_encoder_at_full_size_has_the_released_names_and_shapes():
+    ours = {name: tuple(value.shape) for name, value in build_umt5(PRESETS["yume-5b"].text).named_parameters()}
+    released = {transformers_name(name): shape for name, shape in listed("umt5_xxl_encoder_transformers").items()}
+    assert ours == {name: shape for name, shape in released.items() if name}
+    assert ours == {transformers_name(name): shape for name, shape in listed("umt5_xxl_encoder_original").items()}
+    table = json.loads((FIXTURES / "keys" / "map_umt5_original_to_transformers.json").read_text())["map"]
+    assert all(transformers_name(name) == (new if isinstance(new, str) else new[0]) for name, new in table.items())
+
+
 def test_names_and_shapes_are_the_released_ones(full_size):
-    listed = json.loads((FIXTURES / "keys" / "yume5b_dit_original.json").read_text())["list"]
-    released = {item["name"]: tuple(item["shape"]) for item in listed}
-    ours = {name: tuple(value.shape) for name, value in full_size.state_dict().items()}
+    released, ours = listed("yume5b_dit_original"), shapes_of(full_size.state_dict())
     assert released.items() <= ours.items()
     added = ours.keys() - released.keys()
     assert all(name.startswith("channel_embedding.") or ".channel." in name for name in added)
@@ -229,19 +270,20 @@ def test_names_and_shapes_are_the_released_ones(full_size):
 
 
 @torch.no_grad()
-def test_released_weights_without_a_channel_path_give_the_output_of_a_network_without_one(weights):
+@pytest.mark.parametrize("case", cases("yume_packed")[:1])
+def test_released_weights_without_a_channel_path_give_the_output_of_a_network_without_one(case, weights):
     """The added branch starts at zero: with and without it, and whatever it remembers, the output is the same."""
-    facts = load_file(FIXTURES / "yume_packed" / "h005_4x6.safetensors")
-    latent, level = facts["latent"].float(), torch.tensor([0.7], dtype=torch.float64)
+    facts, _, latents, noisy = packed(case, weights)
+    level = facts["timestep"][:, -1].double() / 1000
     outputs = []
     for channel in (ChannelConfig(dim=24, heads=2), None):
-        config = tiny_config(*latent.shape[-2:])
+        config = tiny_config(*noisy.shape[-2:])
         dit = DiT(replace(config, dit=replace(config.dit, channel=channel)))
         load_released(dit, weights)
-        history = past(latent[:, :5])
+        history = past(latents)
         context = torch.nn.functional.pad(facts["context"], (0, 0, 0, 16 - facts["context"].shape[0]))[None]
-        conditions = dit.prepare(history, dit.remember(history), context, target(8))
-        outputs.append(dit(latent[None, :, 5:], level, conditions))
+        conditions = dit.prepare(history, dit.remember(history), context, target(noisy.shape[1]))
+        outputs.append(dit(noisy[None], level, conditions, history_sigma=float(facts["timestep"][0, 0]) / 1000))
     assert torch.equal(*outputs)
     assert difference(outputs[0][0], facts["output"]) < OUTPUT_TOLERANCE
 

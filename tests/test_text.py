@@ -84,7 +84,7 @@ def test_remembered_events_are_few_and_the_newest_stay(counted):
     conditioning = Conditioning(CONFIG, torch.zeros(81, 5, 6))
     for number in range(600):
         conditioning.event(f"event {number}")
-    assert len(conditioning._events) <= 512
+    assert len(conditioning._texts) <= 512
     counted.clear()
     conditioning.event("event 599")
     assert counted == []

@@ -113,14 +113,14 @@ def test_select_takes_other_frames_of_every_world():
 
 
 def test_repeat_keeps_the_draws_of_a_world_together():
-    history = append_all(numbered(0, 1, batch=2), numbered(1, 1, batch=2))
+    history = append_all(numbered(0, 1, batch=2), numbered(1, 1, batch=2), 99)
     history = History(history.latents + torch.tensor([0, 100])[:, None, None, None, None], *history._rows)
     assert history.repeat(2).latents.flatten(1).tolist() == [[0, 1], [0, 1], [100, 101], [100, 101]]
     assert history.repeat(2).frame.shape == (4, 2)
 
 
 def test_released_worlds_hold_every_frame():
-    history = append_all(append_all(numbered(0, 3), numbered(3, 2)), numbered(5, 2))
+    history = append_all(append_all(numbered(0, 3), numbered(3, 2), 99), numbered(5, 2), 99)
     assert history.frame.tolist() == [list(range(7))]
     assert history.latents.flatten().tolist() == list(range(7))
 

@@ -79,8 +79,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
 
 def test_weights_that_are_not_shipped_are_asked_for(monkeypatch):
     monkeypatch.delenv("YUME_WEIGHTS", raising=False)
-    with pytest.raises(FileNotFoundError, match=r"'yume-5b' are not shipped.*YUME_WEIGHTS"):
-        WorldModel.load("yume-5b")
+    with pytest.raises(FileNotFoundError, match=r"'debug' are not shipped.*YUME_WEIGHTS"):
+        WorldModel.load("debug")
 
 
 def test_a_folder_without_weights_says_so(tmp_path):

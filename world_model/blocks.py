@@ -8,7 +8,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.config import ModelConfig
-from world_model.layers import Attention, ConvMLP, KeyValue, RMSNorm, linear_read, linear_sums, modulate, rotate
+from world_model.layers import (
+    Attention,
+    ConvMLP,
+    FloatLinear,
+    KeyValue,
+    RMSNorm,
+    linear_read,
+    linear_sums,
+    modulate,
+    rotate,
+)
 
 Grid = tuple[int, int, int]  # frames, rows, columns of tokens
 
@@ -91,7 +101,7 @@ class Head(nn.Module):
         super().__init__()
         c = config.dit
         self.eps = c.eps
-        self.head = nn.Linear(c.dim, c.latent_channels * c.patch[0] * c.patch[1] * c.patch[2])
+        self.head = FloatLinear(c.dim, c.latent_channels * c.patch[0] * c.patch[1] * c.patch[2])
         self.modulation = nn.Parameter(torch.randn(1, 2, c.dim) / c.dim**0.5)
 
     def normed(self, x: Tensor, time: Tensor) -> Tensor:

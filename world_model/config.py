@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,18 +84,30 @@ class VAEConfig:
     spatial_stride: int = 16
     temporal_stride: int = 4
     latent_channels: int = 48
-    width: int = 0  # channels of the convolutions ("patch" only)
-    depth: int = 0  # residual blocks at each scale of the decoder ("patch" only)
+    width: int = 0  # channels of the convolutions; "wan2.2": at the encoder's finest scale
+    depth: int = 0  # residual blocks at each scale
+    decoder_width: int = 0  # channels at the decoder's finest scale ("wan2.2" only)
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The frozen text encoder. Events and actions are encoded apart and padded with zeros to these lengths."""
+    """The frozen text encoder. Events and actions are encoded apart and padded with zeros to these lengths.
+
+    `joined`: instead, `prefix`, action and event are one caption and fill both lengths together, as in the public demo of the
+    released weights. The sizes below those are of encoders that come with a checkpoint ("umt5").
+    """
 
     kind: Literal["minilm", "umt5", "hashed"] = "umt5"
     dim: int = 4096
     event_tokens: int = 448
     action_tokens: int = 64
+    joined: bool = False
+    prefix: str = ""
+    layers: int = 0
+    heads: int = 0
+    head_dim: int = 0
+    ffn_dim: int = 0
+    vocabulary: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,9 +141,13 @@ class ModelConfig:
     camera: CameraConfig = CameraConfig()
 
     def __post_init__(self) -> None:
-        stride_h = self.vae.spatial_stride * self.dit.patch[1]
-        if self.height % stride_h or self.width % (self.vae.spatial_stride * self.dit.patch[2]):
-            raise ValueError(f"{self.name}: size {self.height}x{self.width} must be a multiple of {stride_h}")
+        rows, columns = (self.vae.spatial_stride * patch for patch in self.dit.patch[1:])
+        if self.height % rows or self.width % columns or min(self.height, self.width) < 1:
+            nearest = max(round(self.height / rows), 1) * rows, max(round(self.width / columns), 1) * columns
+            raise ValueError(
+                f"{self.name}: height x width must be a multiple of {rows} x {columns} pixels, one token of the network; "
+                f"got {self.height} x {self.width}, the nearest that fits is {nearest[0]} x {nearest[1]}"
+            )
         if self.dit.dim % self.dit.heads or self.dit.head_dim % 2:
             raise ValueError(f"{self.name}: {self.dit.heads} heads do not divide width {self.dit.dim} into even parts")
         if self.vae.latent_channels != self.dit.latent_channels or self.text.dim != self.dit.text_dim:
@@ -154,6 +171,18 @@ class ModelConfig:
         """(frames, rows, columns) of the predicted tokens."""
         rows, columns = self.latent_size
         return self.block_latents // self.dit.patch[0], rows // self.dit.patch[1], columns // self.dit.patch[2]
+
+    def resized(self, size: tuple[int, int]) -> ModelConfig:
+        """The same model for pictures of size (height, width), in pixels.
+
+        Raises TypeError for what is no pair of whole numbers, ValueError for a size off the grid of tokens, or for a model that
+        has learnt one size only.
+        """
+        if not isinstance(size, Sequence) or len(size) != 2 or any(type(side) is not int for side in size):
+            raise TypeError(f"size must be (height, width) in whole pixels, got {size!r}")
+        if tuple(size) != (self.height, self.width) and self.dit.screen_embedding:
+            raise ValueError(f"{self.name} dreams at {self.height} x {self.width} only: it has learnt that screen's places")
+        return dataclasses.replace(self, height=size[0], width=size[1])
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
@@ -201,7 +230,11 @@ PRESETS: dict[str, ModelConfig] = {
     ),
     "yume-5b": ModelConfig(
         name="yume-5b", height=704, width=1280, fps=16, block_latents=8, start_latents=5,
-        dit=DiTConfig(), vae=VAEConfig(), text=TextConfig(),
+        dit=DiTConfig(), vae=VAEConfig(width=160, depth=2, decoder_width=256),
+        text=TextConfig(
+            joined=True, prefix="First-person perspective.",
+            layers=24, heads=64, head_dim=64, ffn_dim=10240, vocabulary=256384,
+        ),
     ),
     "debug": ModelConfig(
         name="debug", height=32, width=48, fps=8, block_latents=2, start_latents=2,

@@ -23,7 +23,15 @@ from world_model import flow
 from world_model.blocks import Block, Grid, Head
 from world_model.config import ModelConfig, Tiers
 from world_model.depth import DepthNet
-from world_model.layers import KeyValue, axis_frequencies, linear_sums, rotary_table, sinusoid, view_directions
+from world_model.layers import (
+    FloatLinear,
+    KeyValue,
+    axis_frequencies,
+    linear_sums,
+    rotary_table,
+    sinusoid,
+    view_directions,
+)
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
 
 
@@ -92,8 +100,8 @@ class DiT(nn.Module):
         self.text_embedding = nn.Sequential(
             nn.Linear(c.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
         )
-        self.time_embedding = nn.Sequential(nn.Linear(c.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.time_embedding = nn.Sequential(FloatLinear(c.freq_dim, dim), nn.SiLU(), FloatLinear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), FloatLinear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(c.layers))
         self.head = Head(config)
         _, rows, columns = config.token_grid
@@ -303,7 +311,7 @@ class DiT(nn.Module):
             kernel = (1, *c.patch[1:])
             coords = self._memory_coordinates(target.frame.double(), target.yaw, target.pitch, grid, kernel)
             memory_table = rotary_table(coords, self.channel_frequencies)
-            memory = memory or self._no_memory(context)
+            memory = memory or self.no_memory(context)
         return Conditions(
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
             memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
@@ -316,7 +324,8 @@ class DiT(nn.Module):
         rows, columns = self.config.latent_size if latents is None else latents.shape[-2:]
         return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
 
-    def _no_memory(self, context: Tensor) -> ChannelMemory:
+    def no_memory(self, context: Tensor) -> ChannelMemory:
+        """The channel memory of worlds without a past, as many as `context` has rows."""
         c = self.config.dit.channel
         assert c is not None
         shape = (len(self.blocks), context.shape[0], c.heads, c.dim // c.heads)
@@ -325,16 +334,16 @@ class DiT(nn.Module):
 
     def _encode(self, x: Tensor, table: Tensor, context: list[KeyValue], grids: list[Grid]) -> list[KeyValue]:
         """Cached history: its tokens attend to each other only, at noise level 0, once a block."""
-        _, time = self._time(torch.zeros(x.shape[0], 1, device=x.device), None, x.dtype)
+        _, time = self._time(torch.zeros(x.shape[0], 1, device=x.device), None)
         pairs = []
         for block, key_value in zip(self.layers[:-1], context):
             x, pair = self._run(block, x, time, key_value, table, grids)
             pairs.append(pair)
         return [*pairs, self.layers[-1].keys_values(x, time, table)]
 
-    def _time(self, timestep: Tensor, pooled: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Head vector [B, n, D] and block vectors [B, n, 6, D] of timesteps [B, n] in 0..1000."""
-        embedded = self.time_embedding(sinusoid(timestep, self.config.dit.freq_dim).to(dtype))
+    def _time(self, timestep: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Head vector [B, n, D] and block vectors [B, n, 6, D], float32, of timesteps [B, n] in 0..1000."""
+        embedded = self.time_embedding(sinusoid(timestep, self.config.dit.freq_dim))
         if pooled is not None:
             embedded = embedded + pooled[:, None]
         return embedded, self.time_projection(embedded).unflatten(-1, (6, -1))
@@ -358,11 +367,11 @@ class DiT(nn.Module):
         timestep = 1000 * (sigma[:, None] if sigma.dim() == 1 else sigma)
         if timestep.shape[1] not in (1, tokens.shape[1]):
             timestep = timestep.repeat_interleave(tokens.shape[1] // timestep.shape[1], dim=1)
-        head, time = self._time(timestep, conditions.pooled, tokens.dtype)
+        head, time = self._time(timestep, conditions.pooled)
         length = tokens.shape[1]
         if conditions.tokens is not None:
             past = torch.full((x.shape[0], 1), 1000 * history_sigma, device=x.device, dtype=timestep.dtype)
-            _, past_time = self._time(past, None, tokens.dtype)
+            _, past_time = self._time(past, None)
             time = torch.cat(
                 [past_time.expand(-1, conditions.tokens.shape[1], -1, -1), time.expand(-1, length, -1, -1)], dim=1
             )

@@ -29,6 +29,13 @@ class RMSNorm(nn.Module):
         return (wide * torch.rsqrt(power + self.eps)).to(x.dtype) * self.weight
 
 
+class FloatLinear(nn.Linear):
+    """A linear layer computed in float32 whatever its weights are kept in: Wan's time embedding and its output."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm without affine, in float32, then AdaLN's scale and shift."""
     normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)

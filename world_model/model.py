@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,24 @@ from torch import Tensor
 
 from world_model import flow
 from world_model.actions import Action
-from world_model.config import ModelConfig
+from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
-from world_model.rollout import Worlds, block_noise, dream_block, generator, join_worlds, split_worlds, start_worlds
+from world_model.hub import find_or_fetch
+from world_model.placement import LoadOptions, place
+from world_model.released import is_released, load_release
+from world_model.rollout import (
+    Worlds,
+    block_noise,
+    dream_block,
+    empty_worlds,
+    generator,
+    join_worlds,
+    split_worlds,
+    start_worlds,
+)
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE, build_vae
-from world_model.weights import check_file, find_weights, load_into, load_tensors, read_config
+from world_model.weights import check_file, load_into, load_tensors, read_config
 
 
 @dataclass(frozen=True)
@@ -56,19 +69,30 @@ class WorldModel:
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae
         self.starts = starts
-        parameter = next(dit.parameters())
-        self.device, self.dtype = parameter.device, parameter.dtype
+        self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
-    def load(cls, model: str | os.PathLike = "street", device: str = "auto", dtype: str = "auto") -> WorldModel:
-        """Weights of a preset's name or of a folder (world_model.weights).
+    def load(
+        cls,
+        model: str | os.PathLike = "street",
+        device: str = "auto",
+        dtype: str = "auto",
+        size: tuple[int, int] | None = None,
+        **options: Any,
+    ) -> WorldModel:
+        """Weights of a preset's name, or of a folder of ours or of a release (world_model.weights, world_model.released).
 
         device: "auto" (cuda if there is one), or torch's names. dtype: "auto" (bfloat16 on cuda, float32 elsewhere), "float32"
-        or "bfloat16". Raises ValueError for unknown or damaged ones, FileNotFoundError for missing ones.
+        or "bfloat16". size: (height, width) of the pictures, the model's own if None. options: `placement.LoadOptions`.
+        "yume-5b" is fetched from the Hugging Face hub if it is not here (world_model.hub).
+        Raises ValueError for unknown or damaged ones, FileNotFoundError for missing ones.
         """
-        folder = find_weights(model)
-        config = read_config(folder)
-        place, number = _device(device), _dtype(dtype, _device(device))
+        wanted = LoadOptions(device=device, dtype=dtype, **options)
+        place_of_all = wanted.place  # an unknown device is told before anything is fetched
+        folder = find_or_fetch(model, wanted)
+        if is_released(folder):
+            return cls(*load_release(folder, wanted, size))
+        config = read_config(folder) if size is None else read_config(folder).resized(size)
         with torch.random.fork_rng(devices=[]):  # building draws weights that loading replaces
             dit, vae = DiT(config), build_vae(config.vae)
         load_into(dit, folder, "dit.safetensors")
@@ -78,9 +102,9 @@ class WorldModel:
             raise ValueError(
                 f"{folder / 'text.safetensors'} must hold one tensor, 'actions', not {sorted(text)}: fetch it again"
             )
-        starts = _read_starts(folder, config)
-        dit, vae = dit.to(place, number), vae.to(place).eval().requires_grad_(False)
-        return cls(config, dit, vae, Conditioning(config.text, text["actions"]), starts)  # type: ignore[arg-type]
+        dit.to(wanted.staging, wanted.number(dtype))
+        placed, placed_vae = place(dit, vae.to(place_of_all), wanted)
+        return cls(config, placed, placed_vae, Conditioning(config.text, text["actions"]), _read_starts(folder, config))
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
@@ -107,8 +131,7 @@ class WorldModel:
             )
         worlds = []
         for picture, text, seed in zip(pictures, texts, seeds):
-            tensor = self._dreamt_picture(text, seed) if picture is None else self._to_tensor(picture)
-            worlds.append(start_worlds(self.dit, self.vae, tensor, torch.ones(1, dtype=torch.bool, device=self.device)))
+            worlds.append(self._dreamt(text, seed) if picture is None else self._seen(self._to_tensor(picture)))
         return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), tuple(text or "" for text in texts))
 
     @torch.inference_mode()
@@ -138,7 +161,7 @@ class WorldModel:
             split_worlds(state.worlds), actions, spoken, state.seeds, state.steps
         ):
             context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([action], [text]))
-            noise = block_noise(self.config, [seed], [number]).to(self.device, self.dtype)
+            noise = block_noise(self.config, [seed], [number]).to(self.device)
             draws = [generator("old frames", seed, number)]
             after, _, video = dream_block(self.dit, self.vae, world, [action], context, pooled, noise, sigmas, draws)
             worlds.append(after)
@@ -150,19 +173,22 @@ class WorldModel:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
 
-    def _dreamt_picture(self, text: str | None, seed: int) -> Tensor:
-        """The last picture of a block dreamt from nothing but the text."""
-        size = (1, 3, self.config.height, self.config.width)
-        empty = start_worlds(
-            self.dit, self.vae, torch.zeros(size, device=self.device), torch.zeros(1, dtype=torch.bool, device=self.device)
-        )  # fmt: skip
+    def _seen(self, picture: Tensor) -> Worlds:
+        return start_worlds(self.dit, self.vae, picture, torch.ones(1, dtype=torch.bool, device=self.device))
+
+    def _dreamt(self, text: str | None, seed: int) -> Worlds:
+        """A world of which one block was dreamt from nothing but the text.
+
+        Released models go on from that block, as they were trained to; ours from its last picture, standing still.
+        """
+        nothing = empty_worlds(self.dit, self.vae, 1, self.device)
         context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([Action()], [text]))
-        noise = block_noise(self.config, [seed], [-1]).to(self.device, self.dtype)
+        noise = block_noise(self.config, [seed], [-1]).to(self.device)
         sigmas = flow.sigma_schedule(self.config.sampler.start_steps, self.config.sampler.shift)
         after, _, _ = dream_block(
-            self.dit, self.vae, empty, [Action()], context, pooled, noise, sigmas, [generator("start", seed)]
+            self.dit, self.vae, nothing, [Action()], context, pooled, noise, sigmas, [generator("start", seed)]
         )
-        return after.picture
+        return self._seen(after.picture) if isinstance(self.config.dit.packing, Tiers) else after
 
     def _to_tensor(self, picture: np.ndarray) -> Tensor:
         shape = (self.config.height, self.config.width, 3)
@@ -186,24 +212,3 @@ def _read_starts(folder: Path, config: ModelConfig) -> np.ndarray | None:
     if strip.shape[1] != config.width or strip.shape[0] % config.height:
         raise ValueError(f"{path} must be a strip of {config.height}x{config.width} pictures, got {strip.shape}")
     return strip.reshape(-1, config.height, config.width, 3)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {name!r}: use 'auto', 'cpu' or 'cuda'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} is not available here: use 'auto' or 'cpu'")
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if name not in known:
-        raise ValueError(f"unknown dtype {name!r}: use 'auto', {', '.join(map(repr, known))}")
-    return known[name]

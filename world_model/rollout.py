@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from world_model import flow
@@ -21,6 +22,8 @@ from world_model.dit import Conditions, DiT, Target
 from world_model.tscm import ChannelMemory, History, append_all, append_tiers, still_history
 from world_model.vae import DecoderCache, VideoVAE
 from world_model.warp import guide_block
+
+NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,11 @@ class Worlds:
 
 
 def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
-    """One batch of several."""
-    histories = [w.history for w in worlds]
+    """One batch of several; shorter histories (of models that hold all of theirs) are padded in front with `NOT_HELD` frames."""
+    if len(worlds) == 1:
+        return worlds[0]
+    longest = max(w.history.frames for w in worlds)
+    histories = [_padded(w.history, longest - w.history.frames) for w in worlds]
     rows = ("latents", "frame", "yaw", "pitch", "present")
     history = History(*(torch.cat([getattr(h, name) for h in histories]) for name in rows))
     memories = [w.memory for w in worlds if w.memory is not None]
@@ -76,7 +82,9 @@ def split_worlds(worlds: Worlds) -> list[Worlds]:
     def one(i: int) -> Worlds:
         part = slice(i, i + 1)
         h, m = worlds.history, worlds.memory
-        history = History(h.latents[part], h.frame[part], h.yaw[part], h.pitch[part], h.present[part])
+        held = slice(int((h.frame[i] == NOT_HELD).sum()), None)
+        rows = (values[part, held] for values in (h.frame, h.yaw, h.pitch, h.present))
+        history = History(h.latents[part, :, held], *rows)
         memory = ChannelMemory(m.total[:, part], m.norm[:, part]) if m is not None else None
         cache = tuple(c[part] for c in worlds.cache)
         return Worlds(
@@ -85,6 +93,15 @@ def split_worlds(worlds: Worlds) -> list[Worlds]:
         )  # fmt: skip
 
     return [one(i) for i in range(worlds.yaw.shape[0])]
+
+
+def _padded(history: History, missing: int) -> History:
+    if not missing:
+        return history
+    front = (missing, 0)
+    latents = F.pad(history.latents, (0, 0, 0, 0, *front))
+    frame = F.pad(history.frame, front, value=NOT_HELD)
+    return History(latents, frame, *(F.pad(row, front) for row in (history.yaw, history.pitch, history.present)))
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -139,6 +156,25 @@ def start_worlds(
     )  # fmt: skip
 
 
+def empty_worlds(dit: DiT, vae: VideoVAE, batch: int, device: torch.device) -> Worlds:
+    """Worlds before anything was seen: the next block is dreamt from text alone.
+
+    Released packing then holds no frame at all; tiers hold frames that are marked as absent.
+    """
+    config = dit.config
+    pictures = torch.zeros(batch, 3, config.height, config.width, device=device)
+    absent = torch.zeros(batch, dtype=torch.bool, device=device)
+    if isinstance(config.dit.packing, Tiers):
+        return start_worlds(dit, vae, pictures, absent)
+    latents = torch.zeros(batch, config.dit.latent_channels, 0, *config.latent_size, device=device)
+    row = torch.zeros(batch, 0, dtype=torch.float64, device=device)
+    history = History(latents, row.long(), row, row, row.bool())
+    memory = dit.no_memory(pictures) if config.dit.channel else None
+    angle = torch.zeros(batch, dtype=torch.float64, device=device)
+    album = Album.empty(batch, config.dit.guide_memory, config.height, config.width, device)
+    return Worlds(history, memory, angle, angle, angle.long(), pictures, (), row.new_zeros(batch, 2), album)
+
+
 def prepare_block(
     dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, context: Tensor, pooled: Tensor
 ) -> tuple[Conditions, History]:
@@ -151,23 +187,16 @@ def prepare_block(
         worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device),
     )
     guide = valid = None
-    present = worlds.history.present[:, -1]
     if dit.depth is not None:
         there = worlds.place + motion.displacement[:, -1]
         recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
         guide, valid = guide_block(
-            dit.depth,
-            vae,
-            worlds.picture,
-            worlds.yaw,
-            worlds.pitch,
-            motion.yaw,
-            motion.pitch,
-            motion.displacement,
+            dit.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
             recalled,
-        )
-        valid = valid * present[:, None, None, None, None]
-    conditions = dit.prepare(worlds.history, worlds.memory, context, target, pooled, guide, valid)
+        )  # fmt: skip
+        valid = valid * worlds.history.present[:, -1, None, None, None, None]
+    history = worlds.history if worlds.history.frames else None
+    conditions = dit.prepare(history, worlds.memory, context, target, pooled, guide, valid)
     place = History(
         worlds.history.latents[:, :, :0],
         target.frame,
@@ -218,7 +247,7 @@ def advance(
     if isinstance(packing, Tiers):
         history = append_tiers(worlds.history, block, packing, draws)
     else:
-        history = append_all(worlds.history, block)
+        history = append_all(worlds.history, block, config.dit.max_age - config.block_latents)
     memory = worlds.memory
     if memory is not None and config.dit.channel is not None:
         new = dit.remember(block)
@@ -227,7 +256,9 @@ def advance(
         memory = memory.add(new, config.dit.channel.decay**kernels)
     with torch.no_grad():
         video, cache = vae.decode(latents.detach(), worlds.cache)
-    album = worlds.album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.present[:, -1])
+    album = worlds.album
+    if config.dit.guide_memory:
+        album = album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.present[:, -1])
     after = Worlds(
         history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
         worlds.place + motion.displacement[:, -1], album,

@@ -62,6 +62,8 @@ def _padded(tokens: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(tokens, (0, 0, 0, length - tokens.shape[0]))
 
 
+REMEMBERED = 512  # texts
+
 ENCODERS: dict[str, type] = {"minilm": MiniLMEncoder, "hashed": HashedEncoder}
 
 
@@ -70,7 +72,8 @@ def build_text_encoder(config: TextConfig) -> TextEncoder:
     """The encoder a config names; loaded once a process, since it is frozen."""
     if config.kind not in ENCODERS:
         raise NotImplementedError(
-            f"text encoder {config.kind!r} is not available in this version: known kinds are {', '.join(ENCODERS)}"
+            f"text encoder {config.kind!r} comes with a checkpoint (world_model.released); "
+            f"without one there are {', '.join(ENCODERS)}"
         )
     return ENCODERS[config.kind](config)
 
@@ -79,34 +82,57 @@ class Conditioning:
     """Context tokens of (event, action) pairs. The 81 action captions are encoded once; an event costs one encoding.
 
     `actions` is the table [81, action_tokens, dim]: pass the one stored with the weights to spare the encoder altogether
-    until the first event.
+    until the first event. `encoder`: one that is already loaded; else the config's is, when it is first needed.
     """
 
-    def __init__(self, config: TextConfig, actions: Tensor | None = None) -> None:
-        self.config = config
+    def __init__(self, config: TextConfig, actions: Tensor | None = None, encoder: TextEncoder | None = None) -> None:
+        self.config, self._encoder = config, encoder
         if actions is None:
-            encoder = build_text_encoder(config)
-            actions = torch.stack([encoder.encode(action.caption, config.action_tokens) for action in ALL_ACTIONS])
+            captions = [self._caption(action) for action in ALL_ACTIONS]
+            actions = torch.stack([self._encode(caption, config.action_tokens) for caption in captions])
         self.actions = actions
-        self._events: dict[str, Tensor] = {}
+        self._texts: dict[str, Tensor] = {}
 
     def event(self, text: str | None) -> Tensor:
         """[event_tokens, dim] float32, cached per text; None and "" are zeros."""
-        text = (text or "").strip()
-        if text not in self._events:
-            if len(self._events) >= 512:
-                self._events.pop(next(iter(self._events)))
-            if text:
-                self._events[text] = build_text_encoder(self.config).encode(text, self.config.event_tokens)
-            else:
-                self._events[text] = torch.zeros(self.config.event_tokens, self.config.dim)
-        return self._events[text]
+        return self._remembered((text or "").strip(), self.config.event_tokens)
 
     def context(self, actions: list[Action], events: list[str | None]) -> tuple[Tensor, Tensor]:
         """[B, event_tokens + action_tokens, dim] and the mean action token [B, dim], float32 on the CPU."""
         table = self.actions[[action.index for action in actions]]
         event = torch.stack([self.event(text) for text in events])
         return torch.cat([event, table], dim=1), pooled_actions(table)
+
+    def _caption(self, action: Action) -> str:
+        return f"{self.config.prefix}{action.caption}"
+
+    def _encode(self, text: str, length: int) -> Tensor:
+        return (self._encoder or build_text_encoder(self.config)).encode(text, length)
+
+    def _remembered(self, text: str, length: int) -> Tensor:
+        if text not in self._texts:
+            if len(self._texts) >= REMEMBERED:
+                self._texts.pop(next(iter(self._texts)))
+            encoded = self._encode(text, length) if text else torch.zeros(0, self.config.dim)
+            self._texts[text] = encoded[: int((encoded != 0).any(dim=1).sum())].clone()  # without the padding
+        return _padded(self._texts[text], length)
+
+
+class JoinedConditioning(Conditioning):
+    """Prefix, action and event as one caption, as the public demo of the released weights speaks; a pair costs one encoding.
+
+    The mean action token is that of the whole caption.
+    """
+
+    def __init__(self, config: TextConfig, encoder: TextEncoder | None = None) -> None:
+        nothing = torch.zeros(len(ALL_ACTIONS), 0, config.dim)
+        super().__init__(config, nothing, encoder)
+
+    def context(self, actions: list[Action], events: list[str | None]) -> tuple[Tensor, Tensor]:
+        length = self.config.event_tokens + self.config.action_tokens
+        captions = [f"{self._caption(action)} {(text or '').strip()}" for action, text in zip(actions, events)]
+        table = torch.stack([self._remembered(caption.strip(), length) for caption in captions])
+        return table, pooled_actions(table)
 
 
 def pooled_actions(tokens: Tensor) -> Tensor:

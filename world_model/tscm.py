@@ -111,9 +111,16 @@ def still_history(latents: Tensor, length: int, yaw: Tensor, pitch: Tensor, pres
     return History(latents, frame, *(v[:, None].expand(-1, frames) for v in (yaw.double(), pitch.double(), present)))
 
 
-def append_all(history: History, block: History) -> History:
-    """Released worlds hold every frame."""
-    return history.join(block)
+def append_all(history: History, block: History, limit: int) -> History:
+    """Released worlds hold every frame, up to `limit`: then the first one and the newest.
+
+    The public code ends where history and block need more than 1024 rotary positions; a world does not, it forgets.
+    """
+    joined = history.join(block)
+    if joined.frames <= limit:
+        return joined
+    rest = range(joined.frames - limit + 1, joined.frames)
+    return joined.select(torch.tensor([[0, *rest]], device=joined.latents.device).expand(len(joined.latents), -1))
 
 
 def append_tiers(history: History, block: History, tiers: Tiers, generators: Sequence[torch.Generator]) -> History:

@@ -1,4 +1,4 @@
-"""Video autoencoders: one protocol, and the small one of our own.
+"""Video autoencoders: one protocol, the small one of our own, and the table of all (`wan_vae` holds Wan2.2's).
 
 Shapes: B videos, T frames, H x W pixels in -1..1, C latent channels, F = T / temporal_stride latent frames, h x w latent size.
 """
@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.config import VAEConfig
+from world_model.wan_vae import WanVAE
 
 DecoderCache = tuple[Tensor, ...]
 
@@ -158,7 +159,7 @@ class PatchVAE(nn.Module):
         self.scale.copy_(scale)
 
 
-VAES: dict[str, type[nn.Module]] = {"patch": PatchVAE}
+VAES: dict[str, type[nn.Module]] = {"patch": PatchVAE, "wan2.2": WanVAE}
 
 
 def build_vae(config: VAEConfig) -> nn.Module:

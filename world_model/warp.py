@@ -98,7 +98,7 @@ def guide_block(
     """
     inverse = depth(picture, pitch)
     video, valid = warp(picture, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
-    if recalled is not None and recalled.present.any():
+    if recalled is not None and (recalled.present.is_meta or recalled.present.any()):  # plans count the dearer case
         walked = recalled.walked[:, None] + displacement
         inverse = depth(recalled.picture, recalled.pitch)
         old, seen = warp(recalled.picture, inverse, recalled.yaw, recalled.pitch, yaws, pitches, walked, depth.camera)

@@ -23,34 +23,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from world_model.checkpoint import Shape, require_shapes, shapes_of
 from world_model.config import PRESETS, ModelConfig
 
 EMBEDDED = Path(__file__).parent / "weights"
 
 
 def find_weights(model: str | os.PathLike) -> Path:
-    """The folder of a preset's embedded weights, or of a path.
+    """The folder of a preset's embedded weights, of one below YUME_WEIGHTS, or of a path.
 
     Raises ValueError for an unknown name, FileNotFoundError for a folder without weights.
     """
     name = os.fspath(model)
-    folder = EMBEDDED / name if name in PRESETS else Path(name)
-    if name in PRESETS and not (folder / "config.json").exists():
+    if name not in PRESETS:
+        folders = [Path(name)]
+    else:
         root = os.environ.get("YUME_WEIGHTS")
-        if root:
-            folder = Path(root) / name
-    if (folder / "config.json").exists():
-        return folder
+        folders = [EMBEDDED / name, *([Path(root) / name] if root else [])]
+    for folder in folders:
+        if holds_weights(folder):
+            return folder
     if name in PRESETS:
         raise FileNotFoundError(
             f"the weights of {name!r} are not shipped with this package: put them in a folder with config.json and manifest.json "
             f"and pass its path as model=, or set YUME_WEIGHTS to the folder that holds {name!r}"
         )
-    if folder.exists():
-        raise FileNotFoundError(f"no weights in {str(folder)!r}: expected config.json there (see world_model.weights)")
+    if folders[0].exists():
+        raise FileNotFoundError(f"no weights in {name!r}: expected config.json there (see world_model.weights)")
     raise ValueError(
         f"unknown model {name!r}: pass one of {', '.join(sorted(PRESETS))}, or the path of a weights folder"
     )
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has a configuration where ours or a released one has it."""
+    return (folder / "config.json").exists() or (folder / "transformer" / "config.json").exists()
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -114,29 +121,19 @@ def load_released(dit: nn.Module, state: Mapping[str, Tensor]) -> None:
     may be on the meta device; it gets their dtype and device and shares their memory. Raises ValueError that names what does
     not fit.
     """
-    expected = {name: tuple(value.shape) for name, value in dit.state_dict().items()}
-    channel = {name for name in expected if name.startswith("channel_") or ".channel." in name}
-    added = channel if channel.isdisjoint(state) else set()
-    problems = {
-        "unknown": sorted(state.keys() - expected.keys()),
-        "missing": sorted(expected.keys() - state.keys() - added),
-        "misshapen": [
-            f"{name} {tuple(value.shape)} instead of {expected[name]}"
-            for name, value in state.items()
-            if name in expected and tuple(value.shape) != expected[name]
-        ],
-    }
-    found = [
-        f"{len(names)} {what} ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
-        for what, names in problems.items()
-        if names
-    ]
-    if found:
-        raise ValueError(f"not a checkpoint of this model, its tensors differ: {'; '.join(found)}")
+    expected, found = shapes_of(dit.state_dict()), shapes_of(state)
+    added = missing_channel_path(expected, found)
+    require_shapes({n: s for n, s in expected.items() if n not in added}, found, "not a checkpoint of this model")
     like = state["patch_embedding.weight"]
     random = torch.Generator(like.device).manual_seed(0)
     fresh = {name: _fresh(name, like.new_empty(expected[name]), random) for name in sorted(added)}
     dit.load_state_dict({**state, **fresh}, strict=True, assign=True)
+
+
+def missing_channel_path(expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> set[str]:
+    """Names of a DiT's channel path where a checkpoint has none of it; empty where it has some."""
+    channel = {name for name in expected if name.startswith("channel_") or ".channel." in name}
+    return channel if channel.isdisjoint(found) else set()
 
 
 @torch.no_grad()

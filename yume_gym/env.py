@@ -70,7 +70,8 @@ class YumeWorldEnv(FirstPersonEnv):
 
     ## Starting State
 
-    Given by the options of `reset`; without a picture and a text, a shipped starting picture drawn with the seed.
+    Given by the options of `reset`; without a picture and a text, a shipped starting picture drawn with the seed (a
+    model that ships none dreams one from nothing).
 
     ## Episode End
 
@@ -95,13 +96,15 @@ class YumeWorldEnv(FirstPersonEnv):
 
     | Argument      | Default    | Meaning                                                                             |
     |---------------|------------|-------------------------------------------------------------------------------------|
-    | `model`       | `"street"` | name of a model, path of a folder of weights, or a loaded `WorldModel` (shared)     |
+    | `model`       | `"street"` | "street", "yume-5b" (docs/yume-5b.md), path of weights, or a loaded `WorldModel`    |
     | `reward`      | `None`     | None, the name of a built-in reward, or a function                                  |
     | `render_mode` | `None`     | `"rgb_array"`, `"rgb_array_list"` (every frame since the last call) or `"human"`    |
     | `device`      | `"auto"`   | where the network runs, such as `"cpu"` or `"cuda"`                                 |
     | `dtype`       | `"auto"`   | `"float32"` or `"bfloat16"`; states restore bit by bit on a CPU in float32          |
     | `frames`      | `"last"`   | `"last"` or `"block"`: what is observed                                             |
     | `steps`       | `None`     | denoising steps a block; None is the model's own number                             |
+    | `size`        | `None`     | (height, width) of the pictures, for models that dream at any size ("yume-5b")      |
+    | `load_options`| `None`     | a dict of more options of loading: `world_model.placement.LoadOptions`              |
 
     `reset(seed=..., options=...)` takes these options, all optional:
 
@@ -141,14 +144,19 @@ class YumeWorldEnv(FirstPersonEnv):
         dtype: str = "auto",
         frames: Literal["last", "block"] = "last",
         steps: int | None = None,
+        size: tuple[int, int] | None = None,
+        load_options: Mapping[str, Any] | None = None,
     ) -> None:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be a whole number of denoising steps, 1 or more, or None; got {steps!r}")
         reward_fn = find_reward(reward)
-        self._loading = None if isinstance(model, WorldModel) else (model, device, dtype)
-        if isinstance(model, WorldModel) and (device, dtype) != ("auto", "auto"):
-            raise ValueError("device and dtype are chosen where a model is loaded: leave them 'auto' for a loaded one")
-        self._model = model if isinstance(model, WorldModel) else WorldModel.load(model, device=device, dtype=dtype)
+        options = {"device": device, "dtype": dtype, "size": size, **(load_options or {})}
+        self._loading = None if isinstance(model, WorldModel) else (model, options)
+        if isinstance(model, WorldModel) and options != {"device": "auto", "dtype": "auto", "size": None}:
+            raise ValueError(
+                "device, dtype, size and load_options are chosen where a model is loaded: leave them out ('auto', None)"
+            )
+        self._model = model if isinstance(model, WorldModel) else WorldModel.load(model, **options)
         self._sampler_steps = steps
         super().__init__(self._model.config, reward=reward_fn, render_mode=render_mode, frames=frames)
 
@@ -177,8 +185,8 @@ class YumeWorldEnv(FirstPersonEnv):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self._loading is not None:
-            model, device, dtype = self._loading
-            self._model = WorldModel.load(model, device=device, dtype=dtype)
+            model, options = self._loading
+            self._model = WorldModel.load(model, **options)
 
 
 def world_start(
@@ -192,4 +200,4 @@ def world_start(
     text = check_text(options["text"], "options['text']") if "text" in options else None
     if "image" in options:
         return load_picture(options["image"], model.config.height, model.config.width), text, seed
-    return model.starting_image(choice) if text is None else None, text, seed
+    return model.starting_image(choice) if text is None and model.starts is not None else None, text, seed

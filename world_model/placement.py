@@ -1,0 +1,171 @@
+"""Where the parts of a model live and in what precision: the options of one `WorldModel.load` call, and the memory they need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+
+from world_model.config import ModelConfig, VAEConfig
+from world_model.dit import DiT
+from world_model.vae import DecoderCache, VideoVAE, build_vae
+
+Text = Literal["cpu", "device", "drop"]
+Captions = Literal["joined", "apart"]
+Quantized = Literal["int8", "fp8"]
+Offload = Literal["none", "vae", "model"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded. Raises ValueError for an unknown value or options that exclude each other.
+
+    device: "auto" (cuda if there is one), or torch's names. dtype, vae_dtype: of the network's and the autoencoder's weights,
+    "float32", "bfloat16", or "auto": bfloat16 on cuda, float32 elsewhere.
+    text: the encoder's place, "cpu", "device" or "drop" (used, then dropped; read again from disk for every new text).
+    captions: "joined" or "apart" (`TextConfig.joined`); None is the model's own way.
+    quantize: the transformer blocks' weights in "int8" or "fp8" (torchao, weight only), or None.
+    compile: compile the transformer blocks (True, or the name of a torch.compile backend).
+    offload: "vae": the autoencoder is on the device only while it works; "model": the transformer leaves the device meanwhile.
+    The text option matters to encoders that come with a checkpoint only.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    vae_dtype: str = "auto"
+    text: Text = "cpu"
+    captions: Captions | None = None
+    quantize: Quantized | None = None
+    compile: bool | str = False
+    offload: Offload = "none"
+
+    def __post_init__(self) -> None:
+        known = {"text": get_args(Text), "captions": (None, *get_args(Captions)), "quantize": (None, *get_args(Quantized)),
+                 "offload": get_args(Offload), "dtype": ("auto", *DTYPES), "vae_dtype": ("auto", *DTYPES)}  # fmt: skip
+        for name, values in known.items():
+            value = self.__dict__[name]
+            if value not in values:
+                raise ValueError(f"unknown {name} {value!r}: use {', '.join(map(repr, values))}")
+        if self.text == "drop" and self.captions == "joined":
+            raise ValueError(
+                "joined captions need the text encoder at every new pair: with text='drop' use captions='apart'"
+            )
+        if self.quantize:
+            _torchao()
+
+    @property
+    def place(self) -> torch.device:
+        """The torch device. Raises ValueError for an unknown or missing one."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"unknown device {self.device!r}: use 'auto', 'cpu' or 'cuda'") from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {self.device!r} is not available here: use 'auto' or 'cpu'")
+        return device
+
+    def number(self, name: str) -> torch.dtype:
+        """The torch precision that `name` ("auto" or a name) means on this device."""
+        if name == "auto":
+            return torch.bfloat16 if self.place.type == "cuda" else torch.float32
+        return DTYPES[name]
+
+    @property
+    def staging(self) -> torch.device:
+        """Where the transformer's weights are read to: the CPU if they are made smaller before they move."""
+        return torch.device("cpu") if self.quantize else self.place
+
+
+class VisitingVAE:
+    """A VideoVAE whose weights and decoder state rest in main memory and come to the device for each call.
+
+    `resting`: a network that leaves the device meanwhile.
+    """
+
+    def __init__(self, vae: nn.Module, device: torch.device, resting: nn.Module | None = None) -> None:
+        self.vae, self.device, self.resting = vae.to("cpu"), device, resting
+        self.config: VAEConfig = vae.config  # type: ignore[assignment]
+
+    @contextmanager
+    def _visit(self) -> Iterator[VideoVAE]:
+        if self.resting is not None:
+            self.resting.to("cpu")
+        try:
+            yield self.vae.to(self.device)  # type: ignore[misc]
+        finally:
+            self.vae.to("cpu")
+            if self.resting is not None:
+                self.resting.to(self.device)
+
+    def encode(self, video: Tensor) -> Tensor:
+        with self._visit() as vae:
+            return vae.encode(video.to(self.device))
+
+    def decode(self, latents: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, DecoderCache]:
+        with self._visit() as vae:
+            here = tuple(part.to(self.device) for part in cache) if cache else None
+            video, cache = vae.decode(latents.to(self.device), here)
+            return video, tuple(part.to("cpu") for part in cache)
+
+
+def place(dit: DiT, vae: nn.Module, options: LoadOptions) -> tuple[DiT, VideoVAE]:
+    """Both networks where the options want them, ready to dream; their precisions are as loaded, but for `quantize`."""
+    dit.eval().requires_grad_(False)
+    vae.eval().requires_grad_(False)
+    if options.quantize:
+        _quantize(dit, options.quantize, options.place)
+    dit.to(options.place)
+    if options.compile:
+        for block in dit.blocks:
+            block.compile(backend="inductor" if options.compile is True else options.compile, dynamic=True)
+    if options.offload == "none":
+        return dit, vae.to(options.place)  # type: ignore[return-value]
+    return dit, VisitingVAE(vae, options.place, dit if options.offload == "model" else None)
+
+
+def _torchao():  # type: ignore[no-untyped-def]
+    try:
+        from torchao import quantization
+    except ImportError as error:
+        raise ImportError("quantize needs the package torchao: pip install torchao") from error
+    return quantization
+
+
+def _quantize(dit: DiT, kind: Quantized, device: torch.device) -> None:
+    """Weight-only: the linears of the blocks hold one byte a weight and a scale a row; each moves to the device when done."""
+    tools = _torchao()
+    config = tools.Int8WeightOnlyConfig() if kind == "int8" else tools.Float8WeightOnlyConfig()
+    tools.quantize_(dit.blocks, config, filter_fn=lambda module, _: type(module) is nn.Linear, device=device)
+
+
+def memory(config: ModelConfig, options: LoadOptions) -> dict[str, tuple[str, int]]:
+    """Bytes that stay taken between steps, part by part: {part: (where, bytes)}; computed on the meta device.
+
+    Not counted: what a step needs while it runs, and history latents.
+    """
+    place, number, vae_number = options.place.type, options.number(options.dtype), options.number(options.vae_dtype)
+    with torch.device("meta"):
+        dit, vae = DiT(config), build_vae(config.vae).to("meta", vae_number)
+        _, cache = cast(VideoVAE, vae).decode(torch.empty(1, config.vae.latent_channels, 2, *config.latent_size))
+    total = sum(p.numel() for p in dit.parameters()) * number.itemsize
+    if options.quantize:
+        linears = [m.weight for m in dit.blocks.modules() if type(m) is nn.Linear]
+        total -= sum(w.numel() * (number.itemsize - 1) - w.shape[0] * number.itemsize for w in linears)
+    text = config.text
+    width = text.heads * text.head_dim
+    layer = 4 * text.dim * width + 3 * text.dim * text.ffn_dim + 2 * text.dim + 32 * text.heads
+    encoder = text.vocabulary * text.dim + text.layers * layer + text.dim
+    resting = "cpu" if options.offload != "none" else place
+    return {
+        "transformer": (place, total),
+        "autoencoder": (resting, sum(p.numel() for p in vae.parameters()) * vae_number.itemsize),
+        "stream of one world": (resting, sum(c.numel() for c in cache) * vae_number.itemsize),
+        "text encoder": (place if options.text == "device" else options.text, 2 * encoder),
+    }
