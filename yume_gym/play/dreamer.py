@@ -6,12 +6,23 @@ will take. Sessions that are due together are dreamt in one batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
 
-from world_model.model import WorldModel
-from yume_gym.play.session import Session, Start
+import numpy as np
+
+from world_model.actions import Action
+from world_model.model import WorldModel, WorldState
+from world_model.rollout import join_worlds, split_worlds
+from yume_gym.first_person import EnvState
+from yume_gym.play.pace import Forecast
+from yume_gym.play.replay import Replay, made_with
+from yume_gym.play.session import Job, Session
+from yume_gym.play.start import Origin, Start, prepare
+
+WARM_UP = 4  # blocks; the first is not representative
+WARM_UP_EVENT = "a heavy rainstorm begins"
 
 
 class SessionsFull(RuntimeError):
@@ -26,37 +37,196 @@ class Dreamer:
     """
 
     def __init__(
-        self, model: WorldModel, max_sessions: int = 1, steps: int | None = None, clock: Callable[[], float] = perf_counter
+        self,
+        model: WorldModel,
+        max_sessions: int = 1,
+        steps: int | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
-        raise NotImplementedError
+        if max_sessions < 1:
+            raise ValueError(f"max_sessions must be 1 or more, got {max_sessions}")
+        self._model, self._steps, self._clock = model, steps, clock
+        self._max_sessions = max_sessions
+        self._made = made_with(model, steps)
+        self._changed = threading.Condition()
+        self._forecast = Forecast()
+        self._sessions: list[Session] = []
+        self._opened = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="dreamer", daemon=True)
+        self._thread.start()
 
     @property
     def model(self) -> WorldModel:
-        raise NotImplementedError
+        return self._model
 
     @property
     def sessions(self) -> tuple[Session, ...]:
         """The open sessions, oldest first."""
-        raise NotImplementedError
+        with self._changed:
+            self._sessions = [session for session in self._sessions if not session.closed]
+            return tuple(self._sessions)
 
     def open(self, start: Start | None = None) -> Session:
         """A new session; its world begins at once. Raises SessionsFull, or what is wrong with the start."""
-        raise NotImplementedError
+        return self._admit(prepare(self._model, start or Start()), None)
 
-    def replay(self, replay: Any) -> Session:
-        """A session that plays a `replay.Replay`: keys and events come from it, the player's own are ignored."""
-        raise NotImplementedError
+    def replay(self, replay: Replay) -> Session:
+        """A session that plays a `replay.Replay`: keys and events come from it, the player's own are ignored.
+
+        Raises ValueError for a replay of other weights or sampler steps, which would show something else; SessionsFull.
+        """
+        if replay.made != self._made:
+            raise ValueError(
+                f"the replay was made with {replay.made}, this is {self._made}: use the same weights and sampler steps"
+            )
+        return self._admit(prepare(self._model, replay.takes[0].start), replay)
 
     def warm_up(self) -> None:
-        """Load the text encoder and dream a block of a throwaway world, so that the first event does not stutter. Waits."""
-        raise NotImplementedError
+        """Load the text encoder and dream a few blocks of a throwaway world, so that the first event does not stutter.
+
+        Returns when it is done, after some seconds.
+        """
+        size = (self._model.config.height, self._model.config.width, 3)
+        state = self._model.start([np.zeros(size, np.uint8)], [None], [0])
+        for block in range(WARM_UP):
+            begun = self._clock()
+            state, _ = self._model.step(state, [Action()], [WARM_UP_EVENT], steps=self._steps)
+            if block:
+                with self._changed:
+                    self._forecast.add(1, self._clock() - begun)
 
     def close(self) -> None:
-        """End all sessions and the thread."""
-        raise NotImplementedError
+        """End all sessions and the thread; waits for the block that is being dreamt. Closing again does nothing."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for session in self.sessions:
+            session.close()
+        self._thread.join()
 
     def __enter__(self) -> Dreamer:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    def _admit(self, origin: Origin, replay: Replay | None) -> Session:
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("this dreamer is closed: make another one")
+            if len(self.sessions) >= self._max_sessions:
+                raise SessionsFull(f"all {self._max_sessions} places are taken: wait until somebody leaves")
+            session = Session(self._opened, self._model, self._made, origin, self._changed, self._clock, replay)
+            self._opened += 1
+            self._sessions.append(session)
+            self._changed.notify_all()
+            return session
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                jobs = self._next_jobs()
+            if not jobs:
+                return
+            try:
+                self._dream(jobs)
+            except Exception as error:  # whatever happens, the players are told and the thread lives on
+                with self._changed:
+                    for job in jobs:
+                        job.session.fail(error)
+
+    def _next_jobs(self) -> list[Job]:
+        """Waits until something is due, and begins it; nothing when closed. The lock is held."""
+        while not self._closed:
+            due = {session: session.due_at(self._lead()) for session in self.sessions}
+            now = self._clock()
+            first = min(due.values(), default=float("inf"))
+            if first > now:
+                self._changed.wait(None if first == float("inf") else first - now)
+                continue
+            # who would be late by waiting for this round comes along; starts go alone, they take longer
+            soon = -float("inf") if first == -float("inf") else now + (self._forecast.typical(1) or 0.0)
+            jobs = []
+            for session, moment in due.items():
+                if moment <= soon:
+                    jobs += self._begun(session)
+            if jobs:
+                return jobs
+        return []
+
+    def _begun(self, session: Session) -> list[Job]:
+        try:
+            job = session.begin()
+        except (ValueError, OSError) as error:  # a replay's start may not fit this model
+            session.fail(error)
+            return []
+        return [] if job is None else [job]
+
+    def _dream(self, jobs: Sequence[Job]) -> None:
+        begun = self._clock()
+        starts = [job for job in jobs if job.order is None]
+        for job in starts:
+            origin = job.world.origin
+            assert origin is not None
+            state = self._model.start([origin.picture], [origin.text], [origin.seed])
+            picture = self._model.preview(state)[0]
+            with self._changed:
+                if job.session.finish(job, self._period(), self._forecast.typical(1)):
+                    job.world.started(state, picture)
+                self._changed.notify_all()
+        blocks = [(job, job.order) for job in jobs if job.order is not None]
+        if not blocks:
+            return
+        states = join_states([job.state for job, _ in blocks if job.state is not None])
+        after, frames = self._model.step(
+            states, [order.action for _, order in blocks], [order.event for _, order in blocks], steps=self._steps
+        )
+        streets = [self._street(job) for job, _ in blocks]
+        with self._changed:
+            self._forecast.add(len(blocks), self._clock() - begun)
+            for (job, order), state, video, (street, street_frames) in zip(
+                blocks, split_states(after), frames, streets
+            ):
+                if job.session.finish(job, self._period(), self._forecast.typical(len(blocks))):
+                    job.world.dreamt(order, state, video, street, street_frames)
+            self._changed.notify_all()
+
+    def _street(self, job: Job) -> tuple[EnvState | None, np.ndarray | None]:
+        """The twin's next block, where there is a twin."""
+        if job.street is None or job.world.twin is None or job.order is None:
+            return None, None
+        return job.world.twin.advance(job.street, job.order.action, job.order.event)
+
+    def _lead(self) -> float:
+        """Seconds before it is needed that a block is begun. Without experience: at once."""
+        lead = self._forecast.lead(self._players())
+        return float("inf") if lead is None else lead
+
+    def _period(self) -> float:
+        """Seconds between two frames that can be kept up now."""
+        round_time = self._forecast.typical(self._players())
+        return 0.0 if round_time is None else round_time / self._model.config.frames_per_block
+
+    def _players(self) -> int:
+        return max(1, sum(session.active for session in self._sessions))
+
+
+def join_states(states: Sequence[WorldState]) -> WorldState:
+    """One batch of several."""
+    return WorldState(
+        join_worlds([state.worlds for state in states]),
+        tuple(seed for state in states for seed in state.seeds),
+        tuple(step for state in states for step in state.steps),
+        tuple(text for state in states for text in state.texts),
+    )
+
+
+def split_states(state: WorldState) -> list[WorldState]:
+    """The worlds of a batch, each a batch of one."""
+    return [
+        WorldState(world, (seed,), (step,), (text,))
+        for world, seed, step, text in zip(split_worlds(state.worlds), state.seeds, state.steps, state.texts)
+    ]
