@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +170,58 @@ def corpus(config, data_folder):  # type: ignore[no-untyped-def]
     from train.corpus import Corpus
 
     return Corpus(config, data_folder)
+
+
+# ---- play in a browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def serve_play():  # type: ignore[no-untyped-def]
+    """serve_play(model, places, token, **lobby): a context manager that serves a lobby on a free port; gives its address."""
+    from yume_gym.play.dreamer import Dreamer
+    from yume_gym.play.web import Server, create_app
+    from yume_gym.play.web_lobby import Lobby
+
+    @contextmanager
+    def serve(model: WorldModel, places: int = 1, token: str | None = None, **options: object) -> Iterator[str]:
+        with Dreamer(model, max_sessions=places) as dreamer:
+            address: queue.Queue[str] = queue.Queue()
+            lobby = Lobby(dreamer, places, **options)  # type: ignore[arg-type]
+            server = Server(create_app(lobby, token=token), "127.0.0.1", 0, address.put)
+            thread = threading.Thread(target=server.run)
+            thread.start()
+            try:
+                yield address.get(timeout=60)
+            finally:
+                server.should_exit = True
+                thread.join()
+
+    return serve
+
+
+# ---- worlds to play in --------------------------------------------------------------------------------------------------
+
+
+class SlowModel(WorldModel):
+    """A model whose blocks take `seconds`, if they are not slower anyway."""
+
+    seconds = 0.0
+
+    def step(self, *arguments, **named):  # type: ignore[no-untyped-def]
+        begun = time.perf_counter()
+        result = super().step(*arguments, **named)
+        time.sleep(max(0.0, begun + self.seconds - time.perf_counter()))
+        return result
+
+
+@pytest.fixture
+def make_slow_model(world_model) -> Callable[[int, float], SlowModel]:
+    """make_slow_model(fps, share): the small world shown at `fps`, whose blocks take `share` of their own duration."""
+
+    def make(fps: int, share: float = 0.0) -> SlowModel:
+        config = dataclasses.replace(world_model.config, fps=fps)
+        model = SlowModel(config, world_model.dit, world_model.vae, world_model.conditioning, world_model.starts)
+        model.seconds = share * config.frames_per_block / fps
+        return model
+
+    return make

@@ -74,7 +74,8 @@ class Lobby:
     """All players of one dreamer. Its methods belong to one event loop; `keep` has to run in it.
 
     places: how many play at once; the dreamer has to take as many sessions. start: what a new player's world begins from;
-    None draws a seed for each. twin: whether the street can be shown beside the dream.
+    None draws a seed for each. twin: whether the street can be shown beside the dream. held_for: how long an absent
+    player's place is held against those who wait, seconds.
     """
 
     def __init__(
@@ -83,11 +84,12 @@ class Lobby:
         places: int,
         start: Start | None = None,
         twin: bool = False,
+        held_for: float = RETURN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dreamer, self.places, self.twin = dreamer, places, twin
         self.config: ModelConfig = dreamer.model.config
-        self._start, self._clock = start, clock
+        self._start, self._held_for, self._clock = start, held_for, clock
         self._players: dict[str, Player] = {}
         self._line: list[Player] = []
         self._seating: set[asyncio.Task] = set()
@@ -151,7 +153,7 @@ class Lobby:
         absent = [
             p
             for p in away
-            if p.session is not None and now - p.left > RETURN and not p.saving and p.key in self._players
+            if p.session is not None and now - p.left > self._held_for and not p.saving and p.key in self._players
         ]
         needed = len(self._line) - (self.places - self.playing)
         for player in absent[: max(0, needed)]:
