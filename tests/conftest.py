@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,26 +201,8 @@ def serve_play():  # type: ignore[no-untyped-def]
 # ---- worlds to play in --------------------------------------------------------------------------------------------------
 
 
-class SlowModel(WorldModel):
-    """A model whose blocks take `seconds`, if they are not slower anyway."""
-
-    seconds = 0.0
-
-    def step(self, *arguments, **named):  # type: ignore[no-untyped-def]
-        begun = time.perf_counter()
-        result = super().step(*arguments, **named)
-        time.sleep(max(0.0, begun + self.seconds - time.perf_counter()))
-        return result
-
-
 @pytest.fixture
-def make_slow_model(world_model) -> Callable[[int, float], SlowModel]:
-    """make_slow_model(fps, share): the small world shown at `fps`, whose blocks take `share` of their own duration."""
-
-    def make(fps: int, share: float = 0.0) -> SlowModel:
-        config = dataclasses.replace(world_model.config, fps=fps)
-        model = SlowModel(config, world_model.dit, world_model.vae, world_model.conditioning, world_model.starts)
-        model.seconds = share * config.frames_per_block / fps
-        return model
-
-    return make
+def fast_model(world_model) -> WorldModel:
+    """The small world at 64 frames a second, for play in real time."""
+    config = dataclasses.replace(world_model.config, fps=64)
+    return WorldModel(config, world_model.dit, world_model.vae, world_model.conditioning, world_model.starts)

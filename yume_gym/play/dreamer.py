@@ -6,8 +6,9 @@ will take. Sessions that are due together are dreamt in one batch.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 
 import numpy as np
@@ -18,11 +19,13 @@ from world_model.rollout import join_worlds, split_worlds
 from yume_gym.first_person import EnvState
 from yume_gym.play.pace import Forecast
 from yume_gym.play.replay import Replay, made_with
-from yume_gym.play.session import Job, Session
+from yume_gym.play.session import Session
 from yume_gym.play.start import Origin, Start, prepare
+from yume_gym.play.world import Frame, Job
 
 WARM_UP = 4  # blocks; the first is not representative
 WARM_UP_EVENT = "a heavy rainstorm begins"
+_NEVER = float("inf")
 
 
 class SessionsFull(RuntimeError):
@@ -33,7 +36,7 @@ class Dreamer:
     """Owns the model and the thread that dreams. Use it as a context manager, or call `close`.
 
     model: shared by all sessions. max_sessions: `open` raises `SessionsFull` beyond. steps: sampler steps (None: the model's).
-    clock: seconds, for tests.
+    clock, thread: another clock (seconds), and no thread: the caller calls `pump`.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Dreamer:
         max_sessions: int = 1,
         steps: int | None = None,
         clock: Callable[[], float] = perf_counter,
+        thread: bool = True,
     ) -> None:
         if max_sessions < 1:
             raise ValueError(f"max_sessions must be 1 or more, got {max_sessions}")
@@ -53,8 +57,9 @@ class Dreamer:
         self._sessions: list[Session] = []
         self._opened = 0
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="dreamer", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._run, name="dreamer", daemon=True) if thread else None
+        if self._thread is not None:
+            self._thread.start()
 
     @property
     def model(self) -> WorldModel:
@@ -101,9 +106,10 @@ class Dreamer:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
         for session in self.sessions:
             session.close()
-        self._thread.join()
 
     def __enter__(self) -> Dreamer:
         return self
@@ -111,7 +117,21 @@ class Dreamer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    # -- within --------------------------------------------------------------------------------------------------------
+    def pump(self) -> bool:
+        """Dream what is due now, if anything; whether there was something. The thread does nothing else."""
+        with self._changed:
+            jobs = self._due_jobs()
+        if not jobs:
+            return False
+        try:
+            self._dream(jobs)
+        except Exception as error:  # whatever happens, the players are told and the thread lives on
+            with self._changed:
+                for job in jobs:
+                    job.session.fail(error)
+        return True
+
+    # -- within; the lock is held where nothing is dreamt --------------------------------------------------------------
 
     def _admit(self, origin: Origin, replay: Replay | None) -> Session:
         with self._changed:
@@ -126,36 +146,28 @@ class Dreamer:
             return session
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                jobs = self._next_jobs()
-            if not jobs:
-                return
-            try:
-                self._dream(jobs)
-            except Exception as error:  # whatever happens, the players are told and the thread lives on
-                with self._changed:
-                    for job in jobs:
-                        job.session.fail(error)
-
-    def _next_jobs(self) -> list[Job]:
-        """Waits until something is due, and begins it; nothing when closed. The lock is held."""
         while not self._closed:
-            due = {session: session.due_at(self._lead()) for session in self.sessions}
-            now = self._clock()
-            first = min(due.values(), default=float("inf"))
-            if first > now:
-                self._changed.wait(None if first == float("inf") else first - now)
+            if self.pump():
                 continue
-            # who would be late by waiting for this round comes along; starts go alone, they take longer
-            soon = -float("inf") if first == -float("inf") else now + (self._forecast.typical(1) or 0.0)
-            jobs = []
-            for session, moment in due.items():
-                if moment <= soon:
-                    jobs += self._begun(session)
-            if jobs:
-                return jobs
-        return []
+            with self._changed:
+                moment = min(self._due().values(), default=_NEVER)
+                wait = moment - self._clock()
+                if wait > 0 and not self._closed:
+                    self._changed.wait(None if moment == _NEVER else wait)
+
+    def _due(self) -> dict[Session, float]:
+        lead = self._lead()
+        return {session: session.due_at(lead) for session in self.sessions}
+
+    def _due_jobs(self) -> list[Job]:
+        """What is due now, begun."""
+        due, now = self._due(), self._clock()
+        first = min(due.values(), default=_NEVER)
+        if first > now or self._closed:
+            return []
+        # who would be late by waiting for this round comes along; starts go alone, they take longer
+        soon = -_NEVER if first == -_NEVER else now + (self._forecast.typical(1) or 0.0)
+        return [job for session, moment in due.items() if moment <= soon for job in self._begun(session)]
 
     def _begun(self, session: Session) -> list[Job]:
         try:
@@ -203,7 +215,7 @@ class Dreamer:
     def _lead(self) -> float:
         """Seconds before it is needed that a block is begun. Without experience: at once."""
         lead = self._forecast.lead(self._players())
-        return float("inf") if lead is None else lead
+        return _NEVER if lead is None else lead
 
     def _period(self) -> float:
         """Seconds between two frames that can be kept up now."""
@@ -212,6 +224,17 @@ class Dreamer:
 
     def _players(self) -> int:
         return max(1, sum(session.active for session in self._sessions))
+
+
+def replay_frames(model: WorldModel, replay: Replay) -> Iterator[Frame]:
+    """All frames of a replay, as fast as they can be dreamt. Raises ValueError for a replay of other weights."""
+    seconds = itertools.count()
+    with Dreamer(model, steps=replay.made.steps, clock=lambda: float(next(seconds)), thread=False) as dreamer:
+        session = dreamer.replay(replay)
+        while not session.finished:
+            dreamer.pump()
+            while (frame := session.take()) is not None:
+                yield frame
 
 
 def join_states(states: Sequence[WorldState]) -> WorldState:

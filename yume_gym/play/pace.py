@@ -19,8 +19,10 @@ class Forecast:
 
     def __init__(self) -> None:
         self._rounds: dict[int, deque[float]] = {}
+        self._known: dict[tuple[int, float], float] = {}  # quantiles since the last round
 
     def add(self, worlds: int, seconds: float) -> None:
+        self._known.clear()
         self._rounds.setdefault(worlds, deque(maxlen=RECENT)).append(seconds)
 
     def typical(self, worlds: int) -> float | None:
@@ -35,8 +37,10 @@ class Forecast:
     def _quantile(self, worlds: int, share: float) -> float | None:
         if not self._rounds:
             return None
-        nearest = min(self._rounds, key=lambda n: abs(n - worlds))
-        return float(np.quantile(self._rounds[nearest], share)) * worlds / nearest
+        if (worlds, share) not in self._known:
+            nearest = min(self._rounds, key=lambda n: abs(n - worlds))
+            self._known[worlds, share] = float(np.quantile(self._rounds[nearest], share)) * worlds / nearest
+        return self._known[worlds, share]
 
 
 class Beat:

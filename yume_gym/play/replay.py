@@ -76,7 +76,7 @@ def fingerprint(model: WorldModel) -> str:
     """Tells weights apart by a few numbers of every tensor: quick for any size. 16 hex digits."""
     digest = hashlib.blake2b(model.config.to_json().encode(), digest_size=8)
     for part in (model.dit, model.vae):
-        for name, tensor in part.state_dict().items():  # type: ignore[attr-defined]
+        for name, tensor in part.state_dict().items():  # type: ignore[union-attr]
             digest.update(name.encode() + tensor.flatten()[:64].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -127,7 +127,8 @@ def read_replay(path: str | os.PathLike) -> Replay:
     number, made = 0, None
     takes: list[Take] = []
     try:
-        for number, text in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        for text in Path(path).read_text(encoding="utf-8").splitlines():
+            number += 1
             line = json.loads(text)
             if made is None:
                 made = _made(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from world_model.model import WorldState
 from yume_gym.first_person import EnvState
 from yume_gym.play.replay import Block, Take
 from yume_gym.play.start import Origin, Twin, knows_event
+
+if TYPE_CHECKING:
+    from yume_gym.play.session import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,3 +153,14 @@ class PlayedWorld:
             self.action,
             event,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a session asks of the Dreamer: the world's next block, or its start where there is no order."""
+
+    session: Session
+    world: PlayedWorld
+    state: WorldState | None
+    street: EnvState | None
+    order: Order | None
