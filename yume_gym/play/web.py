@@ -28,7 +28,7 @@ from starlette.websockets import WebSocket
 
 from yume_gym.play.dreamer import Dreamer
 from yume_gym.play.session import Session
-from yume_gym.play.start import Start
+from yume_gym.play.start import Start, Twin
 from yume_gym.play.web_guard import Guard, UploadRefused, is_loopback, read_picture, read_upload
 from yume_gym.play.web_link import Link
 from yume_gym.play.web_lobby import Lobby, Player
@@ -131,6 +131,8 @@ def serve(
     """
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(TOKEN_BYTES)
+    if twin:
+        Twin(dreamer.model.config).begin(0, None)  # compiles the street before anybody waits for it
     lobby = Lobby(dreamer, places, start=start, twin=twin)
     server = Server(create_app(lobby, host, token), host, port, lambda address: announce(_address(address, token)))
     server.run()

@@ -272,4 +272,4 @@ setInterval(() => {
   plot.draw(world.fps, 1000 * world.block);
 }, 500);
 
-globalThis.yume = { log, world, screen }; // for measuring from outside
+globalThis.yume = { log, world, screen, link }; // for measuring from outside
