@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from world_model.actions import Action
-from world_model.model import WorldModel
 from yume_gym.env import YumeWorldEnv
 from yume_gym.play.dreamer import Dreamer, SessionsFull, join_states, split_states
 from yume_gym.play.session import Session

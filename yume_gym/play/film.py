@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from world_model.actions import Action
-from yume_gym.hud import Shot, draw_hud
+from yume_gym.hud import Shot, draw_hud, enlarge
 from yume_gym.play.replay import Block, Made, ReplayWriter, Take
 from yume_gym.play.world import Frame, PlayedWorld
 
@@ -102,11 +102,10 @@ class Film:
 
     def _drawn(self, picture: np.ndarray, twin: np.ndarray | None, action: Action, event: str | None) -> np.ndarray:
         zoom = max(1, round(FILM_HEIGHT / picture.shape[0]))
-        keys, look, told = (action.keys, action.arrows, event) if self._hud else ("", "", None)
         pictures = [picture] if twin is None else [picture, twin]
         if not self._hud:
-            return np.concatenate([p.repeat(zoom, axis=0).repeat(zoom, axis=1) for p in pictures], axis=1)
-        return np.concatenate([draw_hud(Shot(p, keys, look, told), zoom) for p in pictures], axis=1)
+            return np.concatenate([enlarge(p, zoom) for p in pictures], axis=1)
+        return np.concatenate([draw_hud(Shot(p, action.keys, action.arrows, event), zoom) for p in pictures], axis=1)
 
     def _fitted(self, picture: np.ndarray) -> np.ndarray:
         """All frames of a film are as large as its first."""
