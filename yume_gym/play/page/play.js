@@ -6,7 +6,7 @@ import { Plot } from "./plot.js";
 import { Screen } from "./screen.js";
 
 const find = (id) => document.getElementById(id);
-const SHOWN = 2048; // frames whose times are remembered
+const REMEMBERED = 8192; // times of frames, and delays
 const MESSAGE_FOR = 7000; // ms
 
 const world = { fps: 8, block: 0.5, paused: false, twin: false, street: false, model: "" };
@@ -21,13 +21,14 @@ let live = false;
 
 const screen = new Screen([find("dream"), find("street")], (header, now, skipped) => {
   log.shown.push(now);
-  if (log.shown.length > SHOWN) log.shown.shift();
+  if (log.shown.length > REMEMBERED) log.shown.shift();
   log.skipped += skipped;
   log.last = header;
   if (pressed.has(header.seq)) {
     const delay = now - pressed.get(header.seq);
     for (const number of pressed.keys()) if (number <= header.seq) pressed.delete(number);
     log.delays.push(delay);
+    if (log.delays.length > REMEMBERED) log.delays.shift();
     plot.add("delays", delay);
     find("hud-delay").textContent = `${Math.round(delay)} ms`;
   }
