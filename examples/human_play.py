@@ -26,8 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.web and not has_display():
         parser.error("there is no display: use --web and a browser (or SDL_VIDEODRIVER=dummy for a window nobody sees)")
-    if args.web and (args.record or args.replay):
-        parser.error("--record and --replay belong to the window; the page records and saves replays itself")
     if args.twin and args.image:
         parser.error("--twin starts where the street starts: leave out --image")
     try:
@@ -50,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             from yume_gym.play.web import serve
 
             given = start if args.image or args.text else None
-            serve(dreamer, args.players, given, host=args.host, port=args.port, token=args.token, twin=args.twin)
+            serve(
+                dreamer, args.players, given, host=args.host, port=args.port, token=args.token, twin=args.twin,
+                record=args.record, replay=replay,
+            )  # fmt: skip
         else:
             play(parser, args, dreamer, start, replay)
 

@@ -17,10 +17,11 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from yume_gym.play.replay import read_replay
 from yume_gym.play.start import Start
 from yume_gym.play.web import create_app
 from yume_gym.play.web_guard import MAX_UPLOAD, UploadRefused, is_loopback, read_picture
-from yume_gym.play.web_link import REPLACED, Outbox
+from yume_gym.play.web_link import REPLACED
 from yume_gym.play.web_lobby import Lobby, Player, new_start
 
 TOKEN = "the-right-token"
@@ -280,33 +281,6 @@ def test_line_full_message(world_model, serve_play, monkeypatch):
             assert "waiting already" in closed.value.rcvd.reason
 
 
-def test_outbox_drops_the_oldest_and_narrows_on_a_slow_line():
-    async def play() -> None:
-        box = Outbox(capacity=4, patience=0.2)
-        for item in range(10):
-            box.put(item)
-        assert [await box.get() for _ in range(4)] == [(1, 6), (2, 7), (3, 8), (4, 9)] and box.dropped == 6
-        box.put(10)
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(box.get(), 0.01)  # four are on their way
-        box.acknowledge(1, late=1.0)
-        assert box.window == 2
-        box.acknowledge(4, late=1.0)  # sent before the window shrank
-        assert box.window == 2 and box.in_flight == 0
-        for item in (11, 12, 13):
-            box.put(item)
-        assert await box.get() == (5, 12), "only what fits the window is still worth sending"
-        for _ in range(40):
-            box.put(0)
-            number, _ = await box.get()
-            box.acknowledge(number, late=0.0)
-        assert box.window == 4
-        box.acknowledge(10**6, late=9.0)  # never sent
-        assert box.window == 4
-
-    asyncio.run(play())
-
-
 def test_lobby_forgets_who_stays_away(world_model):
     class Silent:
         def seated(self, *arguments, **more): ...
@@ -333,3 +307,22 @@ def test_lobby_forgets_who_stays_away(world_model):
             assert lobby.find(player.key) is None and lobby.playing == 0
 
     asyncio.run(asyncio.wait_for(play(), PATIENCE))
+
+
+def test_sessions_are_recorded_and_replayed(world_model, serve_play, tmp_path):
+    with serve_play(world_model, record=tmp_path / "out.mp4") as address, Page(address) as page:
+        page.hear("welcome")
+        page.say(type="keys", held=["S", "←"])
+        played = [page.hear("frame") for _ in range(12)]
+    assert (tmp_path / "out-1.mp4").stat().st_size > 1000
+    with serve_play(world_model, replay=read_replay(tmp_path / "out-1.replay")) as address, Page(address) as page:
+        page.hear("welcome")
+        page.say(type="keys", held=["W"])  # which does nothing here
+        shown = [page.hear("frame") for _ in range(12)]
+        while not page.hear("state")["finished"]:
+            pass
+        page.say(type="start", seed=1)
+        assert "replay" in page.hear("note")["text"]
+    what = ("block", "index", "keys", "look", "event", "sizes")
+    assert [[frame[name] for name in what] for frame in shown] == [[frame[name] for name in what] for frame in played]
+    assert any(frame["keys"] == "S" for frame in shown)

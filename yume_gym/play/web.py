@@ -27,6 +27,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from yume_gym.play.dreamer import Dreamer
+from yume_gym.play.replay import Replay
 from yume_gym.play.session import Session
 from yume_gym.play.start import Start, Twin
 from yume_gym.play.web_guard import Guard, UploadRefused, is_loopback, read_picture, read_upload
@@ -121,19 +122,22 @@ def serve(
     port: int = 8000,
     token: str | None = None,
     twin: bool = False,
+    record: Path | None = None,
+    replay: Replay | None = None,
     announce: Callable[[str], None] = print,
 ) -> None:
     """Serve until interrupted: `places` players at once (the dreamer's max_sessions, at most), more of them in a line.
 
     start: what a player's first world begins from; without one every player gets a seed of their own. host: 127.0.0.1 keeps
     to this machine; any other demands a token, and one is made if none is given. port 0 takes a free one. twin: offer the
-    street beside the dream. announce: told the address when it can be opened.
+    street beside the dream. record: film every player's session, into out-1.mp4, out-2.mp4 ... for out.mp4, and write replays
+    beside them. replay: show this to everybody instead. announce: told the address when it can be opened.
     """
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(TOKEN_BYTES)
     if twin:
         Twin(dreamer.model.config).begin(0, None)  # compiles the street before anybody waits for it
-    lobby = Lobby(dreamer, places, start=start, twin=twin)
+    lobby = Lobby(dreamer, places, start=start, twin=twin, record=record, replay=replay)
     server = Server(create_app(lobby, host, token), host, port, lambda address: announce(_address(address, token)))
     server.run()
 

@@ -25,6 +25,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from yume_gym.play.session import Session
 from yume_gym.play.web_lobby import LineFull, Lobby, Player, new_start
+from yume_gym.play.web_outbox import Outbox
 from yume_gym.play.world import Frame
 from yume_gym.street.phrases import EVENT_KINDS
 
@@ -34,63 +35,6 @@ QUALITY = 90  # of JPEG pictures
 STATE_EVERY = 0.5  # seconds between two reports of how the session runs
 NOTES = 64  # messages that wait for a slow page at most
 SEQS = 64  # key changes that are remembered for measuring delays
-
-
-class Outbox:
-    """Frames on their way to one page: at most `capacity` waiting, and `window` sent but not acknowledged.
-
-    The window shrinks by half when frames come more than `patience` seconds late, and grows again with each that is in time.
-    """
-
-    def __init__(self, capacity: int, patience: float) -> None:
-        self._waiting: deque[Any] = deque(maxlen=capacity)
-        self._capacity, self._patience = capacity, patience
-        self._window = float(capacity)
-        self._sent = self._acknowledged = self._shrunk_at = 0
-        self._ready = asyncio.Event()
-        self.dropped = 0
-
-    @property
-    def in_flight(self) -> int:
-        """Frames sent and not acknowledged."""
-        return self._sent - self._acknowledged
-
-    @property
-    def window(self) -> int:
-        return int(self._window)
-
-    def put(self, item: Any) -> None:
-        """Send `item` when the line is free; the oldest that waits is dropped where there are too many."""
-        self.dropped += len(self._waiting) == self._capacity
-        self._waiting.append(item)
-        self._ready.set()
-
-    def clear(self) -> None:
-        """Forget what waits."""
-        self._waiting.clear()
-
-    def acknowledge(self, number: int, late: float) -> None:
-        """The page has frame `number`, the n-th that `get` gave, `late` seconds after it was due."""
-        if not self._acknowledged < number <= self._sent:
-            return
-        self._acknowledged = number
-        if late <= self._patience:
-            self._window = min(self._capacity, self._window + 0.25)
-        elif number > self._shrunk_at:  # once for all frames that were already on their way
-            self._window = max(1.0, self._window / 2)
-            self._shrunk_at = self._sent
-        self._ready.set()
-
-    async def get(self) -> tuple[int, Any]:
-        """The number and the item to send next. On a line that does not keep up only the newest is left to send."""
-        while not self._waiting or self.in_flight >= self.window:
-            self._ready.clear()
-            await self._ready.wait()
-        while len(self._waiting) > self.window:
-            self._waiting.popleft()
-            self.dropped += 1
-        self._sent += 1
-        return self._sent, self._waiting.popleft()
 
 
 class Link:
@@ -234,8 +178,8 @@ class Link:
         stats = session.stats()
         self._say(
             "state", seed=stats.seed, event=stats.event, paused=stats.paused, blocks=stats.blocks, keys=stats.keys,
-            look=stats.look, blockTime=stats.block_time, players=self._lobby.playing, dropped=self._outbox.dropped,
-            twin=session.start.twin,
+            look=stats.look, blockTime=stats.block_time, players=self._lobby.present, dropped=self._outbox.dropped,
+            twin=session.start.twin, finished=session.finished,
         )  # fmt: skip
 
     async def _show(self) -> None:

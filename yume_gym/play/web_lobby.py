@@ -8,17 +8,20 @@ next free place, if they come back within `GRACE` seconds.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from world_model.config import ModelConfig
 from yume_gym.play.dreamer import Dreamer, SessionsFull
+from yume_gym.play.replay import Replay
 from yume_gym.play.session import Session
 from yume_gym.play.start import Start
 from yume_gym.play.world import Snapshot
@@ -74,8 +77,9 @@ class Lobby:
     """All players of one dreamer. Its methods belong to one event loop; `keep` has to run in it.
 
     places: how many play at once; the dreamer has to take as many sessions. start: what a new player's world begins from;
-    None draws a seed for each. twin: whether the street can be shown beside the dream. held_for: how long an absent
-    player's place is held against those who wait, seconds.
+    None draws a seed for each. twin: whether the street can be shown beside the dream. record: films every player's session,
+    into numbered files of this name. replay: what is shown instead of played worlds. held_for: how long an absent player's
+    place is held against those who wait, seconds.
     """
 
     def __init__(
@@ -84,12 +88,16 @@ class Lobby:
         places: int,
         start: Start | None = None,
         twin: bool = False,
+        record: Path | None = None,
+        replay: Replay | None = None,
         held_for: float = RETURN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dreamer, self.places, self.twin = dreamer, places, twin
         self.config: ModelConfig = dreamer.model.config
         self._start, self._held_for, self._clock = start, held_for, clock
+        self._record, self._replay = record, replay
+        self._films = itertools.count(1)
         self._players: dict[str, Player] = {}
         self._line: list[Player] = []
         self._seating: set[asyncio.Task] = set()
@@ -98,6 +106,11 @@ class Lobby:
     def playing(self) -> int:
         """Places taken, absent players' included."""
         return sum(player.session is not None or player.seating for player in self._players.values())
+
+    @property
+    def present(self) -> int:
+        """Players who play and are connected."""
+        return sum(player.session is not None and player.connection is not None for player in self._players.values())
 
     def find(self, key: str) -> Player | None:
         """The player with this secret."""
@@ -196,9 +209,15 @@ class Lobby:
         start = player.start or self._start or Start(seed=secrets.randbelow(SEEDS), twin=self.twin)
 
         def open_session() -> Session:
-            session = self.dreamer.open(start)
-            if snapshot is not None:
-                session.restore(snapshot)
+            session = self.dreamer.open(start) if self._replay is None else self.dreamer.replay(self._replay)
+            try:
+                if snapshot is not None and self._replay is None:
+                    session.restore(snapshot)
+                if self._record is not None:
+                    session.record(self._record.with_stem(f"{self._record.stem}-{next(self._films)}"))
+            except BaseException:
+                session.close()
+                raise
             return session
 
         try:

@@ -98,6 +98,9 @@ const receive = {
       plot.add("blocks", 1000 * state.blockTime);
       find("hud-block").textContent = `${Math.round(1000 * state.blockTime)} ms`;
     }
+    if (state.finished) notice("The end", "This was a replay.", "Once more", restart);
+    else if (world.finished) notice();
+    world.finished = state.finished;
     showLink("live", state.players > 1 ? `live, ${state.players} playing` : "live");
   },
   note: ({ text, bad }) => say(text, bad),
@@ -191,6 +194,7 @@ find("replay").onclick = (event) => {
   download("replay", `yume-${stamp()}.replay.json`);
 };
 document.addEventListener("visibilitychange", sendPause);
+addEventListener("click", (event) => event.detail && event.target.closest?.("button")?.blur()); // keys go back to the dream
 addEventListener("keydown", ({ code, target }) => code === "Escape" && target.blur?.());
 
 // ---- events ---------------------------------------------------------------------------------------------------------
