@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ from yume_gym.play.dreamer import Dreamer
 from yume_gym.play.session import Session
 from yume_gym.play.world import Frame
 
-TICK = 0.005  # seconds
+TICK = 0.005  # seconds, unless a test takes longer ones
 
 
 class Theatre(WorldModel):
@@ -24,6 +25,7 @@ class Theatre(WorldModel):
     """
 
     seconds = 0.0
+    tick = TICK
 
     def __init__(self, *arguments) -> None:  # type: ignore[no-untyped-def]
         super().__init__(*arguments)
@@ -43,8 +45,8 @@ class Theatre(WorldModel):
         return dataclasses.replace(state, steps=tuple(step + 1 for step in state.steps)), frames
 
     def pass_time(self, seconds: float) -> None:
-        for _ in range(round(seconds / TICK)):
-            self.now += TICK
+        for _ in range(round(seconds / self.tick)):
+            self.now += self.tick
             self.play()
             for session in self.dreamer.sessions:
                 frame = session.take()
@@ -55,7 +57,7 @@ class Theatre(WorldModel):
         end = self.now + seconds
         while self.now < end:
             if not self.dreamer.pump():
-                self.pass_time(TICK)
+                self.pass_time(self.tick)
 
     def times(self, session: Session, blocks_from: int = 3) -> np.ndarray:
         return np.array([time for time, who, frame in self.shown if who is session and frame.block >= blocks_from])
@@ -199,3 +201,31 @@ def test_restart_shows_the_new_world_at_once_and_drops_the_block_in_flight(theat
     first = worlds.index(1)
     assert [frame.block for _, _, frame in theatre.shown[first : first + 6]] == [-1, 0, 0, 0, 0, 1]
     assert theatre.shown[first][2].action == Action()
+
+
+def test_playing_on_takes_no_memory(theatre) -> None:
+    """Half a minute fills all that has a limit; ten minutes after that add a reference a block and nothing else."""
+    theatre.seconds, theatre.tick = 0.125, 0.125
+    session = theatre.dreamer.open()
+    random = np.random.default_rng(0)
+    keys = ["", "W", "A", "↑", "W→"]
+
+    def play() -> None:
+        theatre.shown.clear()
+        theatre.begun.clear()
+        if random.random() < 0.1:
+            session.hold(keys[random.integers(len(keys))])
+            session.set_event(f"event {random.integers(3)}")
+
+    theatre.play = play
+    theatre.run(33)
+    tracemalloc.start()
+    theatre.run(2)
+    before, _ = tracemalloc.get_traced_memory()
+    theatre.run(600)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert session.stats().blocks > 1200
+    # what was there before tracing and has been replaced since is counted too: the ring of the last 30 seconds
+    ring = sum(len(jpeg) for jpeg, _, _, _ in session._keeper.ring._kept)
+    assert after - before < ring + 100_000

@@ -5,7 +5,8 @@
 | W A S D | left stick, cross | walk |
 | ↑ ← ↓ → | right stick | look |
 | Enter | | type an event; Enter begins it (an empty line ends the one before), Esc leaves it |
-| R, N | back, | restart; the next seed |
+| R | back | the same start again |
+| N | | the next seed |
 | P or space | start | pause |
 | F | Y | save a clip of the last 30 seconds |
 | Tab | | more or less on the screen |

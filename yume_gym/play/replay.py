@@ -58,10 +58,11 @@ class Take:
 
     start: Start
     blocks: list[Block] = field(default_factory=list)
+    _distinct: dict[Block, Block] = field(default_factory=dict, init=False, repr=False)
 
     def add(self, block: Block) -> None:
-        # players hold keys for long: equal blocks share one object, and an hour takes kilobytes
-        self.blocks.append(self.blocks[-1] if self.blocks and self.blocks[-1] == block else block)
+        """Equal blocks share one object: an hour of play takes kilobytes."""
+        self.blocks.append(self._distinct.setdefault(block, block))
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,7 @@ class PlayWindow:
         self._notice, self._notice_until = _HELP, time.monotonic() + 2 * _NOTICE_SECONDS
         self._drawn: tuple[object, ...] | None = None  # what the screen shows
         self.picture: np.ndarray | None = None  # the screen, uint8 [H, W, 3]
+        self.drawing = 0.0  # seconds from a frame's being due to its being on the screen, the last time
 
     def run(self, seconds: float | None = None, leave_when_finished: bool = False) -> None:
         """Play until the player leaves, `seconds` are over, or (if wished) a replay has been shown.
@@ -88,7 +89,9 @@ class PlayWindow:
                 return False
         frame = self._session.take()
         self._frame = frame or self._frame
+        begun = time.perf_counter()
         self._draw()
+        self.drawing = time.perf_counter() - begun
         if frame is not None and self._on_frame is not None:
             self._on_frame(frame)
         return True
