@@ -115,9 +115,9 @@ class Controls:
             self._pads[pad.get_instance_id()] = pad  # SDL is silent about pads that nobody keeps
         elif event.type == pygame.JOYDEVICEREMOVED:
             self._pads.pop(event.instance_id, None)
-            for moved in (self._axes, self._hats):
-                for place in [place for place in moved if place[0] == event.instance_id]:
-                    del moved[place]
+            for places in (self._axes, self._hats):
+                for place in [place for place in places if place[0] == event.instance_id]:
+                    del places[place]
         elif event.type == pygame.JOYAXISMOTION:
             pad = self._pads.get(event.instance_id)
             right = _RIGHT_STICKS[pad is not None and pad.get_numaxes() > 4]
