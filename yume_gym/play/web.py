@@ -139,7 +139,8 @@ def serve(
         Twin(dreamer.model.config).begin(0, None)  # compiles the street before anybody waits for it
     lobby = Lobby(dreamer, places, start=start, twin=twin, record=record, replay=replay)
     server = Server(create_app(lobby, host, token), host, port, lambda address: announce(_address(address, token)))
-    server.run()
+    with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
+        server.run()
 
 
 class Server(uvicorn.Server):

@@ -110,7 +110,7 @@ class Link:
             except (ValueError, KeyError):  # no JSON, or not a text
                 self._note("that message was not understood", bad=True)
                 continue
-            act = self._actions.get(message.get("type")) if isinstance(message, dict) else None
+            act = self._actions.get(str(message.get("type"))) if isinstance(message, dict) else None
             if act is None or (self._session is None and act != self._ack):
                 continue
             try:
