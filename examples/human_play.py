@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
 
     steps = args.steps if replay is None else replay.made.steps
-    start = Start(args.seed, args.image, args.text, args.twin)
+    start = Start(args.seed or 0, args.image, args.text, args.twin)
     try:
         model = WorldModel.load(args.model, device=args.device)
         prepare(model, start)  # what is wrong with it is said at once
@@ -47,11 +47,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.web:
             from yume_gym.play.web import serve
 
-            given = start if args.image or args.text else None
+            own = (args.seed, args.image, args.text) == (None, None, None)  # then every player gets a seed of their own
             serve(
-                dreamer, args.players, given, host=args.host, port=args.port, token=args.token, twin=args.twin,
-                record=args.record, replay=replay,
-            )  # fmt: skip
+                dreamer,
+                args.players,
+                None if own else start,
+                host=args.host,
+                port=args.port,
+                token=args.token,
+                twin=args.twin,
+                record=args.record,
+                replay=replay,
+            )
         else:
             play(parser, args, dreamer, start, replay)
 
@@ -69,8 +76,11 @@ def play(
     PlayWindow(session, args.clips).run(
         args.seconds, leave_when_finished=replay is not None and args.record is not None
     )
-    session.close()
     print(summary(session))
+    try:
+        session.close()
+    except OSError as error:  # a film that could not be written
+        parser.exit(1, f"{error}\n")
 
 
 def summary(session: Session) -> str:
@@ -86,15 +96,15 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="street", help="a model's name or a folder of weights")
     parser.add_argument("--device", default="auto", help="where the network runs, such as cpu or cuda")
     parser.add_argument("--steps", type=int, help="denoising steps a block (default: the model's own)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="default: 0, in the browser one for every player")
     parser.add_argument("--image", type=Path, help="start from this picture")
     parser.add_argument("--text", help="start from, or with, this description")
     parser.add_argument("--twin", action="store_true", help="YumeStreet-v0 beside the dream, under the same keys")
-    window = parser.add_argument_group("window")
-    window.add_argument(
+    parser.add_argument(
         "--record", type=Path, metavar="OUT.mp4", help="film the session, and write its replay beside it"
     )
-    window.add_argument("--replay", type=Path, metavar="FILE", help="dream a recorded session again, frame by frame")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="dream a recorded session again, frame by frame")
+    window = parser.add_argument_group("window")
     window.add_argument("--clips", type=Path, default=Path("clips"), help="where F saves clips (default: clips)")
     window.add_argument("--seconds", type=float, help="leave after so long")
     web = parser.add_argument_group("browser")

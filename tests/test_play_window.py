@@ -261,7 +261,6 @@ def test_human_play_records_and_replays(weights_folder, tmp_path, capsys) -> Non
     [
         (["--twin", "--image", "a.png"], "leave out --image"),
         (["--replay", "none.replay"], "no such replay"),
-        (["--web", "--record", "a.mp4"], "belong to the window"),
         (["--image", "none.png"], "no such picture"),
         (["--model", "none"], "unknown model"),
         (["--seed", "-1"], "seed must be 0 or more"),
@@ -280,3 +279,18 @@ def test_without_a_display_the_browser_is_named(monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         human_play.main([])
     assert "use --web" in capsys.readouterr().err
+
+
+def test_web_serves_what_was_asked_for(weights_folder, monkeypatch) -> None:
+    web = pytest.importorskip("yume_gym.play.web", reason="the browser front needs: pip install 'yume-gym[play]'")
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(
+        web, "serve", lambda dreamer, places, start, **more: asked.update(more, places=places, start=start)
+    )
+    monkeypatch.delenv("SDL_VIDEODRIVER")  # no display is needed
+    common = ["--model", str(weights_folder), "--web", "--players", "2"]
+    human_play.main([*common, "--port", "0", "--record", "out.mp4", "--twin"])
+    assert (asked["places"], asked["port"], asked["record"], asked["twin"]) == (2, 0, Path("out.mp4"), True)
+    assert asked["start"] is None and asked["replay"] is None and asked["host"] == "127.0.0.1"
+    human_play.main([*common, "--seed", "5"])
+    assert asked["start"].seed == 5  # type: ignore[attr-defined]
