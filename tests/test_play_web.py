@@ -29,7 +29,7 @@ from yume_gym.play.start import Twin
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
-PATIENCE = 60_000  # ms that a busy machine may take
+PATIENCE = 180_000  # ms that a busy machine may take
 TOKEN = "the-right-token"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
