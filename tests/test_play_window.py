@@ -253,7 +253,7 @@ def test_human_play_records_and_replays(weights_folder, tmp_path, capsys) -> Non
     again = tmp_path / "again.mp4"
     human_play.main([*model, "--replay", str(film.with_suffix(".replay")), "--record", str(again)])
     first, second = iio.imread(film), iio.imread(again)
-    assert len(first) > 8 and (first == second).all()
+    assert len(first) >= 3 and (first == second).all()
 
 
 @pytest.mark.parametrize(
