@@ -1,5 +1,5 @@
 # make demo   a first walk: writes walk.mp4 and walk.png
-# make test   lint, types, tests
+# make test   lint, types, tests (installs Debian's chromium for the tests of the page if run by root)
 # make docs   docs/environment.md from the environments' docstrings
 # make wheel  dist/*.whl, weights included
 # Needs Python 3.11 or newer (choose one with PYTHON=...) and a package registry; everything goes into .venv.
@@ -8,12 +8,18 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test docs wheel clean
+.PHONY: demo test browser docs wheel clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) examples/walk.py
 
-test: $(VENV)/dev.stamp
+# the page is tested in a real browser: Debian's, put in place by root where it is missing; others are told how
+browser:
+	@command -v chromium >/dev/null || [ -n "$(CHROMIUM)" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
+	  || echo "no chromium: the tests of the page will be skipped (apt-get install chromium, or CHROMIUM=/path/to/it)"
+
+test: $(VENV)/dev.stamp browser
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(RUN) -m pytest

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +180,40 @@ def corpus(config, data_folder):  # type: ignore[no-untyped-def]
     from train.corpus import Corpus
 
     return Corpus(config, data_folder)
+
+
+# ---- play in a browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def serve_play():  # type: ignore[no-untyped-def]
+    """serve_play(model, places, token, **lobby): a context manager that serves a lobby on a free port; gives its address."""
+    from yume_gym.play.dreamer import Dreamer
+    from yume_gym.play.web import Server, create_app
+    from yume_gym.play.web_lobby import Lobby
+
+    @contextmanager
+    def serve(model: WorldModel, places: int = 1, token: str | None = None, **options: object) -> Iterator[str]:
+        with Dreamer(model, max_sessions=places) as dreamer:
+            address: queue.Queue[str] = queue.Queue()
+            lobby = Lobby(dreamer, places, **options)  # type: ignore[arg-type]
+            server = Server(create_app(lobby, token=token), "127.0.0.1", 0, address.put)
+            thread = threading.Thread(target=server.run)
+            thread.start()
+            try:
+                yield address.get(timeout=60)
+            finally:
+                server.should_exit = True
+                thread.join()
+
+    return serve
+
+
+# ---- worlds to play in --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fast_model(world_model) -> WorldModel:
+    """The small world at 64 frames a second, for play in real time."""
+    config = dataclasses.replace(world_model.config, fps=64)
+    return WorldModel(config, world_model.dit, world_model.vae, world_model.conditioning, world_model.starts)

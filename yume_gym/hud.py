@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -31,13 +32,18 @@ class Shot:
     event: str | None = None
 
 
+def enlarge(frame: np.ndarray, zoom: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> [zoom * H, zoom * W, 3], by Lanczos' filter."""
+    height, width = frame.shape[:2]
+    return np.array(Image.fromarray(frame).resize((zoom * width, zoom * height), Image.Resampling.LANCZOS))
+
+
 def draw_hud(shot: Shot, zoom: int = 4) -> np.ndarray:
     """The shot `zoom` times as large (Lanczos), with its keys and event on it: uint8 [zoom * H, zoom * W, 3].
 
     Meant for pictures of at least about 200 x 250 pixels after zooming; on smaller ones the keys cover much.
     """
-    height, width = shot.frame.shape[:2]
-    image = Image.fromarray(shot.frame).resize((zoom * width, zoom * height), Image.Resampling.LANCZOS)
+    image = Image.fromarray(enlarge(shot.frame, zoom))
     draw = ImageDraw.Draw(image)
     group = 3 * _KEY + 2 * _GAP
     held = set(shot.keys.split("+")) | set(shot.look)
@@ -51,6 +57,24 @@ def draw_hud(shot: Shot, zoom: int = 4) -> np.ndarray:
         start = max(4.0, (image.width - draw.textlength(shot.event, font=font)) / 2)
         draw.rectangle((0, 0, image.width, _TEXT_SIZE + 8), fill=_FREE)
         draw.text((start, 3), shot.event, fill=_HELD, font=font)
+    return np.array(image)
+
+
+def write_lines(picture: np.ndarray, lines: Sequence[str], where: Literal["top", "middle"]) -> np.ndarray:
+    """`picture` (uint8 [H, W, 3]) with lines of text on a dark ground: at the top left, or across the middle.
+
+    Lines that are wider than the picture are broken.
+    """
+    image = Image.fromarray(picture)
+    draw = ImageDraw.Draw(image, "RGBA")
+    font, step = _font(), _TEXT_SIZE + 5
+    broken = [part for line in lines for part in _broken(draw, line, image.width - 4 * _MARGIN)]
+    width = max(draw.textlength(line, font=font) for line in broken)
+    left = _MARGIN if where == "top" else (image.width - width) / 2 - _MARGIN
+    top = _TEXT_SIZE + 2 * _MARGIN if where == "top" else (image.height - step * len(broken)) / 2
+    draw.rectangle((left, top - 4, left + width + 2 * _MARGIN, top + step * len(broken) + 2), fill=(*_FREE, 150))
+    for number, line in enumerate(broken):
+        draw.text((left + _MARGIN, top + step * number), line, fill=_INK, font=font)
     return np.array(image)
 
 
@@ -77,6 +101,18 @@ def _draw_key(draw: ImageDraw.ImageDraw, name: str, x: int, y: int, held: bool) 
         draw.polygon([(middle[0] + size * cx, middle[1] + size * cy) for cx, cy in corners], fill=ink)
     else:
         draw.text(middle, name, fill=ink, font=_font(), anchor="mm")
+
+
+def _broken(draw: ImageDraw.ImageDraw, line: str, width: float) -> list[str]:
+    """`line` as lines of at most `width` pixels, broken between words where there are any."""
+    parts = [""]
+    for word in line.split(" "):
+        longer = f"{parts[-1]} {word}" if parts[-1] else word
+        if parts[-1] and draw.textlength(longer, font=_font()) > width:
+            parts.append(word)
+        else:
+            parts[-1] = longer
+    return parts
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -1,0 +1,147 @@
+"""Time in play: when the next frame is due, how long the next block will take, and how well both went."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+RECENT = 64  # rounds that a forecast rests on
+SURE = 0.97  # share of rounds that take no longer than the lead
+MARGIN = 0.03  # seconds from a block's completion to its display
+SMOOTH = 1.5  # periods: a frame later than this after the one before is a stutter
+LAG = 0.5  # periods by which a frame may be late without the beat moving
+
+
+class Forecast:
+    """How long dreaming one block of n worlds takes, from how long it took lately. Seconds."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[int, deque[float]] = {}
+        self._known: dict[tuple[int, float], float] = {}  # quantiles since the last round
+
+    def add(self, worlds: int, seconds: float) -> None:
+        self._known.clear()
+        self._rounds.setdefault(worlds, deque(maxlen=RECENT)).append(seconds)
+
+    def typical(self, worlds: int) -> float | None:
+        """The median round; None before the first."""
+        return self._quantile(worlds, 0.5)
+
+    def lead(self, worlds: int) -> float | None:
+        """How long before it is needed a block should be begun; None before the first."""
+        time = self._quantile(worlds, SURE)
+        return None if time is None else time + MARGIN
+
+    def _quantile(self, worlds: int, share: float) -> float | None:
+        if not self._rounds:
+            return None
+        if (worlds, share) not in self._known:
+            nearest = min(self._rounds, key=lambda n: abs(n - worlds))
+            self._known[worlds, share] = float(np.quantile(self._rounds[nearest], share)) * worlds / nearest
+        return self._known[worlds, share]
+
+
+class Beat:
+    """When the next frame is due: one period after the last, unless the frame came too late for that.
+
+    `period` (seconds) may be changed at any time: a world that is dreamt slower than it lives is shown slower, evenly.
+    """
+
+    def __init__(self, period: float, now: float) -> None:
+        self.period = period
+        self._next = now
+        self._left: float | None = None  # while stopped: what is left of the period
+
+    def is_due(self, now: float) -> bool:
+        return self._left is None and now >= self._next
+
+    def due_in(self, now: float) -> float:
+        return max(0.0, self._next - now)
+
+    def shown(self, now: float) -> None:
+        """A frame is shown now."""
+        late = now - self._next
+        self._next = (now if late > LAG * self.period else self._next) + self.period
+
+    def covered_until(self, frames: int) -> float:
+        """When the screen runs out of news, with `frames` more in store."""
+        return self._next + frames * self.period
+
+    def stop(self, now: float) -> None:
+        self._left = min(max(0.0, self._next - now), self.period)
+
+    def go(self, now: float) -> None:
+        if self._left is not None:
+            self._next, self._left = now + self._left, None
+
+    def reset(self, now: float) -> None:
+        """The next frame is due at once."""
+        self._next, self._left = now, None
+
+
+class Meter:
+    """What a player sees of timing: intervals between frames and delays from key to picture."""
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._times: deque[float] = deque(maxlen=max(4, round(3 / period)))  # of three seconds
+        self._delays: deque[float] = deque(maxlen=256)
+        self.frames = self._on_time = 0
+        self.delay: float | None = None
+
+    def shown(self, now: float, delay: float | None) -> None:
+        if self._times:
+            self.frames += 1
+            self._on_time += now - self._times[-1] <= SMOOTH * self._period
+        self._times.append(now)
+        if delay is not None:
+            self.delay = delay
+            self._delays.append(delay)
+
+    def interrupt(self) -> None:
+        """The next interval is no display's fault: a pause or a restart."""
+        self._times.clear()
+
+    def forget(self) -> None:
+        """Count from now."""
+        self.__init__(self._period)  # type: ignore[misc]
+
+    @property
+    def fps(self) -> float | None:
+        return (len(self._times) - 1) / (self._times[-1] - self._times[0]) if len(self._times) > 1 else None
+
+    @property
+    def smooth(self) -> float | None:
+        return self._on_time / self.frames if self.frames else None
+
+    @property
+    def delays(self) -> tuple[float, ...]:
+        return tuple(self._delays)
+
+
+@dataclass(frozen=True)
+class Stats:
+    """How the session runs now. Times in seconds; None where nothing was measured yet.
+
+    fps: frames shown a second lately; smooth: share of all frames shown at most 1.5 of the world's frame periods after the
+    one before (pauses and restarts left out); shown: frames counted in it; delay, delay_median, delay_p95: key to picture,
+    the last and of the last 256; block_time: median of the latest blocks, for all sessions dreamt together;
+    queued: frames dreamt and not yet shown; blocks: dreamt in this world.
+    """
+
+    fps: float | None
+    smooth: float | None
+    shown: int
+    delay: float | None
+    delay_median: float | None
+    delay_p95: float | None
+    block_time: float | None
+    queued: int
+    blocks: int
+    seed: int
+    keys: str
+    look: str
+    event: str | None
+    paused: bool

@@ -1,0 +1,343 @@
+"""One player's world while it is played: keys in, frames out at the world's pace. `dreamer.Dreamer.open` makes them.
+
+    with Dreamer(WorldModel.load("street")) as dreamer:
+        session = dreamer.open(Start(seed=3))
+        session.hold({"W", "→"})
+        while True:
+            frame = session.take()  # None until the next frame is due
+            if frame is not None:
+                show(frame.picture)
+            time.sleep(session.wait_time())
+
+Every method may be called from any thread; none waits for a block to be dreamt.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from world_model.actions import Action
+from world_model.model import WorldModel
+from yume_gym.play.film import Keeper, write_clip
+from yume_gym.play.keys import HeldKeys, key_name
+from yume_gym.play.pace import Beat, Meter, Stats
+from yume_gym.play.replay import Made, Replay, Script, Take, write_replay
+from yume_gym.play.start import Origin, Start, Twin, prepare
+from yume_gym.play.world import Frame, Job, Order, PlayedWorld, Snapshot
+from yume_gym.street.events import check_event
+
+CLIP_SECONDS = 30
+NAP = 0.05  # seconds: the longest a front sleeps without looking
+_NEVER = float("inf")
+
+
+class Session:
+    """A player's world. Made by `Dreamer.open`, ended by `close`.
+
+    Attributes: `config` (the model's ModelConfig: height, width, fps, frames_per_block), `number` (unique in its Dreamer).
+    """
+
+    def __init__(
+        self,
+        number: int,
+        model: WorldModel,
+        made: Made,
+        origin: Origin,
+        changed: threading.Condition,
+        clock: Callable[[], float],
+        replay: Replay | None = None,
+    ) -> None:
+        self.number, self.config = number, model.config
+        self._model, self._made, self._changed, self._clock = model, made, changed, clock
+        self._replay = replay
+        self._script = None if replay is None else Script(replay)
+        if self._script is not None:
+            self._script.next_start()  # which is the origin
+        self._keys = HeldKeys()
+        self._changed_at: float | None = None  # the oldest key change that no block follows yet
+        self._event: str | None = None
+        self._beat = Beat(1 / self.config.fps, clock())
+        self._meter = Meter(1 / self.config.fps)
+        self._keeper = Keeper(made, CLIP_SECONDS * self.config.fps)
+        self._paused = self._closed = self._ended = self._busy = False
+        self._error: Exception | None = None
+        self._block_time: float | None = None
+        self._world = PlayedWorld(0, origin, Take(origin.start), origin.twin)
+
+    # -- what the player does ------------------------------------------------------------------------------------------
+
+    def hold(self, keys: Iterable[str]) -> None:
+        """From now on exactly these keys are held: of W A S D ↑ ← ↓ → (also "w", "up", "ArrowUp"). ValueError for others."""
+        with self._changed:
+            if self._keys.hold(keys) and self._changed_at is None:
+                self._changed_at = self._clock()
+
+    def press(self, key: str) -> None:
+        """Hold one more key."""
+        with self._changed:
+            self.hold(self._keys.held | {key_name(key)})
+
+    def release(self, key: str) -> None:
+        """Let one key go; nothing happens if it was not held."""
+        with self._changed:
+            self.hold(self._keys.held - {key_name(key)})
+
+    def set_event(self, text: str | None) -> None:
+        """The event from the next block on, until another; None or "" ends it. TypeError or ValueError for a bad text."""
+        event = check_event(text)
+        with self._changed:
+            self._event = event
+
+    def pause(self) -> None:
+        """Freeze time: `take` gives nothing and nothing more is dreamt. What is dreamt already is kept."""
+        with self._changed:
+            if not self._paused:
+                self._paused, self._changed_at = True, None
+                self._beat.stop(self._clock())
+                self._meter.interrupt()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        with self._changed:
+            self._paused = False
+            self._beat.go(self._clock())
+            self._changed.notify_all()
+
+    def restart(self, start: Start | None = None) -> None:
+        """A new world from `start`; None is the same start again. The event ends, a pause too; held keys stay held.
+
+        A replay begins again, and takes no other start (ValueError). Raises what is wrong with the start (TypeError,
+        ValueError, FileNotFoundError) at once; the old world then goes on.
+        """
+        script = None
+        if self._replay is not None:
+            if start is not None:
+                raise ValueError("this session shows a replay, which has its own starts: open another session")
+            script = Script(self._replay)
+            start = script.next_start()
+        origin = prepare(self._model, self.start if start is None else start, self._world.twin)
+        with self._changed:
+            self._check()
+            self._script = script
+            self._go_to(PlayedWorld(self._world.number + 1, origin, Take(origin.start), origin.twin), event=None)
+
+    def close(self) -> None:
+        """End the session and its recording, and free its place. Closing again does nothing."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+        self.stop_recording()
+
+    # -- what the front shows ------------------------------------------------------------------------------------------
+
+    def take(self) -> Frame | None:
+        """The next frame if it is due, else None. Raises RuntimeError if dreaming failed, or the session is closed."""
+        with self._changed:
+            self._check()
+            now = self._clock()
+            if not self._world.queue or not self._beat.is_due(now):
+                return None
+            frame, changed_at = self._world.queue.popleft()
+            self._beat.shown(now)
+            if changed_at is not None:
+                frame = replace(frame, delay=now - changed_at)
+            if frame.block < 0:
+                self._meter.interrupt()
+            else:
+                self._meter.shown(now, frame.delay)
+            self._keeper.shown(frame, self._world)
+            self._changed.notify_all()
+            return frame
+
+    def wait_time(self) -> float:
+        """Seconds until the next `take` may have something, 0 .. 0.05: how long a front may sleep."""
+        with self._changed:
+            if self._paused or self._ended:
+                return NAP
+            return min(NAP, self._beat.due_in(self._clock()) if self._world.queue else NAP / 10)
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def finished(self) -> bool:
+        """Whether a replay was shown to its end."""
+        return self._ended
+
+    @property
+    def start(self) -> Start:
+        """What the current world was started from; its image, if any, as uint8 [H, W, 3] of the model's size."""
+        return self._world.take.start
+
+    def stats(self) -> Stats:
+        """Measurements for a HUD."""
+        with self._changed:
+            meter, world = self._meter, self._world
+            action = self._keys.action if self._script is None else world.action
+            delays = meter.delays
+            return Stats(
+                fps=meter.fps,
+                smooth=meter.smooth,
+                shown=meter.frames,
+                delay=meter.delay,
+                delay_median=float(np.median(delays)) if delays else None,
+                delay_p95=float(np.quantile(delays, 0.95)) if delays else None,
+                block_time=self._block_time,
+                queued=len(world.queue),
+                blocks=world.blocks,
+                seed=world.take.start.seed,
+                keys=action.keys,
+                look=action.arrows,
+                event=self._event,
+                paused=self._paused,
+            )
+
+    # -- keeping -------------------------------------------------------------------------------------------------------
+
+    def save_clip(self, path: str | os.PathLike, seconds: float = CLIP_SECONDS, hud: bool = True) -> Path:
+        """Write the last `seconds` (at most 30) of frames shown, twin beside, keys and event drawn on; returns the path.
+
+        Takes about a second: call it in a thread. mp4 or what else imageio knows by the suffix. Raises ValueError if no frame
+        was shown, OSError where it cannot be written.
+        """
+        with self._changed:
+            kept = self._keeper.ring.last(max(1, round(seconds * self.config.fps)))
+        if not kept:
+            raise ValueError("nothing was shown yet: there is no clip to save")
+        write_clip(Path(path), kept, self.config.fps, hud)
+        return Path(path)
+
+    def record(self, path: str | os.PathLike) -> Path:
+        """Film every frame shown from now on into `path` (mp4), and write the replay beside it; returns the replay's path.
+
+        The replay tells of the current world from its beginning, and of all later ones. Raises ValueError if already
+        recording, OSError where it cannot be written.
+        """
+        with self._changed:
+            self._check()
+            return self._keeper.record(Path(path), self._world)
+
+    def stop_recording(self) -> None:
+        """Finish the film and the replay. Does nothing if not recording. OSError if the film could not be written."""
+        with self._changed:
+            recording = self._keeper.stop(self._world)
+        if recording is not None:
+            recording.close()
+
+    @property
+    def recording(self) -> bool:
+        return self._keeper.recording is not None
+
+    def save_replay(self, path: str | os.PathLike) -> Path:
+        """Write the current world's replay (start, actions, events) so far; `replay.read_replay` reads it."""
+        with self._changed:
+            take = self._world.taken()
+        return write_replay(path, Replay(self._made, (take,)))
+
+    def snapshot(self) -> Snapshot:
+        """All of the current world, picklable, to go on with in `restore`, here or in another session or process.
+
+        Raises ValueError before the world has begun.
+        """
+        with self._changed:
+            return self._world.snapshot(self._size, self._event)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on where `snapshot` was taken, frame by frame. ValueError for a snapshot of another model's size."""
+        if snapshot.size != self._size:
+            raise ValueError(
+                f"this is a world of size {snapshot.size}; a model of size {self._size} cannot continue it"
+            )
+        if self._replay is not None:
+            raise ValueError("this session shows a replay: restore into another session")
+        twin = self._world.twin
+        if snapshot.street is not None and twin is None:
+            twin = Twin(self.config)
+        with self._changed:
+            self._check()
+            self._go_to(PlayedWorld.restored(self._world.number + 1, snapshot, twin), snapshot.event)
+
+    # -- for the Dreamer, which holds the lock -------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Whether blocks will be wanted."""
+        return not (self._closed or self._paused or self._ended or self._error)
+
+    def due_at(self, lead: float) -> float:
+        """When the next job should be begun, if a block takes `lead` seconds."""
+        world = self._world
+        room = self.config.frames_per_block if self._script is None or self._script.upcoming else 0
+        if self._busy or not self.active or len(world.queue) > room:
+            return _NEVER
+        return -_NEVER if world.state is None else self._beat.covered_until(len(world.queue)) - lead
+
+    def begin(self) -> Job | None:
+        """The next job, under the keys held now; None at a replay's end."""
+        if self._script is not None and self._world.state is not None and not self._script.upcoming:
+            start = self._script.next_start()
+            if start is None:
+                self._ended = True
+                return None
+            origin = prepare(self._model, start, self._world.twin)
+            self._go_to(PlayedWorld(self._world.number + 1, origin, Take(origin.start), origin.twin), event=None)
+        self._busy = True
+        order = None if self._world.state is None else self._next_order()
+        return Job(self, self._world, self._world.state, self._world.street, order)
+
+    def finish(self, job: Job, period: float, block_time: float | None) -> bool:
+        """The job is done. False where a restart has overtaken it: its result is of no more use.
+
+        period: seconds to show a frame for, if the Dreamer cannot keep up with the world's own.
+        """
+        self._busy = False
+        self._beat.period, self._block_time = max(period, 1 / self.config.fps), block_time
+        return job.world is self._world and not self._closed
+
+    def fail(self, error: Exception) -> None:
+        """The session cannot go on: `take` will say so."""
+        self._busy, self._error = False, error
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _size(self) -> tuple[int, int, int]:
+        return self.config.frames_per_block, self.config.height, self.config.width
+
+    def _next_order(self) -> Order:
+        if self._script is not None:
+            block = self._script.next_block()
+            self._event = block.event
+            return Order(Action.from_index(block.action), block.event, block.frames)
+        action = self._keys.sample()
+        changed_at, self._changed_at = self._changed_at, None
+        follows = changed_at if action != self._world.action else None
+        return Order(action, self._event, self.config.frames_per_block, follows)
+
+    def _go_to(self, world: PlayedWorld, event: str | None) -> None:
+        """Leave the current world for another."""
+        self._keeper.leave(self._world)
+        self._world, self._event, self._changed_at = world, event, None
+        self._paused = self._ended = False
+        self._beat.reset(self._clock())
+        self._meter.interrupt()
+        self._changed.notify_all()
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise RuntimeError(f"the dream stopped: {self._error}") from self._error
+        if self._closed:
+            raise RuntimeError("this session is closed: open another one")

@@ -1,0 +1,166 @@
+"""One world of a session, from its start picture on: what is dreamt, what waits to be shown, and what was done to it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from world_model.actions import Action
+from world_model.model import WorldState
+from yume_gym.first_person import EnvState
+from yume_gym.play.replay import Block, Take
+from yume_gym.play.start import Origin, Twin, knows_event
+
+if TYPE_CHECKING:
+    from yume_gym.play.session import Session
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture to show. `picture`, and with a twin `twin`: uint8 [H, W, 3], not to be written to.
+
+    world: 0 for the session's first world, one more after every restart; block: -1 for the start picture, then 0, 1 ...;
+    index: 0 .. frames_per_block - 1 within the block; action and event: what the block was dreamt under.
+    delay: seconds from the key change that the block is the first to follow to this frame's display; only on a block's
+    first frame, else None. street_event: whether the twin knows the event (True without one).
+    """
+
+    picture: np.ndarray
+    twin: np.ndarray | None
+    world: int
+    block: int
+    index: int
+    action: Action
+    event: str | None
+    delay: float | None = None
+    street_event: bool = True
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one block is dreamt under. `frames`: how many of its frames are shown; `changed_at`: when the oldest key change
+    that it follows was made, in seconds of the session's clock, or None."""
+
+    action: Action
+    event: str | None
+    frames: int
+    changed_at: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A world as a value, picklable: what is dreamt, what is still to be shown, and how it came about."""
+
+    size: tuple[int, int, int]  # frames of a block, height, width
+    state: WorldState
+    street: EnvState | None
+    queue: tuple[Frame, ...]
+    take: Take
+    partial: Block | None
+    blocks: int
+    action: Action
+    event: str | None
+
+
+class PlayedWorld:
+    """Not safe by itself: its session's lock is held around every call, and around reading `state` and `street` together.
+
+    `state` is None until the world has started; then `origin` is of no more use.
+    """
+
+    def __init__(self, number: int, origin: Origin | None, take: Take, twin: Twin | None) -> None:
+        self.number, self.origin, self.twin = number, origin, twin
+        self.take = take
+        self.state: WorldState | None = None
+        self.street: EnvState | None = None if origin is None else origin.street
+        self.queue: deque[tuple[Frame, float | None]] = deque()
+        self.seen = False  # whether any of it was shown
+        self.blocks = 0  # dreamt
+        self.action = Action()  # of the last block dreamt
+        self.partial: Block | None = None  # the block that is being shown, as far as it was
+
+    @classmethod
+    def restored(cls, number: int, snapshot: Snapshot, twin: Twin | None) -> PlayedWorld:
+        world = cls(number, None, Take(snapshot.take.start, list(snapshot.take.blocks)), twin)
+        world.state, world.street = snapshot.state, snapshot.street
+        world.queue.extend((replace(frame, world=number), None) for frame in snapshot.queue)
+        world.partial, world.blocks, world.action = snapshot.partial, snapshot.blocks, snapshot.action
+        return world
+
+    def started(self, state: WorldState, picture: np.ndarray) -> None:
+        """The world stands at `picture`."""
+        self.state = state
+        street = picture if self.street is not None else None
+        self.queue.append((Frame(picture, street, self.number, -1, 0, Action(), None), None))
+
+    def dreamt(
+        self,
+        order: Order,
+        state: WorldState,
+        frames: np.ndarray,
+        street: EnvState | None,
+        street_frames: np.ndarray | None,
+    ) -> None:
+        """One more block, with frames uint8 [T, H, W, 3] of the dream and of the street."""
+        known = street is None or knows_event(order.event)
+        for index in range(order.frames):
+            twin = None if street_frames is None else street_frames[index]
+            frame = Frame(
+                frames[index], twin, self.number, self.blocks, index, order.action, order.event, street_event=known
+            )
+            self.queue.append((frame, order.changed_at if index == 0 else None))
+        self.state, self.street, self.action = state, street, order.action
+        self.blocks += 1
+
+    def shown(self, frame: Frame, frames_per_block: int) -> Block | None:
+        """Notes that `frame` is shown. Returns the block that is complete by that, if any."""
+        done, self.seen = None, True
+        if frame.block >= 0:
+            if frame.index == 0:
+                done = self.flush()  # of a block that a replay cuts short
+            self.partial = Block(frame.action.index, frame.event, frame.index + 1)
+            if frame.index + 1 == frames_per_block:
+                done = self.flush()
+        return done
+
+    def flush(self) -> Block | None:
+        """Ends the block that is being shown where it is now."""
+        done, self.partial = self.partial, None
+        if done is not None:
+            self.take.add(done)
+        return done
+
+    def taken(self) -> Take:
+        """What was done up to the frame last shown; a copy."""
+        last = [] if self.partial is None else [self.partial]
+        return Take(self.take.start, [*self.take.blocks, *last])
+
+    def snapshot(self, size: tuple[int, int, int], event: str | None) -> Snapshot:
+        """Raises ValueError before the world has started."""
+        if self.state is None:
+            raise ValueError("the world has not begun yet: take its first frame before its snapshot")
+        return Snapshot(
+            size,
+            self.state,
+            self.street,
+            tuple(frame for frame, _ in self.queue),
+            Take(self.take.start, list(self.take.blocks)),
+            self.partial,
+            self.blocks,
+            self.action,
+            event,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a session asks of the Dreamer: the world's next block, or its start where there is no order."""
+
+    session: Session
+    world: PlayedWorld
+    state: WorldState | None
+    street: EnvState | None
+    order: Order | None
