@@ -30,13 +30,14 @@ from world_model.config import ModelConfig, get_preset
 from world_model.rollout import generator
 
 AXES = ("forward", "right", "turn", "tilt")
+RARE = 3.0  # how much more a thing that is there counts than one that is not
 
 
 @dataclass(frozen=True)
 class Settings:
     """Numbers of this stage."""
 
-    batch: int = 48
+    batch: int = 40
     lr: float = 2e-3
     weight_decay: float = 0.02
     warmup: int = 50
@@ -110,7 +111,8 @@ def judge_loss(judge: Judge, grey: Tensor, sight: Tensor, labels: dict[str, Tens
         known = labels[name] != UNKNOWN
         parts[name] = F.cross_entropy(logits[known], labels[name][known].long())
     known = labels["things"] != UNKNOWN
-    parts["things"] = 4 * F.binary_cross_entropy_with_logits(things[known], labels["things"][known].float())
+    seen = labels["things"][known].float()
+    parts["things"] = 6 * F.binary_cross_entropy_with_logits(things[known], seen, pos_weight=sight.new_tensor(RARE))
     return parts
 
 
@@ -136,7 +138,8 @@ def accuracy(judge: Judge, blocks: Blocks, changed: Sequence[np.ndarray] | None 
         figures[name] = float((getattr(reading, name)[known] == blocks.labels[name][known]).mean())
     for number, thing in enumerate(THINGS):
         there, seen = blocks.labels["things"][:, number], reading.things[:, number] > SEEN
-        figures[f"seen/{thing}"] = float(seen[there == 1].mean()) if (there == 1).any() else float("nan")
+        if (there == 1).any():
+            figures[f"seen/{thing}"] = float(seen[there == 1].mean())
         figures[f"imagined/{thing}"] = float(seen[there == 0].mean())
     return {name: round(value, 4) for name, value in figures.items()}
 
@@ -146,7 +149,7 @@ def train(
 ) -> None:
     """Trains for `steps`, tests, and writes the weights."""
     torch.manual_seed(settings.seed)
-    judge = Judge.of(config).to(memory_format=torch.channels_last)
+    judge = Judge.of(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
     blocks, unseen = (Blocks(folder) for folder in (data, test))
@@ -163,7 +166,7 @@ def train(
         run.average("judge")
         if step % 100 == 99:
             run.log({name: float(part.detach()) for name, part in parts.items()})
-        if step % 500 == 499:
+        if step % 250 == 249:
             run.log(accuracy(average.eval(), unseen))
             run.save()
     run.finish()

@@ -63,7 +63,7 @@ class MotionNetwork(nn.Module):
 
 
 class SightNetwork(nn.Module):
-    """Pictures [N, 3, H, W] in 0..1 -> logits of light, weather, district [N, 4], [N, 4], [N, 5] and things [N, 7]; features [N, 64]."""
+    """Pictures [N, 3, H, W] in 0..1 -> logits of light [N, 4], weather [N, 4], district [N, 5], things [N, 7]; features [N, 64]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,9 +184,16 @@ class Judge(nn.Module):
     def _read(self, pictures: Tensor) -> Reading:
         move, look, motion, moved = self.motion(to_grey(pictures))
         light, weather, district, things, seen = self.sight(pictures[:, -1])
-        classes = [logits.argmax(dim=1).numpy() for logits in (move, look, light, weather, district)]
-        features = torch.cat([moved, seen], dim=1).numpy()
-        return Reading(*classes[:2], (motion * self.units).numpy(), *classes[2:], things.sigmoid().numpy(), features)
+        return Reading(
+            move=move.argmax(dim=1).numpy(),
+            look=look.argmax(dim=1).numpy(),
+            motion=(motion * self.units).numpy(),
+            light=light.argmax(dim=1).numpy(),
+            weather=weather.argmax(dim=1).numpy(),
+            district=district.argmax(dim=1).numpy(),
+            things=things.sigmoid().numpy(),
+            features=torch.cat([moved, seen], dim=1).numpy(),
+        )
 
     def look_at(self, pictures: np.ndarray) -> Reading:
         """Reads single pictures uint8 [N, H, W, 3]: only what a still picture tells is meaningful."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,13 +30,14 @@ def between(records: Records, begin: float, end: float, seconds: float) -> list[
 def bins(records: Records, seconds: float) -> list[tuple[float, float]]:
     """The bins of time that the walks reach wholly; at least the first, cut where the walks end."""
     length = max(len(record["action"]) for record in records) * seconds
-    return [(a, b) for a, b in zip(EDGES, EDGES[1:]) if b <= length] or [(0.0, length)]
+    return [(a, b) for a, b in itertools.pairwise(EDGES) if b <= length] or [(0.0, length)]
 
 
 def score(records: Records, units: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """Figures of all blocks of some walks. `units` [4]: what a held key does in a block (m, m, degrees, degrees).
 
-    joint: share of blocks whose keys the judge names, all 81 told apart, with its 95% interval; joint_macro: mean over actions;
+    joint: share of blocks whose keys the judge names, all 81 told apart, low and high its 95% interval; joint_macro: mean over
+    actions;
     recall: mean over the three classes of each axis; switch, stay: joint where the keys just changed, or not. shuffled: joint
     against the keys of other blocks. slope, r2: judged against commanded motion; flow_*: the same by optical flow.
     """
@@ -44,10 +46,20 @@ def score(records: Records, units: np.ndarray, seed: int = 0) -> dict[str, Any]:
     true, seen = axes_of(held), axes_of(said)
     commanded = commanded_of(held, units)
     motion = joined(records, "motion")
-    figures: dict[str, Any] = {
+    low, high = wilson(int(right.sum()), len(right))
+    lines = {name: line(commanded[:, k], motion[:, k]) for k, name in enumerate(AXES)}
+    flow = {name: joined(records, name) for name in ("turn", "tilt")}
+    known = np.isfinite(flow["turn"])
+    by_flow = {name: line(commanded[known, AXES.index(name)], seen[known]) for name, seen in flow.items()}
+    agreement = {
+        name: mean(_class(seen[known], units[k]) == _class(motion[known, k], units[k]))
+        for k, name, seen in ((AXES.index(name), name, seen) for name, seen in flow.items())
+    }
+    return {
         "blocks": len(held),
         "joint": mean(right),
-        "interval": wilson(int(right.sum()), len(right)),
+        "low": low,
+        "high": high,
         "joint_macro": float(np.mean([right[held == action].mean() for action in np.unique(held)])),
         "switch": mean(right[switch]),
         "stay": mean(right[~switch]),
@@ -56,15 +68,12 @@ def score(records: Records, units: np.ndarray, seed: int = 0) -> dict[str, Any]:
         "move": mean(held // len(LOOKS) == said // len(LOOKS)),
         "look": mean(held % len(LOOKS) == said % len(LOOKS)),
         "recall": {name: macro_recall(true[:, k], seen[:, k]) for k, name in enumerate(AXES)},
+        "slope": {name: slope for name, (slope, _) in lines.items()},
+        "r2": {name: r2 for name, (_, r2) in lines.items()},
+        "flow_slope": {name: slope for name, (slope, _) in by_flow.items()},
+        "flow_r2": {name: r2 for name, (_, r2) in by_flow.items()},
+        "agreement": agreement,
     }
-    for k, name in enumerate(AXES):
-        figures[f"slope/{name}"], figures[f"r2/{name}"] = line(commanded[:, k], motion[:, k])
-    turn, tilt = joined(records, "turn"), joined(records, "tilt")
-    known = np.isfinite(turn)
-    for k, name, flow in ((2, "turn", turn), (3, "tilt", tilt)):
-        figures[f"flow_slope/{name}"], figures[f"flow_r2/{name}"] = line(commanded[known, k], flow[known])
-        figures[f"agreement/{name}"] = mean(_class(flow[known], units[k]) == _class(motion[known, k], units[k]))
-    return figures
 
 
 def by_time(records: Records, units: np.ndarray, seconds: float) -> dict[str, dict[str, Any]]:

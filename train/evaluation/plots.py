@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,9 +18,8 @@ COLOURS = {"dream": "#c2410c", "street": "#15803d", "decoded": "#1d4ed8", "froze
 LABELS = {"dream": "dream", "street": "YumeStreet", "decoded": "YumeStreet, decoded", "frozen": "frozen picture"}
 
 
-def save_plots(folder: Path, report: dict[str, Any], records: dict[str, Records], units: np.ndarray) -> list[str]:
-    """Writes all plots into `folder`; returns their names."""
-    matplotlib.use("Agg")
+def save_plots(folder: Path, report: dict[str, Any], records: dict[str, Records], units: np.ndarray) -> None:
+    """Writes all plots into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     drawings: dict[str, tuple[int, tuple[float, float], Callable[[Sequence[Axes]], None]]] = {
         "control": (1, (8, 4), lambda axes: _control(axes[0], report["control"])),
@@ -36,14 +34,13 @@ def save_plots(folder: Path, report: dict[str, Any], records: dict[str, Records]
         figure = Figure(figsize=size, layout="constrained")
         draw(np.atleast_1d(figure.subplots(1, panels)).tolist())
         figure.savefig(folder / f"{name}.png", dpi=90)
-    return [f"{name}.png" for name in drawings]
 
 
 def _control(axes: Axes, worlds: dict[str, Any]) -> None:
     for name, parts in worlds.items():
         times = [part for part in parts if part != "all"]
         joint = np.array([parts[t]["joint"] for t in times])
-        low, high = np.array([parts[t]["interval"] for t in times]).T
+        low, high = (np.array([parts[t][k] for t in times]) for k in ("low", "high"))
         axes.errorbar(
             range(len(times)),
             joint,
@@ -147,10 +144,14 @@ def _events(axes: Sequence[Axes], worlds: dict[str, Any]) -> None:
 
 def _endurance(axes: Sequence[Axes], worlds: dict[str, Any]) -> None:
     titles = {
-        "frechet": "Fréchet distance to real blocks", "sharpness": "sharpness, share of real", "contrast": "contrast, share of real",
+        "frechet": "Fréchet distance to real blocks",
+        "sharpness": "sharpness, share of real",
+        "contrast": "contrast, share of real",
         "change": "change between pictures, share of real",
-    }  # fmt: skip
-    longest = max((list(marks) for marks in worlds.values()), key=len)
+    }
+    longest = sorted(
+        {mark for marks in worlds.values() for mark in marks}, key=lambda mark: float(mark.removesuffix("s"))
+    )
     for ax, (figure, title) in zip(axes, titles.items()):
         for name, marks in worlds.items():
             ax.plot(

@@ -31,9 +31,10 @@ class Store:
             found = json.loads(path.read_text())
             different = sorted(k for k in found.keys() | identity.keys() if found.get(k) != identity.get(k))
             if different:
+                there, asked = (str(values.get(different[0]))[:200] for values in (found, identity))
                 raise StoreError(
-                    f"{folder} holds the evaluation of another {different[0]} "
-                    f"({found.get(different[0])!r} there, {identity.get(different[0])!r} asked for): use another folder or delete it"
+                    f"{folder} holds the evaluation of another {different[0]}: there {there}, asked for {asked}; "
+                    "use another folder or delete that one"
                 )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)

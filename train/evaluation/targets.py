@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Target:
@@ -36,6 +38,50 @@ TARGETS = (
     Target("few steps against the teacher: control, difference", "headline/control_over_teacher", at_least=0),
     Target("few steps against the teacher: Fréchet distance, ratio", "headline/frechet_over_teacher", at_most=1),
 )
+
+
+def headline(report: dict[str, Any], teacher: dict[str, Any] | None = None) -> dict[str, float | None]:
+    """The figures that targets ask for; None where they were not measured."""
+
+    def ratio(value: float | None, other: float | None) -> float | None:
+        return None if value is None or not other else round(value / other, 4)
+
+    def difference(value: float | None, other: float | None) -> float | None:
+        return None if value is None or other is None else round(value - other, 4)
+
+    def of(figure: str) -> float | None:
+        return lookup(report, figure)
+
+    def share(part: str) -> float | None:
+        return ratio(of(f"control/dream/{part}/joint"), of(f"control/street/{part}/joint"))
+
+    figures = {
+        "control_share_5s": share("0-5s"),
+        "control_share_1min": share("30-60s"),
+        "control_share_10min": share("540-600s"),
+        "control_share_all": share("all"),
+        "stay_minus_switch": difference(of("control/dream/all/stay"), of("control/dream/all/switch")),
+        "turn_slope": of("control/dream/all/slope/turn"),
+        "turn_r2": of("control/dream/all/r2/turn"),
+        "event_recall_seen": of("events/dream/recall/seen"),
+        "event_recall_unseen": of("events/dream/recall/unseen"),
+        "false_triggers": of("events/dream/false_triggers"),
+        "blocks_until_visible": of("events/dream/blocks_until_visible"),
+        "text_start": of("starts/dream/mean"),
+        "frechet_10min_over_10s": ratio(of("endurance/dream/600s/frechet"), of("endurance/dream/10s/frechet")),
+        "frechet_10s": of("endurance/dream/10s/frechet"),
+        "memory_turn_2": of("memory/dream/turn_2/score"),
+        "autoencoder_psnr": None,
+        "control_over_teacher": None,
+        "frechet_over_teacher": None,
+    }
+    decoded = [part["psnr"] for part in report["fidelity"]["decoded"].values()]
+    figures["autoencoder_psnr"] = round(float(np.mean(decoded)), 2)
+    if teacher is not None:
+        own = teacher["headline"]
+        figures["control_over_teacher"] = difference(figures["control_share_all"], own["control_share_all"])
+        figures["frechet_over_teacher"] = ratio(figures["frechet_10s"], own["frechet_10s"])
+    return figures
 
 
 def lookup(report: Mapping[str, Any], figure: str) -> float | None:

@@ -39,7 +39,8 @@ def make_trial(street: StreetSimulator, seed: int, number: int, blocks: int) -> 
 
 
 def measure_walk(
-    world: World, street: StreetSimulator, judge: Judge, trial: Trial, *, flow_every: int = 1, kept: tuple[int, ...] = (), film: int = 0,
+    world: World, street: StreetSimulator, judge: Judge, trial: Trial, *, flow_every: int = 1, kept: tuple[int, ...] = (),
+    film: int = 0,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """What a world shows along a route; arrays with the block axis first.
 

@@ -10,8 +10,7 @@ A world's places are immutable, so that a place is saved or forked by keeping it
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,8 +40,8 @@ class World(Protocol):
 
     def start(self, scene: Scene) -> Any: ...
 
-    def start_from_text(self, scene: Scene) -> np.ndarray | None:
-        """The first picture of a world told only `scene.text`; None where that makes no sense."""
+    def start_from_text(self, scene: Scene) -> np.ndarray:
+        """The first picture of a world that is told only `scene.text`, uint8 [H, W, 3]."""
 
     def step(self, place: Any, action: Action, event: str | None = None) -> tuple[Any, np.ndarray]:
         """One block: `event` is the text in force, a phrasing that the street knows."""
@@ -125,8 +124,8 @@ class Frozen:
     def start(self, scene: Scene) -> np.ndarray:
         return scene.picture
 
-    def start_from_text(self, scene: Scene) -> None:
-        return None
+    def start_from_text(self, scene: Scene) -> np.ndarray:
+        return np.full_like(scene.picture, 128)  # nothing was seen that could be shown
 
     def step(self, place: np.ndarray, action: Action, event: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         return place, np.repeat(place[None], self.frames_per_block, axis=0)
