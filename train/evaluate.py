@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from train.evaluation import control, endurance, events, fidelity, memory, starts
 from train.evaluation.report import write_report
-from train.evaluation.store import Store
+from train.evaluation.store import Store, plain
 from train.evaluation.targets import check, headline, verdict
 from train.evaluation.walks import make_trial, measure_walk
 from train.evaluation.worlds import Decoded, Dream, Frozen, Street, World, town
@@ -233,9 +233,10 @@ def evaluate(
         },
         "settings": dataclasses.asdict(settings),
         "judge": judge_facts(judge_weights),
-        **json.loads(json.dumps(found, default=float)),
+        **found,
         "seconds": store.seconds,
     }
+    report = plain(report)
     report["headline"] = headline(report, teacher)
     report["targets"] = check(report)
     write_report(

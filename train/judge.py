@@ -30,7 +30,6 @@ from world_model.config import ModelConfig, get_preset
 from world_model.rollout import generator
 
 AXES = ("forward", "right", "turn", "tilt")
-RARE = 3.0  # how much more a thing that is there counts than one that is not
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Settings:
     weight_decay: float = 0.02
     warmup: int = 50
     ema: float = 0.99
+    things: float = 0.4  # share of pictures to look at that show something unusual, which few blocks do
     blurred: float = 0.4  # share of blocks seen through a blur
     noise: float = 0.025  # largest deviation of the noise added to pictures of 0..1
     seed: int = 0
@@ -55,6 +55,7 @@ class Blocks:
         self.frames = walks.pop("frames")
         self.size = (self.frames.shape[1] - 1) // walks["motion"].shape[1]
         self.per_walk = walks["motion"].shape[1]
+        self.unusual = np.flatnonzero((walks["things"] == 1).any(axis=-1))
         self.labels = {name: array.reshape(-1, *array.shape[2:]) for name, array in walks.items()}
 
     def __len__(self) -> int:
@@ -66,7 +67,8 @@ class Blocks:
         return self.frames[walk, block * self.size : (block + 1) * self.size + 1]
 
     def draw(self, settings: Settings, step: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """A batch: grey pictures [B, K + 1, H, W] and the last in colour [B, 3, H, W], both 0..1, and their labels.
+        """A batch: grey pictures of blocks [B, K + 1, H, W] and, of other blocks, the last in colour [B, 3, H, W], both 0..1,
+        and their labels: of motion for the first, of all else for the second.
 
         Half are mirrored, half run backwards in time (all motions are then their opposites), some are blurred, all have noise:
         a dream is never as sharp as the street, and must be read all the same.
@@ -75,14 +77,20 @@ class Blocks:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=stream)))
         chosen = rng.integers(len(self), size=settings.batch)
         mirrored, reversed_, blurred = rng.random((3, settings.batch)) < [[0.5], [0.5], [settings.blurred]]
-        labels = {name: array[chosen].copy() for name, array in self.labels.items()}
+        others = rng.integers(len(self), size=settings.batch)
+        if len(self.unusual):
+            unusual = rng.choice(self.unusual, settings.batch)
+            others = np.where(rng.random(settings.batch) < settings.things, unusual, others)
+        labels = {name: array[others] for name, array in self.labels.items()}
+        labels["motion"] = self.labels["motion"][chosen]
         labels["motion"][mirrored] *= np.array([1, -1, -1, 1], np.float32)
         labels["motion"][reversed_] *= -1
-        pictures = np.stack(
-            [self.pictures(i)[..., ::-1, :] if m else self.pictures(i) for i, m in zip(chosen, mirrored)]
+        turned, seen_last = (
+            np.stack([self.pictures(i)[..., ::-1, :] if m else self.pictures(i) for i, m in zip(numbers, mirrored)])
+            for numbers in (chosen, others)
         )
-        sight = to_float(pictures[:, -1])
-        grey = torch.from_numpy(pictures @ (LUMA / 255).astype(np.float32))
+        sight = to_float(seen_last[:, -1])
+        grey = torch.from_numpy(turned @ (LUMA / 255).astype(np.float32))
         grey[reversed_] = grey[reversed_].flip(1)
         noise = settings.noise * torch.rand(settings.batch, 1, 1, 1, generator=stream)
         for seen in (grey, sight):
@@ -99,7 +107,10 @@ def _blurred(pictures: Tensor) -> Tensor:
 
 def judge_loss(judge: Judge, grey: Tensor, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parts of the loss: moves, looks and motion of the blocks; light, weather, district and things of the pictures."""
-    move, look, motion, _ = judge.motion(grey)
+    rotation = labels["motion"][:, 2:] / judge.units[2:]
+    if judge.training:  # half of the time steps are judged after the true turn, so that both parts learn at once
+        rotation[::2] = torch.nan
+    move, look, motion, _ = judge.motion(grey, rotation)
     truth = classes_of(labels["motion"].numpy(), judge.units.numpy())
     parts = {
         "move": F.cross_entropy(move, torch.from_numpy(truth[0])),
@@ -111,8 +122,7 @@ def judge_loss(judge: Judge, grey: Tensor, sight: Tensor, labels: dict[str, Tens
         known = labels[name] != UNKNOWN
         parts[name] = F.cross_entropy(logits[known], labels[name][known].long())
     known = labels["things"] != UNKNOWN
-    seen = labels["things"][known].float()
-    parts["things"] = 6 * F.binary_cross_entropy_with_logits(things[known], seen, pos_weight=sight.new_tensor(RARE))
+    parts["things"] = 6 * F.binary_cross_entropy_with_logits(things[known], labels["things"][known].float())
     return parts
 
 

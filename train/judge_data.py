@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from train.routes import balanced_route, open_start
+from train.routes import TO_AND_FRO, balanced_route, open_start
 from train.shards import write_tensors
 from train.walks import EVENT_WEIGHTS
 from world_model.actions import ALL_ACTIONS
@@ -34,7 +34,8 @@ UNKNOWN = 255
 FIRST_TOWN = 9000  # seeds of the judge's towns; world models train on others
 BLOCKS = 8  # of a walk
 _TOWN_BLOCKS = 2
-_EVENT_SHARE, _EVENT_FIRST = 0.6, (1, 3)
+_EVENT_SHARE, _EVENT_FIRST = 0.7, (1, 3)
+_WATCHED = 0.6  # walks with a thing to see that keep looking at it
 _ROUGH_SHARE = 0.15  # walks of any keys, walls or not
 _CHANGED = 24  # grey levels by which a thing must change a pixel
 _SEEN, _HINTED = 0.006, 0.001  # shares of changed pixels from which a thing is seen, and below which it is not
@@ -103,6 +104,8 @@ def make_walk(street: StreetSimulator, rng: np.random.Generator, blocks: int = B
         kinds = [kind for kind, (_, same) in EVENT_WEIGHTS.items() if same not in (light, weather)]
         kind = kinds[int(rng.integers(len(kinds)))]
         first = int(rng.integers(_EVENT_FIRST[0], _EVENT_FIRST[1] + 1))
+    if kind in THINGS and rng.random() < _WATCHED:
+        actions[first:] = [TO_AND_FRO[k % len(TO_AND_FRO)] for k in range(blocks - first)]
     rows: list[tuple] = []
     for block, action in enumerate(actions):
         if block == first:

@@ -28,6 +28,7 @@ from yume_gym.street.simulator import LIGHTS, WEATHERS
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 FEATURES = 64  # of each network
+STEP_FEATURES = 40  # of those of motion
 SEEN = 0.5  # probability from which a thing is seen
 _LUMA = (0.299, 0.587, 0.114)
 _MOVE_OF = {direction: int(move) for move, (_, _, direction) in MOVES.items()}
@@ -42,24 +43,55 @@ def _stage(inside: int, outside: int, kernel: int = 3, stride: int = 2) -> nn.Se
 class MotionNetwork(nn.Module):
     """Grey pictures [B, K + 1, H, W] in 0..1 -> move [B, 9], look [B, 9] (logits), motion [B, 4], features [B, 64].
 
-    Motion is in shares of what a held key does in a block: forward, to the right, turn right, tilt up.
+    Motion is in shares of what a held key does in a block: forward, to the right, turn right, tilt up. Turning moves a picture
+    far more than a step does, so it is judged first, on small pictures; then the pictures are turned back by as much, and what
+    is left tells of the steps.
     """
 
-    def __init__(self, pictures: int, height: int, width: int) -> None:
+    def __init__(self, pictures: int, height: int, width: int, focal: float, turns: tuple[float, float]) -> None:
+        """`focal` in pixels; `turns`: degrees to the right and up that a held key makes in a block."""
         super().__init__()
-        self.trunk = nn.Sequential(
-            _stage(pictures, 16, 5), _stage(16, 32), _stage(32, 32, stride=1), _stage(32, 64), _stage(64, 64, stride=1),
-            _stage(64, 96), _stage(96, 32, 1, 1), nn.Flatten(),
+        self.focal, self.turns = focal, turns
+        rows, columns = -(-height // 16), -(-width // 16)
+        self.turning = nn.Sequential(
+            nn.AvgPool2d(2), _stage(pictures, 16, 5), _stage(16, 32), _stage(32, 48), nn.Flatten(),
+            nn.Linear(48 * rows * columns, FEATURES - STEP_FEATURES), nn.ReLU(),
         )  # fmt: skip
-        self.features = nn.Linear(32 * -(-height // 16) * -(-width // 16), FEATURES)
-        self.move, self.look = nn.Linear(FEATURES, len(MOVES)), nn.Linear(FEATURES, len(LOOKS))
-        self.motion = nn.Linear(FEATURES, 4)
+        self.stepping = nn.Sequential(
+            _stage(pictures, 16, 5), _stage(16, 32), _stage(32, 32, stride=1), _stage(32, 64), _stage(64, 64, stride=1),
+            _stage(64, 96), _stage(96, 32, 1, 1), nn.Flatten(), nn.Linear(32 * rows * columns, STEP_FEATURES), nn.ReLU(),
+        )  # fmt: skip
+        self.look, self.rotation = (nn.Linear(FEATURES - STEP_FEATURES, count) for count in (len(LOOKS), 2))
+        self.move, self.translation = (nn.Linear(STEP_FEATURES, count) for count in (len(MOVES), 2))
 
-    def forward(self, grey: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, grey: Tensor, rotation: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`rotation` [B, 2], where known (NaN elsewhere), is what pictures are turned back by instead of what was judged."""
         # light and weather change the mean and the contrast of a picture, not how it moves
-        centred = grey - grey.mean(dim=(1, 2, 3), keepdim=True)
-        features = F.relu(self.features(self.trunk(centred / (centred.std(dim=(1, 2, 3), keepdim=True) + 0.02))))
-        return self.move(features), self.look(features), self.motion(features), features
+        grey = grey - grey.mean(dim=(1, 2, 3), keepdim=True)
+        grey = grey / (grey.std(dim=(1, 2, 3), keepdim=True) + 0.02)
+        turned = self.turning(grey)
+        judged = self.rotation(turned)
+        known = judged.detach() if rotation is None else torch.where(rotation.isnan(), judged.detach(), rotation)
+        stepped = self.stepping(self.turn_back(grey, known))
+        motion = torch.cat([self.translation(stepped), judged], dim=1)
+        return self.move(stepped), self.look(turned), motion, torch.cat([stepped, turned], dim=1)
+
+    def turn_back(self, grey: Tensor, rotation: Tensor) -> Tensor:
+        """All pictures as seen in the direction of the middle one, if the camera turned evenly by `rotation` [B, 2]; 0 outside."""
+        batch, count, height, width = grey.shape
+        share = torch.linspace(-0.5, 0.5, count, device=grey.device)
+        yaw, pitch = (
+            (rotation * rotation.new_tensor(self.turns)).deg2rad()[:, :, None].mul(share).unbind(dim=1)
+        )  # [B, K + 1]
+        x = (torch.arange(width, device=grey.device) + 0.5 - width / 2) / self.focal
+        y = (torch.arange(height, device=grey.device)[:, None] + 0.5 - height / 2) / self.focal
+        yaw, pitch = yaw[..., None, None], pitch[..., None, None]
+        across, ahead = x * yaw.cos() - yaw.sin(), x * yaw.sin() + yaw.cos()
+        down, ahead = y * pitch.cos() + ahead * pitch.sin(), ahead * pitch.cos() - y * pitch.sin()
+        scale = 2 * self.focal
+        places = torch.stack([(across / ahead * scale / width).expand_as(ahead), down / ahead * scale / height], dim=-1)
+        seen = F.grid_sample(grey.flatten(0, 1)[:, None], places.flatten(0, 1), align_corners=False)
+        return seen.view(batch, count, height, width)
 
 
 class SightNetwork(nn.Module):
@@ -122,10 +154,12 @@ def join(readings: list[Reading]) -> Reading:
 class Judge(nn.Module):
     """Both networks for pictures of one size, rate and block length."""
 
-    def __init__(self, height: int, width: int, fps: int, frames_per_block: int, units: tuple[float, ...]) -> None:
+    def __init__(
+        self, height: int, width: int, fps: int, frames_per_block: int, focal: float, units: tuple[float, ...]
+    ) -> None:
         super().__init__()
         self.height, self.width, self.fps, self.frames_per_block = height, width, fps, frames_per_block
-        self.motion = MotionNetwork(frames_per_block + 1, height, width)
+        self.motion = MotionNetwork(frames_per_block + 1, height, width, focal, (units[2], units[3]))
         self.sight = SightNetwork()
         self.units: Tensor
         self.register_buffer("units", torch.tensor(units))
@@ -137,7 +171,8 @@ class Judge(nn.Module):
         units = tuple(
             seconds * speed for speed in (camera.walk_speed, camera.walk_speed, camera.turn_speed, camera.tilt_speed)
         )
-        return cls(config.height, config.width, config.fps, config.frames_per_block, units)
+        focal = camera.focal(config.width)
+        return cls(config.height, config.width, config.fps, config.frames_per_block, focal, units)
 
     @classmethod
     def load(cls, config: ModelConfig, weights: Path = WEIGHTS) -> Judge:

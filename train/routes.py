@@ -30,6 +30,11 @@ _DECKS_BELOW = 27  # cards left when the next 81 are added
 _CHOICE = 3  # free cards of which the one that ends nearest to level is taken
 _WAY_OUT = Action.from_keys("", "→")  # out of a dead end, wherever it looks
 
+# what stands ahead stays in view under these keys
+TO_AND_FRO = tuple(
+    Action.from_keys(*keys) for keys in (("W", ""), ("", "→"), ("", "←"), ("S", ""), ("", "←"), ("", "→"))
+)
+
 
 @dataclass(frozen=True)
 class Route:

@@ -16,16 +16,12 @@ from train.evaluation.control import mean
 from train.evaluation.worlds import Scene, World
 from train.judge_data import THINGS
 from train.judge_network import SEEN, Judge, Reading
-from train.routes import open_start
+from train.routes import TO_AND_FRO, open_start
 from train.walks import EVENT_WEIGHTS
-from world_model.actions import Action
 from yume_gym.street.courses import KINDS
 from yume_gym.street.events import sample_phrase
 from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator
 
-TO_AND_FRO = tuple(
-    Action.from_keys(*keys) for keys in (("W", ""), ("", "→"), ("", "←"), ("S", ""), ("", "←"), ("", "→"))
-)
 PHRASINGS = ("seen", "unseen")
 
 

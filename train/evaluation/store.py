@@ -46,7 +46,7 @@ class Store:
         if not path.exists():
             began = time.monotonic()
             values = make()
-            kept = {"seconds": round(time.monotonic() - began, 1), "result": _plain(values)}
+            kept = {"seconds": round(time.monotonic() - began, 1), "result": plain(values)}
             _write(path, json.dumps(kept, indent=1, allow_nan=False).encode())
         found = json.loads(path.read_text())
         self.seconds[name] = found["seconds"]
@@ -71,14 +71,14 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(unfinished, path)
 
 
-def _plain(value: Any) -> Any:
-    """JSON values: rounded, NaN and infinity as None."""
+def plain(value: Any) -> Any:
+    """As JSON would give it back: lists for tuples, numbers rounded, None for NaN and infinity."""
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, (np.integer, np.bool_)):
         return value.item()
     if isinstance(value, (float, np.floating)):
