@@ -113,13 +113,25 @@ class StreetSimulator:
 
     def step(self, action: Action) -> StreetBlock:
         """Hold an action for one block of frames."""
+        states, blocked = self.ahead(action)
+        frames = np.empty((self.frames_per_block, self.height, self.width, 3), np.uint8)
+        poses = np.empty((self.frames_per_block, 4, 4))
+        for k, state in enumerate(states):
+            self._state = state
+            frames[k], poses[k] = self.render(), self.pose
+        return StreetBlock(frames, poses, blocked)
+
+    def ahead(self, action: Action) -> tuple[tuple[StreetState, ...], bool]:
+        """The state of each frame if an action were held for one block, and whether something solid would stand in the way.
+
+        Nothing changes and nothing is drawn: it is for plans.
+        """
         state = self._now
         yaws, pitches, moves = commanded_motion(
             action, state.yaw, state.pitch, self.frames_per_block, self.fps, self.camera
         )
         steps = np.diff(moves, axis=0, prepend=np.zeros((1, 2)))
-        frames = np.empty((self.frames_per_block, self.height, self.width, 3), np.uint8)
-        poses = np.empty((self.frames_per_block, 4, 4))
+        states = []
         blocked = False
         for k in range(self.frames_per_block):
             x, z = slide(self.town, state.x, state.z, float(steps[k, 0]), float(steps[k, 1]))
@@ -135,9 +147,8 @@ class StreetSimulator:
                 blend=state.blend.towards(*_called_for(state), 1.0 / self.fps),
                 courses=tuple(course for course in state.courses if not course.over(time)),
             )
-            self._state = state
-            frames[k], poses[k] = self.render(), self.pose
-        return StreetBlock(frames, poses, blocked)
+            states.append(state)
+        return tuple(states), blocked
 
     def set_event(self, kind: str | None) -> None:
         """Begin an event ahead of the viewer, or end the current one with None; the one before fades out.

@@ -34,7 +34,7 @@ class Walker:
         self._rng, self._simulator = rng, simulator
         self._plan: list[Segment] = []
         self._stared = 0
-        self._obstacles = _obstacles(simulator.town)
+        self._obstacles = obstacles(simulator.town)
         camera, seconds = simulator.camera, simulator.frames_per_block / simulator.fps
         self._turn = math.radians(camera.turn_speed) * seconds  # radians a block
         self._tilt = math.radians(camera.tilt_speed) * seconds
@@ -175,7 +175,7 @@ class Walker:
         return [(Action(Move.STILL, Look.RIGHT), 4)]
 
 
-def _obstacles(town: Town) -> np.ndarray:
+def obstacles(town: Town) -> np.ndarray:
     """[N, 3] x, z and radius (m) of what stands on the ground at eye height or below."""
     shapes = town.shapes
     cars = shapes[shapes[:, P.MATERIAL] == P.CAR]

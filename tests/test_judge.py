@@ -1,0 +1,291 @@
+"""The judge: its labels are what happened, it reads what it should, and its training learns."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from train import judge_data
+from train.judge import Blocks, Settings, accuracy, judge_loss
+from train.judge import main as judge_main
+from train.judge_data import THINGS, UNKNOWN, make_walk, motion_between, ruling, seen_things, street_of
+from train.judge_network import WEIGHTS, Judge, axes_of, classes_of, judge_facts
+from train.motion import LUMA
+from train.routes import balanced_route, open_start
+from world_model.actions import ALL_ACTIONS, Action
+from world_model.camera import commanded_motion
+
+
+@pytest.fixture(scope="module")
+def street(config):
+    return street_of(config, judge_data.FIRST_TOWN)
+
+
+@pytest.fixture(scope="module")
+def folder(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("judge_data")
+    judge_data.render(config, folder, towns=2, walks=3)
+    return folder
+
+
+@pytest.fixture
+def judge(config):
+    torch.manual_seed(0)
+    return Judge.of(config).eval()
+
+
+def rng(number=0):
+    return np.random.default_rng([11, number])
+
+
+class TestRoutes:
+    def test_the_keys_are_the_motion(self, street):
+        """Every block of a route moves the camera exactly as commanded."""
+        open_start(street, rng())
+        begin = street.get_state()
+        route = balanced_route(street, rng(1), 60)
+        assert street.get_state() == begin
+        for action, before, after in zip(route.actions, route.states, route.states[1:]):
+            yaws, pitches, moves = commanded_motion(
+                action, before.yaw, before.pitch, street.frames_per_block, street.fps, street.camera
+            )
+            assert (after.yaw, after.pitch) == pytest.approx((yaws[-1], pitches[-1]))
+            assert (after.x - before.x, after.z - before.z) == pytest.approx(tuple(moves[-1]), abs=1e-5)
+            level = math.degrees(before.pitch) + 30 / 8 * 4 * action.turn[1]
+            assert abs(level) <= street.camera.max_tilt + 1e-6
+
+    def test_planned_states_are_those_of_steps(self, street):
+        open_start(street, rng(2))
+        route = balanced_route(street, rng(3), 6)
+        for action, after in zip(route.actions, route.states[1:]):
+            street.step(action)
+            assert street.get_state() == after
+
+    def test_all_actions_come_equally_often(self, street):
+        open_start(street, rng(4))
+        route = balanced_route(street, rng(5), 260)
+        cards = [a for k, a in enumerate(route.actions) if route.switch[k]]
+        assert len(set(cards)) > 70
+        assert max(cards.count(action) for action in ALL_ACTIONS) <= 4
+        assert 0.4 < np.mean(route.switch) < 0.75
+
+    def test_a_longer_route_begins_like_a_shorter(self, street):
+        open_start(street, rng(6))
+        assert balanced_route(street, rng(7), 30).actions[:20] == balanced_route(street, rng(7), 20).actions
+
+    def test_switch_is_a_change_of_keys(self, street):
+        open_start(street, rng(8))
+        route = balanced_route(street, rng(9), 40)
+        assert route.switch[0]
+        assert all(s == (a != b) for s, a, b in zip(route.switch[1:], route.actions[1:], route.actions))
+
+
+class TestLabels:
+    @pytest.mark.parametrize("keys", [("W", ""), ("A", ""), ("S+D", ""), ("", "→"), ("", "↓←"), ("W", "←"), ("", "")])
+    def test_motion_is_what_the_camera_did(self, street, keys):
+        action = Action.from_keys(*keys)
+        open_start(street, rng())
+        before = street.get_state()
+        street.step(action)
+        motion = np.array([motion_between(before, street.get_state())])
+        seconds = street.frames_per_block / street.fps
+        move, look = classes_of(motion, (2.5 * seconds, 2.5 * seconds, 45 * seconds, 30 * seconds))
+        assert (move[0], look[0]) == (action.move, action.look)
+
+    def test_a_wall_is_not_a_step(self, street):
+        """Walking against a wall is labelled as standing, whatever is held."""
+        open_start(street, rng())
+        state = street.get_state()
+        for yaw in np.linspace(-3, 3, 20):
+            street.set_state(replace(state, yaw=float(yaw)))
+            if street.free_distance(float(yaw)) < 30:
+                break
+        for _ in range(60):
+            before = street.get_state()
+            street.step(Action.from_keys("W"))
+        assert abs(motion_between(before, street.get_state())[0]) < 0.7 * 2.5 * street.frames_per_block / street.fps
+
+    def test_light_is_unknown_while_it_changes(self, street):
+        open_start(street, rng())
+        street.set_event("night")
+        street.step(Action())
+        assert ruling(street.get_state())[0] == UNKNOWN
+        for _ in range(3):
+            street.step(Action())
+        assert ruling(street.get_state()) == (3, 0)
+
+    def test_things_are_seen_only_in_the_picture(self, street):
+        open_start(street, rng())
+        street.set_event("ghost")
+        for _ in range(3):
+            frames = street.step(Action()).frames
+        ghost = THINGS.index("ghost")
+        assert seen_things(street, frames[-1])[ghost] == 1
+        street.set_state(replace(street.get_state(), yaw=street.yaw + math.pi))
+        assert not seen_things(street, street.render()).any()
+
+    def test_walks_are_reproducible_and_whole(self, street, config):
+        walk, same = make_walk(street, rng(12)), make_walk(street, rng(12))
+        assert all(np.array_equal(getattr(walk, name), getattr(same, name)) for name in vars(walk))
+        assert walk.frames.shape == (1 + judge_data.BLOCKS * config.frames_per_block, config.height, config.width, 3)
+        assert walk.things.shape == (judge_data.BLOCKS, len(THINGS))
+
+    def test_finished_towns_are_kept(self, folder, config):
+        times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        judge_data.render(config, folder, towns=2, walks=3)
+        assert times == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        assert len(judge_data.load(folder)["motion"]) == 6
+
+    def test_no_walks_is_said(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"train\.judge render"):
+            judge_data.load(tmp_path)
+
+
+class TestNetwork:
+    def test_classes_and_axes_agree(self):
+        units = (1.0, 1.0, 20.0, 10.0)
+        axes = axes_of(np.arange(81))
+        move, look = classes_of(axes * np.array([0.7, 0.7, 20.0, 10.0]), units)
+        assert (9 * move + look == np.arange(81)).all()
+
+    @pytest.mark.parametrize("keys", ["→", "←", "↑", "↓", "↑←"])
+    def test_turning_back_undoes_a_turn(self, street, config, keys):
+        """The middle of all pictures is then that of the middle picture, and turning further the wrong way is worse."""
+        action = Action.from_keys("", keys)
+        frames = np.concatenate([open_start(street, rng())[None], street.step(action).frames])
+        grey = torch.from_numpy(frames @ LUMA).float()[None] / 255
+        network = Judge.of(config).motion
+        middle = (..., slice(config.height // 4, -config.height // 4), slice(config.width // 4, -config.width // 4))
+
+        def unlike(sign):
+            turned = network.turn_back(grey, sign * torch.tensor([action.turn], dtype=torch.float32))
+            return float((turned - turned[:, 2:3])[middle].abs().mean())
+
+        assert unlike(1) < 0.4 * unlike(0) and unlike(0) < unlike(-1) + 0.05
+
+    def test_shapes_and_errors(self, judge, config):
+        frames = np.zeros((3, config.frames_per_block + 1, config.height, config.width, 3), np.uint8)
+        reading = judge.read(frames)
+        assert reading.action.shape == (3,) and reading.motion.shape == (3, 4) and reading.features.shape == (3, 128)
+        with pytest.raises(ValueError, match="blocks must be uint8"):
+            judge.read(frames[:, 1:])
+
+    def test_reading_does_not_depend_on_the_batch(self, judge, config):
+        frames = rng().integers(
+            0, 256, (5, config.frames_per_block + 1, config.height, config.width, 3), dtype=np.uint8
+        )
+        whole, parts = judge.read(frames), judge.read(frames, batch=2)
+        assert whole.motion == pytest.approx(parts.motion, abs=1e-4)
+
+    def test_distance(self, judge, pictures):
+        same, other = judge.distance(pictures, pictures), judge.distance(pictures, pictures[::-1])
+        assert same == pytest.approx(np.zeros(4), abs=1e-5)
+        assert (other > 0.01).all()
+
+    def test_save_and_load(self, judge, config, tmp_path):
+        judge.save(tmp_path / "judge.safetensors", {"steps": 3})
+        loaded = Judge.load(config, tmp_path / "judge.safetensors")
+        frames = rng().integers(
+            0, 256, (2, config.frames_per_block + 1, config.height, config.width, 3), dtype=np.uint8
+        )
+        assert loaded.read(frames).motion == pytest.approx(judge.read(frames).motion, abs=0.05)
+        assert judge_facts(tmp_path / "judge.safetensors")["steps"] == 3
+
+    def test_other_pictures_and_missing_weights_are_refused(self, judge, config, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"train\.judge train"):
+            Judge.load(config, tmp_path / "judge.safetensors")
+        judge.save(tmp_path / "judge.safetensors", {})
+        with pytest.raises(ValueError, match="train one for it"):
+            Judge.load(replace(config, fps=16), tmp_path / "judge.safetensors")
+
+
+class TestTraining:
+    def test_mirrored_and_reversed_pictures_have_such_labels(self, folder, judge):
+        """Undo what was done to the pictures and the labels must be those of the data again."""
+        blocks = Blocks(folder)
+        settings = Settings(batch=40, blurred=0.0, noise=0.0)
+        grey, _, labels = blocks.draw(settings, 0)
+        found = {(False, False): 0, (False, True): 0, (True, False): 0, (True, True): 0}
+        for k in range(len(grey)):
+            for number, (mirrored, backwards) in itertools.product(range(len(blocks)), found):
+                pictures = blocks.pictures(number) @ LUMA / 255
+                pictures = pictures[..., ::-1] if mirrored else pictures
+                pictures = pictures[::-1] if backwards else pictures
+                if abs(grey[k].numpy() - pictures).max() > 1e-4 or abs(pictures[0] - pictures[-1]).max() < 0.05:
+                    continue
+                motion = blocks.labels["motion"][number] * ([1, -1, -1, 1] if mirrored else [1, 1, 1, 1])
+                assert labels["motion"][k].numpy() == pytest.approx(-motion if backwards else motion, abs=1e-5)
+                found[mirrored, backwards] += 1
+        assert min(found.values()) > 2
+
+    def test_pictures_to_look_at_have_their_labels(self, folder):
+        blocks = Blocks(folder)
+        _, sight, labels = blocks.draw(Settings(batch=40, blurred=0.0, noise=0.0, things=1.0), 1)
+        last = {blocks.pictures(i)[-1].tobytes(): i for i in range(len(blocks))}
+        for k in range(40):
+            picture = (sight[k] * 255).round().byte().permute(1, 2, 0).numpy()
+            number = last.get(picture.tobytes(), last.get(picture[:, ::-1].tobytes()))
+            assert number is not None
+            assert all(
+                np.array_equal(labels[name][k].numpy(), blocks.labels[name][number])
+                for name in ("light", "weather", "district", "things")
+            )
+            assert (labels["things"][k] == 1).any() or not len(blocks.unusual)
+
+    def test_it_learns_a_batch_by_heart(self, folder, config):
+        torch.manual_seed(0)
+        judge, blocks = Judge.of(config), Blocks(folder)
+        batch = blocks.draw(Settings(batch=24), 0)
+        optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
+        first = None
+        for _ in range(40):
+            loss = sum(judge_loss(judge, *batch).values())
+            first = float(loss.detach()) if first is None else first
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert float(loss.detach()) < 0.25 * first
+
+    def test_accuracy_of_a_judge_that_is_always_right(self, folder, judge, monkeypatch):
+        blocks = Blocks(folder)
+        reading = judge.read(np.stack([blocks.pictures(i) for i in range(len(blocks))]))
+        move, look = classes_of(blocks.labels["motion"], judge.units.numpy())
+        right = replace(reading, move=move, look=look, motion=blocks.labels["motion"])
+        monkeypatch.setattr(judge, "read", lambda frames: right)
+        figures = accuracy(judge, blocks)
+        assert figures["joint"] == figures["recall/turn"] == figures["r2/tilt"] == 1
+        monkeypatch.setattr(judge, "read", lambda frames: replace(right, look=(look + 1) % 9))
+        assert accuracy(judge, blocks)["joint"] == 0
+
+    def test_command(self, folder, tmp_path):
+        weights = tmp_path / "judge.safetensors"
+        for _ in range(2):  # the second time there is nothing left to do
+            judge_main(
+                ["--model", "debug", "train", "--data", str(folder), "--test", str(folder), "--out", str(tmp_path / "run"),
+                 "--weights", str(weights), "--steps", "3"]
+            )  # fmt: skip
+            assert judge_facts(weights)["steps"] == 3
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="the trained judge is not in this checkout")
+def test_the_shipped_judge_reads_the_street():
+    """In the world model's town, where the judge never was."""
+    from world_model.config import get_preset
+
+    config = get_preset("street")
+    judge, street = Judge.load(config), street_of(config, 0)
+    hits = []
+    for number in range(3):
+        picture = open_start(street, rng(40 + number))
+        route = balanced_route(street, rng(50 + number), 12)
+        frames = np.concatenate([picture[None], *(street.step(action).frames for action in route.actions)])
+        size = config.frames_per_block
+        reading = judge.read(np.stack([frames[k * size : (k + 1) * size + 1] for k in range(len(route))]))
+        hits += [said == action.index for said, action in zip(reading.action, route.actions)]
+    assert np.mean(hits) > 0.7
+    assert WEIGHTS.stat().st_size < 1_500_000

@@ -1,0 +1,1 @@
+"""What `python -m train.evaluate` measures, one module a question. All of it runs on any `worlds.World`."""

@@ -1,0 +1,117 @@
+"""Is the place still there when one looks back? Looking away by 90 degrees and back, and walking out and back.
+
+The camera ends where it left, so the two pictures should show the same. What counts as "the same" is what YumeStreet gives
+(its people and clouds move on); what counts as nothing is how alike pictures of other places are. A world that did not look
+away at all remembers nothing: its score is taken against what it saw while away, if that is the nearer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from train.evaluation.control import mean
+from train.evaluation.worlds import Scene, World
+from train.judge_network import Judge
+from train.routes import open_start
+from train.walks import ATMOSPHERES
+from world_model.actions import Action
+from world_model.config import ModelConfig
+from yume_gym.street.simulator import StreetSimulator
+
+STILL = Action()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Scenes; blocks to wait while looking away; blocks to walk out."""
+
+    scenes: int = 8
+    waits: tuple[int, ...] = (1, 2, 4, 8)
+    out: tuple[int, ...] = (2, 4)
+
+
+def make_scenes(street: StreetSimulator, count: int, seed: int) -> list[Scene]:
+    scenes = []
+    for number in range(count):
+        rng = np.random.default_rng([seed, number])
+        light, weather, _ = ATMOSPHERES[int(rng.choice(len(ATMOSPHERES), p=[share for *_, share in ATMOSPHERES]))]
+        picture = open_start(street, rng, light, weather)
+        scenes.append(Scene(street.get_state(), picture, seed * 1000 + number))
+    return scenes
+
+
+def quarter_turn(config: ModelConfig) -> int:
+    """Blocks of looking aside that make 90 degrees, or as near as blocks come."""
+    return max(1, round(90 / (config.camera.turn_speed * config.frames_per_block / config.fps)))
+
+
+def run_scene(world: World, scene: Scene, plan: Plan, turn_blocks: int, right: bool) -> dict[str, np.ndarray]:
+    """Pictures uint8 [3, H, W, 3] of each trial: departure, farthest, return. Names are "turn_<wait>" and "walk_<blocks>"."""
+    there, back = (Action.from_keys("", "→" if flag else "←") for flag in (right, not right))
+    trials = {}
+    start, frames = world.step(world.start(scene), STILL)
+    departure = frames[-1]
+    place = start
+    for _ in range(turn_blocks):
+        place, frames = world.step(place, there)
+    away = frames[-1]
+    for waited in range(1, max(plan.waits) + 1):
+        place, frames = world.step(place, STILL)
+        if waited in plan.waits:
+            trials[f"turn_{waited}"] = np.stack([departure, away, _held(world, place, back, turn_blocks)])
+    place = start
+    for walked in range(1, max(plan.out, default=0) + 1):
+        place, frames = world.step(place, Action.from_keys("W"))
+        if walked in plan.out:
+            trials[f"walk_{walked}"] = np.stack(
+                [departure, frames[-1], _held(world, place, Action.from_keys("S"), walked)]
+            )
+    return trials
+
+
+def _held(world: World, place: Any, action: Action, blocks: int) -> np.ndarray:
+    """The last picture of some blocks with one action."""
+    for _ in range(blocks):
+        place, frames = world.step(place, action)
+    return frames[-1]
+
+
+def distances(judge: Judge, trials: Sequence[dict[str, np.ndarray]]) -> dict[str, dict[str, float]]:
+    """For each kind of trial: perceptual distance of the departure to the return, to what was seen away, and to other scenes."""
+    table = {}
+    for name in trials[0]:
+        pictures = np.stack([trial[name] for trial in trials])
+        departure, away, returned = pictures[:, 0], pictures[:, 1], pictures[:, 2]
+        table[name] = {
+            "return": mean(judge.distance(departure, returned)),
+            "away": mean(judge.distance(departure, away)),
+            "unrelated": unrelated(judge, departure),
+        }
+    return table
+
+
+def score(world: dict[str, dict[str, float]], street: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Each trial's distances with its score: 1 where the return is as like the departure as in the street, 0 where it is no
+    liker than other places (the street's) or than what was seen away."""
+    table = {}
+    for name, figures in world.items():
+        best, nothing = street[name]["return"], min(street[name]["unrelated"], figures["away"])
+        room = street[name]["unrelated"] - best
+        table[name] = {**figures, "score": (nothing - figures["return"]) / room if room > 0 else math.nan}
+    return table
+
+
+def unrelated(judge: Judge, pictures: np.ndarray) -> float:
+    """Mean perceptual distance between pictures [N, H, W, 3] and others of them; NaN for a single one."""
+    if len(pictures) < 2:
+        return math.nan
+    return float(
+        np.mean(
+            [judge.distance(pictures, np.roll(pictures, shift, axis=0)) for shift in range(1, min(len(pictures), 4))]
+        )
+    )

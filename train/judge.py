@@ -1,0 +1,220 @@
+"""Trains and tests the judge that `train.evaluate` asks. It ships trained; this is how it was made:
+
+    python -m train.judge render --data data/judge                               walks through towns of its own
+    python -m train.judge render --data data/judge_test --towns 1 --first-town 0 --walks 60 --seed 77
+    python -m train.judge train --data data/judge --test data/judge_test --out runs/judge
+
+`--test` walks are through the town that the world model learns, which the judge never sees in training. The result is
+train/judge.safetensors and, beside it, a JSON with its steps and accuracy. Resumable.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train import judge_data
+from train.judge_data import THINGS, UNKNOWN
+from train.judge_network import SEEN, WEIGHTS, Judge, axes_of, classes_of, to_float
+from train.loop import Run, prepare_cpu
+from train.motion import LUMA
+from world_model.actions import LOOKS
+from world_model.config import ModelConfig, get_preset
+from world_model.rollout import generator
+
+AXES = ("forward", "right", "turn", "tilt")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this stage."""
+
+    batch: int = 40
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    warmup: int = 50
+    ema: float = 0.99
+    things: float = 0.4  # share of pictures to look at that show something unusual, which few blocks do
+    blurred: float = 0.4  # share of blocks seen through a blur
+    noise: float = 0.025  # largest deviation of the noise added to pictures of 0..1
+    seed: int = 0
+
+
+class Blocks:
+    """All blocks of a folder of walks."""
+
+    def __init__(self, folder: Path) -> None:
+        walks = judge_data.load(folder)
+        self.frames = walks.pop("frames")
+        self.size = (self.frames.shape[1] - 1) // walks["motion"].shape[1]
+        self.per_walk = walks["motion"].shape[1]
+        self.unusual = np.flatnonzero((walks["things"] == 1).any(axis=-1))
+        self.labels = {name: array.reshape(-1, *array.shape[2:]) for name, array in walks.items()}
+
+    def __len__(self) -> int:
+        return len(self.labels["motion"])
+
+    def pictures(self, number: int) -> np.ndarray:
+        """uint8 [K + 1, H, W, 3]."""
+        walk, block = divmod(number, self.per_walk)
+        return self.frames[walk, block * self.size : (block + 1) * self.size + 1]
+
+    def draw(self, settings: Settings, step: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """A batch: grey pictures of blocks [B, K + 1, H, W] and, of other blocks, the last in colour [B, 3, H, W], both 0..1,
+        and their labels: of motion for the first, of all else for the second.
+
+        Half are mirrored, half run backwards in time (all motions are then their opposites), some are blurred, all have noise:
+        a dream is never as sharp as the street, and must be read all the same.
+        """
+        stream = generator("judge", settings.seed, step)
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=stream)))
+        chosen = rng.integers(len(self), size=settings.batch)
+        mirrored, reversed_, blurred = rng.random((3, settings.batch)) < [[0.5], [0.5], [settings.blurred]]
+        others = rng.integers(len(self), size=settings.batch)
+        if len(self.unusual):
+            unusual = rng.choice(self.unusual, settings.batch)
+            others = np.where(rng.random(settings.batch) < settings.things, unusual, others)
+        labels = {name: array[others] for name, array in self.labels.items()}
+        labels["motion"] = self.labels["motion"][chosen]
+        labels["motion"][mirrored] *= np.array([1, -1, -1, 1], np.float32)
+        labels["motion"][reversed_] *= -1
+        turned, seen_last = (
+            np.stack([self.pictures(i)[..., ::-1, :] if m else self.pictures(i) for i, m in zip(numbers, mirrored)])
+            for numbers in (chosen, others)
+        )
+        sight = to_float(seen_last[:, -1])
+        grey = torch.from_numpy(turned @ (LUMA / 255).astype(np.float32))
+        grey[reversed_] = grey[reversed_].flip(1)
+        noise = settings.noise * torch.rand(settings.batch, 1, 1, 1, generator=stream)
+        for seen in (grey, sight):
+            seen[blurred] = _blurred(seen[blurred])
+            seen += noise * torch.randn(seen.shape, generator=stream)
+        return grey, sight, {name: torch.from_numpy(array) for name, array in labels.items()}
+
+
+def _blurred(pictures: Tensor) -> Tensor:
+    for _ in range(2):
+        pictures = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
+    return pictures
+
+
+def judge_loss(judge: Judge, grey: Tensor, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of the loss: moves, looks and motion of the blocks; light, weather, district and things of the pictures."""
+    rotation = labels["motion"][:, 2:] / judge.units[2:]
+    if judge.training:  # half of the time steps are judged after the true turn, so that both parts learn at once
+        rotation[::2] = torch.nan
+    move, look, motion, _ = judge.motion(grey, rotation)
+    truth = classes_of(labels["motion"].numpy(), judge.units.numpy())
+    parts = {
+        "move": F.cross_entropy(move, torch.from_numpy(truth[0])),
+        "look": F.cross_entropy(look, torch.from_numpy(truth[1])),
+        "motion": 4 * F.smooth_l1_loss(motion, labels["motion"] / judge.units, beta=0.2),
+    }
+    light, weather, district, things, _ = judge.sight(sight)
+    for name, logits in (("light", light), ("weather", weather), ("district", district)):
+        known = labels[name] != UNKNOWN
+        parts[name] = F.cross_entropy(logits[known], labels[name][known].long())
+    known = labels["things"] != UNKNOWN
+    parts["things"] = 6 * F.binary_cross_entropy_with_logits(things[known], labels["things"][known].float())
+    return parts
+
+
+def accuracy(judge: Judge, blocks: Blocks, changed: Sequence[np.ndarray] | None = None) -> dict[str, float]:
+    """How often the judge is right on all blocks; `changed` are other pictures [K + 1, H, W, 3] to read in their place."""
+    pictures = changed if changed is not None else [blocks.pictures(i) for i in range(len(blocks))]
+    reading = judge.read(np.stack(pictures))
+    motion = blocks.labels["motion"]
+    move, look = classes_of(motion, judge.units.numpy())
+    figures = {
+        "joint": float(((reading.move == move) & (reading.look == look)).mean()),
+        "move": float((reading.move == move).mean()),
+        "look": float((reading.look == look).mean()),
+    }
+    truth, said = axes_of(len(LOOKS) * move + look), axes_of(reading.action)
+    for axis, name in enumerate(AXES):
+        recalls = [float((said[truth[:, axis] == sign, axis] == sign).mean()) for sign in (-1, 0, 1)]
+        figures[f"recall/{name}"] = float(np.mean(recalls))
+        error = reading.motion[:, axis] - motion[:, axis]
+        figures[f"r2/{name}"] = float(1 - error.var() / motion[:, axis].var())
+    for name in ("light", "weather", "district"):
+        known = blocks.labels[name] != UNKNOWN
+        figures[name] = float((getattr(reading, name)[known] == blocks.labels[name][known]).mean())
+    for number, thing in enumerate(THINGS):
+        there, seen = blocks.labels["things"][:, number], reading.things[:, number] > SEEN
+        if (there == 1).any():
+            figures[f"seen/{thing}"] = float(seen[there == 1].mean())
+        figures[f"imagined/{thing}"] = float(seen[there == 0].mean())
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def train(
+    config: ModelConfig, data: Path, test: Path, out: Path, weights: Path, settings: Settings, steps: int
+) -> None:
+    """Trains for `steps`, tests, and writes the weights."""
+    torch.manual_seed(settings.seed)
+    judge = Judge.of(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
+    blocks, unseen = (Blocks(folder) for folder in (data, test))
+    average: Judge = run.ema["judge"].module  # type: ignore[assignment]
+    for step in run.steps(steps):
+        parts = judge_loss(judge, *blocks.draw(settings, step))
+        optimizer.zero_grad()
+        run.accelerator.backward(sum(parts.values()))
+        torch.nn.utils.clip_grad_norm_(judge.parameters(), 2.0)
+        rate = min(1.0, (step + 1) / settings.warmup, max(0.02, 1.5 * (1 - step / steps)))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * rate
+        optimizer.step()
+        run.average("judge")
+        if step % 100 == 99:
+            run.log({name: float(part.detach()) for name, part in parts.items()})
+        if step % 250 == 249:
+            run.log(accuracy(average.eval(), unseen))
+            run.save()
+    run.finish()
+    figures = accuracy(average.eval(), unseen)
+    facts = {
+        "steps": run.progress.step, "batch": settings.batch, "minutes": round(run.progress.seconds / 60, 1),
+        "trained_on": {"blocks": len(blocks), "towns": len(list(data.glob("town_*.safetensors")))},
+        "tested_on": {"blocks": len(unseen), "town": "one that the judge was not trained on"},
+        "accuracy": figures,
+    }  # fmt: skip
+    average.save(weights, facts)
+    print("\n".join(f"{name:20} {value:.3f}" for name, value in figures.items()))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    prepare_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="street", help="preset whose pictures the judge reads (default street)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("render", help="walks with labels")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--towns", type=int, default=16)
+    command.add_argument("--first-town", type=int, default=judge_data.FIRST_TOWN)
+    command.add_argument("--walks", type=int, default=100, help="of each town")
+    command.add_argument("--seed", type=int, default=0)
+    command = commands.add_parser("train", help="walks -> judge.safetensors")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--test", type=Path, required=True, help="walks to test on")
+    command.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
+    command.add_argument("--weights", type=Path, default=WEIGHTS, help="file to write")
+    command.add_argument("--steps", type=int, default=3000)
+    given = parser.parse_args(argv)
+    config = get_preset(given.model)
+    if given.command == "render":
+        judge_data.render(config, given.data, given.towns, given.walks, given.seed, given.first_town)
+    else:
+        train(config, given.data, given.test, given.out, given.weights, Settings(), given.steps)
+
+
+if __name__ == "__main__":
+    main()
