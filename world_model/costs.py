@@ -115,8 +115,8 @@ def count_block(config: ModelConfig, history: int) -> Block:
 def count_training(config: ModelConfig, history: int) -> Training:
     """Forward and backward of one world's block, as foundation training and each score of distillation run it."""
     held = _held(config, history)
-    backward, forward = (_all_layers(config, lambda dit, f=f: f(dit, held)) for f in (backward_cost, forward_cost))
-    return Training(backward, forward)
+    backward = _all_layers(config, lambda dit: backward_cost(dit, held))
+    return Training(backward, _all_layers(config, lambda dit: forward_cost(dit, held)))
 
 
 @torch.no_grad()
