@@ -105,9 +105,11 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
         for parameter in network.parameters():  # buffers (the guide's deviations) stay as they are
             parameter.data = parameter.data.to(precision)
     network.activation_checkpointing = plugin.activation_checkpointing
+    # what no backward pass lets go would keep the weights of its first call: averages are called between updates
+    fixed = not any(p.requires_grad for p in network.parameters())
     how: dict[str, Any] = {
         "mesh": init_device_mesh(state.device.type, (state.num_processes,)),
-        "reshard_after_forward": bool(plugin.reshard_after_forward),
+        "reshard_after_forward": bool(plugin.reshard_after_forward) or fixed,
         # inputs stay as they are: noise levels and positions need their float64
         "mp_policy": MixedPrecisionPolicy(precision, torch.float32, cast_forward_inputs=False),
         "offload_policy": plugin.cpu_offload,
@@ -118,7 +120,6 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
                 fully_shard([part.k, part.norm_k, part.v], **how)
         fully_shard(block, **how)
         register_fsdp_forward_method(block, "keys_values")
-    # gathered anew for every call: an average is called between its updates
     fully_shard(network, **{**how, "reshard_after_forward": True})
     for method in ("prepare", "remember", "predict"):
         register_fsdp_forward_method(network, method)

@@ -115,9 +115,8 @@ def count_block(config: ModelConfig, history: int) -> Block:
 def count_training(config: ModelConfig, history: int) -> Training:
     """Forward and backward of one world's block, as foundation training and each score of distillation run it."""
     held = _held(config, history)
-    return Training(
-        _all_layers(config, lambda dit: backward_cost(dit, held)), _all_layers(config, lambda dit: forward_cost(dit, held))
-    )
+    backward = _all_layers(config, lambda dit: backward_cost(dit, held))
+    return Training(backward, _all_layers(config, lambda dit: forward_cost(dit, held)))
 
 
 @torch.no_grad()
