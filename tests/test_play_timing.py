@@ -119,6 +119,10 @@ def test_only_changes_that_a_block_follows_are_measured(theatre) -> None:
     session.hold("W")
     theatre.run(3)
     assert len(delays(theatre)) == 1
+    session.hold("")  # and back again before anybody looked
+    session.hold("W")
+    theatre.run(3)
+    assert len(delays(theatre)) == 1
 
 
 def test_a_world_slower_than_life_is_shown_slower_but_evenly(theatre) -> None:

@@ -186,8 +186,8 @@ class Dreamer:
             state = self._model.start([origin.picture], [origin.text], [origin.seed])
             picture = self._model.preview(state)[0]
             with self._changed:
-                if job.session.finish(job, self._period(), self._forecast.typical(1)):
-                    job.world.started(state, picture)
+                job.session.finish(self._period(), self._forecast.typical(1))
+                job.world.started(state, picture)  # a world that was left meanwhile is shown to nobody
                 self._changed.notify_all()
         blocks = [(job, job.order) for job in jobs if job.order is not None]
         if not blocks:
@@ -202,8 +202,8 @@ class Dreamer:
             for (job, order), state, video, (street, street_frames) in zip(
                 blocks, split_states(after), frames, streets
             ):
-                if job.session.finish(job, self._period(), self._forecast.typical(len(blocks))):
-                    job.world.dreamt(order, state, video, street, street_frames)
+                job.session.finish(self._period(), self._forecast.typical(len(blocks)))
+                job.world.dreamt(order, state, video, street, street_frames)
             self._changed.notify_all()
 
     def _street(self, job: Job) -> tuple[EnvState | None, np.ndarray | None]:

@@ -298,14 +298,10 @@ class Session:
         order = None if self._world.state is None else self._next_order()
         return Job(self, self._world, self._world.state, self._world.street, order)
 
-    def finish(self, job: Job, period: float, block_time: float | None) -> bool:
-        """The job is done. False where a restart has overtaken it: its result is of no more use.
-
-        period: seconds to show a frame for, if the Dreamer cannot keep up with the world's own.
-        """
+    def finish(self, period: float, block_time: float | None) -> None:
+        """The job is done. period: seconds to show a frame for, if the Dreamer cannot keep up with the world's own."""
         self._busy = False
         self._beat.period, self._block_time = max(period, 1 / self.config.fps), block_time
-        return job.world is self._world and not self._closed
 
     def fail(self, error: Exception) -> None:
         """The session cannot go on: `take` will say so."""
