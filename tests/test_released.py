@@ -1,4 +1,4 @@
-"""Released weights in the released layouts, at a shrunken size: found, checked by tensor, loaded by name of folder, and dreaming."""
+"""Released weights in the released layouts, at a shrunken size: found, checked by tensor, loaded by folder, and dreaming."""
 
 from __future__ import annotations
 
