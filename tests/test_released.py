@@ -211,7 +211,7 @@ def test_memory_is_what_the_parts_take(original, model):
     assert told["autoencoder"] == sum(p.nbytes for p in model.vae.parameters())
     state = model.start(None, ["x"], [0])
     assert told["stream of one world"] == sum(part.nbytes for part in state.worlds.cache)
-    assert told["text encoder"] == 2 * sum(p.numel() for p in model.conditioning._encoder._model.parameters())
+    assert told["text encoder"] == sum(p.nbytes for p in model.conditioning._encoder._model.parameters())
 
 
 def test_memory_of_quantized_weights(original):
