@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from train import foundation as stage
-from train.corpus import HELD_OUT
 from train.foundation import (
     Settings,
     Trainer,
@@ -25,11 +24,13 @@ from train.foundation import (
     draw_sigma,
     evaluate,
     flow_loss,
+    guide_loss,
     held_out_psnr,
     optimizers,
     train,
 )
 from train.loop import Run
+from train.shards import HELD_OUT
 from train.sheet import to_video
 from train.vae import psnr
 from world_model import flow
@@ -57,9 +58,9 @@ class Oracle:
         self.prior_deviation = None if spread is None else torch.stack([spread, torch.zeros_like(spread)])
         self.seen: Tensor | None = None
 
-    def __call__(self, x: Tensor, sigma: Tensor, conditions: object) -> Tensor:
+    def predict(self, x: Tensor, sigma: Tensor, conditions: object) -> tuple[Tensor, None]:
         self.seen = x
-        return self.answer
+        return self.answer, None
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def sample() -> tuple[Tensor, Tensor, Tensor]:
 def test_loss_is_zero_for_a_perfect_predictor(prediction, sample):
     data, noise, sigma = sample
     oracle = Oracle(prediction, data, noise)
-    assert float(flow_loss(oracle, None, data, sigma, noise, floor=0.4)) == 0  # type: ignore[arg-type]
+    assert float(flow_loss(oracle, None, data, sigma, noise, floor=0.4)[0]) == 0  # type: ignore[arg-type]
     for row in range(3):  # it was asked at the right point between data and noise
         expected = flow.add_noise(data[row], noise[row], float(sigma[row]))
         torch.testing.assert_close(oracle.seen[row], expected)  # type: ignore[index]
@@ -81,9 +82,9 @@ def test_loss_is_zero_for_a_perfect_predictor(prediction, sample):
 
 def test_errors_weigh_as_their_noise_level_says(sample):
     data, noise, sigma = sample
-    loss = flow_loss(Oracle("data", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
+    loss, _ = flow_loss(Oracle("data", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
     assert float(loss) == pytest.approx(0.04 * np.mean([1 / 1.0, 1 / 0.5, 1 / 0.4]), rel=1e-5)
-    loss = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
+    loss, _ = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
     assert float(loss) == pytest.approx(0.04, rel=1e-5)
 
 
@@ -94,7 +95,7 @@ def test_errors_weigh_as_strong_as_their_channel(sample):
         error = torch.zeros(3, 2, 1, 2, 2)
         error[:, channel] = 0.2
         oracle = Oracle("data", data, noise, error, spread)
-        loss = flow_loss(oracle, None, data, one, noise, floor=0.4)  # type: ignore[arg-type]
+        loss, _ = flow_loss(oracle, None, data, one, noise, floor=0.4)  # type: ignore[arg-type]
         assert float(loss) == pytest.approx(0.04 * weight / 2, rel=1e-5)
 
 
@@ -108,9 +109,9 @@ def test_what_to_beat_is_the_loss_of_a_network_that_adds_nothing(trainer, config
     for network in (dit, silent):
         fresh = Trainer(config, trainer.corpus, trainer.vae, QUICK)
         losses.append(fresh.step(network, 0))
-    assert losses[1][0].item() == pytest.approx(losses[1][1], rel=1e-5)
-    assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-6)
-    assert losses[0][0].item() != pytest.approx(losses[0][1], rel=1e-3)
+    assert losses[1][1] == pytest.approx(losses[1][2], rel=1e-5)
+    assert losses[0][2] == pytest.approx(losses[1][2], rel=1e-6)
+    assert losses[0][1] != pytest.approx(losses[0][2], rel=1e-3)
 
 
 def test_noise_levels_are_shifted_towards_noise():
@@ -155,13 +156,35 @@ def test_noise_can_be_switched_off(off, batch):
     assert torch.equal(same.worlds.picture, batch.worlds.picture)
 
 
+def test_choosing_the_guide_nearest_the_truth_costs_least():
+    """Two tokens, three guides; token 0 is nearest guide 2, token 1 nearest guide 0."""
+    data = torch.zeros(1, 2, 1, 1, 2)
+    guides = torch.full((1, 3, 2, 1, 1, 2), 1.0)
+    guides[:, 2, ..., 0] = guides[:, 0, ..., 1] = 0.1
+    conditions = SimpleNamespace(guides=guides)
+    dit = SimpleNamespace(config=SimpleNamespace(dit=SimpleNamespace(patch=(1, 1, 1))), prior_deviation=None)
+
+    def cost(first: int, second: int) -> float:
+        choice = torch.full((1, 2, 3), -4.0)
+        choice[0, 0, first] = choice[0, 1, second] = 4.0
+        return float(guide_loss(dit, choice, conditions, data))  # type: ignore[arg-type]
+
+    assert cost(2, 0) < 0.1
+    assert min(cost(a, b) for a in range(3) for b in range(3) if (a, b) != (2, 0)) > 3
+    error = torch.tensor([1.0, 1.0, 0.01])  # of token 0, by hand
+    target = (-8 * error / error.mean()).softmax(dim=0)
+    flat = guide_loss(dit, torch.zeros(1, 2, 3), conditions, data)  # type: ignore[arg-type]
+    assert float(flat) == pytest.approx(np.log(3), rel=1e-6) and float(target[2]) > 0.99
+    assert guide_loss(dit, None, conditions, data) is None  # type: ignore[arg-type]
+
+
 # ---- steps ------------------------------------------------------------------------------------------------------------
 
 
 def test_every_part_of_the_network_learns(trainer, config, make_dit):
     dit = make_dit(config)
     for number in range(8):
-        loss, _ = trainer.step(dit, number)
+        loss, *_ = trainer.step(dit, number)
         assert loss.isfinite() and loss > 0
         loss.backward()
     silent = {name for name, p in dit.named_parameters() if p.grad is None or not p.grad.any()}
@@ -206,7 +229,7 @@ def test_overfits_one_batch(config, corpus, frozen_vae, make_dit):
     dit.prior_deviation.copy_(corpus.prior_deviation(frozen_vae))
     losses, both = [], optimizers(dit, 1e-2, 0.0)
     for _ in range(40):
-        loss, untrained = Trainer(config, corpus, frozen_vae, replace(QUICK, batch=3)).step(dit, 0)
+        loss, _, untrained = Trainer(config, corpus, frozen_vae, replace(QUICK, batch=3)).step(dit, 0)
         loss.backward()
         for optimizer in both:
             optimizer.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from world_model.actions import Action
-from world_model.model import WorldModel, WorldState, place_state
+from world_model.model import WorldModel, WorldState
 from world_model.rollout import Worlds, generator, join_worlds, split_worlds
 
 WALK, BACK, TURN = Action.from_keys("W"), Action.from_keys("S"), Action.from_keys("", "→")
@@ -218,7 +218,7 @@ def test_a_state_is_never_changed_so_that_it_can_be_forked(world_model, world):
 
 def test_a_fork_under_another_seed_dreams_on_differently(world_model, world):
     middle, _ = walk(world_model, world, [WALK])
-    fork = place_state(middle, seeds=(12,))
+    fork = replace(middle, seeds=(12,))
     assert fork.worlds is middle.worlds
     assert not np.array_equal(world_model.step(fork, [WALK])[1], world_model.step(middle, [WALK])[1])
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.corpus import HELD_OUT, Corpus
+from train.corpus import Corpus
 from train.pool import Batch, Entry, Pool
-from train.shards import Shard, find_shards
+from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
 from world_model.dit import DiT
 from world_model.rollout import advance, generator, motion_of, prepare_block

@@ -13,7 +13,6 @@ from world_model.tscm import (
     History,
     append_all,
     append_tiers,
-    detach,
     released_packing,
     still_history,
     tier_packing,
@@ -118,13 +117,6 @@ def test_repeat_keeps_the_draws_of_a_world_together():
     history = History(history.latents + torch.tensor([0, 100])[:, None, None, None, None], *history._rows)
     assert history.repeat(2).latents.flatten(1).tolist() == [[0, 1], [0, 1], [100, 101], [100, 101]]
     assert history.repeat(2).frame.shape == (4, 2)
-
-
-def test_a_detached_history_has_no_gradient():
-    history = numbered(0, 2)
-    history.latents.requires_grad_()
-    assert not detach(history).latents.requires_grad
-    assert torch.equal(detach(history).frame, history.frame)
 
 
 def test_released_worlds_hold_every_frame():

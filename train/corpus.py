@@ -10,15 +10,13 @@ from safetensors.numpy import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from train.latents import encode_walk
-from train.shards import Shard, WalkInfo, find_shards, latents_path
+from train.latents import block_guides, encode_walk, walk_video
+from train.shards import HELD_OUT, Shard, WalkInfo, find_shards, latents_path
 from train.sheet import to_video
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
-
-HELD_OUT = 4  # walks of the first shard that are never trained on (train.vae keeps the same)
 
 
 class Corpus:
@@ -52,10 +50,11 @@ class Corpus:
     def prior_deviation(self, vae: VideoVAE, walks: int = 16) -> Tensor:
         """[2, C]: deviation of the latents, and of their distance to the guide where that saw something."""
         places = self._places[HELD_OUT : HELD_OUT + walks] or self._places
-        parts = [encode_walk(self.config, vae, shard.walk(i), guides=True) for shard, i in places]
-        data, guide, valid = (
-            torch.from_numpy(np.stack([p[k] for p in parts])).float() for k in ("latent", "guide", "valid")
-        )
+        taken = [shard.walk(i) for shard, i in places]
+        data = torch.from_numpy(np.stack([encode_walk(vae, walk) for walk in taken])).float()
+        with torch.inference_mode():
+            pairs = [block_guides(self.config, vae, walk_video(walk), walk) for walk in taken]
+        guide, valid = (torch.stack(parts) for parts in zip(*pairs))
         data = data.unflatten(2, (self.blocks, -1)).transpose(1, 2)
         middle = len(self.config.dit.guide) // 2  # the depth that an untrained network takes
         guide, valid = guide.unflatten(2, (-1, data.shape[2]))[:, :, middle], valid[:, :, middle : middle + 1]

@@ -48,10 +48,7 @@ def render(
     for name, value in (("walks", walks), ("blocks-per-walk", blocks_per_walk), ("walks-per-shard", walks_per_shard)):
         if value < 1:
             raise ValueError(f"--{name} must be 1 or more, got {value}")
-    recipe = StreetRecipe(
-        height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block,
-        camera=config.camera, blocks_per_walk=blocks_per_walk, seed=seed, town_blocks=town_blocks, town_seed=town_seed,
-    )  # fmt: skip
+    recipe = StreetRecipe.of(config, blocks_per_walk, seed, town_blocks, town_seed)
     source = {
         "world": "street",
         "town_blocks": town_blocks,
@@ -161,7 +158,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--vae", type=Path, required=True, help="folder of a trained autoencoder")
     command.add_argument("--device", default="auto")
-    command.add_argument("--guides", action="store_true", help="also the guide of every block")
 
     command = commands.add_parser("sekai-write", help="shards -> Sekai-style clips")
     command.add_argument("--data", type=Path, required=True)

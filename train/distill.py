@@ -108,7 +108,7 @@ class Distiller:
         sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 1)
         noise = torch.randn(latents.shape, generator=stream)
         conditions = self.conditions(critic, batch, motion, batch.context)
-        return flow_loss(critic, conditions, latents.detach(), sigma, noise, floor=0.4)
+        return flow_loss(critic, conditions, latents.detach(), sigma, noise, floor=0.4)[0]
 
     @torch.no_grad()
     def direction(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:

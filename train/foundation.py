@@ -13,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from train.corpus import HELD_OUT, Corpus
+from train.corpus import Corpus
 from train.latents import load_vae
 from train.loop import Run, prepare_cpu
 from train.muon import Muon
 from train.pool import Batch, Pool
+from train.shards import HELD_OUT
 from train.sheet import to_pictures, to_video
 from train.vae import psnr
 from world_model import flow
@@ -46,7 +48,7 @@ class Settings:
     batch: int = 8  # worlds a step
     draws: int = 2  # noise draws that share one world's history
     pool: int = 64
-    lr: float = 3e-3
+    lr: float = 1.5e-3
     warmup: int = 60
     cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
     weight_decay: float = 0.01
@@ -54,8 +56,9 @@ class Settings:
     history_noise: float = 0.25  # largest deviation added to a noised history
     noised: float = 0.5  # share of worlds with a noised history
     pure_noise: float = 0.4  # share of draws at sigma 1
+    choice_weight: float = 0.1  # of the choice among the guides
     sigma_floor: float = 0.4  # the loss weight 1 / sigma stops growing here
-    dream_from: int = 1500  # step from which histories are dreamt
+    dream_from: int = 3000  # step from which histories are dreamt
     dream_over: int = 1000  # steps over which their share grows
     dream_share: float = 0.5
     dream_steps: int = 2  # sampler steps of a dreamt history
@@ -85,14 +88,30 @@ def channel_weight(dit: DiT) -> Tensor | float:
     return (dit.prior_deviation[0] / dit.prior_deviation[0].mean())[:, None, None, None]
 
 
-def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float) -> Tensor:
-    """Squared error of the clean latent over max(sigma, floor), or of the velocity, by what the model predicts."""
+def flow_loss(
+    dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float
+) -> tuple[Tensor, Tensor | None]:
+    """Squared error of the clean latent over max(sigma, floor), or of the velocity, by what is predicted; and `guide_loss`."""
     level = sigma.float()[:, None, None, None, None]
     x = flow.add_noise(data, noise, level)
-    output = dit(x, sigma, conditions)
+    output, choice = dit.predict(x, sigma, conditions)
     if dit.config.dit.prediction == "velocity":
-        return (output - (noise - data)).square().mean()
-    return ((output - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean()
+        return (output - (noise - data)).square().mean(), None
+    loss = ((output - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean()
+    return loss, guide_loss(dit, choice, conditions, data)
+
+
+def guide_loss(dit: DiT, choice: Tensor | None, conditions: Conditions, data: Tensor) -> Tensor | None:
+    """Cross-entropy of the choice among the guides [B, L, G] to the one nearest the truth, softly: depth, taught by what came."""
+    if choice is None or conditions.guides is None:
+        return None
+    error = (conditions.guides - data[:, None]).square() * channel_weight(dit)
+    patch = dit.config.dit.patch
+    error = rearrange(
+        error, "B G C (F p) (h q) (w r) -> B (F h w) G (C p q r)", p=patch[0], q=patch[1], r=patch[2]
+    ).mean(dim=-1)
+    nearest = (-8 * error / error.mean(dim=-1, keepdim=True).clamp(min=1e-6)).softmax(dim=-1)
+    return -(nearest * choice.float().log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
 @torch.no_grad()
@@ -128,8 +147,9 @@ class Trainer:
         self.conditioning = Conditioning(config.text)
         self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed)
 
-    def step(self, dit: DiT, number: int) -> tuple[Tensor, float]:
-        """Loss of step `number`, and that of no network at all; the pool's worlds move on by one block, true or dreamt."""
+    def step(self, dit: DiT, number: int) -> tuple[Tensor, float, float]:
+        """What step `number` minimises, its flow loss, and that of no network at all; the pool's worlds move on by one block,
+        true or dreamt."""
         s = self.settings
         stream = generator(s.seed, "foundation", number)
         share = s.dream_share * min(1.0, max(0.0, (number - s.dream_from) / max(s.dream_over, 1)))
@@ -142,7 +162,7 @@ class Trainer:
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream)
         repeated = conditions.repeat(s.draws)
-        loss = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
+        loss, choice = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         reference = untrained_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         with torch.no_grad():
             added = batch.truth
@@ -154,7 +174,8 @@ class Trainer:
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
             after, _ = advance(dit, self.vae, batch.worlds, motion, place, added, [stream] * len(batch.index))
             self.pool.put(batch, after, replace(place, latents=added))
-        return loss, reference
+        total = loss if choice is None else loss + s.choice_weight * choice
+        return total, float(loss.detach()), reference
 
 
 @torch.no_grad()
@@ -241,7 +262,7 @@ def train(
     average: DiT = run.ema["dit"].module  # type: ignore[assignment]
     losses: list[tuple[float, float]] = []
     for step in run.steps(steps, minutes):
-        loss, reference = trainer.step(dit, step)
+        loss, flow_part, reference = trainer.step(dit, step)
         run.accelerator.backward(loss)
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
         done = step / steps if minutes is None else run.minutes / minutes
@@ -252,12 +273,13 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
         run.average("dit")
-        losses.append((float(loss.detach()), reference))
+        losses.append((flow_part, reference))
         if step % 25 == 24:
             mean, untrained = np.mean(losses[-25:], axis=0)
             run.log({"loss": mean, "explained": 1 - mean / untrained})
-        if step % 250 == 249:
+        if step % 1000 == 999:
             evaluate(run, average, vae, corpus, trainer.conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
+        if step % 250 == 249:
             run.save()
     run.finish()
 

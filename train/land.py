@@ -15,10 +15,11 @@ import torch
 from PIL import Image
 from torch.optim.swa_utils import AveragedModel
 
-from train.corpus import HELD_OUT, Corpus
+from train.corpus import Corpus
 from train.foundation import held_out_psnr
 from train.latents import load_vae
 from train.loop import prepare_cpu
+from train.shards import HELD_OUT
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.text import Conditioning

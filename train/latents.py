@@ -2,12 +2,9 @@
 
 Legend: N walks, B blocks of a walk, F latent frames of a walk, k of a block, C channels, h x w latent size.
 
-    latents_00000.safetensors   latent float16 [N, C, F, h, w]; if asked for also
-                                guide float16 [N, B, G*C, k, h, w] and valid float16 [N, B, G, k, h, w], G depths
+    latents_00000.safetensors   latent float16 [N, C, F, h, w]
 
-The guide of a block is the frame before it, moved as commanded (`world_model.warp`). No frame precedes block 0: its
-guide and validity are zero. Metadata holds hashes of the weights and the shard a file was made from; others are
-encoded anew.
+Metadata holds hashes of the weights and the shard a file was made from; others are encoded anew.
 """
 
 from __future__ import annotations
@@ -34,25 +31,23 @@ from world_model.warp import guide_block
 WEIGHTS = "vae.safetensors"
 
 
-def encode(config: ModelConfig, data: Path, vae: Path, *, device: str = "auto", guides: bool = False) -> int:
+def encode(config: ModelConfig, data: Path, vae: Path, *, device: str = "auto") -> int:
     """Encodes all shards in `data` with the autoencoder in the folder `vae`; returns how many were encoded now.
 
-    With `guides`, the guide of every block is stored too; training makes its own, as dreamt pictures differ. Files
-    made by the same weights from the same shard are kept. Raises FileNotFoundError without shards or weights,
+    Files made by the same weights from the same shard are kept. Raises FileNotFoundError without shards or weights,
     ShardError where a shard is of another picture size or block length than `config`, ValueError for unfitting weights.
     """
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     autoencoder, fingerprint = load_vae(config, vae, place)
     encoded = 0
     for path in tqdm(find_shards(data), desc="encode", unit="shard"):
-        origin = {"vae": fingerprint, "shard": _sha256(path), "guides": str(guides)}
+        origin = {"vae": fingerprint, "shard": _sha256(path)}
         if origin_of(latents_path(path)) == origin:
             continue
         shard = Shard(path)
         check_fits(shard, config)
-        parts = [encode_walk(config, autoencoder, shard.walk(index), place, guides) for index in range(len(shard))]
-        stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-        write_tensors(latents_path(path), stacked, origin)
+        walks = [encode_walk(autoencoder, shard.walk(index), place) for index in range(len(shard))]
+        write_tensors(latents_path(path), {"latent": np.stack(walks)}, origin)
         encoded += 1
     return encoded
 
@@ -74,7 +69,7 @@ def load_vae(config: ModelConfig, folder: Path, device: str = "cpu") -> tuple[Vi
 
 
 def origin_of(path: Path) -> dict[str, str]:
-    """What a latents file was made from: hashes of weights and shard, and whether with guides; empty if unreadable."""
+    """What a latents file was made from: hashes of weights and shard; empty if unreadable."""
     if not path.is_file():
         return {}
     try:
@@ -96,17 +91,15 @@ def check_fits(shard: Shard, config: ModelConfig) -> None:
 
 
 @torch.inference_mode()
-def encode_walk(
-    config: ModelConfig, vae: VideoVAE, walk: Walk, device: str = "cpu", guides: bool = False
-) -> dict[str, np.ndarray]:
-    """The tensors of one walk, float16, without the walk axis."""
+def encode_walk(vae: VideoVAE, walk: Walk, device: str = "cpu") -> np.ndarray:
+    """Latents of one walk, float16 [C, F, h, w]."""
+    return vae.encode(walk_video(walk, device)[None])[0].cpu().numpy().astype(np.float16)
+
+
+def walk_video(walk: Walk, device: str = "cpu") -> Tensor:
+    """[3, T, H, W] in -1..1."""
     frames = torch.from_numpy(np.ascontiguousarray(walk.frames)).to(device)
-    video = frames.permute(3, 0, 1, 2).float() / 127.5 - 1
-    parts = {"latent": vae.encode(video[None])[0]}
-    if guides:
-        guide, valid = block_guides(config, vae, video, walk)
-        parts |= {"guide": guide, "valid": valid}
-    return {name: part.cpu().numpy().astype(np.float16) for name, part in parts.items()}
+    return frames.permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
 def block_guides(
@@ -116,7 +109,10 @@ def block_guides(
     walk: Walk,
     warp: Callable[..., tuple[Tensor, Tensor]] = guide_block,
 ) -> tuple[Tensor, Tensor]:
-    """Guide [B, G*C, k, h, w] and validity [B, G, k, h, w] of all blocks of a walk; `video` is [3, T, H, W] in -1..1."""
+    """Guide [B, G*C, k, h, w] and validity [B, G, k, h, w] of all blocks of a walk; `video` is [3, T, H, W] in -1..1.
+
+    The guide of a block is the frame before it, moved as commanded. No frame precedes block 0: its guide and validity are zero.
+    """
     step, device = config.frames_per_block, video.device
     last = np.arange(step - 1, video.shape[1] - 1, step)  # the frame before each block but the first
     motions = [

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.corpus import HELD_OUT, Corpus
+from train.corpus import Corpus
+from train.shards import HELD_OUT
 from world_model.actions import Action
+from world_model.album import Album
 from world_model.dit import DiT
 from world_model.rollout import Worlds, generator, join_worlds, split_worlds, start_worlds
 from world_model.text import Conditioning, pooled_actions
@@ -24,7 +26,8 @@ from world_model.vae import VideoVAE
 # names of the tensors of a History, a ChannelMemory, and of Worlds besides those
 HISTORY = ("latents", "frame", "yaw", "pitch", "present")
 MEMORY = ("total", "norm")
-WORLDS = ("yaw", "pitch", "frame", "picture")
+WORLDS = ("yaw", "pitch", "frame", "picture", "place")
+ALBUM = ("pictures", "yaw", "pitch", "place", "filled")
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ class Pool:
             "history": _tensors(worlds.history),
             "memory": memory,
             "worlds": {name: getattr(worlds, name) for name in WORLDS},
+            "album": {name: getattr(worlds.album, name) for name in ALBUM},
             "cache": list(worlds.cache),
         }
 
@@ -136,7 +140,8 @@ class Pool:
         if not slots:
             return
         memory = ChannelMemory(**state["memory"]) if state["memory"] is not None else None
-        worlds = Worlds(History(**state["history"]), memory, **state["worlds"], cache=tuple(state["cache"]))
+        album, cache = Album(**state["album"]), tuple(state["cache"])
+        worlds = Worlds(History(**state["history"]), memory, **state["worlds"], cache=cache, album=album)
         past, plans = History(**state["past"]), state["plan"].tolist()
         for row, (slot, world, (walk, block, last, dreaming)) in enumerate(zip(slots, split_worlds(worlds), plans)):
             if slot < self.size and walk < len(self.corpus) and last < self.corpus.blocks:

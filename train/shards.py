@@ -28,6 +28,8 @@ from safetensors.numpy import save_file
 
 from world_model.actions import NUM_ACTIONS
 
+HELD_OUT = 4  # walks of the first shard that nothing is trained on
+
 EventChange = tuple[int, str | None, str | None]  # (block it begins with, text, kind); text and kind None: no event
 
 # dtype and shape after the walk axis, in letters of the legend

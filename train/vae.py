@@ -19,13 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from train.loop import Run, prepare_cpu
-from train.shards import Shard, find_shards
+from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_pictures, to_video
 from world_model.config import ModelConfig, get_preset
 from world_model.rollout import generator
 from world_model.vae import PatchVAE
-
-HELD_OUT = 4  # walks of the first shard that are never trained on
 
 
 @dataclass(frozen=True)

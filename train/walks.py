@@ -10,6 +10,7 @@ import numpy as np
 
 from train.shards import EventChange, Walk, WalkInfo
 from world_model.camera import CameraConfig, commanded_motion
+from world_model.config import ModelConfig
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.events import sample_phrase
 from yume_gym.street.simulator import StreetSimulator
@@ -62,6 +63,14 @@ class StreetRecipe:
     seed: int
     town_blocks: int
     town_seed: int
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, blocks_per_walk: int, seed: int, town_blocks: int = 2, town_seed: int = 0
+    ) -> StreetRecipe:
+        """Walks in the picture size, frame rate and block length of a model."""
+        size = (config.height, config.width, config.fps, config.frames_per_block, config.camera)
+        return cls(*size, blocks_per_walk, seed, town_blocks, town_seed)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Block(nn.Module):
         self.self_attn, self.cross_attn = Attention(c.dim, c.heads, c.eps), Attention(c.dim, c.heads, c.eps)
         self.norm3 = nn.LayerNorm(c.dim, eps=c.eps)
         self.channel = ChannelAttention(c.dim, c.channel.dim, c.channel.heads, c.eps) if c.channel else None
-        self.ffn = ConvMLP(c.dim, c.ffn_dim, c.mlp_conv)
+        self.ffn = ConvMLP(c.dim, c.ffn_dim, c.mlp_conv, c.activation)
         self.modulation = nn.Parameter(torch.randn(1, 6, c.dim) / c.dim**0.5)
         with torch.no_grad():
             self.modulation[:, [2, 5]] += (
@@ -73,8 +73,7 @@ class Block(nn.Module):
         v = (self.modulation[:, None] + time).unbind(2)
         normed = modulate(x, v[0], v[1], self.eps)
         query = rotate(self.self_attn.queries(normed), table)
-        key, value = self.self_attn.keys_values(normed)
-        key = rotate(key, table)
+        key, value = self._keys_values(normed, table)
         seen = (key, value) if past is None else (torch.cat([past[0], key], 2), torch.cat([past[1], value], 2))
         x = torch.addcmul(x, self.self_attn.attend(query, seen), v[2].to(x.dtype))
         x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), context)
@@ -84,6 +83,15 @@ class Block(nn.Module):
             x = x + (F.pad(read, (0, 0, own, 0)) if own else read)
         x = torch.addcmul(x, self.ffn(modulate(x, v[3], v[4], self.eps), grids), v[5].to(x.dtype))
         return x, (key, value)
+
+    def keys_values(self, x: Tensor, time: Tensor, table: Tensor) -> KeyValue:
+        """What `forward` returns second, and nothing else of it: all that others need of the last layer's history."""
+        v = (self.modulation[:, None] + time).unbind(2)
+        return self._keys_values(modulate(x, v[0], v[1], self.eps), table)
+
+    def _keys_values(self, normed: Tensor, table: Tensor) -> KeyValue:
+        key, value = self.self_attn.keys_values(normed)
+        return rotate(key, table), value
 
 
 class Head(nn.Module):

@@ -64,11 +64,13 @@ class DiTConfig:
     prediction: Literal["velocity", "data"] = "velocity"  # what the network's output means (flow.py)
     positions: Literal["grid", "view_sphere"] = "grid"  # RoPE axes: (frame, row, column) or (frame, elevation, azimuth)
     mlp_conv: bool = False  # depthwise 3x3 convolution between the two MLP layers
+    activation: Literal["gelu_tanh", "relu_squared"] = "gelu_tanh"  # of the MLP; tanh is slow on a CPU
     screen_embedding: bool = False  # a learned vector per place on the screen; view-sphere RoPE needs it
     pooled_action: bool = False  # the mean action token joins the timestep embedding
     guide: tuple[
         float, ...
     ] = ()  # the last frame, warped as commanded at these depths in metres, is a second input (warp.py)
+    guide_memory: int = 0  # earlier pictures that fill in what the last one does not show (album.py)
     max_age: int = 1024  # frames; older history counts as this old
 
     @property
@@ -212,11 +214,12 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
 
 
 _STREET_DIT = DiTConfig(
-    dim=160, ffn_dim=480, heads=4, layers=5, patch=(1, 1, 1), latent_channels=32, text_dim=384, freq_dim=64,
-    packing=Tiers(recent=((2, 1), (2, 2), (8, 4)), initial=2, old=(2, 2)),
+    dim=160, ffn_dim=480, heads=4, layers=4, patch=(1, 1, 1), latent_channels=32, text_dim=384, freq_dim=64,
+    packing=Tiers(recent=((1, 1), (3, 2), (8, 4)), initial=2, old=(2, 2)),
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
-    mlp_conv=True, screen_embedding=True, pooled_action=True, guide=(4.0, 7.0, 12.0, 20.0, 40.0), max_age=128,
+    mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
+    guide=(4.0, 7.0, 12.0, 20.0, 40.0), guide_memory=12, max_age=128,
 )  # fmt: skip
 
 PRESETS: dict[str, ModelConfig] = {
@@ -240,7 +243,7 @@ PRESETS: dict[str, ModelConfig] = {
         dit=dataclasses.replace(
             _STREET_DIT, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16,
             packing=Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2)),
-            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=(12.0,),
+            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=(12.0,), guide_memory=3,
         ),
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
         text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),

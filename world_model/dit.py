@@ -229,13 +229,11 @@ class DiT(nn.Module):
         middle = valid[:, valid.shape[1] // 2, None]
         return guide.unflatten(1, (valid.shape[1], -1)) * valid[:, :, None], middle * seen + (1 - middle) * unseen
 
-    def _mixture(self, guides: Tensor, tokens: Tensor, grid: Grid) -> Tensor:
-        """The guides [B, G, C, K, h, w], mixed token by token as the network chooses: [B, C, K, h, w]."""
-        if self.guide_choice is None:
+    def _mixture(self, guides: Tensor, choice: Tensor | None, grid: Grid) -> Tensor:
+        """The guides [B, G, C, K, h, w], mixed token by token as the network chooses (logits [B, L, G]): [B, C, K, h, w]."""
+        if choice is None:
             return guides[:, 0]
-        share = rearrange(
-            self.guide_choice(tokens).float().softmax(dim=-1), "B (F h w) G -> B G 1 F h w", F=grid[0], h=grid[1]
-        )
+        share = rearrange(choice.float().softmax(dim=-1), "B (F h w) G -> B G 1 F h w", F=grid[0], h=grid[1])
         for axis, size in enumerate(self.config.dit.patch):
             share = share.repeat_interleave(size, dim=3 + axis) if size > 1 else share
         return (guides * share).sum(dim=1)
@@ -349,10 +347,10 @@ class DiT(nn.Module):
         """Cached history: its tokens attend to each other only, at noise level 0, once a block."""
         _, time = self._time(torch.zeros(x.shape[0], 1, device=x.device), None)
         pairs = []
-        for block, key_value in zip(self.blocks, context):
+        for block, key_value in zip(self.layers[:-1], context):
             x, pair = self._run(block, x, time, key_value, table, grids)
             pairs.append(pair)
-        return pairs
+        return [*pairs, self.layers[-1].keys_values(x, time, table)]
 
     def _time(self, timestep: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """Head vector [B, n, D] and block vectors [B, n, 6, D], float32, of timesteps [B, n] in 0..1000."""
@@ -372,6 +370,12 @@ class DiT(nn.Module):
         What the prediction means is `config.dit.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
         not fill a patch are dropped, as in the released model.
         """
+        return self.predict(x, sigma, conditions, history_sigma)[0]
+
+    def predict(
+        self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward`, and the logits [B, L, G] by which every token chose among the guides (None without a choice)."""
         tokens = self.patch_embedding(x.to(self.dtype))
         grid: Grid = tuple(tokens.shape[2:])  # type: ignore[assignment]
         tokens = tokens.flatten(2).transpose(1, 2)
@@ -403,16 +407,17 @@ class DiT(nn.Module):
             out, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
         )
         if conditions.guides is None or conditions.variance is None:
-            return out
+            return out, None
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
             for axis, size in enumerate(p):
                 level = level.repeat_interleave(size, dim=2 + axis)
+        choice = self.guide_choice(tokens) if self.guide_choice is not None else None
         mean, deviation = flow.gaussian_posterior(
-            x, level, self._mixture(conditions.guides, tokens, grid), conditions.variance
+            x, level, self._mixture(conditions.guides, choice, grid), conditions.variance
         )
-        return mean + deviation * out
+        return mean + deviation * out, choice
 
 
 def _padded(layer: nn.Module, latents: Tensor) -> Tensor:

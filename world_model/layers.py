@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -126,14 +127,28 @@ class Attention(nn.Module):
         return self.o(rearrange(out, "B H L d -> B L (H d)"))
 
 
+class ReLUSquared(nn.Module):
+    """max(x, 0)^2 (Primer, arXiv 2109.08668)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        positive = x.relu()
+        return positive * positive
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "relu_squared": ReLUSquared,
+}
+
+
 class ConvMLP(nn.Sequential):
-    """Linear, GELU (tanh), Linear: Wan's feed-forward, names `0` and `2`; optionally a depthwise 3x3 convolution in between.
+    """Linear, activation, Linear: Wan's feed-forward, names `0` and `2`; optionally a depthwise 3x3 convolution in between.
 
     The convolution starts as the identity and runs over each group's own (frames, rows, columns) grid.
     """
 
-    def __init__(self, dim: int, hidden: int, conv: bool) -> None:
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+    def __init__(self, dim: int, hidden: int, conv: bool, activation: str = "gelu_tanh") -> None:
+        super().__init__(nn.Linear(dim, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, dim))
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if conv else None
         if self.conv is not None:
             nn.init.dirac_(self.conv.weight, groups=hidden)

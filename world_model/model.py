@@ -4,7 +4,8 @@
     state = model.start([picture], [""], seeds=[0])
     state, frames = model.step(state, [Action.from_keys("W", "→")], ["a heavy rainstorm begins"])
 
-A state is immutable: to save, restore or fork a world, keep the reference; to store it, pickle it.
+A state is immutable: to save, restore or fork a world, keep the reference; to store it, pickle it; to fork it into another
+dream, give it another seed: ``dataclasses.replace(state, seeds=(7,))``.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from world_model.rollout import (
 )
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE, build_vae
-from world_model.weights import check_file, find_weights, load_into, load_tensors, read_config, read_manifest
+from world_model.weights import check_file, load_into, load_tensors, read_config
 
 
 @dataclass(frozen=True)
@@ -172,10 +173,6 @@ class WorldModel:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
 
-    def facts(self, model: str | os.PathLike) -> dict:
-        """How the weights were made and what their evaluation said (manifest.json)."""
-        return read_manifest(find_weights(model))
-
     def _seen(self, picture: Tensor) -> Worlds:
         return start_worlds(self.dit, self.vae, picture, torch.ones(1, dtype=torch.bool, device=self.device))
 
@@ -199,11 +196,6 @@ class WorldModel:
             got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
             raise ValueError(f"a start picture must be a uint8 array of shape {shape}, got {got}")
         return torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def place_state(state: WorldState, **changes: tuple[int, ...]) -> WorldState:
-    """The same worlds with other seeds or step numbers: a fork that will dream on differently."""
-    return replace(state, **changes)  # type: ignore[arg-type]
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:

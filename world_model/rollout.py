@@ -15,6 +15,7 @@ from torch import Tensor
 
 from world_model import flow
 from world_model.actions import Action
+from world_model.album import Album
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import Conditions, DiT, Target
@@ -39,7 +40,7 @@ class Worlds:
     """B worlds between two blocks, as tensors; immutable.
 
     yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1
-    (the last one), cache of the streaming decoder.
+    (the last one), cache of the streaming decoder, place [B, 2] float64 metres walked (world x, z), album of earlier pictures.
     """
 
     history: History
@@ -49,6 +50,8 @@ class Worlds:
     frame: Tensor
     picture: Tensor
     cache: DecoderCache
+    place: Tensor
+    album: Album
 
 
 def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
@@ -66,10 +69,11 @@ def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
         else None
     )
     cache = tuple(torch.cat(parts) for parts in zip(*(w.cache for w in worlds)))
-    yaw, pitch, frame, picture = (
-        torch.cat([getattr(w, name) for w in worlds]) for name in ("yaw", "pitch", "frame", "picture")
+    yaw, pitch, frame, picture, place = (
+        torch.cat([getattr(w, name) for w in worlds]) for name in ("yaw", "pitch", "frame", "picture", "place")
     )
-    return Worlds(history, memory, yaw, pitch, frame, picture, cache)
+    album = Album.join([w.album for w in worlds])
+    return Worlds(history, memory, yaw, pitch, frame, picture, cache, place, album)
 
 
 def split_worlds(worlds: Worlds) -> list[Worlds]:
@@ -84,8 +88,9 @@ def split_worlds(worlds: Worlds) -> list[Worlds]:
         memory = ChannelMemory(m.total[:, part], m.norm[:, part]) if m is not None else None
         cache = tuple(c[part] for c in worlds.cache)
         return Worlds(
-            history, memory, worlds.yaw[part], worlds.pitch[part], worlds.frame[part], worlds.picture[part], cache
-        )
+            history, memory, worlds.yaw[part], worlds.pitch[part], worlds.frame[part], worlds.picture[part], cache,
+            worlds.place[part], worlds.album.row(i),
+        )  # fmt: skip
 
     return [one(i) for i in range(worlds.yaw.shape[0])]
 
@@ -144,7 +149,11 @@ def start_worlds(
     )
     with torch.no_grad():
         _, cache = vae.decode(latents)
-    return Worlds(history, memory, yaw, pitch, torch.zeros(batch, dtype=torch.int64, device=device), pictures, cache)
+    return Worlds(
+        history, memory, yaw, pitch, torch.zeros(batch, dtype=torch.int64, device=device), pictures, cache,
+        torch.zeros(batch, 2, dtype=torch.float64, device=device),
+        Album.empty(batch, config.dit.guide_memory, config.height, config.width, device),
+    )  # fmt: skip
 
 
 def empty_worlds(dit: DiT, vae: VideoVAE, batch: int, device: torch.device) -> Worlds:
@@ -162,7 +171,9 @@ def empty_worlds(dit: DiT, vae: VideoVAE, batch: int, device: torch.device) -> W
     history = History(latents, row.long(), row, row, row.bool())
     memory = dit.no_memory(pictures) if config.dit.channel else None
     angle = torch.zeros(batch, dtype=torch.float64, device=device)
-    return Worlds(history, memory, angle, angle, angle.long(), pictures, ())
+    album = Album.empty(batch, config.dit.guide_memory, config.height, config.width, device)
+    place = torch.zeros(batch, 2, dtype=torch.float64, device=device)
+    return Worlds(history, memory, angle, angle, angle.long(), pictures, (), place, album)
 
 
 def prepare_block(
@@ -179,10 +190,12 @@ def prepare_block(
     guide = valid = None
     if config.dit.guide:
         present = worlds.history.present[:, -1]
+        there = worlds.place + motion.displacement[:, -1]
+        recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
         with torch.no_grad():
             guide, valid = guide_block(
                 vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement, config.camera,
-                config.dit.guide,
+                config.dit.guide, recalled,
             )  # fmt: skip
             valid = valid * present[:, None, None, None, None]
     history = worlds.history if worlds.history.frames else None
@@ -246,9 +259,11 @@ def advance(
         memory = memory.add(new, config.dit.channel.decay**kernels)
     with torch.no_grad():
         video, cache = vae.decode(latents.detach(), worlds.cache)
+    album = worlds.album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.present[:, -1])
     after = Worlds(
-        history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache
-    )
+        history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
+        worlds.place + motion.displacement[:, -1], album,
+    )  # fmt: skip
     return after, video
 
 

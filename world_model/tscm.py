@@ -10,7 +10,7 @@ Shapes: B worlds, C latent channels, F frames held, K frames of a new block, h x
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -159,7 +159,3 @@ class ChannelMemory:
 
     def repeat(self, times: int) -> ChannelMemory:
         return ChannelMemory(self.total.repeat_interleave(times, 1), self.norm.repeat_interleave(times, 1))
-
-
-def detach(history: History) -> History:
-    return replace(history, latents=history.latents.detach())

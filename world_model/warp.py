@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from world_model.album import Recalled
 from world_model.camera import CameraConfig
 from world_model.vae import VideoVAE
 
@@ -73,13 +74,22 @@ def warp(
 
 def guide_block(
     vae: VideoVAE, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor,
-    camera: CameraConfig, depths: tuple[float, ...],
+    camera: CameraConfig, depths: tuple[float, ...], recalled: Recalled | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The guides of a block, one for each of G depths (metres): latents [B, G*C, K, h, w], depth by depth, of the warped
-    picture, and their validity [B, G, K, h, w] in 0..1."""
+    picture, and their validity [B, G, K, h, w] in 0..1. What only the `recalled` picture shows is filled in, at the middle depth
+    and with validity 0.5."""
     latents, valid = [], []
+    if recalled is not None:
+        walked = recalled.walked[:, None] + displacement
+        middle = depths[len(depths) // 2]
+        old, old_seen = warp(recalled.picture, recalled.yaw, recalled.pitch, yaws, pitches, walked, camera, middle)
+        old_seen = old_seen * recalled.present[:, None, None, None, None]
     for far in depths:
         video, seen = warp(picture, yaw, pitch, yaws, pitches, displacement, camera, far)
+        if recalled is not None:
+            filled = (1 - seen) * old_seen
+            video, seen = torch.lerp(video, old, filled), seen + 0.5 * filled
         latents.append(vae.encode(video))
         valid.append(F.adaptive_avg_pool3d(seen, latents[-1].shape[2:]))  # type: ignore[arg-type]
     return torch.cat(latents, dim=1), torch.cat(valid, dim=1)

@@ -1,0 +1,111 @@
+"""Draws the documentation's pictures of the dream with the shipped weights: docs/minute.png and docs/events.png.
+
+    python docs/figures.py [--model street] [--out docs] [--walks 4]
+
+minute.png: a minute of walking and turning, the dream above the real street under the same keys.
+events.png: events told while walking, half a second to four seconds later; and worlds that began with a text alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium
+import imageio
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import yume_gym  # noqa: F401  (registers the environments)
+from train.shards import Walk
+from train.walks import StreetRecipe, render_walk
+from world_model.actions import Action
+from yume_gym.hud import contact_sheet
+
+SECONDS = (0, 0.5, 1, 2, 4, 8, 15, 30, 45, 60)
+SEED = 2026  # of the walks: none that a model was trained on
+LEVEL = 0.05  # radians: a walk begins where the camera looks straight ahead
+EVENTS = ("night falls", "heavy rain", "it starts snowing", "thick fog")
+AFTER = (0, 1, 2, 4, 8)  # blocks
+TEXTS = (
+    "First-person view of a sunny street with shops",
+    "A walk through a quiet street at night",
+    "First-person view of a street in heavy snow",
+    "Walking through a foggy park",
+    "A rainy street under a grey sky",
+)
+
+
+def minute(model: str, walks: int) -> list[list[np.ndarray]]:
+    """Two rows of labelled pictures a walk: the dream, and the street."""
+    rows = []
+    env = gymnasium.make("YumeWorld-v0", model=model)
+    config = env.unwrapped.model.config
+    blocks = round(SECONDS[-1] * config.fps / config.frames_per_block)
+    for number in range(walks):
+        walk = render_walk(StreetRecipe.of(config, blocks + 16, SEED), number)
+        first = first_level_block(walk, config.frames_per_block)
+        start = first * config.frames_per_block - 1
+        _, info = env.reset(seed=number, options={"image": walk.frames[start]})
+        dream = [info["frames"][-1]]
+        for block in range(first, first + blocks):
+            env.unwrapped.trigger_event(walk.info.event_at(block))
+            dream += list(env.step(int(walk.action[block]))[4]["frames"])
+        chosen = [round(seconds * config.fps) for seconds in SECONDS]
+        rows.append([labelled(dream[i], f"{s:g} s") for i, s in zip(chosen, SECONDS, strict=True)])
+        rows.append([labelled(walk.frames[start + i], "") for i in chosen])
+    return rows
+
+
+def first_level_block(walk: Walk, size: int) -> int:
+    """The first block that begins looking straight ahead; raises ValueError where none does."""
+    for block in range(1, 16):
+        if abs(float(walk.pitch[block * size - 1])) < LEVEL:
+            return block
+    raise ValueError("this walk never looks straight ahead in its first blocks: take another seed")
+
+
+def events(model: str) -> list[list[np.ndarray]]:
+    """One row of labelled pictures an event, then one a text."""
+    env = gymnasium.make("YumeWorld-v0", model=model)
+    forward, rows = Action.from_keys("W").index, []
+    for seed, event in enumerate(EVENTS):
+        _, info = env.reset(seed=seed)
+        shown = [info["frames"][-1]]
+        env.unwrapped.trigger_event(event)
+        for _ in range(AFTER[-1]):
+            shown.append(env.step(forward)[4]["frames"][-1])
+        rows.append([labelled(shown[i], event if i == 0 else f"after {i} steps") for i in AFTER])
+    for seed, text in enumerate(TEXTS):
+        _, info = env.reset(seed=seed, options={"text": text})
+        shown = [info["frames"][-1]]
+        for _ in range(AFTER[-1]):
+            shown.append(env.step(forward)[4]["frames"][-1])
+        rows.append([labelled(shown[i], text if i == 0 else f"after {i} steps") for i in AFTER])
+    return rows
+
+
+def labelled(frame: np.ndarray, text: str, zoom: int = 2) -> np.ndarray:
+    """The frame enlarged, with a line of text at its top."""
+    image = Image.fromarray(frame).resize((frame.shape[1] * zoom, frame.shape[0] * zoom), Image.Resampling.LANCZOS)
+    if text:
+        draw, font = ImageDraw.Draw(image), ImageFont.load_default(10)
+        draw.rectangle((0, 0, image.width, 13), fill=(20, 22, 28))
+        draw.text((3, 0), text, fill=(255, 214, 64), font=font)
+    return np.asarray(image)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="street")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--walks", type=int, default=4)
+    args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    imageio.imwrite(args.out / "minute.png", contact_sheet(minute(args.model, args.walks)))
+    imageio.imwrite(args.out / "events.png", contact_sheet(events(args.model)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The album: what is kept, what is replaced, what is recalled, and what the guide does with it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from world_model.album import Album, Recalled
+from world_model.camera import CameraConfig
+from world_model.warp import guide_block, warp
+
+CAMERA = CameraConfig()
+SIZE = (16, 24)
+
+
+def picture(value: float, worlds: int = 1) -> Tensor:
+    return torch.full((worlds, 3, *SIZE), value)
+
+
+def angles(*degrees: float) -> Tensor:
+    return torch.tensor([math.radians(d) for d in degrees], dtype=torch.float64)
+
+
+def places(*xz: tuple[float, float]) -> Tensor:
+    return torch.tensor(xz, dtype=torch.float64)
+
+
+YES = torch.ones(1, dtype=torch.bool)
+HERE = places((0.0, 0.0))
+LEVEL = angles(0)
+
+
+def filled(*entries: tuple[float, float, tuple[float, float]], size: int = 4) -> Album:
+    """An album of (value, yaw in degrees, place), added in that order."""
+    album = Album.empty(1, size, *SIZE, device=torch.device("cpu"))
+    for value, yaw, place in entries:
+        album = album.add(picture(value), angles(yaw), LEVEL, places(place), YES)
+    return album
+
+
+def values(album: Album) -> list[float]:
+    return [round(float(p) / 127.5 - 1, 1) for p, f in zip(album.pictures[0, :, 0, 0, 0], album.filled[0]) if f]
+
+
+def recall(album: Album, yaw: float, place: tuple[float, float] = (0, 0)) -> Recalled:
+    found = album.recall(angles(yaw), LEVEL, places(place), places(place))
+    assert found is not None
+    return found
+
+
+def test_an_empty_album_recalls_nothing():
+    assert not recall(filled(), 0).present.any()
+    assert Album.empty(1, 0, *SIZE, device=torch.device("cpu")).recall(LEVEL, LEVEL, HERE, HERE) is None
+
+
+def test_the_oldest_picture_leaves_a_full_album():
+    album = filled(*((i / 10, 30.0 * i, (0.0, 0.0)) for i in range(6)))
+    assert values(album) == [0.2, 0.3, 0.4, 0.5]
+    assert album.pictures.shape[1] == 4
+
+
+def test_a_picture_of_the_same_view_replaces_the_earlier_one():
+    album = filled((0.1, 0, (0, 0)), (0.2, 40, (0, 0)), (0.3, 5, (0.2, 0)))
+    assert values(album) == [0.2, 0.3]
+
+
+@pytest.mark.parametrize(("yaw", "place"), [(20, (0.0, 0.0)), (0, (1.0, 0.0))])
+def test_another_view_or_place_is_kept_beside_it(yaw: float, place: tuple[float, float]):
+    assert values(filled((0.1, 0, (0, 0)), (0.3, yaw, place))) == [0.1, 0.3]
+
+
+def test_recall_takes_the_nearest_direction_round_the_circle():
+    album = filled((0.1, 350, (0, 0)), (0.2, 90, (0, 0)), (0.3, 200, (0, 0)))
+    assert recall(album, 5).picture.mean() == pytest.approx(0.1, abs=0.01)
+    assert recall(album, 70).picture.mean() == pytest.approx(0.2, abs=0.01)
+    assert recall(album, 70).yaw.item() == pytest.approx(math.radians(90))
+
+
+def test_recall_prefers_near_places_and_gives_up_on_far_ones():
+    album = filled((0.1, 0, (2.5, 0)), (0.2, 30, (0.5, 0)))
+    near = recall(album, 0)
+    assert near.picture.mean() == pytest.approx(0.2, abs=0.01)
+    assert near.walked[0].tolist() == pytest.approx([-0.5, 0])
+    assert not recall(album, 0, (0, 9)).present.any()
+    assert not recall(filled((0.1, 0, (0, 0))), 120).present.any()
+
+
+def test_worlds_do_not_mix_and_absent_ones_stay_as_they_are():
+    album = Album.join([filled((0.1, 0, (0, 0))), filled((0.2, 90, (0, 0)))])
+    later = album.add(
+        picture(0.5, 2), angles(180, 180), angles(0, 0), places((0, 0), (0, 0)), torch.tensor([True, False])
+    )
+    assert values(later.row(0)) == [0.1, 0.5]
+    assert values(later.row(1)) == [0.2]
+    alone = filled((0.1, 0, (0, 0)), (0.5, 180, (0, 0)))
+    assert torch.equal(later.row(0).pictures, alone.pictures) and torch.equal(later.row(0).yaw, alone.yaw)
+
+
+class Pixels:
+    """An autoencoder that does nothing: guides can be looked at as pictures."""
+
+    def encode(self, video: Tensor) -> Tensor:
+        return video
+
+
+def test_the_guide_fills_in_only_what_the_last_picture_does_not_show():
+    torch.manual_seed(0)
+    last, old = torch.rand(1, 3, *SIZE) * 2 - 1, torch.rand(1, 3, *SIZE) * 2 - 1
+    now, view = (angles(60), LEVEL), (angles(30)[:, None], LEVEL[:, None])
+    still = torch.zeros(1, 1, 2, dtype=torch.float64)
+    recalled = Recalled(old, angles(0), LEVEL, places((0, 0)), YES)
+    bare, seen = guide_block(Pixels(), last, *now, *view, still, CAMERA, (12.0,))
+    guide, valid = guide_block(Pixels(), last, *now, *view, still, CAMERA, (12.0,), recalled)
+    back, back_seen = warp(old, angles(0), LEVEL, *view, still, CAMERA, 12.0)
+    gap = (seen == 0) & (back_seen == 1)
+    assert 0.1 < gap.float().mean() < 0.6
+    assert torch.equal(guide[seen.expand_as(guide) == 1], bare[seen.expand_as(guide) == 1])
+    assert torch.equal(guide[gap.expand_as(guide)], back[gap.expand_as(guide)])
+    assert (valid[gap] == 0.5).all() and torch.equal(valid[~gap], seen[~gap])
+    nothing = Recalled(old, angles(0), LEVEL, places((0, 0)), ~YES)
+    same, same_valid = guide_block(Pixels(), last, *now, *view, still, CAMERA, (12.0,), nothing)
+    assert torch.equal(same, bare) and torch.equal(same_valid, seen)
+
+
+def test_looking_back_after_turning_away_finds_the_old_picture():
+    """A whole turn away and back, the walked distance taken into account."""
+    album = filled((0.7, 0, (0, 0)), (0.1, 22.5, (0, 0)), (0.2, 45, (0, 0)), (0.3, 67.5, (0, 0)), size=8)
+    found = recall(album, 2.0, (0.3, 0.0))
+    assert found.picture.mean() == pytest.approx(0.7, abs=0.01)
+    assert found.walked[0].tolist() == pytest.approx([0.3, 0.0])
