@@ -125,6 +125,14 @@ def test_released_worlds_hold_every_frame():
     assert history.latents.flatten().tolist() == list(range(7))
 
 
+def test_released_worlds_forget_all_but_the_first_frame_and_the_newest():
+    history = append_all(numbered(0, 3, batch=2), numbered(3, 2, batch=2), 5)
+    assert history.frame[0].tolist() == [0, 1, 2, 3, 4]
+    history = append_all(history, numbered(5, 2, batch=2), 5)
+    assert history.frame.tolist() == 2 * [[0, 3, 4, 5, 6]]
+    assert history.latents[1].flatten().tolist() == [0, 3, 4, 5, 6]
+
+
 # ---- the reservoir ----------------------------------------------------------------------------------------------------
 
 

@@ -79,8 +79,11 @@ class Checkpoint(Mapping[str, Tensor]):
         return len(self.places)
 
     def read(self, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
-        """Every tensor, cast and moved one after the other: never more than one of them in its stored form."""
-        return {name: self[name].to(dtype).to(device) for name in self}
+        """Every tensor, cast and moved one after the other: never more than one of them in its stored form.
+
+        Always copies: weights must not live in a mapped file, and products round by how their memory is aligned.
+        """
+        return {name: self[name].to(device, dtype, copy=True) for name in self}
 
 
 def require_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], what: str) -> None:

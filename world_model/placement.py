@@ -157,7 +157,7 @@ def memory(config: ModelConfig, options: LoadOptions) -> dict[str, tuple[str, in
     total = sum(p.numel() for p in dit.parameters()) * number.itemsize
     if options.quantize:
         linears = [m.weight for m in dit.blocks.modules() if type(m) is nn.Linear]
-        total -= sum(w.numel() * (number.itemsize - 1) - w.shape[0] * number.itemsize for w in linears)
+        total -= sum(w.numel() * (number.itemsize - 1) - w.shape[0] * torch.float32.itemsize for w in linears)
     text = config.text
     width = text.heads * text.head_dim
     layer = 4 * text.dim * width + 3 * text.dim * text.ffn_dim + 2 * text.dim + 32 * text.heads
@@ -167,5 +167,5 @@ def memory(config: ModelConfig, options: LoadOptions) -> dict[str, tuple[str, in
         "transformer": (place, total),
         "autoencoder": (resting, sum(p.numel() for p in vae.parameters()) * vae_number.itemsize),
         "stream of one world": (resting, sum(c.numel() for c in cache) * vae_number.itemsize),
-        "text encoder": (place if options.text == "device" else options.text, 2 * encoder),
+        "text encoder": (place if options.text == "device" else options.text, encoder * number.itemsize),
     }

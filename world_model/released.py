@@ -186,7 +186,7 @@ def read_vae(release: Release, options: LoadOptions) -> nn.Module:
 
 def _conditioning(release: Release, config: TextConfig, options: LoadOptions) -> Conditioning:
     device = options.place if options.text == "device" else "cpu"
-    number = torch.float32 if options.number(options.dtype) == torch.float32 else torch.bfloat16
+    number = options.number(options.dtype)
     encoder = UMT5Encoder(config, release.text, release.tokenizer, device, number, keep=options.text != "drop")
     if config.joined:
         return JoinedConditioning(config, encoder)
