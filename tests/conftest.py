@@ -139,21 +139,20 @@ WALKS, WALK_BLOCKS, WALKS_SEED = 7, 16, 4  # of the last three walks one has no 
 
 @pytest.fixture(scope="session")
 def vae_folder(tmp_path_factory, config, make_vae) -> Path:
-    """What `train.vae` leaves in its run folder."""
+    """What `train.vae` and `train.depth` leave in their run folders; every layer of the depth network does something."""
     from train.vae import export
 
     folder = tmp_path_factory.mktemp("vae")
     export(make_vae(config), config, folder, {"steps": 0})
+    net = _stirred(lambda: DepthNet(config.dit.guide, config.camera), seed=3)
+    save_file(net.state_dict(), folder / "depth.safetensors")
     return folder
 
 
 @pytest.fixture(scope="session")
-def depth_folder(tmp_path_factory, config) -> Path:
-    """A run of train.depth: a depth network in which every layer does something."""
-    folder = tmp_path_factory.mktemp("depth")
-    net = _stirred(lambda: DepthNet(config.dit.guide, config.camera), seed=3)
-    save_file(net.state_dict(), folder / "depth.safetensors")
-    return folder
+def depth_folder(vae_folder) -> Path:
+    """What `train.depth` leaves in its run folder; here that is also the autoencoder's."""
+    return vae_folder
 
 
 @pytest.fixture(scope="session")

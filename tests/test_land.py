@@ -23,9 +23,9 @@ SETTINGS = Settings(batch=2, draws=1, pool=3, warmup=1, ema=0.6)
 
 
 @pytest.fixture(scope="module")
-def run_folder(config, data_folder, vae_folder, tmp_path_factory):
+def run_folder(config, data_folder, vae_folder, depth_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    foundation.train(config, data_folder, vae_folder, folder, SETTINGS, 4, None, None)
+    foundation.train(config, data_folder, vae_folder, folder, SETTINGS, 4, None, None, depth_folder)
     return folder
 
 

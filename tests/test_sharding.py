@@ -117,7 +117,7 @@ class Watched(Run):
 
 def learn(monkeypatch, config, data, vae, out, settings=QUICK, steps=STEPS) -> None:
     monkeypatch.setattr(foundation, "Run", Watched)
-    foundation.train(config, data, vae, out, settings, steps, None, None)
+    foundation.train(config, data, vae, out, settings, steps, None, None, vae if config.dit.guide else None)
 
 
 def curve(out: Path) -> tuple[list[int], np.ndarray]:

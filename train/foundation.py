@@ -232,7 +232,7 @@ def train(
     steps: int,
     minutes: float | None,
     initial: Path | None,
-    depth: Path | None,
+    depth: Path | None = None,
 ) -> None:
     """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, `depth` one of train.depth."""
     torch.manual_seed(settings.seed)

@@ -120,8 +120,10 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
                 fully_shard([part.k, part.norm_k, part.v], **how)
         fully_shard(block, **how)
         register_fsdp_forward_method(block, "keys_values")
-    fully_shard(network, **{**how, "reshard_after_forward": True})
-    for method in ("prepare", "remember", "predict"):
+    # small, frozen, and called by some processes only: every process keeps the depth network whole
+    whole = set(network.depth.parameters()) if network.depth is not None else None
+    fully_shard(network, **{**how, "reshard_after_forward": True}, ignored_params=whole)
+    for method in ("prepare", "remember"):
         register_fsdp_forward_method(network, method)
 
 

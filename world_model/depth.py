@@ -52,7 +52,7 @@ class DepthNet(nn.Module):
         down = self.downwards(pitch, height, width)
         ground = down.clamp(min=0) / self.camera.eye_height
         x = torch.cat([pictures, down[:, None], 4 * ground[:, None]], dim=1)
-        x = F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+        x = F.pad(x.to(self.stem.weight.dtype), (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
         x = F.relu(self.stem(x))
         skips = []
         for shrink in self.down:
@@ -61,7 +61,7 @@ class DepthNet(nn.Module):
         x = self.middle(x)
         for up, skip in zip(self.up, reversed(skips)):
             x = up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
-        above = self.head(x)[:, 0, :height, :width].clamp(max=1.2).exp()
+        above = self.head(x).float()[:, 0, :height, :width].clamp(max=1.2).exp()
         return (ground + above).clamp(1 / FARTHEST, 1 / NEAREST)
 
     def downwards(self, pitch: Tensor, height: int, width: int) -> Tensor:
