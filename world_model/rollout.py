@@ -189,7 +189,6 @@ def prepare_block(
     )
     guide = valid = None
     if config.dit.guide:
-        present = worlds.history.present[:, -1]
         there = worlds.place + motion.displacement[:, -1]
         recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
         with torch.no_grad():
@@ -197,7 +196,7 @@ def prepare_block(
                 vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement, config.camera,
                 config.dit.guide, recalled,
             )  # fmt: skip
-            valid = valid * present[:, None, None, None, None]
+            valid = valid * worlds.history.known[:, None, None, None, None]
     history = worlds.history if worlds.history.frames else None
     conditions = dit.prepare(history, worlds.memory, context, target, pooled, guide, valid)
     place = History(
@@ -259,7 +258,7 @@ def advance(
         memory = memory.add(new, config.dit.channel.decay**kernels)
     with torch.no_grad():
         video, cache = vae.decode(latents.detach(), worlds.cache)
-    album = worlds.album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.present[:, -1])
+    album = worlds.album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.known)
     after = Worlds(
         history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
         worlds.place + motion.displacement[:, -1], album,
