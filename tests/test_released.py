@@ -26,7 +26,7 @@ from world_model.config import PRESETS
 from world_model.dit import Target
 from world_model.model import WorldModel
 from world_model.placement import LoadOptions, memory
-from world_model.released import open_release, read_dit
+from world_model.released import open_release, read_dit, read_vae
 from world_model.rollout import block_noise, denoise_block
 from world_model.text import build_text_encoder
 
@@ -160,9 +160,9 @@ def first_block(model: WorldModel, picture: np.ndarray) -> torch.Tensor:
         ({"dtype": "bfloat16"}, 0.1),
         ({"quantize": "int8"}, 0.1),
         ({"quantize": "fp8"}, 0.3),
-        ({"compile": "aot_eager"}, 1e-4),
+        ({"compile": "eager"}, 1e-4),
         ({"offload": "model"}, 0.0),
-        ({"offload": "vae", "vae_dtype": "bfloat16"}, 0.1),
+        ({"offload": "vae"}, 0.0),
         ({"text": "device"}, 0.0),
     ],
     ids=lambda value: "+".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
@@ -176,6 +176,20 @@ def test_options_change_precision_and_place_not_the_dream(options, tolerance, or
     assert error <= tolerance
     if tolerance > 1e-3:
         assert error > 0
+
+
+@torch.inference_mode()
+def test_the_autoencoder_works_in_bfloat16(original, model, picture):
+    options = LoadOptions(device="cpu", dtype="float32", vae_dtype="bfloat16")
+    vae = read_vae(open_release(original), options).eval()
+    assert vae.model.dtype == torch.bfloat16
+    video = torch.from_numpy(picture).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+    ours, precise = vae.encode_clip(video), model.vae.encode_clip(video)
+    assert 0 < float((ours - precise).square().mean().sqrt() / precise.std()) < 0.05
+    rough, cache = vae.decode(precise)
+    smooth, _ = model.vae.decode(precise)
+    assert (rough.dtype, cache[0].dtype) == (torch.float32, torch.bfloat16)
+    assert 0 < float((rough - smooth).square().mean().sqrt() / smooth.std()) < 0.05
 
 
 def test_the_text_encoder_can_be_dropped_between_texts(original, picture):
@@ -208,7 +222,8 @@ def test_memory_is_what_the_parts_take(original, model):
     assert told["autoencoder"] == sum(p.nbytes for p in model.vae.parameters())
     state = model.start(None, ["x"], [0])
     assert told["stream of one world"] == sum(part.nbytes for part in state.worlds.cache)
-    assert told["text encoder"] == sum(p.nbytes for p in model.conditioning._encoder._model.parameters())
+    encoder = model.conditioning._encoder._model.parameters()
+    assert told["text encoder"] == sum({p.data_ptr(): p.nbytes for p in encoder}.values())  # two names share the embedding
 
 
 def test_memory_of_quantized_weights(original):

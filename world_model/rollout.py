@@ -194,7 +194,7 @@ def prepare_block(
             dit.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
             recalled,
         )  # fmt: skip
-        valid = valid * worlds.history.present[:, -1, None, None, None, None]
+        valid = valid * worlds.history.known[:, None, None, None, None]
     history = worlds.history if worlds.history.frames else None
     conditions = dit.prepare(history, worlds.memory, context, target, pooled, guide, valid)
     place = History(
@@ -256,9 +256,7 @@ def advance(
         memory = memory.add(new, config.dit.channel.decay**kernels)
     with torch.no_grad():
         video, cache = vae.decode(latents.detach(), worlds.cache)
-    album = worlds.album
-    if config.dit.guide_memory:
-        album = album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.present[:, -1])
+    album = worlds.album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.known)
     after = Worlds(
         history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
         worlds.place + motion.displacement[:, -1], album,

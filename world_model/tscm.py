@@ -80,6 +80,11 @@ class History:
     def frames(self) -> int:
         return self.latents.shape[2]
 
+    @property
+    def known(self) -> Tensor:
+        """[B] bool: whether there is a past at all, that is whether the newest frame was seen."""
+        return self.present[:, -1] if self.frames else self.present.any(dim=1)
+
     def select(self, index: Tensor) -> History:
         """Frames `index` [B, n] of every world."""
         latents = torch.stack([world[:, i] for world, i in zip(self.latents, index)])
