@@ -29,6 +29,7 @@ from world_model.actions import LOOKS
 from world_model.config import ModelConfig, get_preset
 from world_model.rollout import generator
 
+LOOSE = 0.03  # deviation of the turn that pictures are turned back by in training, in shares of a held key's
 AXES = ("forward", "right", "turn", "tilt")
 
 
@@ -68,7 +69,7 @@ class Blocks:
 
     def draw(self, settings: Settings, step: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """A batch: grey pictures of blocks [B, K + 1, H, W] and, of other blocks, the last in colour [B, 3, H, W], both 0..1,
-        and their labels: of motion for the first, of all else for the second.
+        and their labels: of motion for the first, of all else for the second. "loose" [B, 2] is added to the true turn.
 
         Half are mirrored, half run backwards in time (all motions are then their opposites), some are blurred, all have noise:
         a dream is never as sharp as the street, and must be read all the same.
@@ -96,7 +97,10 @@ class Blocks:
         for seen in (grey, sight):
             seen[blurred] = _blurred(seen[blurred])
             seen += noise * torch.randn(seen.shape, generator=stream)
-        return grey, sight, {name: torch.from_numpy(array) for name, array in labels.items()}
+        # steps are judged after about the true turn every other time, else after the judged one, so that both parts learn at once
+        loose = LOOSE * torch.randn(settings.batch, 2, generator=stream)
+        loose[::2] = torch.nan
+        return grey, sight, {**{name: torch.from_numpy(array) for name, array in labels.items()}, "loose": loose}
 
 
 def _blurred(pictures: Tensor) -> Tensor:
@@ -107,9 +111,7 @@ def _blurred(pictures: Tensor) -> Tensor:
 
 def judge_loss(judge: Judge, grey: Tensor, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parts of the loss: moves, looks and motion of the blocks; light, weather, district and things of the pictures."""
-    rotation = labels["motion"][:, 2:] / judge.units[2:]
-    if judge.training:  # half of the time steps are judged after the true turn, so that both parts learn at once
-        rotation[::2] = torch.nan
+    rotation = labels["motion"][:, 2:] / judge.units[2:] + labels["loose"]
     move, look, motion, _ = judge.motion(grey, rotation)
     truth = classes_of(labels["motion"].numpy(), judge.units.numpy())
     parts = {

@@ -30,6 +30,7 @@ WEIGHTS = Path(__file__).with_name("judge.safetensors")
 FEATURES = 64  # of each network
 STEP_FEATURES = 40  # of those of motion
 SEEN = 0.5  # probability from which a thing is seen
+_TURNS = tuple(direction for _, _, direction in LOOKS.values())
 _LUMA = (0.299, 0.587, 0.114)
 _MOVE_OF = {direction: int(move) for move, (_, _, direction) in MOVES.items()}
 _LOOK_OF = {direction: int(look) for look, (_, _, direction) in LOOKS.items()}
@@ -65,16 +66,22 @@ class MotionNetwork(nn.Module):
         self.move, self.translation = (nn.Linear(STEP_FEATURES, count) for count in (len(MOVES), 2))
 
     def forward(self, grey: Tensor, rotation: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`rotation` [B, 2], where known (NaN elsewhere), is what pictures are turned back by instead of what was judged."""
+        """`rotation` [B, 2], where known (NaN elsewhere), is what pictures are turned back by instead of the look judged.
+
+        That is a whole key's turn or none: the regressed turn is a few degrees off, which moves most of a picture more than a
+        step does.
+        """
         # light and weather change the mean and the contrast of a picture, not how it moves
         grey = grey - grey.mean(dim=(1, 2, 3), keepdim=True)
         grey = grey / (grey.std(dim=(1, 2, 3), keepdim=True) + 0.02)
         turned = self.turning(grey)
-        judged = self.rotation(turned)
-        known = judged.detach() if rotation is None else torch.where(rotation.isnan(), judged.detach(), rotation)
-        stepped = self.stepping(self.turn_back(grey, known))
-        motion = torch.cat([self.translation(stepped), judged], dim=1)
-        return self.move(stepped), self.look(turned), motion, torch.cat([stepped, turned], dim=1)
+        look = self.look(turned)
+        judged = look.new_tensor(_TURNS)[look.argmax(dim=1)]
+        stepped = self.stepping(
+            self.turn_back(grey, judged if rotation is None else rotation.where(~rotation.isnan(), judged))
+        )
+        motion = torch.cat([self.translation(stepped), self.rotation(turned)], dim=1)
+        return self.move(stepped), look, motion, torch.cat([stepped, turned], dim=1)
 
     def turn_back(self, grey: Tensor, rotation: Tensor) -> Tensor:
         """All pictures as seen in the direction of the middle one, if the camera turned evenly by `rotation` [B, 2]; 0 outside."""
