@@ -7,7 +7,6 @@ walkers get to. Pictures are blurred and noised now and then, as dreams are. Res
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.loop import Run, prepare_cpu
+from train.loop import Run, prepare_cpu, read_arguments
 from train.sheet import to_pictures, to_video
 from train.walks import plan_walk
 from world_model.actions import ALL_ACTIONS
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.depth import FARTHEST, NEAREST, DepthNet
 from world_model.rollout import generator
 from yume_gym.street.simulator import StreetSimulator
@@ -170,16 +169,8 @@ def _pairs(net: DepthNet, views: tuple[Tensor, Tensor, Tensor]) -> list[list[np.
 
 def main() -> None:
     prepare_cpu()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="preset name")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--minutes", type=float, help="stop after this much training")
-    parser.add_argument("--batch", type=int, default=Settings.batch)
-    parser.add_argument("--lr", type=float, default=Settings.lr)
-    arguments = parser.parse_args()
-    settings = Settings(batch=arguments.batch, lr=arguments.lr)
-    train(get_preset(arguments.model), arguments.out, settings, arguments.steps, arguments.minutes)
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr"))
+    train(config, a.out, settings, a.steps, a.minutes)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ def main() -> None:
         "lanes",
         "seed",
     )
-    config, settings, a = read_arguments(__doc__, Settings, names, initial_required=True)
+    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae", "initial"))
     train(config, a.data, a.vae, a.initial, a.out, settings, a.steps, a.minutes)
 
 

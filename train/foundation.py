@@ -294,7 +294,7 @@ def main() -> None:
         "lanes",
         "seed",
     )
-    config, settings, a = read_arguments(__doc__, Settings, names, initial_required=False)
+    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), ("initial", "depth"))
     train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth)
 
 

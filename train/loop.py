@@ -254,24 +254,29 @@ def load_average(checkpoint: Path, average: AveragedModel) -> dict[str, Any]:
 # ---- command lines ----------------------------------------------------------------------------------------------------
 
 
+PATHS = {
+    "data": "folder of shards (train.data; encoded ones for a DiT), or of Sekai-style clips",
+    "vae": "run folder of train.vae",
+    "initial": "folder of weights to start from (train.land)",
+    "depth": "run folder of train.depth, for a model with a guide and no --initial",
+}
+
+
 def read_arguments(
-    description: str | None, settings: type, numbers: Sequence[str], initial_required: bool
+    description: str | None,
+    settings: type,
+    numbers: Sequence[str],
+    needed: Sequence[str] = (),
+    offered: Sequence[str] = (),
 ) -> tuple[ModelConfig, Any, argparse.Namespace]:
-    """The command line of a stage that trains a DiT: its model, `settings` with the fields `numbers` as given, and the paths
-    data, vae, out, initial, with steps and minutes."""
+    """The command line of a stage: its model, `settings` with the fields `numbers` as given, and the rest: out, steps, minutes and
+    the `PATHS` that are needed or offered."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="preset name, or a config.json")
     parser.add_argument("--size", metavar="HxW", help="picture size on the patch grid (default: the preset's)")
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of encoded shards (train.data), or of Sekai-style clips"
-    )
-    parser.add_argument("--vae", type=Path, required=True, help="run folder of train.vae")
+    for folder in (*needed, *offered):
+        parser.add_argument(f"--{folder}", type=Path, required=folder in needed, help=PATHS[folder])
     parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
-    parser.add_argument(
-        "--initial", type=Path, required=initial_required, help="folder of weights to start from (train.land)"
-    )
-    if not initial_required:  # a stage that may begin from nothing
-        parser.add_argument("--depth", type=Path, help="run folder of train.depth, for a model with a guide and no --initial")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, help="stop after this much training")
     for name in numbers:

@@ -7,7 +7,6 @@ Resumable. Writes `vae.safetensors` (the EMA, normalised) and `vae.json` (config
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from train.loop import Run, prepare_cpu
+from train.loop import Run, prepare_cpu, read_arguments
 from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_pictures, to_video
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.rollout import generator
 from world_model.vae import PatchVAE
 
@@ -132,17 +131,8 @@ def _report(run: Run, held_out: Tensor, loss: float) -> None:
 
 def main() -> None:
     prepare_cpu()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="preset name")
-    parser.add_argument("--data", type=Path, required=True, help="folder of shards (train.data)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
-    parser.add_argument("--steps", type=int, default=100_000)
-    parser.add_argument("--minutes", type=float, help="stop after this much training")
-    parser.add_argument("--batch", type=int, default=Settings.batch)
-    parser.add_argument("--lr", type=float, default=Settings.lr)
-    arguments = parser.parse_args()
-    settings = Settings(batch=arguments.batch, lr=arguments.lr)
-    train(get_preset(arguments.model), arguments.data, arguments.out, settings, arguments.steps, arguments.minutes)
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr"), ("data",))
+    train(config, a.data, a.out, settings, a.steps, a.minutes)
 
 
 if __name__ == "__main__":
