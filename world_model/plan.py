@@ -217,7 +217,7 @@ def resized(config: ModelConfig, size: str | None) -> ModelConfig:
     if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
         raise ValueError(f"size {size!r} should be height x width, such as {config.height}x{config.width}")
     height, width = map(int, size.split("x"))
-    return config.resized((height, width))
+    return replace(config, height=height, width=width)  # a model still to be trained may be of any size
 
 
 if __name__ == "__main__":
