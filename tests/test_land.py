@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from train import foundation
 from train.foundation import Settings
 from train.land import STARTS, land, load_average, starting_pictures
 from train.loop import Run
 from world_model.actions import Action
+from world_model.depth import DepthNet
 from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.text import Conditioning
@@ -98,3 +100,14 @@ def test_starting_pictures_are_many_and_unlike(landed, config):
 def test_a_folder_without_a_checkpoint_is_refused(config, tmp_path):
     with pytest.raises(FileNotFoundError, match="train first"):
         load_average(config, tmp_path)
+
+
+def test_a_later_depth_network_is_landed(config, run_folder, vae_folder, data_folder, tmp_path):
+    later = DepthNet(config.dit.guide, config.camera)
+    save_file(later.state_dict(), tmp_path / "depth.safetensors")
+    (tmp_path / "depth.json").write_text('{"depth_training": {"steps": 7}}')
+    land(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], tmp_path)
+    landed = load_file(tmp_path / "out" / "dit.safetensors")
+    for name, value in later.state_dict().items():
+        torch.testing.assert_close(landed[f"depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["depth"] == {"steps": 7}

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from train import loop
 from train.corpus import Corpus
+from train.depth import load_depth
 from train.foundation import held_out_psnr
 from train.latents import load_vae
 from train.loop import prepare_cpu
@@ -64,10 +65,21 @@ def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
 
 
 def land(
-    config: ModelConfig, run: Path, vae_folder: Path, data: Path, out: Path, before: list[Path]
+    config: ModelConfig,
+    run: Path,
+    vae_folder: Path,
+    data: Path,
+    out: Path,
+    before: list[Path],
+    depth: Path | None = None,
 ) -> dict[str, float]:
-    """Writes the folder; returns its evaluation. `before` are earlier runs that this one continued, oldest first."""
+    """Writes the folder; returns its evaluation.
+
+    `before` are earlier runs that this one continued, oldest first; `depth` is a run of train.depth that went on since.
+    """
     dit, training = load_average(config, run)
+    if depth is not None and dit.depth is not None:
+        load_depth(dit.depth, depth)
     vae, _ = load_vae(config, vae_folder)
     corpus = Corpus(config, data)
     conditioning = Conditioning(config.text)
@@ -77,6 +89,7 @@ def land(
     stages = [load_average(config, folder)[1] for folder in before]
     facts = {
         "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],
+        "depth": json.loads((depth / "depth.json").read_text())["depth_training"] if depth is not None else {},
         "training": [*stages, training],
         "evaluation": {"walks": HELD_OUT, **{k: round(v, 2) for k, v in figures.items()}},
     }
@@ -102,9 +115,12 @@ def main() -> None:
     parser.add_argument(
         "--before", type=Path, nargs="*", default=[], help="run folders that this run continued, oldest first"
     )
+    parser.add_argument("--depth", type=Path, help="run folder of train.depth, if it went on after --run began")
     arguments = parser.parse_args()
     config = get_preset(arguments.model)
-    figures = land(config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before)
+    figures = land(
+        config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before, arguments.depth
+    )
     print("\n".join(f"{name:24} {value:6.2f}" for name, value in figures.items()))
 
 
