@@ -248,9 +248,8 @@ def test_a_training_batch_is_dreamt_as_its_worlds_alone(config, distiller, stude
         draws = [generator("old frames", seed, age) for seed, age in zip(seeds, steps, strict=True)]
         _, latents, video = distiller.dream(student, remembering, block_noise(config, seeds, steps), draws)
         for row, (block, frames) in enumerate(expected):
-            # rounding moves single pixels of the guide to a neighbour
-            assert (latents[row] - block).abs().mean() < 5e-2
-            assert (np.abs(to_pictures(video)[row].astype(int) - frames) > 2).mean() < 0.05
+            torch.testing.assert_close(latents[row], block, atol=2e-2, rtol=2e-2)
+            assert np.abs(to_pictures(video)[row].astype(int) - frames).max() <= 2
             compared += ages[row] > 0
     assert compared >= 6
 

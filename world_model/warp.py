@@ -96,13 +96,25 @@ def guide_block(
 
     What only the `recalled` picture shows is filled in, with validity REMEMBERED.
     """
-    inverse = depth(picture, pitch)
-    video, valid = warp(picture, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
-    if recalled is not None and (recalled.present.is_meta or recalled.present.any()):  # plans count the dearer case
-        walked = recalled.walked[:, None] + displacement
-        inverse = depth(recalled.picture, recalled.pitch)
-        old, seen = warp(recalled.picture, inverse, recalled.yaw, recalled.pitch, yaws, pitches, walked, depth.camera)
-        filled = (1 - valid) * seen * recalled.present[:, None, None, None, None]
-        video, valid = torch.lerp(video, old, filled), valid + REMEMBERED * filled
-    latents = vae.encode(video)
+    parts = []
+    # one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
+    for i in range(picture.shape[0]):
+        one = slice(i, i + 1)
+        views = (yaws[one], pitches[one])
+        video, valid = _seen(depth, picture[one], yaw[one], pitch[one], *views, displacement[one])
+        if recalled is not None and (recalled.present.is_meta or recalled.present[i]):  # plans count the dearer case
+            walked = recalled.walked[one, None] + displacement[one]
+            old, there = _seen(depth, recalled.picture[one], recalled.yaw[one], recalled.pitch[one], *views, walked)
+            filled = (1 - valid) * there
+            video, valid = torch.lerp(video, old, filled), valid + REMEMBERED * filled
+        parts.append((video, valid))
+    videos, valid = (torch.cat(part) for part in zip(*parts))
+    latents = vae.encode(videos)
     return latents, F.adaptive_avg_pool3d(valid, latents.shape[2:])  # type: ignore[arg-type]
+
+
+def _seen(
+    depth: DepthNet, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`warp` at the distances that the network finds."""
+    return warp(picture, depth(picture, pitch), yaw, pitch, yaws, pitches, displacement, depth.camera)
