@@ -132,6 +132,25 @@ def pictures(config) -> np.ndarray:
     return noise.repeat(8, axis=1).repeat(8, axis=2)
 
 
+# ---- released weights, shrunken ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def original_release(tmp_path_factory) -> Path:
+    """A folder as the authors published theirs, read only."""
+    from shrunken import write_release
+
+    return write_release(tmp_path_factory.mktemp("release") / "original", "original")
+
+
+@pytest.fixture(scope="session")
+def sharded_release(tmp_path_factory) -> Path:
+    """The same weights in shards, autoencoder and text encoder as diffusers and transformers have them."""
+    from shrunken import write_release
+
+    return write_release(tmp_path_factory.mktemp("release") / "diffusers", "diffusers", shards=3)
+
+
 # ---- a little of the street to train on ---------------------------------------------------------------------------------
 
 WALKS, WALK_BLOCKS, WALKS_SEED = 7, 16, 4  # of the last three walks one has no event, two have: from block 13 and 7
