@@ -249,7 +249,7 @@ def test_a_training_batch_is_dreamt_as_its_worlds_alone(config, distiller, stude
         _, latents, video = distiller.dream(student, remembering, block_noise(config, seeds, steps), draws)
         for row, (block, frames) in enumerate(expected):
             torch.testing.assert_close(latents[row], block, atol=2e-2, rtol=2e-2)
-            assert np.abs(to_pictures(video)[row].astype(int) - frames).max() <= 2
+            assert np.abs(to_pictures(video)[row].astype(int) - frames).max() <= 4
             compared += ages[row] > 0
     assert compared >= 6
 
