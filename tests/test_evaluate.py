@@ -18,7 +18,7 @@ from train.evaluation.targets import Target, check, headline
 from train.judge_network import Judge
 
 TINY = Settings(
-    horizon=1.0, side_horizon=1.0, walks=2, real_walks=2, far_walks=1, flow_every=2, starts=1, film=1.0,
+    horizon=1.0, side_horizon=1.0, walks=2, real_walks=2, natural_walks=1, far_walks=1, flow_every=2, starts=1, film=1.0,
     events=events.Plan(before=1, during=1, after=0, scenes=(("overcast", "clear"),)),
     memory=memory.Plan(scenes=2, waits=(1,), out=(1,)),
 )  # fmt: skip
@@ -30,9 +30,7 @@ def judge_weights(config, tmp_path_factory):
     judge = Judge.of(config).eval()
     path = tmp_path_factory.mktemp("judge") / "judge.safetensors"
     accuracy = dict.fromkeys(("joint", "move", "look", "light", "weather", "district"), 0.0)
-    judge.save(
-        path, {"steps": 0, "batch": 0, "trained_on": {"blocks": 0, "towns": 0}, "tested_on": {"blocks": 0}, "accuracy": accuracy}
-    )
+    judge.save(path, {"training": [], "tested_on": {"blocks": 0}, "accuracy": accuracy})
     return path
 
 

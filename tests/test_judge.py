@@ -244,7 +244,7 @@ class TestTraining:
         optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
         first = None
         for _ in range(40):
-            loss = sum(judge_loss(judge, *batch).values())
+            loss = sum(judge_loss(judge, batch).values())
             first = float(loss.detach()) if first is None else first
             optimizer.zero_grad()
             loss.backward()
@@ -269,7 +269,20 @@ class TestTraining:
                 ["--model", "debug", "train", "--data", str(folder), "--test", str(folder), "--out", str(tmp_path / "run"),
                  "--weights", str(weights), "--steps", "3"]
             )  # fmt: skip
-            assert judge_facts(weights)["steps"] == 3
+            assert [stage["steps"] for stage in judge_facts(weights)["training"]] == [3]
+
+    def test_one_network_alone(self, folder, judge, config, tmp_path):
+        """Going on with sight alone leaves motion as it was."""
+        first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+        judge.save(first, {"training": [{"steps": 7}]})
+        judge_main(
+            ["--model", "debug", "train", "--data", str(folder), "--test", str(folder), "--out", str(tmp_path / "run"),
+             "--weights", str(second), "--steps", "2", "--only", "sight", "--initial", str(first)]
+        )  # fmt: skip
+        before, after = (Judge.load(config, path).state_dict() for path in (first, second))
+        changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {"sight"}
+        assert [stage["steps"] for stage in judge_facts(second)["training"]] == [7, 2]
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the trained judge is not in this checkout")

@@ -100,8 +100,8 @@ class TestEndurance:
 
     def test_a_frozen_picture_scores_badly(self, street, judge):
         """Many different sharp pictures that never move must be further from real walks than other real walks are."""
-        trials = [make_trial(street, 5, n, 8) for n in range(5)]
-        real = endurance.RealWalks(endurance.real_walks(street, judge, 900, 6, 8))
+        trials = [make_trial(street, 5, n, 8, ("day", "clear")) for n in range(5)]
+        real = endurance.RealWalks(endurance.real_walks(street, judge, 900, 6, 8, [("day", "clear")]))
         worlds = (Street(street), Frozen(street.frames_per_block))
         walked, frozen = (
             endurance.at_marks([measure_walk(w, street, judge, t, flow_every=8) for t in trials], real, 0.5)["4s"]
@@ -270,26 +270,39 @@ class TestEvents:
 class TestMemory:
     PLAN = memory.Plan(scenes=3, waits=(1,), out=(2,))
 
-    def trials(self, world, street):
-        scenes = memory.make_scenes(street, 3, 8)
-        return [memory.run_scene(world, scene, self.PLAN, 4, right=True) for scene in scenes]
-
     def test_the_street_comes_back_and_a_frozen_picture_earns_nothing(self, street, judge):
-        found = memory.distances(judge, self.trials(Street(street), street))
-        score = memory.score(found, found)
-        for trial in ("turn_1", "walk_2"):
-            assert found[trial]["return"] < 0.5 * found[trial]["away"]
-            assert score[trial]["score"] > 0.5
-        assert score["turn_1"]["score"] == pytest.approx(1, abs=0.5)
-        frozen = memory.score(memory.distances(judge, self.trials(Frozen(street.frames_per_block), street)), found)
+        scenes = memory.make_scenes(street, 3, 8)
+        others = memory.elsewhere(street, scenes, 8)
+
+        def measure(world):
+            trials = [memory.run_scene(world, scene, self.PLAN, 4, right=True) for scene in scenes]
+            return memory.distances(judge, trials, others)
+
+        found = measure(Street(street))
+        for trial, figures in memory.score(found, found).items():
+            assert figures["return"] < 0.5 * min(figures["away"], figures["unrelated"]), trial
+            assert figures["score"] == pytest.approx(1)
+        frozen = memory.score(measure(Frozen(street.frames_per_block)), found)
+        assert frozen["turn_1"]["return"] == pytest.approx(0, abs=1e-5)
         assert frozen["turn_1"]["score"] == pytest.approx(0, abs=1e-3)
+
+    def test_elsewhere_is_another_place_under_the_same_sky(self, street):
+        scenes = memory.make_scenes(street, 3, 8)
+        others = memory.elsewhere(street, scenes, 8)
+        for scene, other in zip(scenes, others):
+            assert abs(scene.picture.astype(float) - other).mean() > 10
+            assert abs(scene.picture.mean() - other.mean()) < 50
 
     def test_another_place_is_no_memory(self):
         street = {"turn_1": {"return": 0.1, "away": 1.0, "unrelated": 1.1}}
-        lost = {"turn_1": {"return": 1.2, "away": 1.1, "unrelated": 1.0}}
-        assert memory.score(lost, street)["turn_1"]["score"] < 0
-        kept = {"turn_1": {"return": 0.1, "away": 1.2, "unrelated": 1.0}}
-        assert memory.score(kept, street)["turn_1"]["score"] == pytest.approx(1)
+
+        def score(**figures):
+            return memory.score({"turn_1": {"unrelated": 1.0, **figures}}, street)["turn_1"]["score"]
+
+        assert score(**{"return": 1.2, "away": 1.1}) < 0
+        assert score(**{"return": 0.1, "away": 1.2}) == pytest.approx(1)
+        assert score(**{"return": 0.6, "away": 1.0}) == pytest.approx(0.5)
+        assert score(**{"return": 0.1, "away": 0.2}) == pytest.approx(0.2)
 
     def test_quarter_turn(self, config):
         assert memory.quarter_turn(config) * 45 * config.frames_per_block / config.fps == 90

@@ -25,18 +25,19 @@ from train.evaluation import control, endurance, events, fidelity, memory, start
 from train.evaluation.report import write_report
 from train.evaluation.store import Store, plain
 from train.evaluation.targets import check, headline, verdict
-from train.evaluation.walks import make_trial, measure_walk
+from train.evaluation.walks import draw_sky, make_trial, measure_walk, psnr
 from train.evaluation.worlds import Decoded, Dream, Frozen, Street, World, town
 from train.judge_network import WEIGHTS, Judge, fingerprint, judge_facts
 from train.loop import prepare_cpu
 from train.sheet import save_sheet
+from train.walks import StreetRecipe, render_walk
 from world_model.model import WorldModel
 from world_model.weights import find_weights, read_manifest
 from yume_gym.street.simulator import StreetSimulator
 
 VERSION = 1  # of what is measured: results of another are not mixed
 PICTURE_TIMES = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 30.0, 60.0, 180.0, 600.0)  # seconds into a walk
-_ROUTES, _REAL, _FAR, _EVENTS, _MEMORY, _STARTS = range(6)  # each part draws its scenes from a seed of its own
+_ROUTES, _FAR, _EVENTS, _MEMORY, _STARTS = range(5)  # each part draws its scenes from a seed of its own
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Settings:
     )
     walks: int = 8
     real_walks: int = 32  # walks of 10 s that distances are taken to
+    natural_walks: int = 16  # walks of 10 s as in training, for the autoencoder
     far_walks: int = 4  # in a town that neither the world model nor the judge was trained on
     flow_every: int = 4  # blocks; optical flow is slow
     starts: int = 40
@@ -62,7 +64,7 @@ class Settings:
 
 
 QUICK = Settings(
-    horizon=10.0, side_horizon=10.0, walks=3, real_walks=10, far_walks=1, starts=6, film=10.0,
+    horizon=10.0, side_horizon=10.0, walks=3, real_walks=8, natural_walks=4, far_walks=1, starts=6, film=10.0,
     events=events.Plan(before=1, during=2, after=2, scenes=(("day", "clear"), ("overcast", "rain")), once=True),
     memory=memory.Plan(scenes=2, waits=(2,), out=(2,)),
 )  # fmt: skip
@@ -82,8 +84,8 @@ class Evaluation:
         )  # fmt: skip
         self.seconds = self.config.frames_per_block / self.config.fps
         self.units = judge.units.numpy()
-        still = Frozen(self.config.frames_per_block)
-        everything: tuple[World, ...] = (Street(self.street), Decoded(self.street, model), still, Dream(model, steps))
+        self.decoded, still = Decoded(self.street, model), Frozen(self.config.frames_per_block)
+        everything: tuple[World, ...] = (Street(self.street), self.decoded, still, Dream(model, steps))
         self.worlds = {world.name: world for world in everything}
 
     def blocks(self, seconds: float) -> int:
@@ -91,13 +93,13 @@ class Evaluation:
 
     def run(self) -> dict[str, Any]:
         """The report without headline and targets. What takes longest comes last."""
-        report: dict[str, Any] = {}
+        report: dict[str, Any] = {"autoencoder": self.autoencoder()}
         report["starts"] = {name: self.starts(name) for name in ("street", "decoded", "dream")}
         report["memory"] = {name: self.memory(name) for name in ("street", "frozen", "dream")}
         report["events"] = {name: self.events(name) for name in ("street", "frozen", "dream")}
         report["unseen_town"] = self.unseen_town()
         records = {name: self.walks(name) for name in ("street", "decoded", "frozen", "dream")}
-        real = endurance.RealWalks(self.real(self.street, "real", _REAL))
+        real = self.real(self.street, "real", _ROUTES, self.settings.walks)
         report["control"] = {name: control.by_time(r, self.units, self.seconds) for name, r in records.items()}
         report["endurance"] = {name: endurance.at_marks(r, real, self.seconds) for name, r in records.items()}
         report["fidelity"] = {
@@ -129,14 +131,29 @@ class Evaluation:
             records.append(self.store.arrays(f"walk_{name}_{number:02d}", make))
         return records
 
-    def real(self, street: StreetSimulator, name: str, part: int) -> dict[str, np.ndarray]:
-        """Real walks on other routes."""
+    def real(self, street: StreetSimulator, name: str, part: int, measured: int) -> endurance.RealWalks:
+        """Real walks on other routes, under the skies of the `measured` walks of a part."""
 
         def make() -> dict[str, np.ndarray]:
-            blocks = self.blocks(endurance.WINDOW)
-            return endurance.real_walks(street, self.judge, self.seed(part) + 500, self.settings.real_walks, blocks)
+            skies = [draw_sky(np.random.default_rng([self.seed(part), number])) for number in range(measured)]
+            count, blocks = self.settings.real_walks, self.blocks(endurance.WINDOW)
+            return endurance.real_walks(street, self.judge, self.seed(part) + 500, count, blocks, skies)
 
-        return self.store.arrays(name, make)
+        return endurance.RealWalks(self.store.arrays(name, make))
+
+    def autoencoder(self) -> dict[str, Any]:
+        """What the autoencoder keeps of walks as training has them, on routes that it has not."""
+
+        def make() -> dict[str, Any]:
+            s, blocks = self.settings, self.blocks(endurance.WINDOW)
+            recipe = StreetRecipe.of(self.config, blocks, self.seed(_ROUTES), s.town_blocks, s.town)
+            walks = [render_walk(recipe, number).frames for number in range(self.settings.natural_walks)]
+            return {
+                "walks": len(walks),
+                "psnr": control.mean(np.array([psnr(self.decoded.through(w), w) for w in walks])),
+            }
+
+        return self.store.result("autoencoder", make)
 
     def unseen_town(self) -> dict[str, Any]:
         """Control and endurance where the model was never trained."""
@@ -146,7 +163,7 @@ class Evaluation:
             make_trial(street, self.seed(_FAR), n, self.blocks(min(s.side_horizon, s.horizon)))
             for n in range(s.far_walks)
         ]
-        real = endurance.RealWalks(self.real(street, "real_far", _FAR))
+        real = self.real(street, "real_far", _FAR, s.far_walks)
         figures = {}
         for world in (Street(street), self.worlds["dream"]):
             records = [
@@ -190,8 +207,8 @@ class Evaluation:
                 for n, scene in enumerate(tqdm(scenes, desc=f"memory, {name}", leave=False))
             ]
             rows = [[picture for pictures in trial.values() for picture in pictures] for trial in trials]
-            save_sheet(self.store.folder / "sheets" / f"memory_{name}.png", rows)
-            return memory.distances(self.judge, trials)
+            save_sheet(self.store.folder / "sheets" / f"memory_{name}.png", rows, 2)
+            return memory.distances(self.judge, trials, memory.elsewhere(self.street, scenes, self.seed(_MEMORY)))
 
         found = self.store.result(f"memory_{name}", make)
         return memory.score(found, found if name == "street" else self.memory("street"))
@@ -203,7 +220,7 @@ class Evaluation:
         def make() -> dict[str, Any]:
             figures, pictures = starts.run(self.worlds[name], self.judge, scenes)
             rows = [list(pictures[first : first + 8]) for first in range(0, len(pictures), 8)]
-            save_sheet(self.store.folder / "sheets" / f"starts_{name}.png", rows)
+            save_sheet(self.store.folder / "sheets" / f"starts_{name}.png", rows, 2)
             return figures
 
         return self.store.result(f"starts_{name}", make)

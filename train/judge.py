@@ -22,7 +22,7 @@ from torch import Tensor
 
 from train import judge_data
 from train.judge_data import THINGS, UNKNOWN
-from train.judge_network import SEEN, WEIGHTS, Judge, axes_of, classes_of, to_float
+from train.judge_network import SEEN, WEIGHTS, Judge, axes_of, classes_of, judge_facts, to_float
 from train.loop import Run, prepare_cpu
 from train.motion import LUMA
 from world_model.actions import LOOKS
@@ -42,10 +42,11 @@ class Settings:
     weight_decay: float = 0.02
     warmup: int = 50
     ema: float = 0.99
-    things: float = 0.4  # share of pictures to look at that show something unusual, which few blocks do
+    things: float = 0.6  # share of pictures to look at that show something unusual, which few blocks do
     blurred: float = 0.4  # share of blocks seen through a blur
     noise: float = 0.025  # largest deviation of the noise added to pictures of 0..1
     seed: int = 0
+    only: str | None = None  # "motion" or "sight": the network that is trained; both if None
 
 
 class Blocks:
@@ -109,16 +110,21 @@ def _blurred(pictures: Tensor) -> Tensor:
     return pictures
 
 
-def judge_loss(judge: Judge, grey: Tensor, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parts of the loss: moves, looks and motion of the blocks; light, weather, district and things of the pictures."""
+def motion_loss(judge: Judge, grey: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of the loss of blocks: moves, looks and motion."""
     rotation = labels["motion"][:, 2:] / judge.units[2:] + labels["loose"]
     move, look, motion, _ = judge.motion(grey, rotation)
     truth = classes_of(labels["motion"].numpy(), judge.units.numpy())
-    parts = {
+    return {
         "move": F.cross_entropy(move, torch.from_numpy(truth[0])),
         "look": F.cross_entropy(look, torch.from_numpy(truth[1])),
         "motion": 4 * F.smooth_l1_loss(motion, labels["motion"] / judge.units, beta=0.2),
     }
+
+
+def sight_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of the loss of pictures: light, weather, district and things."""
+    parts = {}
     light, weather, district, things, _ = judge.sight(sight)
     for name, logits in (("light", light), ("weather", weather), ("district", district)):
         known = labels[name] != UNKNOWN
@@ -128,10 +134,18 @@ def judge_loss(judge: Judge, grey: Tensor, sight: Tensor, labels: dict[str, Tens
     return parts
 
 
-def accuracy(judge: Judge, blocks: Blocks, changed: Sequence[np.ndarray] | None = None) -> dict[str, float]:
-    """How often the judge is right on all blocks; `changed` are other pictures [K + 1, H, W, 3] to read in their place."""
-    pictures = changed if changed is not None else [blocks.pictures(i) for i in range(len(blocks))]
-    reading = judge.read(np.stack(pictures))
+def judge_loss(
+    judge: Judge, batch: tuple[Tensor, Tensor, dict[str, Tensor]], only: str | None = None
+) -> dict[str, Tensor]:
+    """All parts of the loss of a batch, or those of one network."""
+    grey, sight, labels = batch
+    parts = {} if only == "sight" else motion_loss(judge, grey, labels)
+    return parts if only == "motion" else {**parts, **sight_loss(judge, sight, labels)}
+
+
+def accuracy(judge: Judge, blocks: Blocks) -> dict[str, float]:
+    """How often the judge is right on all blocks."""
+    reading = judge.read(np.stack([blocks.pictures(i) for i in range(len(blocks))]))
     motion = blocks.labels["motion"]
     move, look = classes_of(motion, judge.units.numpy())
     figures = {
@@ -157,17 +171,20 @@ def accuracy(judge: Judge, blocks: Blocks, changed: Sequence[np.ndarray] | None 
 
 
 def train(
-    config: ModelConfig, data: Path, test: Path, out: Path, weights: Path, settings: Settings, steps: int
-) -> None:
-    """Trains for `steps`, tests, and writes the weights."""
+    config: ModelConfig, data: Path, test: Path, out: Path, weights: Path, settings: Settings, steps: int,
+    initial: Path | None = None,
+) -> None:  # fmt: skip
+    """Trains for `steps`, tests, and writes the weights; `initial` are weights to go on from."""
     torch.manual_seed(settings.seed)
     judge = Judge.of(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if initial is not None:
+        judge.load_state_dict(Judge.load(config, initial).state_dict())
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
     blocks, unseen = (Blocks(folder) for folder in (data, test))
     average: Judge = run.ema["judge"].module  # type: ignore[assignment]
     for step in run.steps(steps):
-        parts = judge_loss(judge, *blocks.draw(settings, step))
+        parts = judge_loss(judge, blocks.draw(settings, step), settings.only)
         optimizer.zero_grad()
         run.accelerator.backward(sum(parts.values()))
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 2.0)
@@ -183,13 +200,14 @@ def train(
             run.save()
     run.finish()
     figures = accuracy(average.eval(), unseen)
-    facts = {
-        "steps": run.progress.step, "batch": settings.batch, "minutes": round(run.progress.seconds / 60, 1),
-        "trained_on": {"blocks": len(blocks), "towns": len(list(data.glob("town_*.safetensors")))},
-        "tested_on": {"blocks": len(unseen), "town": "one that the judge was not trained on"},
-        "accuracy": figures,
+    stage = {
+        "network": settings.only or "both", "steps": run.progress.step, "batch": settings.batch,
+        "minutes": round(run.progress.seconds / 60, 1), "blocks": len(blocks),
+        "towns": len(list(data.glob("town_*.safetensors"))),
     }  # fmt: skip
-    average.save(weights, facts)
+    before = [] if initial is None else judge_facts(initial)["training"]
+    tested = {"blocks": len(unseen), "town": "one that the judge was not trained on"}
+    average.save(weights, {"training": [*before, stage], "tested_on": tested, "accuracy": figures})
     print("\n".join(f"{name:20} {value:.3f}" for name, value in figures.items()))
 
 
@@ -210,12 +228,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
     command.add_argument("--weights", type=Path, default=WEIGHTS, help="file to write")
     command.add_argument("--steps", type=int, default=3000)
+    command.add_argument("--only", choices=("motion", "sight"), help="train one of the two networks")
+    command.add_argument("--initial", type=Path, help="weights to go on from")
     given = parser.parse_args(argv)
     config = get_preset(given.model)
     if given.command == "render":
         judge_data.render(config, given.data, given.towns, given.walks, given.seed, given.first_town)
     else:
-        train(config, given.data, given.test, given.out, given.weights, Settings(), given.steps)
+        train(
+            config,
+            given.data,
+            given.test,
+            given.out,
+            given.weights,
+            Settings(only=given.only),
+            given.steps,
+            given.initial,
+        )
 
 
 if __name__ == "__main__":

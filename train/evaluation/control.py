@@ -118,7 +118,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
         return np.nan, np.nan
     z, share = 1.96, hits / count
     middle, width = share + z * z / (2 * count), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count**2))
-    return (middle - width) / (1 + z * z / count), (middle + width) / (1 + z * z / count)
+    return max(0.0, (middle - width) / (1 + z * z / count)), min(1.0, (middle + width) / (1 + z * z / count))
 
 
 def mean(values: np.ndarray) -> float:

@@ -43,13 +43,17 @@ class RealWalks:
         return frechet(self.points, self.project(features)) if len(features) > 2 else np.nan
 
 
-def real_walks(street: StreetSimulator, judge: Judge, seed: int, walks: int, blocks: int) -> dict[str, np.ndarray]:
-    """One record of real walks on routes of their own, which no world is measured on."""
+def real_walks(
+    street: StreetSimulator, judge: Judge, seed: int, walks: int, blocks: int, skies: Sequence[tuple[str, str]]
+) -> dict[str, np.ndarray]:
+    """One record of real walks on routes of their own, which no world is measured on, under `skies` in turn.
+
+    Those should be the skies that worlds are measured under: else distances tell of the weather.
+    """
     records = []
     for number in range(walks):
-        record = measure_walk(
-            Street(street), street, judge, make_trial(street, seed, number, blocks), flow_every=blocks
-        )
+        trial = make_trial(street, seed, number, blocks, skies[number % len(skies)])
+        record = measure_walk(Street(street), street, judge, trial, flow_every=blocks)
         records.append({name: record[name] for name in ("features", "sharpness", "colour", "change", "motion")})
     return {name: np.concatenate([record[name] for record in records]) for name in records[0]}
 

@@ -1,8 +1,8 @@
 """Is the place still there when one looks back? Looking away by 90 degrees and back, and walking out and back.
 
 The camera ends where it left, so the two pictures should show the same. What counts as "the same" is what YumeStreet gives
-(its people and clouds move on); what counts as nothing is how alike pictures of other places are. A world that did not look
-away at all remembers nothing: its score is taken against what it saw while away, if that is the nearer.
+(its people and clouds move on); what counts as nothing is how alike other places under the same sky are. A world that did not
+look away at all remembers nothing: its score counts as far as what it saw while away differs as it does in YumeStreet.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from train.evaluation.control import mean
+from train.evaluation.walks import draw_sky
 from train.evaluation.worlds import Scene, World
 from train.judge_network import Judge
 from train.routes import open_start
-from train.walks import ATMOSPHERES
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from yume_gym.street.simulator import StreetSimulator
@@ -36,13 +36,19 @@ class Plan:
 
 
 def make_scenes(street: StreetSimulator, count: int, seed: int) -> list[Scene]:
+    """Places to leave and come back to."""
     scenes = []
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        light, weather, _ = ATMOSPHERES[int(rng.choice(len(ATMOSPHERES), p=[share for *_, share in ATMOSPHERES]))]
-        picture = open_start(street, rng, light, weather)
+        picture = open_start(street, rng, *draw_sky(rng))
         scenes.append(Scene(street.get_state(), picture, seed * 1000 + number))
     return scenes
+
+
+def elsewhere(street: StreetSimulator, scenes: Sequence[Scene], seed: int) -> np.ndarray:
+    """[N, H, W, 3] pictures of other places under the skies of the scenes: what "no likeness" means."""
+    rngs = (np.random.default_rng([seed, number, 1]) for number in range(len(scenes)))
+    return np.stack([open_start(street, rng, s.state.light, s.state.weather) for rng, s in zip(rngs, scenes)])
 
 
 def quarter_turn(config: ModelConfig) -> int:
@@ -81,8 +87,8 @@ def _held(world: World, place: Any, action: Action, blocks: int) -> np.ndarray:
     return frames[-1]
 
 
-def distances(judge: Judge, trials: Sequence[dict[str, np.ndarray]]) -> dict[str, dict[str, float]]:
-    """For each kind of trial: perceptual distance of the departure to the return, to what was seen away, and to other scenes."""
+def distances(judge: Judge, trials: Sequence[dict[str, np.ndarray]], others: np.ndarray) -> dict[str, dict[str, float]]:
+    """For each kind of trial: perceptual distance of the departure to the return, to what was seen away, and to `others`."""
     table = {}
     for name in trials[0]:
         pictures = np.stack([trial[name] for trial in trials])
@@ -90,19 +96,20 @@ def distances(judge: Judge, trials: Sequence[dict[str, np.ndarray]]) -> dict[str
         table[name] = {
             "return": mean(judge.distance(departure, returned)),
             "away": mean(judge.distance(departure, away)),
-            "unrelated": unrelated(judge, departure),
+            "unrelated": mean(judge.distance(departure, others)),
         }
     return table
 
 
 def score(world: dict[str, dict[str, float]], street: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     """Each trial's distances with its score: 1 where the return is as like the departure as in the street, 0 where it is no
-    liker than other places (the street's) or than what was seen away."""
+    liker than another place, times how far the world looked away (at most 1: as far as the street)."""
     table = {}
     for name, figures in world.items():
-        best, nothing = street[name]["return"], min(street[name]["unrelated"], figures["away"])
-        room = street[name]["unrelated"] - best
-        table[name] = {**figures, "score": (nothing - figures["return"]) / room if room > 0 else math.nan}
+        best, nothing = street[name]["return"], street[name]["unrelated"]
+        looked_away = min(1.0, figures["away"] / street[name]["away"]) if street[name]["away"] else math.nan
+        like = (nothing - figures["return"]) / (nothing - best) if nothing > best else math.nan
+        table[name] = {**figures, "looked_away": looked_away, "score": like * looked_away}
     return table
 
 

@@ -48,7 +48,7 @@ ENDURANCE: Columns = (
     ("Fréchet", "frechet", False), ("sharpness", "sharpness", False), ("contrast", "contrast", False),
     ("colour shift", "colour_shift", False), ("change", "change", False), *((name, f"motion/{name}", False) for name in AXES),
 )  # fmt: skip
-MEMORY: Columns = tuple((name, name, False) for name in ("return", "away", "unrelated", "score"))
+MEMORY: Columns = tuple((name, name, False) for name in ("return", "away", "unrelated", "looked_away", "score"))
 FIDELITY: Columns = (("PSNR dB", "psnr", False), ("SSIM", "ssim", False), ("perceptual distance", "distance", False))
 UNSEEN: Columns = (
     ("blocks", "control/blocks", False), ("joint", "control/joint", True), ("yaw slope", "control/slope/turn", False),
@@ -71,6 +71,7 @@ def write_report(out: Path, report: dict[str, Any], records: dict[str, Records],
 def as_markdown(report: dict[str, Any]) -> str:
     """The report as a page; the plots stand in plots/, the sheets in sheets/ beside it."""
     model, settings, control = report["model"], report["settings"], report["control"]
+    autoencoder = report["autoencoder"]
     overall = {LABELS[name]: parts["all"] for name, parts in control.items()}
     starts = {LABELS[name]: part for name, part in report["starts"].items()}
     events = {LABELS[name]: part for name, part in report["events"].items()}
@@ -100,9 +101,11 @@ def as_markdown(report: dict[str, Any]) -> str:
         _plots("endurance"), "![walks](sheets/walks.png)", "Rows in pairs: the street, then the dream.",
         "## Memory", table(_flat(report["memory"]), MEMORY),
         "Perceptual distances to the departure. turn_n: 90° aside, n blocks of waiting, back; walk_n: n blocks forward and back. "
-        "Score 1: as in the street; 0: no liker than another place, or than what was seen away.",
+        "Unrelated: to other places under the same sky. Score 1: as in the street; 0: no liker than another place; times how far "
+        "the world looked away.",
         _plots("memory"),
         "## Fidelity with the street", table({**_flat(fidelity), **unrelated}, FIDELITY), _plots("fidelity"),
+        f"The autoencoder on {autoencoder['walks']} walks like those of training: {autoencoder['psnr']:.1f} dB.",
         "`side_by_side.mp4`: the street to the left, the dream to the right.",
         "## A town never trained on", table(_unseen(report["unseen_town"]), UNSEEN),
     )  # fmt: skip
@@ -170,8 +173,10 @@ def _judge(report: dict[str, Any]) -> str:
     rows = {f"a town it was not trained on, {facts['tested_on']['blocks']} blocks": facts["accuracy"]}
     for world in ("street", "decoded"):
         rows[f"the walks of this evaluation, {LABELS[world]}"] = report["control"][world]["all"]
-    return (
-        f"Trained for {facts['steps']} steps of {facts['batch']} blocks on {facts['trained_on']['blocks']} blocks from "
-        f"{facts['trained_on']['towns']} towns of YumeStreet. How often it is right, the ceiling of all that follows:\n\n"
-        + table(rows, tuple((name, name, True) for name in names))
+    stages = "; ".join(
+        f"{stage['network']}: {stage['steps']} steps of {stage['batch']}, from {stage['blocks']} blocks of {stage['towns']} towns"
+        for stage in facts["training"]
+    )
+    return f"Trained on YumeStreet ({stages}). How often it is right, the ceiling of all that follows:\n\n" + table(
+        rows, tuple((name, name, True) for name in names)
     )

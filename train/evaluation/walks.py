@@ -30,11 +30,18 @@ class Trial:
     route: Route
 
 
-def make_trial(street: StreetSimulator, seed: int, number: int, blocks: int) -> Trial:
-    """Walk `number` of `seed`: light and weather as often as in training, a balanced route from an open view."""
+def draw_sky(rng: np.random.Generator) -> tuple[str, str]:
+    """(light, weather) as often as in training."""
+    return ATMOSPHERES[int(rng.choice(len(ATMOSPHERES), p=[share for *_, share in ATMOSPHERES]))][:2]
+
+
+def make_trial(
+    street: StreetSimulator, seed: int, number: int, blocks: int, sky: tuple[str, str] | None = None
+) -> Trial:
+    """Walk `number` of `seed`: a balanced route from an open view under `sky` (light, weather), or one drawn as in training."""
     rng = np.random.default_rng([seed, number])
-    light, weather, _ = ATMOSPHERES[int(rng.choice(len(ATMOSPHERES), p=[share for *_, share in ATMOSPHERES]))]
-    picture = open_start(street, rng, light, weather)
+    drawn = draw_sky(rng)
+    picture = open_start(street, rng, *(sky or drawn))
     return Trial(Scene(street.get_state(), picture, seed * 1000 + number), balanced_route(street, rng, blocks))
 
 

@@ -102,9 +102,12 @@ class Decoded:
         return scene.state, self.vae.decode(self.vae.encode(still[None]))[1]
 
     def start_from_text(self, scene: Scene) -> np.ndarray:
-        still = to_video(np.repeat(scene.picture[None], self.start_frames, axis=0))
-        with torch.inference_mode():
-            return to_pictures(self.vae.decode(self.vae.encode(still[None]))[0])[0, -1]
+        return self.through(np.repeat(scene.picture[None], self.start_frames, axis=0))[-1]
+
+    @torch.inference_mode()
+    def through(self, frames: np.ndarray) -> np.ndarray:
+        """What the autoencoder makes of a video uint8 [T, H, W, 3]."""
+        return to_pictures(self.vae.decode(self.vae.encode(to_video(frames)[None]))[0])[0]
 
     @torch.inference_mode()
     def step(self, place: tuple[StreetState, Any], action: Action, event: str | None = None) -> tuple[Any, np.ndarray]:
