@@ -373,7 +373,9 @@ def test_every_parameter_has_a_gradient_and_checkpointing_keeps_it(attention, co
         )
     learnt = {name for name, p in dit.named_parameters() if p.requires_grad}
     assert gradients[0].keys() == learnt
-    assert {name for name, _ in dit.named_parameters()} - learnt == {f"depth.{n}" for n, _ in dit.depth.named_parameters()}
+    assert {name for name, _ in dit.named_parameters()} - learnt == {
+        f"depth.{n}" for n, _ in dit.depth.named_parameters()
+    }
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
 

@@ -307,7 +307,9 @@ def test_training_starts_from_given_weights(config, data_folder, vae_folder, wei
     assert all(torch.equal(taken[name], value.float()) for name, value in given.items())
 
 
-def test_fresh_models_know_how_good_the_guide_is(config, corpus, data_folder, vae_folder, depth_folder, frozen_vae, tmp_path):
+def test_fresh_models_know_how_good_the_guide_is(
+    config, corpus, data_folder, vae_folder, depth_folder, frozen_vae, tmp_path
+):
     train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, depth_folder)
     taken, depth = load_file(tmp_path / "checkpoint" / "model.safetensors"), DiT(config).depth
     load_depth(depth, depth_folder)

@@ -178,7 +178,9 @@ def test_command_lines_of_stages(config, tmp_path, monkeypatch, capsys):
     def read(*words: str):
         paths = ["--data", "d", "--vae", "v", "--out", "o"]
         monkeypatch.setattr("sys.argv", ["stage", *words, *paths])
-        return loop.read_arguments("What it does.", Options, ("batch", "lr", "optimizer"), ("data", "vae"), ("initial",))
+        return loop.read_arguments(
+            "What it does.", Options, ("batch", "lr", "optimizer"), ("data", "vae"), ("initial",)
+        )
 
     found, options, arguments = read("debug", "--batch", "4", "--optimizer", "adamw", "--size", "64x96")
     assert (found.name, found.height, found.width) == ("debug", 64, 96)

@@ -105,7 +105,9 @@ def test_walking_moves_points_of_the_ground_as_a_projection_by_hand(walk, yaw, p
         x, y = project(point - [walk[0], 0, walk[1]], yaw + turn, pitch)
         expected = project(point, yaw, pitch)
         if 2 < x < WIDTH - 2 and 2 < y < HEIGHT - 2 and 2 < expected[0] < WIDTH - 2 and 2 < expected[1] < HEIGHT - 2:
-            found = seen[int(y), int(x)] + ([x, y] - np.floor([x, y]) - 0.5)  # what the pixel's middle shows, moved to the place
+            found = seen[int(y), int(x)] + (
+                [x, y] - np.floor([x, y]) - 0.5
+            )  # what the pixel's middle shows, moved to the place
             np.testing.assert_allclose(found, expected, atol=0.8)
             assert valid[int(y), int(x)] == 1
             checked += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.latents import block_guides, encode_walk, walk_video
-from train.shards import HELD_OUT, Shard, WalkInfo, find_shards, latents_path
+from train.shards import HELD_OUT, Shard, Walk, WalkInfo, find_shards, latents_path
 from train.sheet import to_video
 from world_model.actions import Action
 from world_model.config import ModelConfig
-from world_model.depth import DepthNet
+from world_model.dit import DiT
+from world_model.rollout import Motion
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
 from world_model.warp import guide_block
@@ -38,8 +40,8 @@ class Corpus:
         self._shards = [Shard(path) for path in paths]
         self._places = [(shard, i) for shard in self._shards for i in range(len(shard))]
         self.latents = np.concatenate([load_file(latents_path(path))["latent"] for path in paths])
-        self.actions, self.yaw, self.pitch = (
-            np.concatenate([getattr(s, name) for s in self._shards]) for name in ("action", "yaw", "pitch")
+        self.actions, self.yaw, self.pitch, self._positions = (
+            np.concatenate([getattr(s, name) for s in self._shards]) for name in ("action", "yaw", "pitch", "position")
         )
         self.blocks = self._shards[0].header.blocks_per_walk
         texts = {info.caption for shard in self._shards for info in shard.walks}
@@ -50,20 +52,37 @@ class Corpus:
             for t in tqdm(sorted(texts), desc="texts", mininterval=5)
         }
 
-    def prior_deviation(self, depth: DepthNet, vae: VideoVAE, walks: int = 16) -> Tensor:
-        """[2, C]: deviation of the latents, and of their distance to the guide where that saw something."""
+    @torch.no_grad()
+    def prior_deviation(self, dit: DiT, vae: VideoVAE, walks: int = 16) -> Tensor:
+        """[2, C]: deviation of the latents from how `dit` knows the place (from zero if it knows none), and from its guide where
+        that saw something."""
+        assert dit.depth is not None
         places = self._places[HELD_OUT : HELD_OUT + walks] or self._places
         spread, error, count = (torch.zeros(self.config.dit.latent_channels) for _ in range(3))
         for shard, i in places:
             walk = shard.walk(i)
             data = torch.from_numpy(encode_walk(vae, walk)).float()
-            guide, valid = block_guides(self.config, partial(guide_block, depth, vae), walk_video(walk), walk)
+            guide = block_guides(self.config, partial(guide_block, dit.depth, vae), walk_video(walk), walk)
             later = data.unflatten(1, (self.blocks, -1))[:, 1:].transpose(0, 1)  # the guide's blocks
-            seen = (valid > 0.99).expand_as(later)
-            spread += data.square().flatten(1).mean(dim=1)
-            error += ((later - guide).square() * seen).transpose(0, 1).flatten(1).sum(dim=1)
+            seen = (guide.valid > 0.99).expand_as(later)
+            known = self._known(dit, walk, data) if dit.places is not None else 0
+            spread += (later - known).square().transpose(0, 1).flatten(1).mean(dim=1)
+            error += ((later - guide.latents).square() * seen).transpose(0, 1).flatten(1).sum(dim=1)
             count += seen.transpose(0, 1).flatten(1).sum(dim=1)
         return torch.stack([spread / len(places), error / count]).sqrt()
+
+    def _known(self, dit: DiT, walk: Walk, data: Tensor) -> Tensor:
+        """How `dit` knows the places of a walk [B, C, K, h, w], from its second block on; light as in the picture before."""
+        assert dit.places is not None
+        size, stride = self.config.frames_per_block, self.config.vae.temporal_stride
+        place, yaw, pitch = (
+            torch.from_numpy(a).double().unflatten(0, (self.blocks, size))[1:, stride - 1 :: stride]
+            for a in (walk.position, walk.yaw, walk.pitch)
+        )
+        before = data.unflatten(1, (self.blocks, -1))[:, :-1, -1].transpose(0, 1)
+        words = torch.stack([self.text(walk.info.event_at(block)) for block in range(1, self.blocks)])
+        look = dit.places.looks(before, torch.ones(len(before), dtype=torch.bool), words)
+        return dit.places(place, yaw, pitch, look)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -82,6 +101,22 @@ class Corpus:
         """(yaw, pitch) of `picture(walk, block)`, radians."""
         frame = max(block * self.config.frames_per_block - 1, 0)
         return float(self.yaw[walk, frame]), float(self.pitch[walk, frame])
+
+    def position(self, walk: int, block: int) -> tuple[float, float]:
+        """(x, z) of `picture(walk, block)`, metres."""
+        x, z = self._positions[walk, max(block * self.config.frames_per_block - 1, 0)]
+        return float(x), float(z)
+
+    def motion(self, walks: Sequence[int], blocks: Sequence[int]) -> Motion:
+        """How the camera truly moved in given blocks of given walks."""
+        size = self.config.frames_per_block
+        rows = [(walk, slice(block * size, (block + 1) * size)) for walk, block in zip(walks, blocks)]
+        yaw, pitch, place = (
+            torch.stack([torch.from_numpy(values[row]) for row in rows]).double()
+            for values in (self.yaw, self.pitch, self._positions)
+        )
+        start = torch.tensor([self.position(walk, block) for walk, block in zip(walks, blocks)], dtype=torch.float64)
+        return Motion(yaw, pitch, place - start[:, None])
 
     def frames(self, walk: int, block: int, blocks: int) -> np.ndarray:
         """uint8 [blocks * T, H, W, 3] of the true walk."""

@@ -27,7 +27,7 @@ from train.sharding import lanes_of, mean_of, own_device
 from world_model import flow
 from world_model.config import ModelConfig
 from world_model.dit import Conditions, DiT
-from world_model.rollout import Motion, dream_block, generator, motion_of, prepare_block
+from world_model.rollout import Motion, commanded, dream_block, generator, prepare_block
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -111,7 +111,7 @@ class Distiller:
             after = replace(after, memory=ChannelMemory(after.memory.total.detach(), after.memory.norm.detach()))
         newest = torch.arange(after.history.frames - self.config.block_latents, after.history.frames)
         self.pool.put(batch, after, after.history.select(newest.repeat(len(batch.index), 1)))
-        return motion_of(self.config, batch.actions, batch.worlds.yaw, batch.worlds.pitch), latents, video
+        return commanded(dit, batch.worlds, batch.actions), latents, video
 
     def conditions(self, score: DiT, batch: Batch, motion: Motion, context: Tensor) -> Conditions:
         """A score's own compression of the same generated history."""

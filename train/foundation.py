@@ -20,6 +20,7 @@ from train.depth import load_depth
 from train.latents import LatentsOnly, load_vae
 from train.loop import Run, prepare_cpu, read_arguments
 from train.muon import Muon
+from train.places import load_places
 from train.pool import Batch, Pool
 from train.sharding import anywhere, lanes_of, mean_of, own_device
 from train.shards import HELD_OUT
@@ -34,7 +35,6 @@ from world_model.rollout import (
     denoise_block,
     dream_block,
     generator,
-    motion_of,
     prepare_block,
     start_worlds,
 )  # fmt: skip
@@ -49,6 +49,7 @@ class Settings:
     batch: int = 8  # worlds a step
     draws: int = 2  # noise draws that share one world's history
     pool: int = 64
+    life: int = 24  # blocks: the longest that a world of the pool lives
     lr: float = 1.5e-3
     warmup: int = 60
     cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
@@ -139,7 +140,9 @@ class Trainer:
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
         self.conditioning = conditioning or Conditioning(config.text)
         self.device = own_device()
-        self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed, device=self.device)
+        self.pool = Pool(
+            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.life, device=self.device
+        )
 
     def step(self, dit: DiT, number: int) -> tuple[Tensor, float]:
         """Loss of step `number`, and that of no network at all; the pool's worlds move on by one block, true or dreamt."""
@@ -148,9 +151,8 @@ class Trainer:
         share = s.dream_share * min(1.0, max(0.0, (number - s.dream_from) / max(s.dream_over, 1)))
         batch = self.pool.draw(dit, self.vae, s.batch, share, number)
         noised = corrupt(batch, s, stream)
-        motion = motion_of(self.config, batch.actions, batch.worlds.yaw, batch.worlds.pitch)
         worlds = replace(noised.worlds, memory=dit.remember(batch.past))
-        conditions, place = prepare_block(dit, self.vae, worlds, motion, batch.context, batch.pooled)
+        conditions, ahead = prepare_block(dit, self.vae, worlds, batch.motion, batch.context, batch.pooled)
         data = batch.truth.repeat_interleave(s.draws, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream).to(self.device)
         noise = torch.randn(data.shape, generator=stream).to(self.device)
@@ -167,8 +169,8 @@ class Trainer:
                 start = start.to(self.device) * self.config.sampler.temperature
                 dream = denoise_block(dit, conditions, start, sigmas)
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
-            after, _ = advance(dit, self.vae, batch.worlds, motion, place, added, [stream] * len(batch.index))
-            self.pool.put(batch, after, replace(place, latents=added))
+            after, _ = advance(dit, self.vae, batch.worlds, batch.motion, ahead, added, [stream] * len(batch.index))
+            self.pool.put(batch, after, replace(ahead.place, latents=added))
         return loss, reference
 
 
@@ -182,7 +184,8 @@ def roll_out(
     pictures = torch.stack([corpus.picture(walk, block) for walk in walks]).to(device)
     angles = torch.tensor([corpus.direction(walk, block) for walk in walks], dtype=torch.float64, device=device)
     present = torch.ones(len(walks), dtype=torch.bool, device=device)
-    worlds = start_worlds(dit, vae, pictures, present, angles[:, 0], angles[:, 1])
+    place = torch.tensor([corpus.position(walk, block) for walk in walks], dtype=torch.float64, device=device)
+    worlds = start_worlds(dit, vae, pictures, present, angles[:, 0], angles[:, 1], place)
     videos = []
     for b in range(block, block + blocks):
         actions = [corpus.action(walk, b) for walk in walks]
@@ -233,8 +236,10 @@ def train(
     minutes: float | None,
     initial: Path | None,
     depth: Path | None = None,
+    places: Path | None = None,
 ) -> None:
-    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, `depth` one of train.depth."""
+    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, `depth` and `places` are runs of
+    train.depth and train.places for fresh ones."""
     torch.manual_seed(settings.seed)
     dit = DiT(config)
     if initial is not None:
@@ -245,7 +250,9 @@ def train(
     corpus = open_corpus(config, data, vae)
     if initial is None and dit.depth is not None and dit.prior_deviation is not None:
         load_depth(dit.depth, depth)
-        dit.prior_deviation.copy_(corpus.prior_deviation(dit.depth, load_vae(config, vae_folder)[0]))
+        if dit.places is not None:
+            load_places(dit.places, places)
+        dit.prior_deviation.copy_(corpus.prior_deviation(dit, load_vae(config, vae_folder)[0]))
     conditioning, blind = Conditioning(config.text), vae if config.dit.guide else LatentsOnly(vae)
     trainers = {name: Trainer(config, corpus, blind, own, conditioning) for name, own in lanes_of(settings).items()}
     both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
@@ -294,8 +301,8 @@ def main() -> None:
         "lanes",
         "seed",
     )
-    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), ("initial", "depth"))
-    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth)
+    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), ("initial", "depth", "places"))
+    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth, a.places)
 
 
 if __name__ == "__main__":

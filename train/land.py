@@ -12,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
 from train import loop
 from train.corpus import Corpus
 from train.depth import load_depth
+from train.finder import WEIGHTS as FINDER
 from train.foundation import held_out_psnr
 from train.latents import load_vae
 from train.loop import prepare_cpu
+from train.places import load_places
 from train.shards import HELD_OUT
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
@@ -36,19 +39,21 @@ STARTS = [("day", "clear")] * 16 + [
 OPEN_VIEW = ((0.0, 20.0), (-0.4, 5.0), (0.4, 5.0))  # (radians off the middle, metres that must be free there)
 
 
-def starting_pictures(config: ModelConfig, seed: int = 1000) -> np.ndarray:
-    """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS`, below each other; none stares at a wall."""
+def starting_pictures(config: ModelConfig, seed: int = 1000) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
+    """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS`, below each other; none stares at a wall. And where each
+    was taken: (x, z; metres; yaw, radians)."""
     street = StreetSimulator(
         height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block, camera=config.camera
     )  # fmt: skip
-    pictures = []
+    pictures, poses = [], []
     for number, (light, weather) in enumerate(STARTS):
         rng = np.random.default_rng((seed, number))
         picture = street.reset(rng, light=light, weather=weather)
         while any(street.free_distance(street.yaw + turn) < metres for turn, metres in OPEN_VIEW):
             picture = street.reset(rng, light=light, weather=weather)
         pictures.append(picture)
-    return np.concatenate(pictures)
+        poses.append((*street.position, street.yaw))
+    return np.concatenate(pictures), poses
 
 
 def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
@@ -72,24 +77,34 @@ def land(
     out: Path,
     before: list[Path],
     depth: Path | None = None,
+    places: Path | None = None,
+    finder: Path | None = None,
 ) -> dict[str, float]:
     """Writes the folder; returns its evaluation.
 
-    `before` are earlier runs that this one continued, oldest first; `depth` is a run of train.depth that went on since.
+    `before` are earlier runs that this one continued, oldest first; `depth` and `places` are runs of train.depth and train.places
+    that went on since. `finder` is a run of train.finder, for a model that knows a town.
     """
+    if (finder is None) != (config.dit.places is None):
+        raise ValueError(f"{config.name}: --finder is needed by models that know a town (dit.places), and by no others")
     dit, training = load_average(config, run)
     if depth is not None and dit.depth is not None:
         load_depth(dit.depth, depth)
+    if places is not None and dit.places is not None:
+        load_places(dit.places, places)
     vae, _ = load_vae(config, vae_folder)
     corpus = Corpus(config, data)
     conditioning = Conditioning(config.text)
     figures = held_out_psnr(dit.eval(), vae, corpus, conditioning)[0]  # type: ignore[arg-type]
     out.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(starting_pictures(config)).save(out / "starts.png", optimize=True)
+    pictures, poses = starting_pictures(config)
+    Image.fromarray(pictures).save(out / "starts.png", optimize=True)
     stages = [load_average(config, folder)[1] for folder in before]
     facts = {
         "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],
-        "depth": json.loads((depth / "depth.json").read_text())["depth_training"] if depth is not None else {},
+        "depth": _facts(depth, "depth"),
+        "places": _facts(places, "places"),
+        "finder": _facts(finder, "finder"),
         "training": [*stages, training],
         "evaluation": {"walks": HELD_OUT, **{k: round(v, 2) for k, v in figures.items()}},
     }
@@ -97,8 +112,16 @@ def land(
         "dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict(),  # type: ignore[attr-defined]
         "text.safetensors": {"actions": conditioning.actions},
     }  # fmt: skip
+    if finder is not None:
+        tensors["finder.safetensors"] = load_file(finder / FINDER)
+        (out / "starts.json").write_text(json.dumps(poses) + "\n")
     save_weights(out, config, tensors, facts)
     return figures
+
+
+def _facts(run: Path | None, stage: str) -> dict:
+    """What a run says of its training, without the config."""
+    return json.loads((run / f"{stage}.json").read_text())[f"{stage}_training"] if run is not None else {}
 
 
 def main() -> None:
@@ -115,12 +138,17 @@ def main() -> None:
     parser.add_argument(
         "--before", type=Path, nargs="*", default=[], help="run folders that this run continued, oldest first"
     )
-    parser.add_argument("--depth", type=Path, help="run folder of train.depth, if it went on after --run began")
+    for stage in ("depth", "places"):
+        parser.add_argument(
+            f"--{stage}", type=Path, help=f"run folder of train.{stage}, if it went on after --run began"
+        )
+    parser.add_argument("--finder", type=Path, help="run folder of train.finder, for a model that knows a town")
     arguments = parser.parse_args()
     config = get_preset(arguments.model)
     figures = land(
-        config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before, arguments.depth
-    )
+        config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before, arguments.depth,
+        arguments.places, arguments.finder,
+    )  # fmt: skip
     print("\n".join(f"{name:24} {value:6.2f}" for name, value in figures.items()))
 
 

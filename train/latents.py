@@ -26,9 +26,10 @@ from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
 from world_model.vae import DecoderCache, VideoVAE, build_vae
+from world_model.warp import Guide
 
 WEIGHTS = "vae.safetensors"
-GuideFn = Callable[..., tuple[Tensor, Tensor]]
+GuideFn = Callable[..., Guide]
 
 
 def encode(config: ModelConfig, data: Path, vae: Path, *, device: str = "auto") -> int:
@@ -115,8 +116,8 @@ def walk_video(walk: Walk, device: str = "cpu") -> Tensor:
     return frames.permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
-def block_guides(config: ModelConfig, guide: GuideFn, video: Tensor, walk: Walk) -> tuple[Tensor, Tensor]:
-    """Guide [B, C, k, h, w] and validity [B, 1, k, h, w] of all blocks of a walk but the first; `video` is [3, T, H, W] in -1..1.
+def block_guides(config: ModelConfig, guide: GuideFn, video: Tensor, walk: Walk) -> Guide:
+    """The guides of all blocks of a walk but the first; `video` is [3, T, H, W] in -1..1.
 
     The guide of a block is the frame before it, moved as commanded; `guide` is `warp.guide_block` of given networks.
     """

@@ -19,11 +19,12 @@ from train.shards import HELD_OUT
 from world_model.actions import Action
 from world_model.album import Album
 from world_model.dit import DiT
-from world_model.rollout import Worlds, generator, join_worlds, split_worlds, start_worlds
+from world_model.rollout import Motion, Worlds, generator, join_worlds, split_worlds, start_worlds
 from world_model.text import Conditioning, pooled_actions
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
 
+PLACE_ERROR = 0.15  # metres by which worlds are wrong about where they started
 # names of the tensors of a History, a ChannelMemory, and of Worlds besides those
 HISTORY = ("latents", "frame", "yaw", "pitch", "present")
 MEMORY = ("total", "norm")
@@ -45,12 +46,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Batch:
-    """Entries joined: what the next block's conditions need, and the truth [B, C, K, h, w]."""
+    """Entries joined: what the next block's conditions need, and the truth [B, C, K, h, w]. `motion` is the true camera's."""
 
     index: list[int]
     worlds: Worlds
     past: History
     actions: list[Action]
+    motion: Motion
     context: Tensor
     pooled: Tensor
     truth: Tensor
@@ -106,7 +108,8 @@ class Pool:
         texts = torch.stack([self._text(e, float(torch.rand((), generator=stream))) for e in entries])
         truth = torch.stack([self.corpus.block(e.walk, e.block) for e in entries])
         words = [t.to(self.device) for t in (torch.cat([texts, tables], dim=1), pooled_actions(tables), truth)]
-        return Batch(index, worlds, past, actions, *words)
+        motion = self.corpus.motion([e.walk for e in entries], [e.block for e in entries]).to(self.device)
+        return Batch(index, worlds, past, actions, motion, *words)
 
     def put(self, batch: Batch, after: Worlds, block: History) -> None:
         """The worlds one block later; `block` is what was added to their histories (truth or dream)."""
@@ -172,8 +175,10 @@ class Pool:
         present = torch.tensor([not text_start for *_, text_start, _ in plans])
         pictures = torch.where(present[:, None, None, None], pictures, torch.zeros_like(pictures))
         angles = torch.tensor([corpus.direction(walk, block) for walk, block, *_ in plans], dtype=torch.float64)
+        place = torch.tensor([corpus.position(walk, block) for walk, block, *_ in plans], dtype=torch.float64)
+        place = place + PLACE_ERROR * torch.randn(place.shape, generator=stream, dtype=torch.float64)
         with torch.no_grad():
-            starts = (t.to(self.device) for t in (pictures, present, angles[:, 0], angles[:, 1]))
+            starts = (t.to(self.device) for t in (pictures, present, angles[:, 0], angles[:, 1], place))
             worlds = split_worlds(start_worlds(dit, vae, *starts))
         for i, world, (walk, block, last, _, dreams) in zip(index, worlds, plans):
             shown, held = config.start_latents, self.memory_blocks * config.block_latents

@@ -46,6 +46,24 @@ class ChannelConfig:
 
 
 @dataclass(frozen=True)
+class PlacesConfig:
+    """What a town looks like from anywhere in it, learnt by heart (places.py).
+
+    period: side of the torus in metres. cell, height: voxels' side and how high they reach, metres. tables: (voxel size in metres,
+    log2 of entries, width) of each hashed table. rays: along each side of a token. width, look: channels of the network and of
+    light and weather.
+    """
+
+    period: float = 80.0
+    cell: float = 0.5
+    height: float = 46.0
+    tables: tuple[tuple[float, int, int], ...] = ((1.0, 15, 8), (0.5, 17, 8), (0.25, 18, 4))
+    rays: int = 2
+    width: int = 128
+    look: int = 24
+
+
+@dataclass(frozen=True)
 class DiTConfig:
     """The diffusion transformer. Defaults are the released model's choices; `street` uses the options below them."""
 
@@ -69,6 +87,7 @@ class DiTConfig:
     pooled_action: bool = False  # the mean action token joins the timestep embedding
     guide: int = 0  # width of the depth network by which the last frame is moved as a second input (warp.py); 0: none
     guide_memory: int = 0  # earlier pictures that fill in what the last one does not show (album.py)
+    places: PlacesConfig | None = None  # a town known by heart, for what neither last frame nor album show (places.py)
     max_age: int = 1024  # frames; older history counts as this old
 
     @property
@@ -155,6 +174,8 @@ class ModelConfig:
 
         if self.dit.guide and self.dit.prediction != "data":
             raise ValueError(f"{self.name}: a guide is where a data prediction starts from; it needs prediction='data'")
+        if self.dit.places and not self.dit.guide:
+            raise ValueError(f"{self.name}: places fill in what a guide does not show; they need a guide")
 
     @property
     def frames_per_block(self) -> int:
@@ -181,7 +202,9 @@ class ModelConfig:
         if not isinstance(size, Sequence) or len(size) != 2 or any(type(side) is not int for side in size):
             raise TypeError(f"size must be (height, width) in whole pixels, got {size!r}")
         if tuple(size) != (self.height, self.width) and self.dit.screen_embedding:
-            raise ValueError(f"{self.name} dreams at {self.height} x {self.width} only: it has learnt that screen's places")
+            raise ValueError(
+                f"{self.name} dreams at {self.height} x {self.width} only: it has learnt that screen's places"
+            )
         return dataclasses.replace(self, height=size[0], width=size[1])
 
     def to_json(self) -> str:
@@ -200,7 +223,7 @@ def _tuples(value: Any) -> Any:
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """A config dataclass from plain JSON values; nested configs by field name."""
     nested = {"dit": DiTConfig, "vae": VAEConfig, "text": TextConfig, "sampler": SamplerConfig, "camera": CameraConfig,
-              "channel": ChannelConfig, "packing": Tiers}  # fmt: skip
+              "channel": ChannelConfig, "packing": Tiers, "places": PlacesConfig}  # fmt: skip
     unknown = values.keys() - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}: the file was written by another version")
@@ -217,7 +240,7 @@ _STREET_DIT = DiTConfig(
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
     mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
-    guide=12, guide_memory=12, max_age=128,
+    guide=12, guide_memory=12, places=PlacesConfig(), max_age=128,
 )  # fmt: skip
 
 PRESETS: dict[str, ModelConfig] = {
@@ -241,7 +264,7 @@ PRESETS: dict[str, ModelConfig] = {
         dit=dataclasses.replace(
             _STREET_DIT, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16,
             packing=Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2)),
-            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=4, guide_memory=3,
+            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=4, guide_memory=3, places=None,
         ),
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
         text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),

@@ -32,6 +32,7 @@ from world_model.layers import (
     sinusoid,
     view_directions,
 )
+from world_model.places import Places
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
 
 
@@ -111,7 +112,13 @@ class DiT(nn.Module):
         self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
         self.action_embedding = nn.Linear(c.text_dim, dim) if c.pooled_action else None
         self.depth = DepthNet(c.guide, config.camera).requires_grad_(False) if c.guide else None
-        self.guide_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.guide else None
+        self.places = (
+            Places(c.places, config.camera, config.latent_size, c.latent_channels, c.text_dim).requires_grad_(False)
+            if c.places
+            else None
+        )
+        inputs = c.latent_channels * (2 if c.places else 1) + 1
+        self.guide_embedding = nn.Conv3d(inputs, dim, c.patch, c.patch) if c.guide else None
         # deviation of the data from its prior, per channel: where the guide saw nothing, and where it did
         self.register_buffer("prior_deviation", torch.ones(2, c.latent_channels) if c.guide else None)
         self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
@@ -209,23 +216,29 @@ class DiT(nn.Module):
         time = frame.double()[:, :, None, None, None].expand(*direction.shape[:-1], 1)
         return rearrange(torch.cat([time, direction], dim=-1), "B F h w a -> B (F h w) a")
 
-    def _target_bias(self, batch: int, guide: Tensor | None, valid: Tensor | None, grid: Grid) -> Tensor | None:
+    def _target_bias(
+        self, batch: int, guide: Tensor | None, valid: Tensor | None, known: Tensor | None, grid: Grid
+    ) -> Tensor | None:
         bias = None
         if self.screen is not None:
             bias = repeat(self.screen, "1 D h w -> 1 (F h w) D", F=grid[0]).expand(batch, -1, -1)
         if self.guide_embedding is not None:
             if guide is None or valid is None:
                 raise ValueError("this model needs a guide: pass latents [B, C, K, h, w] and validity [B, 1, K, h, w]")
-            embedded = self.guide_embedding(torch.cat([guide * valid, valid], dim=1).to(self.dtype))
+            parts = [guide * valid, valid] + ([known] if known is not None else [])
+            embedded = self.guide_embedding(torch.cat(parts, dim=1).to(self.dtype))
             bias = embedded.flatten(2).transpose(1, 2) + (0 if bias is None else bias)
         return bias
 
-    def _prior(self, guide: Tensor | None, valid: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What is known of a block before any network: the guide where it saw something, else nothing; and how well."""
+    def _prior(
+        self, guide: Tensor | None, valid: Tensor | None, known: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What is known of a block beforehand: the guide where it saw something, else the place if it is known; and how well."""
         if guide is None or valid is None or self.prior_deviation is None:
             return None, None
         unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
-        return guide * valid, valid * seen + (1 - valid) * unseen
+        mean = guide * valid if known is None else torch.lerp(known, guide, valid)
+        return mean, valid * seen + (1 - valid) * unseen
 
     # ---- channel half -------------------------------------------------------------------------------------------------
 
@@ -279,12 +292,13 @@ class DiT(nn.Module):
 
     def prepare(
         self, history: History | None, memory: ChannelMemory | None, context: Tensor, target: Target,
-        pooled: Tensor | None = None, guide: Tensor | None = None, valid: Tensor | None = None,
+        pooled: Tensor | None = None, guide: Tensor | None = None, valid: Tensor | None = None, known: Tensor | None = None,
     ) -> Conditions:  # fmt: skip
         """What all sampler steps of a block share.
 
         context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
         guide [B, C, K, h, w], valid [B, 1, K, h, w] in 0..1: the last frame moved as commanded, and where it was in view.
+        known [B, C, K, h, w]: the same views as the place is known by heart.
         """
         c = self.config.dit
         text = self.text_embedding(context.to(self.dtype))
@@ -314,9 +328,9 @@ class DiT(nn.Module):
             memory = memory or self.no_memory(context)
         return Conditions(
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
-            memory, memory_table, self._target_bias(context.shape[0], guide, valid, grid),
+            memory, memory_table, self._target_bias(context.shape[0], guide, valid, known, grid),
             self.action_embedding(pooled.to(self.dtype)) if self.action_embedding is not None and pooled is not None else None,
-            *self._prior(guide, valid),
+            *self._prior(guide, valid, known),
         )  # fmt: skip
 
     def _latent_rows(self, history: History | None, guide: Tensor | None) -> tuple[int, int]:

@@ -10,6 +10,7 @@ dream, give it another seed: ``dataclasses.replace(state, seeds=(7,))``.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from world_model import flow
 from world_model.actions import Action
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
+from world_model.finder import Finder
 from world_model.hub import find_or_fetch
 from world_model.placement import LoadOptions, place
 from world_model.released import is_released, load_release
@@ -64,11 +66,17 @@ class WorldModel:
     """
 
     def __init__(
-        self, config: ModelConfig, dit: DiT, vae: VideoVAE, conditioning: Conditioning, starts: np.ndarray | None = None
-    ) -> None:
+        self, config: ModelConfig, dit: DiT, vae: VideoVAE, conditioning: Conditioning, starts: np.ndarray | None = None,
+        finder: Finder | None = None, poses: Sequence[Sequence[float]] = (),
+    ) -> None:  # fmt: skip
+        """starts: shipped pictures uint8 [n, H, W, 3]; a model that knows a town has a finder, and `poses` (x, z, yaw) of them."""
+        if (config.dit.places is None) != (finder is None):
+            raise ValueError(f"{config.name}: a model that knows a town, and no other, needs a finder")
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae
         self.starts = starts
+        self._finder = finder
+        self._poses = {picture.tobytes(): pose for picture, pose in zip(() if starts is None else starts, poses)}
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
@@ -104,7 +112,22 @@ class WorldModel:
             )
         dit.to(wanted.staging, wanted.number(dtype))
         placed, placed_vae = place(dit, vae.to(place_of_all), wanted)
-        return cls(config, placed, placed_vae, Conditioning(config.text, text["actions"]), _read_starts(folder, config))
+        conditioning, starts = Conditioning(config.text, text["actions"]), _read_starts(folder, config)
+        if config.dit.places is None:
+            return cls(config, placed, placed_vae, conditioning, starts)
+        with torch.random.fork_rng(devices=[]):
+            finder = Finder(config.dit.places.period, (config.height, config.width))
+        load_into(finder, folder, "finder.safetensors")
+        poses = json.loads(check_file(folder, "starts.json").read_text()) if starts is not None else []
+        return cls(
+            config,
+            placed,
+            placed_vae,
+            conditioning,
+            starts,
+            finder.eval().requires_grad_(False).to(place_of_all),
+            poses,
+        )
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
@@ -131,7 +154,7 @@ class WorldModel:
             )
         worlds = []
         for picture, text, seed in zip(pictures, texts, seeds):
-            worlds.append(self._dreamt(text, seed) if picture is None else self._seen(self._to_tensor(picture)))
+            worlds.append(self._dreamt(text, seed) if picture is None else self._seen(picture))
         return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), tuple(text or "" for text in texts))
 
     @torch.inference_mode()
@@ -173,8 +196,30 @@ class WorldModel:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
 
-    def _seen(self, picture: Tensor) -> Worlds:
-        return start_worlds(self.dit, self.vae, picture, torch.ones(1, dtype=torch.bool, device=self.device))
+    def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
+        """Where in the town that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how unlike
+        the town it looks there: 0 is the same, 1 and more nothing alike. Raises ValueError for models that know none."""
+        if self._finder is None or self.dit.places is None:
+            raise ValueError(f"{self.config.name!r} knows no town: it finds no picture in one")
+        with torch.inference_mode():
+            seen = self._to_tensor(picture)
+            pose, error = self._finder.find(self.dit.places, seen, self.vae.encode(seen[:, :, None])[:, :, 0])
+        x, z, yaw = pose.tolist()
+        return (x, z, yaw), error
+
+    def _seen(self, picture: np.ndarray) -> Worlds:
+        """A world that stands before a picture."""
+        if self._finder is None:
+            return self._standing(self._to_tensor(picture), None)
+        pose = self._poses.get(picture.tobytes()) or self.locate(picture)[0]
+        return self._standing(self._to_tensor(picture), torch.tensor(pose, dtype=torch.float64, device=self.device))
+
+    def _standing(self, picture: Tensor, pose: Tensor | None) -> Worlds:
+        """Before a picture [1, 3, H, W] taken at a pose [3] (x, z, yaw)."""
+        present = torch.ones(1, dtype=torch.bool, device=self.device)
+        if pose is None:
+            return start_worlds(self.dit, self.vae, picture, present)
+        return start_worlds(self.dit, self.vae, picture, present, yaw=pose[None, 2], place=pose[None, :2])
 
     def _dreamt(self, text: str | None, seed: int) -> Worlds:
         """A world of which one block was dreamt from nothing but the text.
@@ -182,13 +227,17 @@ class WorldModel:
         Released models go on from that block, as they were trained to; ours from its last picture, standing still.
         """
         nothing = empty_worlds(self.dit, self.vae, 1, self.device)
+        pose = None
+        if self.dit.places is not None:
+            pose = self.dit.places.somewhere(generator("place", seed)).to(self.device)
+            nothing = replace(nothing, place=pose[None, :2], yaw=pose[None, 2])
         context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([Action()], [text]))
         noise = block_noise(self.config, [seed], [-1]).to(self.device)
         sigmas = flow.sigma_schedule(self.config.sampler.start_steps, self.config.sampler.shift)
         after, _, _ = dream_block(
             self.dit, self.vae, nothing, [Action()], context, pooled, noise, sigmas, [generator("start", seed)]
         )
-        return self._seen(after.picture) if isinstance(self.config.dit.packing, Tiers) else after
+        return self._standing(after.picture, pose) if isinstance(self.config.dit.packing, Tiers) else after
 
     def _to_tensor(self, picture: np.ndarray) -> Tensor:
         shape = (self.config.height, self.config.width, 3)

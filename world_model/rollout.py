@@ -21,7 +21,7 @@ from world_model.config import ModelConfig, Tiers
 from world_model.dit import Conditions, DiT, Target
 from world_model.tscm import ChannelMemory, History, append_all, append_tiers, still_history
 from world_model.vae import DecoderCache, VideoVAE
-from world_model.warp import guide_block
+from world_model.warp import Guide, guide_block
 
 NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories
 
@@ -34,13 +34,18 @@ class Motion:
     pitch: Tensor
     displacement: Tensor
 
+    def to(self, device: torch.device | str) -> Motion:
+        """The same on another device."""
+        return Motion(self.yaw.to(device), self.pitch.to(device), self.displacement.to(device))
+
 
 @dataclass(frozen=True)
 class Worlds:
     """B worlds between two blocks, as tensors; immutable.
 
     yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1
-    (the last one), cache of the streaming decoder, place [B, 2] float64 metres walked (world x, z), album of earlier pictures.
+    (the last one), cache of the streaming decoder, place [B, 2] float64 where they stand (world x, z; metres: in the town's
+    coordinates if the model knows one, else from the start), album of earlier pictures.
     """
 
     history: History
@@ -117,6 +122,14 @@ def block_noise(config: ModelConfig, seeds: Sequence[int], steps: Sequence[int])
     return noise * config.sampler.temperature
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A block about to be dreamt: its place in history, with empty latents still to be filled, and its guide if there is one."""
+
+    place: History
+    guide: Guide | None
+
+
 def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
     """The commanded motion of a block for each world's action."""
     parts = [
@@ -126,12 +139,22 @@ def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch
     return Motion(*(torch.stack([torch.from_numpy(part[i]) for part in parts]).to(yaw.device) for i in range(3)))
 
 
+def commanded(dit: DiT, worlds: Worlds, actions: Sequence[Action]) -> Motion:
+    """`motion_of` worlds; in a town that the model knows, as far as one can walk there."""
+    motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
+    if dit.places is None:
+        return motion
+    return replace(motion, displacement=dit.places.walk(worlds.place, motion.displacement))
+
+
 def start_worlds(
-    dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, yaw: Tensor | None = None, pitch: Tensor | None = None
-) -> Worlds:
+    dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, yaw: Tensor | None = None, pitch: Tensor | None = None,
+    place: Tensor | None = None,
+) -> Worlds:  # fmt: skip
     """Worlds that stood still before a start picture [B, 3, H, W] in -1..1; present [B] bool is False for a text start.
 
-    yaw, pitch [B] float64: where the picture looks, if that is known; else straight ahead.
+    yaw, pitch [B] and place [B, 2] (world x, z; metres) float64: where the picture was taken, if that is known; else straight
+    ahead from the origin.
     """
     config = dit.config
     batch, device = pictures.shape[0], pictures.device
@@ -139,6 +162,7 @@ def start_worlds(
     latents = vae.encode(video)
     zero = torch.zeros(batch, dtype=torch.float64, device=device)
     yaw, pitch = zero if yaw is None else yaw, zero if pitch is None else pitch
+    place = zero[:, None].expand(-1, 2) if place is None else place
     packing = config.dit.packing
     length = 1 + packing.old[0] + packing.recent_frames if isinstance(packing, Tiers) else config.start_latents
     history = still_history(latents, length, yaw, pitch, present)
@@ -150,8 +174,7 @@ def start_worlds(
     with torch.no_grad():
         _, cache = vae.decode(latents)
     return Worlds(
-        history, memory, yaw, pitch, torch.zeros(batch, dtype=torch.int64, device=device), pictures, cache,
-        torch.zeros(batch, 2, dtype=torch.float64, device=device),
+        history, memory, yaw, pitch, torch.zeros(batch, dtype=torch.int64, device=device), pictures, cache, place,
         Album.empty(batch, config.dit.guide_memory, config.height, config.width, device),
     )  # fmt: skip
 
@@ -177,8 +200,8 @@ def empty_worlds(dit: DiT, vae: VideoVAE, batch: int, device: torch.device) -> W
 
 def prepare_block(
     dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, context: Tensor, pooled: Tensor
-) -> tuple[Conditions, History]:
-    """Conditions of the next block, and the block's place in history with empty latents still to be filled."""
+) -> tuple[Conditions, Ahead]:
+    """Conditions of the next block, and what `advance` needs of it."""
     config = dit.config
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     target = Target(
@@ -186,17 +209,24 @@ def prepare_block(
         motion.pitch[:, last],
         worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device),
     )
-    guide = valid = None
+    guide = known = None
     if dit.depth is not None:
         there = worlds.place + motion.displacement[:, -1]
         recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
-        guide, valid = guide_block(
+        guide = guide_block(
             dit.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
-            recalled,
+            recalled, worlds.cache,
         )  # fmt: skip
-        valid = valid * worlds.history.known[:, None, None, None, None]
+        seen = worlds.history.known[:, None, None, None, None]
+        guide = Guide(guide.latents, guide.valid * seen, guide.detail * seen)
+    if dit.places is not None:
+        newest = worlds.history.latents[:, :, -1], worlds.history.present[:, -1]
+        look = dit.places.looks(*newest, context[:, : config.text.event_tokens])
+        stand = worlds.place[:, None] + motion.displacement[:, last]
+        known = dit.places(stand, target.yaw, target.pitch, look)
     history = worlds.history if worlds.history.frames else None
-    conditions = dit.prepare(history, worlds.memory, context, target, pooled, guide, valid)
+    latents, valid = (guide.latents, guide.valid) if guide is not None else (None, None)
+    conditions = dit.prepare(history, worlds.memory, context, target, pooled, latents, valid, known)
     place = History(
         worlds.history.latents[:, :, :0],
         target.frame,
@@ -204,7 +234,7 @@ def prepare_block(
         target.pitch,
         torch.ones_like(target.frame, dtype=torch.bool),
     )
-    return conditions, place
+    return conditions, Ahead(place, guide)
 
 
 def denoise_block(
@@ -233,7 +263,7 @@ def advance(
     vae: VideoVAE,
     worlds: Worlds,
     motion: Motion,
-    place: History,
+    ahead: Ahead,
     latents: Tensor,
     draws: Sequence[torch.Generator],
 ) -> tuple[Worlds, Tensor]:
@@ -242,7 +272,7 @@ def advance(
     Latents enter the history as given: detach them first where gradients must not flow through time.
     """
     config = dit.config
-    block = replace(place, latents=latents)
+    block = replace(ahead.place, latents=latents)
     packing = config.dit.packing
     if isinstance(packing, Tiers):
         history = append_tiers(worlds.history, block, packing, draws)
@@ -256,6 +286,8 @@ def advance(
         memory = memory.add(new, config.dit.channel.decay**kernels)
     with torch.no_grad():
         video, cache = vae.decode(latents.detach(), worlds.cache)
+        if ahead.guide is not None:
+            video = ahead.guide.restored(video, latents.detach())
     album = worlds.album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.known)
     after = Worlds(
         history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
@@ -269,8 +301,8 @@ def dream_block(
     sigmas: Tensor, draws: Sequence[torch.Generator], exit_step: int | None = None,
 ) -> tuple[Worlds, Tensor, Tensor]:  # fmt: skip
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
-    motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
-    conditions, place = prepare_block(dit, vae, worlds, motion, context, pooled)
+    motion = commanded(dit, worlds, actions)
+    conditions, ahead = prepare_block(dit, vae, worlds, motion, context, pooled)
     latents = denoise_block(dit, conditions, noise, sigmas, exit_step)
-    after, video = advance(dit, vae, worlds, motion, place, latents.detach(), draws)
+    after, video = advance(dit, vae, worlds, motion, ahead, latents.detach(), draws)
     return after, latents, video

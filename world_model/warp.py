@@ -7,6 +7,8 @@ prior on control, so the same model without it is the ablation. Shapes: B worlds
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,10 +17,11 @@ from world_model.album import Recalled
 from world_model.camera import CameraConfig
 from world_model.depth import FARTHEST, DepthNet
 from world_model.geometry import camera_rays, camera_to_world
-from world_model.vae import VideoVAE
+from world_model.vae import DecoderCache, VideoVAE
 
 BEHIND = 0.05  # metres in front of the camera: nearer things are not seen
 AGREEMENT = 0.15  # by which a distance may differ from that of the pixel it is looked up at
+UNLIKE = 0.5  # deviation of latents from the guide's beyond which its detail no longer fits
 REMEMBERED = 0.5  # validity of what only the album shows
 
 
@@ -87,12 +90,31 @@ def _nearest(points: Tensor, focal: float) -> Tensor:
     return torch.where(buffer < torch.inf, buffer, closed)
 
 
+@dataclass(frozen=True)
+class Guide:
+    """latents [B, C, K, h, w] of the warped picture, their validity [B, 1, K, h, w] in 0..1, and what of the warped picture
+    [B, 3, T, H, W] those latents cannot hold: `detail`."""
+
+    latents: Tensor
+    valid: Tensor
+    detail: Tensor
+
+    def restored(self, video: Tensor, latents: Tensor) -> Tensor:
+        """The decoded `video` [B, 3, T, H, W] of a block with the detail put back where its `latents` agree with the guide.
+
+        Without this every block would lose again what the autoencoder loses, and walking on would blur.
+        """
+        error = (latents - self.latents).square().mean(dim=1, keepdim=True)
+        agrees = F.interpolate((-error / UNLIKE**2).exp(), size=video.shape[2:], mode="trilinear", align_corners=False)
+        return (video + agrees * self.detail).clamp(-1, 1)
+
+
 @torch.no_grad()
 def guide_block(
     depth: DepthNet, vae: VideoVAE, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor,
-    displacement: Tensor, recalled: Recalled | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The guide of a block: latents [B, C, K, h, w] of the warped picture, and their validity [B, 1, K, h, w] in 0..1.
+    displacement: Tensor, recalled: Recalled | None = None, cache: DecoderCache | None = None,
+) -> Guide:  # fmt: skip
+    """The guide of a block; `cache` is the decoder's before it.
 
     What only the `recalled` picture shows is filled in, with validity REMEMBERED.
     """
@@ -110,7 +132,8 @@ def guide_block(
         parts.append((video, valid))
     videos, valid = (torch.cat(part) for part in zip(*parts))
     latents = vae.encode(videos)
-    return latents, F.adaptive_avg_pool3d(valid, latents.shape[2:])  # type: ignore[arg-type]
+    detail = (videos - vae.decode(latents, cache)[0]) * valid
+    return Guide(latents, F.adaptive_avg_pool3d(valid, latents.shape[2:]), detail)  # type: ignore[arg-type]
 
 
 def _seen(

@@ -5,8 +5,10 @@
     dit.safetensors      the DiT          vae.safetensors     the autoencoder
     text.safetensors     `actions` [81, n, dim]: the encoded action captions
     starts.png           starting pictures, one above the other (optional)
+    finder.safetensors   the finder, and starts.json: (x, z, yaw) of the starting pictures; of models that know a town
 
-Tensors are float16 on disk. Nothing is ever filled in: a missing, damaged or unfitting file is an error that names it.
+Tensors are float16 on disk, whole numbers as they are. Nothing is ever filled in: a missing, damaged or unfitting file is an
+error that names it.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ def load_tensors(folder: Path, name: str, dtype: torch.dtype = torch.float32) ->
     """Tensors of one checked file. Raises FileNotFoundError or ValueError."""
     path = check_file(folder, name)
     try:
-        return {key: value.to(dtype) for key, value in load_file(path).items()}
+        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in load_file(path).items()}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
 
@@ -158,11 +160,18 @@ def save_weights(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, state in tensors.items():
-        save_file({k: v.detach().to("cpu", torch.float16).contiguous() for k, v in state.items()}, folder / name)
+        save_file({k: _halved(v.detach().cpu()).contiguous() for k, v in state.items()}, folder / name)
     (folder / "config.json").write_text(config.to_json() + "\n")
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".png") or p.name == "config.json")
+    files = sorted(
+        p for p in folder.iterdir() if p.suffix in (".safetensors", ".png") or p.name in ("config.json", "starts.json")
+    )
     listing = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
     (folder / "manifest.json").write_text(json.dumps({**facts, "files": listing}, indent=1) + "\n")
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """Numbers in float16; whole ones as they are."""
+    return tensor.half() if tensor.is_floating_point() else tensor
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,147 @@
+"""Teaches where in its town a picture was taken (`world_model/finder.py`): `python -m train.finder street --data DIR --out RUN`.
+
+Pictures of the walks in DIR, and views that are rendered as they are needed, in every light and weather; most look level and along
+streets, as start pictures do. Resumable. Writes `finder.safetensors` (the EMA) and `finder.json` (steps, errors on other views).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from train.depth import degrade
+from train.loop import Run, prepare_cpu, read_arguments
+from train.shards import Shard, find_shards
+from train.sheet import to_video
+from train.walks import plan_walk
+from world_model.config import ModelConfig
+from world_model.finder import Finder
+from world_model.rollout import generator
+from yume_gym.street.simulator import StreetSimulator
+
+WEIGHTS = "finder.safetensors"
+HELD_OUT_VIEWS = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this stage."""
+
+    batch: int = 24  # rendered views a step
+    walked: int = 72  # pictures of walks a step
+    lr: float = 1.5e-3
+    along: float = 0.6  # share of views along a street; the rest look anywhere
+    tilted: float = 0.2  # share that look a little up or down
+    blurred: float = 0.2
+    ema: float = 0.995
+    town_seed: int = 0
+    town_blocks: int = 2
+    seed: int = 0
+
+
+class Views:
+    """Pictures with poses, drawn by key."""
+
+    def __init__(self, config: ModelConfig, data: Path, settings: Settings) -> None:
+        self.settings = settings
+        self.shards = [Shard(path) for path in find_shards(data)]
+        self.street = StreetSimulator(
+            height=config.height, width=config.width, fps=1, frames_per_block=1, camera=config.camera,
+            town_seed=settings.town_seed, blocks=settings.town_blocks,
+        )  # fmt: skip
+
+    def walked(self, count: int, *key: int | str) -> tuple[Tensor, Tensor]:
+        """Pictures of the walks and their poses, as `draw` gives them."""
+        stream = generator("walked", *key)
+        pictures, poses = [], []
+        for _ in range(count):
+            shard = self.shards[int(torch.randint(len(self.shards), (), generator=stream))]
+            walk = int(torch.randint(len(shard), (), generator=stream))
+            frame = int(torch.randint(shard.header.frames_per_walk, (), generator=stream))
+            pictures.append(shard.frames(walk, frame, frame + 1))
+            poses.append((*shard.position[walk, frame], shard.yaw[walk, frame]))
+        return to_video(np.stack(pictures))[:, :, 0], torch.tensor(np.array(poses), dtype=torch.float64)
+
+    def draw(self, count: int, *key: int | str) -> tuple[Tensor, Tensor]:
+        """Pictures [count, 3, H, W] in -1..1 and poses [count, 3] float64 (x, z; metres; yaw, radians)."""
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator(*key))))
+        pictures, poses, s = [], [], self.settings
+        for _ in range(count):
+            plan = plan_walk(rng, 32)
+            yaw = None if rng.random() < s.along else float(rng.uniform(-math.pi, math.pi))
+            pitch = float(rng.uniform(-0.2, 0.2)) if rng.random() < s.tilted else 0.0
+            pictures.append(self.street.reset(rng, light=plan.light, weather=plan.weather, yaw=yaw, pitch=pitch))
+            poses.append((*self.street.position, self.street.yaw))
+        return to_video(np.stack(pictures)[:, None])[:, :, 0], torch.tensor(poses, dtype=torch.float64)
+
+
+@torch.no_grad()
+def errors(finder: Finder, views: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """On given views: share of cells and headings that are right."""
+    pictures, poses = views
+    truth, _ = finder.labels(poses)
+    right = torch.stack([part.argmax(dim=-1) for part in finder(pictures)[0]], dim=-1) == truth
+    names = ("x", "z", "heading")
+    return {name: float(right[:, i].float().mean()) for i, name in enumerate(names)} | {
+        "all": float(right.all(1).float().mean())
+    }
+
+
+def train(config: ModelConfig, data: Path, out: Path, settings: Settings, steps: int, minutes: float | None) -> None:
+    """Trains until `steps` or `minutes`, evaluates and writes the weights."""
+    torch.manual_seed(settings.seed)
+    if config.dit.places is None:
+        raise ValueError(f"{config.name} knows no town: its config has no dit.places")
+    views = Views(config, data, settings)
+    held_out = views.draw(HELD_OUT_VIEWS, settings.seed, "held out")
+    finder = Finder(config.dit.places.period, (config.height, config.width))
+    optimizer = torch.optim.AdamW(finder.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-2)
+    run = Run("finder", config, settings, out, {"finder": finder}, [optimizer], {"finder": settings.ema})
+    average: Finder = run.ema["finder"].module  # type: ignore[assignment]
+    losses: list[float] = []
+    for step in run.steps(steps, minutes):
+        drawn, walked = (
+            views.draw(settings.batch, settings.seed, "views", step),
+            views.walked(settings.walked, settings.seed, step),
+        )
+        pictures, poses = (torch.cat(parts) for parts in zip(drawn, walked))
+        pictures = degrade(pictures, settings.blurred, generator(settings.seed, "blur", step))
+        scores, inside = finder(pictures)
+        index, turns = finder.labels(poses)
+        loss = (inside - turns).square().mean()
+        loss = loss + sum(F.cross_entropy(part, index[:, i]) for i, part in enumerate(scores))
+        optimizer.zero_grad()
+        run.accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(finder.parameters(), 1.0)
+        done = step / steps if minutes is None else run.minutes / minutes
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * min(1.0, (step + 1) / 50, max(0.03, (1 - done) / 0.5))
+        optimizer.step()
+        run.average("finder")
+        losses.append(float(loss.detach()))
+        if step % 100 == 99:
+            run.log({"loss": float(np.mean(losses[-100:])), **errors(average, held_out)})
+        if step % 500 == 499:
+            run.save()
+    run.finish()
+    save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
+    facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in errors(average, held_out).items()}}
+    (out / "finder.json").write_text(json.dumps({"finder_training": facts}, indent=1))
+
+
+def main() -> None:
+    prepare_cpu()
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "walked", "lr", "seed"), ("data",))
+    train(config, a.data, a.out, settings, a.steps, a.minutes)
+
+
+if __name__ == "__main__":
+    main()

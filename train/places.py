@@ -1,0 +1,244 @@
+"""Learns a town by heart (`world_model/places.py`): `python -m train.places street --data DIR --vae RUN --out RUN [--minutes 20]`.
+
+First where things stand: true distances of many views are counted into voxels, and walkers mark where one can walk. Then what they
+look like: latents of the walks in DIR from their true poses, in the light and weather of the picture before. Resumable. Writes
+`places.safetensors` (the EMA) and `places.json` (config, steps, errors on walks not trained on).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.ndimage import binary_dilation, distance_transform_edt
+from torch import Tensor
+from tqdm import tqdm
+
+from train.clips import open_corpus
+from train.corpus import Corpus
+from train.latents import load_vae
+from train.loop import Run, prepare_cpu, read_arguments
+from train.shards import HELD_OUT
+from train.sheet import to_pictures
+from train.vae import psnr
+from world_model.config import ModelConfig, PlacesConfig
+from world_model.geometry import camera_rays
+from world_model.places import FARTHEST, UNIT, Places
+from world_model.rollout import generator
+from world_model.vae import VideoVAE
+from yume_gym.street.simulator import StreetSimulator
+from yume_gym.street.walker import Walker
+
+WEIGHTS = "places.safetensors"
+KERB = 0.2  # metres: what is lower is ground
+THIN = 3  # one ray in so many, each way, is followed through the air
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this stage."""
+
+    batch: int = 16  # blocks a step
+    lr: float = 2e-3
+    table_lr: float = 2e-2
+    views: int = 3000  # whose distances are counted
+    walks: int = 300  # that mark where one can walk, of `blocks` blocks
+    blocks: int = 300
+    unseen: float = 0.15  # share of blocks whose light and weather only the caption tells
+    ema: float = 0.995
+    town_seed: int = 0
+    town_blocks: int = 2
+    seed: int = 0
+
+
+def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
+    """bool [X, H, Z]: what is solid. A voxel is where more rays end than pass, or where none comes by."""
+    places = config.dit.places
+    assert places is not None
+    street = _street(config, settings)
+    cells, levels = round(places.period / places.cell), round(places.height / places.cell)
+    hits, passes = (np.zeros(cells * levels * cells, np.int64) for _ in range(2))
+    rays = camera_rays(config.height, config.width, config.camera, torch.device("cpu")).numpy()
+    rng = np.random.default_rng([settings.seed, 1])
+
+    def index(points: np.ndarray) -> np.ndarray:
+        x, h, z = np.floor(points / places.cell).astype(np.int64).reshape(-1, 3).T
+        inside = (h >= 0) & (h < levels)
+        return ((x % cells * levels + h) * cells + z % cells)[inside]
+
+    for _ in tqdm(range(settings.views), desc="distances", mininterval=5):
+        street.reset(rng, yaw=float(rng.uniform(-math.pi, math.pi)), pitch=float(rng.uniform(-0.6, 0.6)))
+        away, (x, z) = street.depth(), street.position
+        direction = (rays @ street.pose[:3, :3].T) * (1, -1, 1)
+        origin = np.array([x, config.camera.eye_height, z])
+        points = origin + (away[..., None] + 0.05) * direction
+        met = (away < FARTHEST) & (points[..., 1] > KERB)
+        hits += np.bincount(index(points[met]), minlength=len(hits))
+        thin, reach = direction[::THIN, ::THIN].reshape(-1, 3), away[::THIN, ::THIN].reshape(-1)
+        steps = np.arange(0.2, FARTHEST, places.cell / 2)
+        for part in np.array_split(np.arange(len(thin)), 4):
+            ray, step = np.nonzero(steps[None] < reach[part, None] - places.cell)
+            passes += np.bincount(index(origin + steps[step][:, None] * thin[part][ray]), minlength=len(passes))
+    shape = (cells, levels, cells)
+    hit, passed = hits.reshape(shape), passes.reshape(shape)
+    near = binary_dilation(np.pad(passed > 0, 1, mode="wrap"), np.ones((3, 3, 3)))[1:-1, 1:-1, 1:-1]
+    return (hit * 2 > passed * 1) & (hit > 1) | ((passed == 0) & (hit == 0) & ~near)
+
+
+def distance_field(solid: np.ndarray, places: PlacesConfig) -> Tensor:
+    """uint8 [X, H, Z]: metres from each voxel to the nearest solid one, in steps of `UNIT`, around the torus."""
+    cells = solid.shape[0]
+    wrapped = np.pad(solid, ((cells // 4,) * 2, (0, 0), (cells // 4,) * 2), mode="wrap")
+    away = distance_transform_edt(~wrapped) * places.cell
+    inner = slice(cells // 4, cells // 4 + cells)
+    return torch.from_numpy(np.clip(away[inner, :, inner] / UNIT, 0, 255).astype(np.uint8))
+
+
+def mark_walks(config: ModelConfig, settings: Settings) -> Tensor:
+    """bool [X, Z]: where walkers came by."""
+    places = config.dit.places
+    assert places is not None
+    street, rng = _street(config, settings), np.random.default_rng([settings.seed, 2])
+    cells = round(places.period / places.cell)
+    marked = np.zeros((cells, cells), bool)
+    for _ in tqdm(range(settings.walks), desc="walkable", mininterval=5):
+        street.reset(rng)
+        walker = Walker(rng, street)
+        for _ in range(settings.blocks):
+            states, _ = street.ahead(walker.act())
+            street.set_state(states[-1])
+            for state in states:
+                marked[int(state.x // places.cell) % cells, int(state.z // places.cell) % cells] = True
+    return torch.from_numpy(marked)
+
+
+def _street(config: ModelConfig, settings: Settings) -> StreetSimulator:
+    return StreetSimulator(
+        height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block,
+        camera=config.camera, town_seed=settings.town_seed, blocks=settings.town_blocks,
+    )  # fmt: skip
+
+
+def see(
+    places: Places, corpus: Corpus, blocks: list[tuple[int, int]], unseen: Tensor, stream: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on); where `unseen` [B], light comes from words."""
+    stride = corpus.config.vae.temporal_stride
+    truth = torch.stack([corpus.block(w, b) for w, b in blocks])
+    before = torch.stack([corpus.block(w, b - 1)[:, -1] for w, b in blocks])
+    words = []
+    for (walk, block), blind in zip(blocks, unseen.tolist()):
+        info = corpus.info(walk)
+        event = info.event_at(block)
+        told = event is None and (blind or float(torch.rand((), generator=stream)) < 0.4)
+        words.append(corpus.text(info.caption if told else event))
+    look = places.looks(before, ~unseen, torch.stack(words))
+    walks, numbers = zip(*blocks)
+    motion, last = corpus.motion(walks, numbers), slice(stride - 1, None, stride)
+    start = torch.tensor([corpus.position(w, b) for w, b in blocks], dtype=torch.float64)
+    stand = start[:, None] + motion.displacement[:, last]
+    return places(stand, motion.yaw[:, last], motion.pitch[:, last], look), truth
+
+
+@torch.no_grad()
+def errors(places: Places, corpus: Corpus, vae: VideoVAE) -> tuple[dict[str, float], list[list[np.ndarray]]]:
+    """On held-out walks: PSNR of decoded latents, explained share of the latents' variance; rows of a contact sheet."""
+    stream, rows, found, true = torch.Generator().manual_seed(0), [], [], []
+    for walk in range(min(HELD_OUT, len(corpus))):
+        blocks = [(walk, b) for b in range(1, corpus.blocks, 2)]
+        latents, truth = see(places, corpus, blocks, torch.zeros(len(blocks), dtype=torch.bool), stream)
+        videos = [vae.decode(part)[0] for part in (truth, latents)]
+        rows += [[to_pictures(v)[-1] for v in video[:12]] for video in videos]
+        found.append((latents, videos[1]))
+        true.append((truth, videos[0]))
+    latents, video = (torch.cat(parts) for parts in zip(*found))
+    truth, shown = (torch.cat(parts) for parts in zip(*true))
+    figures = {
+        "psnr": psnr(video, shown),
+        "explained": 1 - float((latents - truth).square().mean() / truth.square().mean()),
+    }
+    return figures, rows
+
+
+def train(
+    config: ModelConfig, data: Path, vae_folder: Path, out: Path, settings: Settings, steps: int, minutes: float | None
+) -> None:
+    """Trains until `steps` or `minutes`, evaluates and writes the weights."""
+    torch.manual_seed(settings.seed)
+    if config.dit.places is None:
+        raise ValueError(f"{config.name} learns no places: its config has no dit.places")
+    vae, _ = load_vae(config, vae_folder)
+    corpus = open_corpus(config, data, vae)
+    places = Places(config.dit.places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
+    if not (out / "checkpoint").exists():
+        places.distance.copy_(distance_field(count_voxels(config, settings), config.dit.places))
+        places.walkable.copy_(mark_walks(config, settings))
+    tables = list(places.tables)
+    rest = [p for name, p in places.named_parameters() if not name.startswith("tables")]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Adam(tables, lr=settings.table_lr, betas=(0.9, 0.99), eps=1e-12),
+        torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4),
+    ]
+    run = Run("places", config, settings, out, {"places": places}, optimizers, {"places": settings.ema})
+    average: Places = run.ema["places"].module  # type: ignore[assignment]
+    average.distance.copy_(places.distance)
+    average.walkable.copy_(places.walkable)
+    rates, losses = [settings.table_lr, settings.lr], []
+    for step in run.steps(steps, minutes):
+        stream = generator(settings.seed, "places", step)
+        walks = torch.randint(HELD_OUT, len(corpus), (settings.batch,), generator=stream).tolist()
+        numbers = torch.randint(1, corpus.blocks, (settings.batch,), generator=stream).tolist()
+        unseen = torch.rand(settings.batch, generator=stream) < settings.unseen
+        found, truth = see(places, corpus, list(zip(walks, numbers)), unseen, stream)
+        loss = (found - truth).square().mean()
+        run.accelerator.backward(loss)
+        done = step / steps if minutes is None else run.minutes / minutes
+        for optimizer, rate in zip(run.optimizers, rates):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (step + 1) / 50, max(0.03, (1 - done) / 0.4))
+            optimizer.step()
+            optimizer.zero_grad()
+        run.average("places")
+        losses.append(float(loss.detach()))
+        if step % 100 == 99:
+            run.log({"loss": float(np.mean(losses[-100:]))})
+        if step % 500 == 499:
+            figures, rows = errors(average, corpus, vae)
+            run.log(figures)
+            run.sheet("places", rows)
+            run.save()
+    run.finish()
+    figures, rows = errors(average, corpus, vae)
+    run.sheet("places", rows)
+    save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
+    facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in figures.items()}}
+    (out / "places.json").write_text(json.dumps({**json.loads(config.to_json()), "places_training": facts}, indent=1))
+
+
+def load_places(places: Places, folder: Path | None) -> None:
+    """Puts the weights of a run of this stage into `places`. FileNotFoundError without them, ValueError for unfitting ones."""
+    path = folder / WEIGHTS if folder is not None else None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(
+            f"no {WEIGHTS} in {str(folder)!r}: a model that knows places needs --places, a run of train.places"
+        )
+    try:
+        places.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} does not hold the places of this model: {error}") from error
+
+
+def main() -> None:
+    prepare_cpu()
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "seed"), ("data", "vae"))
+    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Where in its town a picture was taken: a start picture tells a model that knows the town (places.py) where it stands.
+
+A small network names likely cells and headings (train.finder teaches it on views of the town); each is then moved about, ever more
+finely, to where the town as the model knows it looks most like the picture. Shapes: B pictures, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from world_model.places import Places
+
+CELL = 4.0  # metres
+HEADINGS = 16
+# (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
+ROUNDS = ((8, 1.3, 0.12), (3, 0.45, 0.045), (2, 0.15, 0.015), (1, 0.05, 0.005))
+
+
+class Finder(nn.Module):
+    """Pictures [B, 3, H, W] in -1..1 -> scores of x and z cells and of headings, [B, cells], [B, cells], [B, HEADINGS], and where
+    inside these: cosines and sines [B, 3, 2], one turn a cell."""
+
+    def __init__(self, period: float, size: tuple[int, int], width: int = 32) -> None:
+        super().__init__()
+        self.cells = (round(period / CELL), round(period / CELL), HEADINGS)
+        self.stages = nn.Sequential(
+            *_stage(3, width), *_stage(width, 2 * width), *_stage(2 * width, 4 * width), *_stage(4 * width, 6 * width),
+            nn.Flatten(),
+        )  # fmt: skip
+        rows, columns = (-(-side // 16) for side in size)
+        self.hidden = nn.Sequential(nn.Linear(6 * width * rows * columns, 512), nn.GroupNorm(8, 512), nn.ReLU())
+        self.scores, self.inside = nn.Linear(512, sum(self.cells)), nn.Linear(512, 6)
+
+    def forward(self, pictures: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        hidden = self.hidden(self.stages(pictures))
+        return self.scores(hidden).split(self.cells, dim=-1), self.inside(hidden).unflatten(-1, (3, 2))
+
+    def labels(self, pose: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` should answer for poses [B, 3] (x, z, yaw): cells and heading [B, 3], and cosines and sines [B, 3, 2]."""
+        units = pose / pose.new_tensor([CELL, CELL, 2 * math.pi / HEADINGS])
+        turn = 2 * math.pi * units
+        index = torch.remainder(units.floor().long(), torch.tensor(self.cells, device=pose.device))
+        return index, torch.stack([turn.cos(), turn.sin()], dim=-1).float()
+
+    @torch.no_grad()
+    def candidates(self, picture: Tensor, count: int) -> Tensor:
+        """The likeliest poses [count, 3] float64 (x, z, yaw) of one picture [1, 3, H, W]."""
+        scores, inside = self(picture)
+        x, z, heading = (part[0].log_softmax(dim=-1) for part in scores)
+        joint = x[:, None, None] + z[:, None] + heading
+        best = torch.stack(torch.unravel_index(joint.flatten().topk(count).indices, joint.shape), dim=-1)
+        part = torch.remainder(torch.atan2(inside[0, :, 1], inside[0, :, 0]) / (2 * math.pi), 1)
+        scale = torch.tensor([CELL, CELL, 2 * math.pi / HEADINGS], dtype=torch.float64, device=picture.device)
+        return (best + part).double() * scale
+
+    @torch.no_grad()
+    def find(self, places: Places, picture: Tensor, latents: Tensor) -> tuple[Tensor, float]:
+        """The pose [3] float64 (x, z; metres; yaw, radians) of one picture [1, 3, H, W] with latents [1, C, h, w], and how unlike
+        the town it still looks there: mean squared error over the picture's own variance."""
+        poses = self.candidates(picture, ROUNDS[0][0])
+        moves = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device=picture.device)
+        around = torch.cartesian_prod(moves, moves, moves)
+        silence = latents.new_zeros(1, 1, places.words)
+        look = places.looks(latents, torch.ones(1, dtype=torch.bool, device=picture.device), silence)
+        errors = torch.full((len(poses),), torch.inf)
+        for kept, metres, angle in ROUNDS:
+            poses = poses[errors.argsort()[:kept]]
+            scale = poses.new_tensor([metres, metres, angle])
+            poses = (poses[:, None] + around * scale).flatten(0, 1)
+            seen = [
+                places(part[None, :, :2], part[None, :, 2], torch.zeros_like(part[None, :, 2]), look)[0]
+                for part in poses.split(32)
+            ]
+            errors = (torch.cat(seen, dim=1) - latents[0, :, None]).square().mean(dim=(0, 2, 3)).cpu()
+        best = int(errors.argmin())
+        return poses[best], float(errors[best] / latents.var())
+
+
+def _stage(inputs: int, outputs: int) -> list[nn.Module]:
+    """Two 3x3 convolutions; the first halves the picture."""
+    layers: list[nn.Module] = []
+    for stride, width in ((2, inputs), (1, outputs)):
+        layers += [nn.Conv2d(width, outputs, 3, stride, padding=1, bias=False), nn.GroupNorm(8, outputs), nn.ReLU()]
+    return layers

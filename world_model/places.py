@@ -1,0 +1,163 @@
+"""Places: what a town looks like from anywhere in it, learnt by heart, for what neither the last picture nor the album shows.
+
+Two parts, both learnt by train.places. A field of distances to whatever is solid (voxels on a torus) says where a ray ends; hashed
+tables of features at several sizes of voxel (multiresolution hash encoding, arXiv 2201.05989) say what is there, and a small
+network turns the features under a token's rays into latents, in the light and weather of the last picture or the text. The DiT
+starts from them where the guide (warp.py) has nothing, and is free to disagree.
+
+Shapes: B worlds, T views, h x w tokens, C latent channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from world_model.camera import CameraConfig
+from world_model.config import PlacesConfig
+from world_model.geometry import camera_rays, camera_to_world
+
+UNIT = 0.125  # metres of one step of the stored distances
+STEPS = 28  # of sphere tracing
+FARTHEST = 90.0  # metres a ray is followed
+BANDS = 4  # rows of the picture whose mean colour tells light and weather
+PRIMES = (1, 2654435761, 805459861)
+
+
+class Places(nn.Module):
+    """Latents seen from anywhere in one town.
+
+    The town is a torus of `period` x `period` metres; a world's place (x, z) is in its coordinates. Before training nothing is
+    solid and all is sky.
+    """
+
+    distance: Tensor
+    walkable: Tensor
+
+    def __init__(
+        self, config: PlacesConfig, camera: CameraConfig, size: tuple[int, int], channels: int, text: int
+    ) -> None:
+        super().__init__()
+        self.config, self.camera, self.size, self.words = config, camera, size, text
+        cells, levels = round(config.period / config.cell), round(config.height / config.cell)
+        self.register_buffer("distance", torch.full((cells, levels, cells), 255, dtype=torch.uint8))
+        self.register_buffer("walkable", torch.ones(cells, cells, dtype=torch.bool))
+        self.tables = nn.ParameterList(
+            nn.Parameter(1e-2 * torch.randn(2**log_entries, width)) for _, log_entries, width in config.tables
+        )
+        inputs = sum(width for *_, width in config.tables) + 5
+        self.look = nn.Sequential(nn.Linear(BANDS * channels + 1 + text, 64), nn.ReLU(), nn.Linear(64, config.look))
+        self.paint = nn.Sequential(
+            nn.Conv2d(inputs * config.rays**2 + config.look, config.width, 1), nn.ReLU(),
+            nn.Conv2d(config.width, config.width, 1), nn.ReLU(),
+            nn.Conv2d(config.width, config.width, 3, padding=1), nn.ReLU(), nn.Conv2d(config.width, channels, 1),
+        )  # fmt: skip
+
+    def forward(self, place: Tensor, yaw: Tensor, pitch: Tensor, look: Tensor) -> Tensor:
+        """Latents [B, C, T, h, w] of views at place [B, T, 2] (x, z; metres), yaw and pitch [B, T] (radians), look [B, L]."""
+        r, views = self.config.rays, yaw.shape[1]
+        rows, columns = (side * r for side in self.size)
+        rays = camera_rays(rows, columns, self.camera, yaw.device)
+        turn = camera_to_world(yaw.float(), pitch.float())
+        direction = torch.einsum("btij,hwj->bthwi", turn, rays)
+        # metres on the torus in double precision: a world may have walked far
+        start = torch.remainder(place, self.config.period).float()
+        origin = torch.stack(
+            [start[..., 0], torch.full_like(start[..., 0], self.camera.eye_height), start[..., 1]], dim=-1
+        )
+        upward = direction * direction.new_tensor([1.0, -1.0, 1.0])  # height grows upwards
+        found = self.features(origin[:, :, None, None].expand_as(upward), upward)
+        found = rearrange(found, "b t (h p) (w q) c -> (b t) (p q c) h w", p=r, q=r)
+        found = found.to(look.dtype)
+        light = look[:, None, :, None, None].expand(-1, views, -1, *self.size).flatten(0, 1)
+        return rearrange(self.paint(torch.cat([found, light], dim=1)), "(b t) c h w -> b c t h w", t=views)
+
+    def looks(self, latents: Tensor, present: Tensor, context: Tensor) -> Tensor:
+        """Light and weather [B, L]: of the last picture's latents [B, C, h, w] where `present` [B], and of a text's tokens
+        [B, N, D], zero-padded."""
+        bands = F.adaptive_avg_pool2d(latents.float(), (BANDS, 1)).flatten(1) * present[:, None]
+        words = (context != 0).any(dim=-1).sum(dim=1).clamp(min=1)
+        text = context.float().sum(dim=1) / words[:, None]
+        known = torch.cat([bands, present[:, None].float(), text], dim=1)
+        return self.look(known.to(self.tables[0].dtype))
+
+    def somewhere(self, stream: torch.Generator) -> Tensor:
+        """A pose [3] float64 (x, z; metres; yaw, radians) where walkers came by, looking the way that is free the farthest."""
+        cells = self.walkable.cpu().nonzero()
+        cell = cells[torch.randint(len(cells), (), generator=stream)]
+        place = (cell.double() + 0.5) * self.config.cell
+        yaws = torch.arange(0, 2 * math.pi, math.pi / 12) + float(torch.rand((), generator=stream)) * math.pi / 12
+        level = torch.stack([yaws.sin(), torch.zeros_like(yaws), yaws.cos()], dim=-1).to(self.distance.device)
+        origin = level.new_tensor([float(place[0]), self.camera.eye_height, float(place[1])]).expand_as(level)
+        away, _ = self.trace(origin, level)
+        return torch.cat([place, yaws[away.argmax().cpu()][None].double()])
+
+    def walk(self, place: Tensor, displacement: Tensor) -> Tensor:
+        """How far one gets: displacement [B, T, 2] (metres since the block's start) from place [B, 2], stopped by what cannot be
+        walked on, one axis at a time, so that one slides along walls."""
+        here, now, ways = place, torch.zeros_like(place), []
+        lost = ~self._free(here)  # somewhere nobody ever walked: let them go
+        for step in torch.diff(displacement, dim=1, prepend=now[:, None]).unbind(1):
+            for axis in (0, 1):
+                moved = now.clone()
+                moved[:, axis] += step[:, axis]
+                now = torch.where((self._free(place + moved) | lost)[:, None], moved, now)
+            ways.append(now)
+        return torch.stack(ways, dim=1)
+
+    def _free(self, place: Tensor) -> Tensor:
+        """Whether walkers came by [B] at places [B, 2]."""
+        x, z = torch.remainder((place / self.config.cell).floor().long(), len(self.walkable)).unbind(-1)
+        return self.walkable[x, z]
+
+    def features(self, origin: Tensor, direction: Tensor) -> Tensor:
+        """What rays [..., 3] (x, height, z) meet: features of the tables, how far, whether anything, where they look [..., n]."""
+        with torch.no_grad():
+            away, met = self.trace(origin, direction)
+            point = origin + away[..., None] * direction
+            facts = torch.cat([(1 + away).log()[..., None] / 4, met[..., None].float(), direction], dim=-1)
+        found = [
+            self._table(table, point, size) for table, (size, *_) in zip(self.tables, self.config.tables, strict=True)
+        ]
+        return torch.cat([torch.cat(found, dim=-1) * met[..., None], facts], dim=-1)
+
+    def trace(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Metres along rays [..., 3] to the ground or a solid voxel, and whether that is within `FARTHEST`: sphere tracing."""
+        away = torch.full_like(origin[..., 0], 0.1)
+        ground = torch.where(direction[..., 1] < 0, -origin[..., 1] / direction[..., 1], torch.inf)
+        cell = self.config.cell
+        for _ in range(STEPS):
+            free = self._field(origin + away[..., None] * direction)
+            away = away + torch.where(free > 0, (free - 0.5 * cell).clamp(min=0.3 * cell), free)
+        met = (self._field(origin + away[..., None] * direction) == 0) | (ground < away)
+        away = torch.minimum(away, ground)
+        return away.clamp(max=FARTHEST), met & (away < FARTHEST)
+
+    def _field(self, point: Tensor) -> Tensor:
+        """Metres from the middle of a point's voxel to the nearest solid one; 0 inside."""
+        cells, levels, _ = self.distance.shape
+        x, h, z = (point / self.config.cell).floor().long().unbind(-1)
+        above = h >= levels
+        index = (torch.remainder(x, cells) * levels + h.clamp(0, levels - 1)) * cells + torch.remainder(z, cells)
+        found = self.distance.view(-1)[index].float() * UNIT
+        return torch.where(above, found.clamp(min=2.0), found)
+
+    def _table(self, table: Tensor, point: Tensor, size: float) -> Tensor:
+        """Trilinear interpolation of a hashed table at points [..., 3]."""
+        cells = round(self.config.period / size)
+        scaled = point / size
+        low = scaled.floor()
+        part = scaled - low
+        low = low.long()
+        total = table.new_zeros(*point.shape[:-1], table.shape[1])
+        for corner in range(8):
+            bits = [(corner >> axis) & 1 for axis in range(3)]
+            x, h, z = (low[..., axis] + bits[axis] for axis in range(3))
+            key = torch.remainder(x, cells) * PRIMES[0] ^ h * PRIMES[1] ^ torch.remainder(z, cells) * PRIMES[2]
+            weight = torch.where(part.new_tensor(bits) > 0, part, 1 - part).prod(dim=-1, keepdim=True)
+            total = total + F.embedding(key & (len(table) - 1), table) * weight
+        return total
