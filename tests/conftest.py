@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig, PlacesConfig, get_preset
 from world_model.depth import DepthNet
 from world_model.dit import DiT
 from world_model.model import WorldModel
@@ -43,13 +43,21 @@ def _stirred(build: Callable[[], nn.Module], seed: int) -> nn.Module:
             fan_in = parameter.shape[1:].numel() if parameter.dim() > 3 or parameter.dim() == 2 else 6
             parameter.add_(torch.randn(parameter.shape, generator=random) * 0.5 / fan_in**0.5)
         for buffer in module.buffers():
-            buffer.mul_(0.5 + torch.rand(buffer.shape, generator=random))
+            if buffer.is_floating_point():  # whole numbers are maps of a town, not weights
+                buffer.mul_(0.5 + torch.rand(buffer.shape, generator=random))
     return module
 
 
 @pytest.fixture(scope="session")
 def config() -> ModelConfig:
     return get_preset("debug")
+
+
+@pytest.fixture(scope="session")
+def town_config(config) -> ModelConfig:
+    """The same model, which knows a town: the street's own, in coarse voxels."""
+    places = PlacesConfig(cell=1.0, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4)
+    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, places=places))
 
 
 @pytest.fixture(scope="session")

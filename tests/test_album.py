@@ -106,6 +106,9 @@ class Pixels:
     def encode(self, video: Tensor) -> Tensor:
         return video
 
+    def decode(self, latents: Tensor, cache: object = None) -> tuple[Tensor, tuple]:
+        return latents, ()
+
 
 def test_the_guide_fills_in_only_what_the_last_picture_does_not_show():
     torch.manual_seed(0)
@@ -114,8 +117,13 @@ def test_the_guide_fills_in_only_what_the_last_picture_does_not_show():
     now, view = (angles(60), LEVEL), (angles(30)[:, None], LEVEL[:, None])
     still = torch.zeros(1, 1, 2, dtype=torch.float64)
     recalled = Recalled(old, angles(0), LEVEL, places((0, 0)), YES)
-    bare, seen = guide_block(depth, Pixels(), last, *now, *view, still)
-    guide, valid = guide_block(depth, Pixels(), last, *now, *view, still, recalled)
+
+    def guided(*memory: Recalled) -> tuple[Tensor, Tensor]:
+        found = guide_block(depth, Pixels(), last, *now, *view, still, *memory)
+        return found.latents, found.valid
+
+    bare, seen = guided()
+    guide, valid = guided(recalled)
     with torch.no_grad():
         back, back_seen = warp(old, depth(old, LEVEL), angles(0), LEVEL, *view, still, CAMERA)
     gap = (seen == 0) & (back_seen == 1)
@@ -124,7 +132,7 @@ def test_the_guide_fills_in_only_what_the_last_picture_does_not_show():
     assert torch.equal(guide[gap.expand_as(guide)], back[gap.expand_as(guide)])
     assert (valid[gap] == REMEMBERED).all() and torch.equal(valid[~gap], seen[~gap])
     nothing = Recalled(old, angles(0), LEVEL, places((0, 0)), ~YES)
-    same, same_valid = guide_block(depth, Pixels(), last, *now, *view, still, nothing)
+    same, same_valid = guided(nothing)
     assert torch.equal(same, bare) and torch.equal(same_valid, seen)
 
 

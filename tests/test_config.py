@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from world_model.config import PRESETS, ModelConfig, Tiers, get_preset
+from world_model.config import PRESETS, ModelConfig, PlacesConfig, Tiers, get_preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -55,6 +55,7 @@ def test_tiers_count_their_recent_frames():
         ({"vae": {"latent_channels": 4}}, "channels must be those"),
         ({"text": {"dim": 20}}, "channels must be those"),
         ({"dit": {"prediction": "velocity"}}, "guide"),
+        ({"dit": {"guide": 0, "places": PlacesConfig()}}, "places fill in what a guide does not show"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(changes, message):

@@ -37,7 +37,7 @@ from world_model import flow
 from world_model.dit import DiT
 from world_model.rollout import generator
 
-QUICK = Settings(batch=2, draws=2, pool=3, warmup=2, dream_from=1, dream_over=1, dream_share=0.7)
+QUICK = Settings(batch=2, draws=2, pool=3, life=12, warmup=2, dream_from=1, dream_over=1, dream_share=0.7)
 
 
 @pytest.fixture
@@ -183,6 +183,7 @@ def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, conf
             assert torch.equal(newest, entry.past.latents[0, :, -config.block_latents :])
             assert not newest.requires_grad
             assert torch.equal(newest, corpus.block(entry.walk, old.block)) != entry.dreaming
+            assert bool(entry.worlds.doubt.any()) == entry.dreaming  # the truth is not in doubt
             met.add(entry.dreaming)
     assert met == {True, False}
 
@@ -206,7 +207,7 @@ def test_overfits_one_batch(config, corpus, frozen_vae, make_dit):
     """The same worlds, noise levels and noise again and again: the loss must fall a long way."""
     torch.manual_seed(0)
     dit = make_dit(config)
-    dit.prior_deviation.copy_(corpus.prior_deviation(dit.depth, frozen_vae))
+    dit.prior_deviation.copy_(corpus.prior_deviation(dit, frozen_vae))
     losses, both = [], optimizers(dit, 1e-2, 0.0)
     for _ in range(40):
         loss, untrained = Trainer(config, corpus, frozen_vae, replace(QUICK, batch=3)).step(dit, 0)
@@ -311,10 +312,10 @@ def test_fresh_models_know_how_good_the_guide_is(
     config, corpus, data_folder, vae_folder, depth_folder, frozen_vae, tmp_path
 ):
     train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, depth_folder)
-    taken, depth = load_file(tmp_path / "checkpoint" / "model.safetensors"), DiT(config).depth
-    load_depth(depth, depth_folder)
-    assert all(torch.equal(taken[f"depth.{name}"], value) for name, value in depth.state_dict().items())
-    assert torch.equal(taken["prior_deviation"], corpus.prior_deviation(depth, frozen_vae))
+    taken, dit = load_file(tmp_path / "checkpoint" / "model.safetensors"), DiT(config)
+    load_depth(dit.depth, depth_folder)
+    assert all(torch.equal(taken[f"depth.{name}"], value) for name, value in dit.depth.state_dict().items())
+    assert torch.equal(taken["prior_deviation"], corpus.prior_deviation(dit, frozen_vae))
 
 
 def test_a_guide_without_depths_is_refused(config, data_folder, vae_folder, tmp_path):
@@ -335,4 +336,4 @@ def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
     settings = Settings(dream_from=7, lr=0.01)
-    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, None, None)]
+    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, None, None, None)]

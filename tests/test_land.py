@@ -20,6 +20,7 @@ from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.text import Conditioning
 from world_model.vae import build_vae
+from yume_gym.street.simulator import StreetSimulator
 
 SETTINGS = Settings(batch=2, draws=1, pool=3, warmup=1, ema=0.6)
 
@@ -94,7 +95,16 @@ def test_starting_pictures_are_many_and_unlike(landed, config):
     assert all(abs(a - b).mean() > 5 for i, a in enumerate(pictures) for b in pictures[:i])
     middle = pictures[:, config.height // 4 : config.height // 2, config.width // 3 : -config.width // 3]
     assert middle.std(axis=(1, 2)).mean(axis=1).min() > 3  # nobody stares at a wall
-    np.testing.assert_array_equal(starting_pictures(config), strip)
+    drawn, poses = starting_pictures(config)
+    np.testing.assert_array_equal(drawn, strip)
+    street = StreetSimulator(height=config.height, width=config.width, camera=config.camera)
+    for number in (0, len(STARTS) - 1):  # each was taken where it is said to have been
+        light, weather = STARTS[number]
+        x, z, yaw = poses[number]
+        found = street.reset(np.random.default_rng(0), light=light, weather=weather, position=(x, z), yaw=yaw)
+        own = pictures[number][: config.height // 2]  # people and clouds move; towns do not
+        assert abs(found[: config.height // 2].astype(int) - own).mean() < 8
+    assert len(set(poses)) == len(STARTS)
 
 
 def test_a_folder_without_a_checkpoint_is_refused(config, tmp_path):

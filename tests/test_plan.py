@@ -174,6 +174,20 @@ def test_presets_with_guides_are_counted():
     assert count_text(config.text) == Part(0)
 
 
+def test_a_town_known_by_heart_is_counted(town_config):
+    """Its parameters, and a network on the tokens of a block, on top of the same model without one."""
+    without = replace(town_config, dit=replace(town_config.dit, places=None))
+    found, rest = (costs._dit(config, 1) for config in (town_config, without))
+    added = sum(p.numel() for p in found.places.parameters()) + town_config.dit.latent_channels * town_config.dit.dim
+    assert count_parameters(town_config)[0] == count_parameters(without)[0] + added  # what it knows is one more input
+    held = 1 + 2 + town_config.dit.packing.recent_frames
+    flops = forward_cost(found, held).flops - forward_cost(rest, held).flops
+    tokens = prod(town_config.token_grid)
+    layers = sum(2 * tokens * m.weight.numel() for m in found.places.paint if hasattr(m, "weight"))
+    inputs = 2 * tokens * town_config.dit.latent_channels * town_config.dit.dim
+    assert layers + inputs <= flops < 1.2 * (layers + inputs)
+
+
 def test_pictures_are_resized_and_odd_ones_refused():
     assert resized(SMALL, None) is SMALL
     big = resized(SMALL, "128x96")

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from train.corpus import Corpus
-from train.pool import Batch, Entry, Pool
+from train.pool import PLACE_ERROR, Batch, Entry, Pool
 from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
-from world_model.depth import DepthNet
 from world_model.dit import DiT
 from world_model.rollout import advance, generator, motion_of, prepare_block
 from world_model.text import Conditioning, build_text_encoder, pooled_actions
@@ -42,11 +41,10 @@ def make_pool(corpus, conditioning):
 def walk_on(pool: Pool, dit: DiT, vae, step: int, count: int | None = None, dreaming: float = 0.0) -> Batch:
     """One block of some worlds by the truth, as training does it; returns what was drawn."""
     batch = pool.draw(dit, vae, pool.size if count is None else count, dreaming, step)
-    motion = motion_of(dit.config, batch.actions, batch.worlds.yaw, batch.worlds.pitch)
-    _, place = prepare_block(dit, vae, batch.worlds, motion, batch.context, batch.pooled)
+    _, ahead = prepare_block(dit, vae, batch.worlds, batch.motion, batch.context, batch.pooled)
     draws = [generator("old", step)] * len(batch.index)
-    after, _ = advance(dit, vae, batch.worlds, motion, place, batch.truth, draws)
-    pool.put(batch, after, replace(place, latents=batch.truth))
+    after, _ = advance(dit, vae, batch.worlds, batch.motion, ahead, batch.truth, draws)
+    pool.put(batch, after, replace(ahead.place, latents=batch.truth))
     return batch
 
 
@@ -88,6 +86,7 @@ def test_corpus_gives_what_is_on_disk(corpus, config, data_folder, frozen_vae):
         assert (corpus.frames(RAIN, block, 2) == walk.frames[4 * block : 4 * block + 8]).all()
     assert torch.equal(corpus.picture(RAIN, 9), video[:, 35])
     assert corpus.direction(RAIN, 9) == (float(walk.yaw[35]), float(walk.pitch[35]))
+    assert corpus.position(RAIN, 9) == (float(walk.position[35, 0]), float(walk.position[35, 1]))
     assert torch.equal(corpus.picture(RAIN, 0), video[:, 0])  # the picture before a walk is not stored
     assert corpus.info(RAIN) == walk.info
 
@@ -101,12 +100,34 @@ def test_texts_are_encoded_once_and_nothing_is_zeros(corpus, config):
     assert corpus.text(corpus.info(SILENT).caption).any()
 
 
+def test_motion_is_the_true_cameras(corpus, config, data_folder):
+    """Of several walks at once, from where the block before ended; where nothing stood in the way it is the commanded one."""
+    walks, blocks = [SILENT, RAIN, FIREWORKS, RAIN], [3, 0, 12, 9]
+    motion = corpus.motion(walks, blocks)
+    shard, free = Shard(find_shards(data_folder)[0]), 0
+    for row, (number, block) in enumerate(zip(walks, blocks)):
+        walk, before = shard.walk(number), max(4 * block - 1, 0)
+        now = slice(4 * block, 4 * block + 4)
+        assert motion.yaw[row].tolist() == walk.yaw[now].tolist()
+        assert motion.pitch[row].tolist() == walk.pitch[now].tolist()
+        moved = torch.from_numpy(walk.position[now]).double() - torch.from_numpy(walk.position[before]).double()
+        assert torch.equal(motion.displacement[row], moved)
+        if block and not walk.blocked[block]:
+            angles = (torch.tensor([angle[before]]).double() for angle in (walk.yaw, walk.pitch))
+            commanded = motion_of(config, [corpus.action(number, block)], *angles)
+            torch.testing.assert_close(motion.displacement[row], commanded.displacement[0], atol=1e-4, rtol=0)
+            torch.testing.assert_close(motion.yaw[row], commanded.yaw[0], atol=1e-5, rtol=0)
+            free += 1
+    assert free
+    assert motion.displacement.dtype == motion.yaw.dtype == torch.float64
+
+
 def test_prior_is_the_deviation_of_latents_and_of_the_guides_error(corpus, config, frozen_vae):
     """The guide is worth having: seen places are nearer to it than to zero. First row against plain numpy."""
-    ground = DepthNet(4, config.camera)
-    torch.nn.init.zeros_(ground.head.weight)
-    everywhere, seen = corpus.prior_deviation(ground, frozen_vae)
-    latents = corpus.latents[HELD_OUT:].astype("float64")
+    dit = DiT(config)
+    torch.nn.init.zeros_(dit.depth.head.weight)  # nothing but the ground
+    everywhere, seen = corpus.prior_deviation(dit, frozen_vae)
+    latents = corpus.latents[HELD_OUT:, :, SIZE:].astype("float64")  # a walk's first block has no guide
     expected = (latents**2).mean(axis=(0, 2, 3, 4)) ** 0.5
     torch.testing.assert_close(everywhere.double(), torch.from_numpy(expected), atol=1e-3, rtol=1e-3)
     assert (seen > 0).all() and seen.square().sum() < 0.7 * everywhere.square().sum()
@@ -135,12 +156,15 @@ def test_a_batch_is_the_next_block_of_each_world(make_pool, corpus, conditioning
             table = conditioning.actions[batch.actions[row].index]
             assert torch.equal(batch.context[row, 8:], table)
             assert torch.equal(batch.pooled[row], pooled_actions(table))
+            alone = corpus.motion([entry.walk], [entry.block])
+            assert torch.equal(batch.motion.displacement[row], alone.displacement[0])
+            assert torch.equal(batch.motion.yaw[row], alone.yaw[0])
         pool = make_pool(seed=step)
 
 
 def test_clean_worlds_live_through_their_walk(make_pool, corpus, config, dit, frozen_vae):
-    """Along the walk: history and past hold the truth, the camera looks where the walk's did."""
-    pool, ages = make_pool(), []
+    """Along the walk: history and past hold the truth, the camera looks where the walk's did and stands a little beside it."""
+    pool, ages, beside = make_pool(), [], []
     for step in range(14):
         before = list(pool.entries)
         walk_on(pool, dit, frozen_vae, step)
@@ -163,7 +187,16 @@ def test_clean_worlds_live_through_their_walk(make_pool, corpus, config, dit, fr
             yaw, pitch = corpus.direction(entry.walk, entry.block)
             assert float(entry.worlds.yaw) == pytest.approx(yaw, abs=1e-4)
             assert float(entry.worlds.pitch) == pytest.approx(pitch, abs=1e-4)
+            place = torch.tensor(corpus.position(entry.walk, entry.block), dtype=torch.float64)
+            aside = entry.worlds.place[0] - place
+            if old is None:
+                beside.append(aside)
+            else:  # as far beside as it was: it moves as the true camera does, walls and all
+                before_that = torch.tensor(corpus.position(old.walk, old.block), dtype=torch.float64)
+                torch.testing.assert_close(aside, old.worlds.place[0] - before_that, atol=1e-4, rtol=0)
     assert max(ages) >= 6
+    errors = torch.stack(beside)
+    assert 0.3 * PLACE_ERROR < errors.std() < 2 * PLACE_ERROR and errors.abs().max() < 5 * PLACE_ERROR
 
 
 def test_memory_recomputed_from_the_past_equals_the_carried_one(make_pool, dit, frozen_vae):

@@ -140,21 +140,26 @@ def test_motion_is_the_commanded_one_of_each_world(config):
 @torch.no_grad()
 def test_a_blocks_latents_stand_where_their_last_pictures_do(dit, vae, worlds, context, pooled):
     motion = motion_of(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
-    _, place = prepare_block(dit, vae, worlds, motion, context, pooled)
+    ahead = prepare_block(dit, vae, worlds, motion, context, pooled)[1]
+    place = ahead.place
     assert torch.equal(place.yaw, motion.yaw[:, [1, 3]])
     assert place.frame.tolist() == [[0, 1], [0, 1]]
     after, latents, video = dream(dit, vae, worlds, context, pooled, 0, actions=(TURN, TURN))
     assert torch.equal(after.yaw, motion.yaw[:, -1])
     assert torch.equal(after.history.latents[:, :, -2:], latents)
     assert torch.equal(after.picture, video[:, :, -1])
+    assert torch.equal(after.doubt, ahead.guide.doubt) and after.doubt.any()
     assert after.history.frame[:, -2:].tolist() == [[0, 1], [0, 1]]
 
 
 @torch.no_grad()
 def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, context, pooled, config):
-    """Four blocks: the memory's sums from all latents at once, and the pictures from one long decoding."""
-    start, latents, videos = worlds, [], []
+    """Four blocks: the memory's sums from all latents at once, and the pictures from one long decoding, to which each block's
+    guide adds what latents cannot hold."""
+    start, latents, videos, guides = worlds, [], [], []
     for step in range(4):
+        motion = motion_of(config, [WALK, TURN], worlds.yaw, worlds.pitch)
+        guides.append(prepare_block(dit, vae, worlds, motion, context, pooled)[1].guide)
         worlds, block, video = dream(dit, vae, worlds, context, pooled, step)
         latents.append((block, worlds.history))
         videos.append(video)
@@ -166,7 +171,9 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     torch.testing.assert_close(worlds.memory.total, whole.total, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(worlds.memory.norm, whole.norm, atol=1e-4, rtol=1e-4)
     decoded, _ = vae.decode(everything.latents)
-    torch.testing.assert_close(torch.cat(videos, dim=2), decoded[:, :, 4:], atol=1e-5, rtol=1e-5)
+    for video, plain, guide, (block, _) in zip(videos, decoded[:, :, 4:].split(4, dim=2), guides, latents, strict=True):
+        torch.testing.assert_close(video, guide.restored(plain, block), atol=1e-5, rtol=1e-5)
+        assert not torch.allclose(video, plain, atol=1e-2)  # this guide has something to add
 
 
 @torch.no_grad()

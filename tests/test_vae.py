@@ -102,6 +102,21 @@ def test_convolutions_of_the_decoder_start_silent_and_then_speak(config, make_va
         assert torch.allclose(vae.decode_raw(latents)[0], linear, atol=1e-3) == silent
 
 
+@torch.no_grad()
+def test_without_convolutions_the_linear_part_is_all(config, make_videos):
+    """Width 0: the same pictures as with convolutions that are still silent, nothing to carry, nothing else to store."""
+    videos, both = make_videos(config, 2, 4), (build_vae(replace(config.vae, width=0)), build_vae(config.vae))
+    for vae in both:
+        vae.fit_linear(videos)
+        vae.normalise(vae.encode_raw(videos))
+    latents = both[0].encode(videos)
+    (bare, cache), (silent, _) = (vae.decode(latents) for vae in both)
+    assert torch.equal(bare, silent) and cache == ()
+    assert torch.equal(torch.cat([both[0].decode(part, cache)[0] for part in latents.split(1, dim=2)], dim=2), bare)
+    assert not any("decoder" in name for name in both[0].state_dict())
+    assert set(both[0].state_dict()) < set(both[1].state_dict())
+
+
 # ---- normalisation ----------------------------------------------------------------------------------------------------
 
 

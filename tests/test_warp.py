@@ -12,7 +12,7 @@ from torch import Tensor
 
 from world_model.camera import CameraConfig, rotation
 from world_model.depth import DepthNet
-from world_model.warp import REMEMBERED, guide_block, warp
+from world_model.warp import REMEMBERED, UNLIKE, WEAR, Guide, guide_block, warp
 
 CAMERA = CameraConfig()
 HEIGHT, WIDTH = 64, 96
@@ -169,6 +169,7 @@ def test_worlds_and_views_are_warped_each_by_its_own_command():
         assert (valid[world, 0, view] != seen).float().mean() < 0.002
 
 
+@torch.no_grad()
 def test_the_guide_of_a_block_is_the_encoded_warp_at_the_networks_distances(config, make_vae, make_videos):
     torch.manual_seed(0)
     vae, depth = make_vae(config), DepthNet(4, config.camera)
@@ -176,11 +177,96 @@ def test_the_guide_of_a_block_is_the_encoded_warp_at_the_networks_distances(conf
     still, part = torch.zeros(1), torch.arange(1, frames + 1)[None] / frames
     walked = torch.stack([0 * part, part], dim=-1)
     views = (still, still, 0.3 * part, torch.zeros(1, frames), walked)
-    latents, valid = guide_block(depth, vae, picture, *views)
-    assert latents.shape == (1, config.dit.latent_channels, config.block_latents, *config.latent_size)
-    with torch.no_grad():
-        video, seen = warp(picture, depth(picture, still), *views, config.camera)
-        torch.testing.assert_close(latents, vae.encode(video))
+    _, cache = vae.decode(vae.encode(make_videos(config, 1, 2, seed=1)))
+    guide = guide_block(depth, vae, picture, *views, cache=cache)
+    assert guide.latents.shape == (1, config.dit.latent_channels, config.block_latents, *config.latent_size)
+    video, seen = warp(picture, depth(picture, still), *views, config.camera)
+    torch.testing.assert_close(guide.latents, vae.encode(video))
     by_hand = seen.reshape(1, config.block_latents, 2, 4, 8, 6, 8).mean(dim=(2, 4, 6))
-    torch.testing.assert_close(valid[:, 0], by_hand)
-    assert ((valid > 0) & (valid < 1)).any() and 0 < REMEMBERED < 1
+    torch.testing.assert_close(guide.valid[:, 0], by_hand)
+    assert ((guide.valid > 0) & (guide.valid < 1)).any() and 0 < REMEMBERED < 1
+    lost = torch.where(seen == 1, video - vae.decode(vae.encode(video), cache)[0], torch.zeros_like(video))
+    torch.testing.assert_close(guide.detail, lost)
+    assert not torch.allclose(guide.detail, guide_block(depth, vae, picture, *views).detail, atol=1e-3)
+
+
+@torch.no_grad()
+def test_what_the_autoencoder_loses_is_put_back_where_the_guide_was_followed(config, make_vae, make_videos):
+    """Where latents are the guide's, the pictures are the warped ones themselves; the further they are off, the less so."""
+    torch.manual_seed(0)
+    vae, depth = make_vae(config), DepthNet(4, config.camera)
+    picture, frames = make_videos(config, 2, 1)[:, :, 0], config.frames_per_block
+    still, turn = torch.zeros(2), torch.linspace(0.05, 0.2, frames).expand(2, -1)
+    views = (still, still, turn, torch.zeros(2, frames), torch.zeros(2, frames, 2))
+    guide = guide_block(depth, vae, picture, *views)
+    shown, _ = vae.decode(guide.latents)
+    warped, seen = warp(picture, depth(picture, still), *views, config.camera)
+    everywhere = (seen == 1).expand_as(warped)
+    put_back = guide.restored(shown, guide.latents)
+    torch.testing.assert_close(put_back[everywhere], warped[everywhere], atol=1e-5, rtol=0)
+    assert torch.equal(put_back[~everywhere], shown[~everywhere])  # nothing was seen there, nothing is known to be lost
+    assert (shown - warped)[everywhere].square().mean() > 1e-3  # it was worth it
+    off = torch.full_like(guide.latents, 0.4)  # mean square 0.16
+    expected = (shown + math.exp(-0.16 / UNLIKE**2) * guide.detail).clamp(-1, 1)
+    torch.testing.assert_close(guide.restored(shown, guide.latents + off), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(guide.restored(shown, guide.latents - 10 * off), shown)
+
+
+@torch.no_grad()
+def test_detail_is_put_back_place_by_place(config):
+    """Of two worlds one leaves the guide, and only in the right half of its picture."""
+    torch.manual_seed(0)
+    frames, size = config.frames_per_block, (config.height, config.width)
+    latents = torch.randn(2, config.dit.latent_channels, config.block_latents, *config.latent_size)
+    valid, doubt = torch.ones(2, 1, *latents.shape[2:]), torch.zeros(2, 1, *size)
+    guide = Guide(latents, valid, torch.full((2, 3, frames, *size), 0.5), doubt)
+    video = torch.zeros(2, 3, frames, *size)
+    columns = config.latent_size[1]
+    other = latents.clone()
+    other[1, ..., columns // 2 :] += 5
+    put_back = guide.restored(video, other)
+    assert (put_back[0] == 0.5).all()
+    stride = config.width // columns
+    assert (put_back[1, ..., : config.width // 2 - stride] == 0.5).all()
+    assert put_back[1, ..., config.width // 2 + stride :].abs().max() < 1e-6
+
+
+@torch.no_grad()
+def test_what_was_in_doubt_weighs_less(config, make_vae, make_videos):
+    """The guide is the same one, but where the picture was doubted it counts as the fusion of two estimates does."""
+    torch.manual_seed(0)
+    vae, depth = make_vae(config), DepthNet(4, config.camera)
+    picture, frames = make_videos(config, 1, 1)[:, :, 0], config.frames_per_block
+    still, turn = torch.zeros(1), torch.linspace(0.05, 0.3, frames)[None]
+    views = (still, still, turn, torch.zeros(1, frames), torch.zeros(1, frames, 2))
+    _, seen = warp(picture, depth(picture, still), *views, config.camera)
+    sure = guide_block(depth, vae, picture, *views)
+    torch.testing.assert_close(sure.doubt, 1 - seen[:, :, -1] * (1 - WEAR))  # new places are doubted altogether
+    for doubt in (0.0, 0.5):
+        guide = guide_block(depth, vae, picture, *views, doubt=torch.full((1, 1, 32, 48), doubt))
+        torch.testing.assert_close(guide.latents, sure.latents, atol=1e-5, rtol=0)
+        torch.testing.assert_close(guide.valid, sure.valid / (1 + doubt), atol=1e-5, rtol=0)
+        torch.testing.assert_close(guide.detail, sure.detail / (1 + doubt), atol=1e-5, rtol=0)
+        expected = (1 - seen[:, :, -1] / (1 + doubt) + WEAR).clamp(max=1)
+        torch.testing.assert_close(guide.doubt, expected, atol=1e-5, rtol=0)
+    half = torch.zeros(1, 1, 32, 48)
+    half[..., 24:] = 1.0
+    valid = guide_block(depth, vae, picture, *views[:2], *(0 * angle for angle in views[2:]), doubt=half).valid
+    assert (valid[..., :2] == 1).all() and torch.allclose(valid[..., 4:], torch.tensor(0.5))
+
+
+@torch.no_grad()
+def test_doubt_stops_growing_where_one_looks_on(config, make_vae, make_videos):
+    """Block after block the same view: as much doubt is added as the second estimate takes away."""
+    torch.manual_seed(0)
+    vae, depth = make_vae(config), DepthNet(4, config.camera)
+    picture, frames = make_videos(config, 1, 1)[:, :, 0], config.frames_per_block
+    still, stay = torch.zeros(1), (torch.zeros(1, frames), torch.zeros(1, frames), torch.zeros(1, frames, 2))
+    doubt, before = torch.zeros(1, 1, 32, 48), 0.0
+    for _ in range(40):
+        doubt = guide_block(depth, vae, picture, still, still, *stay, doubt=doubt).doubt
+        grown, before = float(doubt.mean()) - before, float(doubt.mean())
+        assert grown > -1e-6
+    assert grown < 1e-4
+    end = (WEAR + math.sqrt(WEAR**2 + 4 * WEAR)) / 2  # doubt = doubt / (1 + doubt) + WEAR
+    torch.testing.assert_close(doubt, torch.full_like(doubt, end), atol=1e-3, rtol=0)

@@ -81,7 +81,8 @@ class Corpus:
         )
         before = data.unflatten(1, (self.blocks, -1))[:, :-1, -1].transpose(0, 1)
         words = torch.stack([self.text(walk.info.event_at(block)) for block in range(1, self.blocks)])
-        look = dit.places.looks(before, torch.ones(len(before), dtype=torch.bool), words)
+        first = data[None, :, 0].expand_as(before)
+        look = dit.places.looks(first, before, torch.ones(len(before), dtype=torch.bool), words)
         return dit.places(place, yaw, pitch, look)
 
     def __len__(self) -> int:

@@ -170,6 +170,8 @@ class Trainer:
                 dream = denoise_block(dit, conditions, start, sigmas)
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
             after, _ = advance(dit, self.vae, batch.worlds, batch.motion, ahead, added, [stream] * len(batch.index))
+            true = ~dreaming[:, None, None, None]
+            after = replace(after, doubt=after.doubt.masked_fill(true, 0))
             self.pool.put(batch, after, replace(ahead.place, latents=added))
         return loss, reference
 

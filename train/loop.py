@@ -259,7 +259,7 @@ PATHS = {
     "vae": "run folder of train.vae",
     "initial": "folder of weights to start from (train.land)",
     "depth": "run folder of train.depth, for a model with a guide and no --initial",
-    "places": "run folder of train.places, for a model that knows a town and no --initial",
+    "places": "run folder of train.places to start from, where --initial brings none",
 }
 
 

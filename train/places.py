@@ -132,13 +132,15 @@ def see(
     stride = corpus.config.vae.temporal_stride
     truth = torch.stack([corpus.block(w, b) for w, b in blocks])
     before = torch.stack([corpus.block(w, b - 1)[:, -1] for w, b in blocks])
+    starts = [int(torch.randint(b, (), generator=stream)) for _, b in blocks]
+    first = torch.stack([corpus.block(w, b)[:, 0] for (w, _), b in zip(blocks, starts)])
     words = []
     for (walk, block), blind in zip(blocks, unseen.tolist()):
         info = corpus.info(walk)
         event = info.event_at(block)
         told = event is None and (blind or float(torch.rand((), generator=stream)) < 0.4)
         words.append(corpus.text(info.caption if told else event))
-    look = places.looks(before, ~unseen, torch.stack(words))
+    look = places.looks(first, before, ~unseen, torch.stack(words))
     walks, numbers = zip(*blocks)
     motion, last = corpus.motion(walks, numbers), slice(stride - 1, None, stride)
     start = torch.tensor([corpus.position(w, b) for w, b in blocks], dtype=torch.float64)
@@ -167,16 +169,25 @@ def errors(places: Places, corpus: Corpus, vae: VideoVAE) -> tuple[dict[str, flo
 
 
 def train(
-    config: ModelConfig, data: Path, vae_folder: Path, out: Path, settings: Settings, steps: int, minutes: float | None
+    config: ModelConfig,
+    data: Path,
+    vae_folder: Path,
+    out: Path,
+    settings: Settings,
+    steps: int,
+    minutes: float | None,
+    before: Path | None = None,
 ) -> None:
-    """Trains until `steps` or `minutes`, evaluates and writes the weights."""
+    """Trains until `steps` or `minutes`, from the weights of the run `before` if given, evaluates and writes the weights."""
     torch.manual_seed(settings.seed)
     if config.dit.places is None:
         raise ValueError(f"{config.name} learns no places: its config has no dit.places")
     vae, _ = load_vae(config, vae_folder)
     corpus = open_corpus(config, data, vae)
     places = Places(config.dit.places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
-    if not (out / "checkpoint").exists():
+    if before is not None:
+        load_places(places, before)
+    elif not (out / "checkpoint").exists():
         places.distance.copy_(distance_field(count_voxels(config, settings), config.dit.places))
         places.walkable.copy_(mark_walks(config, settings))
     tables = list(places.tables)
@@ -236,8 +247,8 @@ def load_places(places: Places, folder: Path | None) -> None:
 
 def main() -> None:
     prepare_cpu()
-    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "seed"), ("data", "vae"))
-    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes)
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "seed"), ("data", "vae"), ("places",))
+    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.places)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ PLACE_ERROR = 0.15  # metres by which worlds are wrong about where they started
 # names of the tensors of a History, a ChannelMemory, and of Worlds besides those
 HISTORY = ("latents", "frame", "yaw", "pitch", "present")
 MEMORY = ("total", "norm")
-WORLDS = ("yaw", "pitch", "frame", "picture", "place")
+WORLDS = ("yaw", "pitch", "frame", "picture", "place", "doubt")
 ALBUM = ("pictures", "yaw", "pitch", "place", "filled")
 
 

@@ -103,7 +103,7 @@ class VAEConfig:
     spatial_stride: int = 16
     temporal_stride: int = 4
     latent_channels: int = 48
-    width: int = 0  # channels of the convolutions; "wan2.2": at the encoder's finest scale
+    width: int = 0  # channels of the convolutions ("patch": 0 for none); "wan2.2": at the encoder's finest scale
     depth: int = 0  # residual blocks at each scale
     decoder_width: int = 0  # channels at the decoder's finest scale ("wan2.2" only)
 
@@ -247,7 +247,7 @@ PRESETS: dict[str, ModelConfig] = {
     "street": ModelConfig(
         name="street", height=64, width=96, fps=8, block_latents=4, start_latents=4,
         dit=_STREET_DIT,
-        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32, width=64, depth=2),
+        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32),
         text=TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=32),
         sampler=SamplerConfig(steps=4, shift=3.0, start_steps=12, temperature=0.25),
     ),

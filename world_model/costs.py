@@ -137,7 +137,7 @@ def forward_cost(dit: DiT, held: int) -> Cost:
 def backward_cost(dit: DiT, held: int) -> Cost:
     """Conditions, one evaluation and the way back, blocks computed again; gradients of weights are dropped as they come."""
     dit.activation_checkpointing = True
-    for parameter in dit.parameters():
+    for parameter in filter(lambda p: p.requires_grad, dit.parameters()):
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     evaluate = _evaluation(dit, held)
     return count(lambda: torch.autograd.backward(evaluate().float().square().mean()))[1]
@@ -201,7 +201,7 @@ def _worlds(dit: DiT, held: int) -> tuple[Worlds, Motion, Tensor, Tensor]:
     frame = torch.empty(1, dtype=torch.int64, **META)
     place = torch.empty(1, 2, dtype=torch.float64, **META)
     album = Album.empty(1, config.dit.guide_memory, config.height, config.width, torch.device("meta"))
-    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, (), place, album)
+    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, (), place, picture[:, :1], album)
     turns = [torch.empty(1, config.frames_per_block, *n, dtype=torch.float64, **META) for n in ((), (), (2,))]
     length = config.text.event_tokens + config.text.action_tokens
     context = torch.empty(1, length, config.text.dim, dtype=DTYPE, **META)

@@ -16,7 +16,7 @@ from world_model.places import Places
 CELL = 4.0  # metres
 HEADINGS = 16
 # (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
-ROUNDS = ((8, 1.3, 0.12), (3, 0.45, 0.045), (2, 0.15, 0.015), (1, 0.05, 0.005))
+ROUNDS = ((8, 1.6, 0.14), (4, 0.6, 0.06), (2, 0.2, 0.02), (1, 0.07, 0.007))
 
 
 class Finder(nn.Module):
@@ -64,17 +64,18 @@ class Finder(nn.Module):
         moves = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device=picture.device)
         around = torch.cartesian_prod(moves, moves, moves)
         silence = latents.new_zeros(1, 1, places.words)
-        look = places.looks(latents, torch.ones(1, dtype=torch.bool, device=picture.device), silence)
-        errors = torch.full((len(poses),), torch.inf)
+        look = places.looks(latents, latents, torch.ones(1, dtype=torch.bool, device=picture.device), silence)
+
+        def unlike(poses: Tensor) -> Tensor:
+            views = ((part[None, :, :2], part[None, :, 2]) for part in poses.split(32))
+            seen = [places(place, yaw, torch.zeros_like(yaw), look)[0] for place, yaw in views]
+            return (torch.cat(seen, dim=1) - latents[0, :, None]).square().mean(dim=(0, 2, 3))
+
+        errors = torch.zeros(len(poses))
         for kept, metres, angle in ROUNDS:
             poses = poses[errors.argsort()[:kept]]
-            scale = poses.new_tensor([metres, metres, angle])
-            poses = (poses[:, None] + around * scale).flatten(0, 1)
-            seen = [
-                places(part[None, :, :2], part[None, :, 2], torch.zeros_like(part[None, :, 2]), look)[0]
-                for part in poses.split(32)
-            ]
-            errors = (torch.cat(seen, dim=1) - latents[0, :, None]).square().mean(dim=(0, 2, 3)).cpu()
+            poses = (poses[:, None] + around * poses.new_tensor([metres, metres, angle])).flatten(0, 1)
+            errors = unlike(poses)
         best = int(errors.argmin())
         return poses[best], float(errors[best] / latents.var())
 

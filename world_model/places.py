@@ -50,7 +50,7 @@ class Places(nn.Module):
             nn.Parameter(1e-2 * torch.randn(2**log_entries, width)) for _, log_entries, width in config.tables
         )
         inputs = sum(width for *_, width in config.tables) + 5
-        self.look = nn.Sequential(nn.Linear(BANDS * channels + 1 + text, 64), nn.ReLU(), nn.Linear(64, config.look))
+        self.look = nn.Sequential(nn.Linear(2 * BANDS * channels + 1 + text, 64), nn.ReLU(), nn.Linear(64, config.look))
         self.paint = nn.Sequential(
             nn.Conv2d(inputs * config.rays**2 + config.look, config.width, 1), nn.ReLU(),
             nn.Conv2d(config.width, config.width, 1), nn.ReLU(),
@@ -74,15 +74,15 @@ class Places(nn.Module):
         found = rearrange(found, "b t (h p) (w q) c -> (b t) (p q c) h w", p=r, q=r)
         found = found.to(look.dtype)
         light = look[:, None, :, None, None].expand(-1, views, -1, *self.size).flatten(0, 1)
-        return rearrange(self.paint(torch.cat([found, light], dim=1)), "(b t) c h w -> b c t h w", t=views)
+        return rearrange(self.paint(torch.cat([found, light], dim=1)), "(b t) c h w -> b c t h w", t=views).float()
 
-    def looks(self, latents: Tensor, present: Tensor, context: Tensor) -> Tensor:
-        """Light and weather [B, L]: of the last picture's latents [B, C, h, w] where `present` [B], and of a text's tokens
-        [B, N, D], zero-padded."""
-        bands = F.adaptive_avg_pool2d(latents.float(), (BANDS, 1)).flatten(1) * present[:, None]
+    def looks(self, first: Tensor, last: Tensor, present: Tensor, context: Tensor) -> Tensor:
+        """Light and weather [B, L]: of a world's first and last pictures' latents [B, C, h, w] where `present` [B], and of a text's
+        tokens [B, N, D], zero-padded. The first tells what light returns when an event ends."""
+        bands = [F.adaptive_avg_pool2d(x.float(), (BANDS, 1)).flatten(1) * present[:, None] for x in (last, first)]
         words = (context != 0).any(dim=-1).sum(dim=1).clamp(min=1)
         text = context.float().sum(dim=1) / words[:, None]
-        known = torch.cat([bands, present[:, None].float(), text], dim=1)
+        known = torch.cat([bands[0], present[:, None].float(), text, bands[1]], dim=1)
         return self.look(known.to(self.tables[0].dtype))
 
     def somewhere(self, stream: torch.Generator) -> Tensor:

@@ -45,7 +45,8 @@ class Worlds:
 
     yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1
     (the last one), cache of the streaming decoder, place [B, 2] float64 where they stand (world x, z; metres: in the town's
-    coordinates if the model knows one, else from the start), album of earlier pictures.
+    coordinates if the model knows one, else from the start), doubt [B, 1, H, W] of the last picture (warp.py), album of
+    earlier ones.
     """
 
     history: History
@@ -56,6 +57,7 @@ class Worlds:
     picture: Tensor
     cache: DecoderCache
     place: Tensor
+    doubt: Tensor
     album: Album
 
 
@@ -74,11 +76,11 @@ def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
         else None
     )
     cache = tuple(torch.cat(parts) for parts in zip(*(w.cache for w in worlds)))
-    yaw, pitch, frame, picture, place = (
-        torch.cat([getattr(w, name) for w in worlds]) for name in ("yaw", "pitch", "frame", "picture", "place")
+    yaw, pitch, frame, picture, place, doubt = (
+        torch.cat([getattr(w, name) for w in worlds]) for name in ("yaw", "pitch", "frame", "picture", "place", "doubt")
     )
     album = Album.join([w.album for w in worlds])
-    return Worlds(history, memory, yaw, pitch, frame, picture, cache, place, album)
+    return Worlds(history, memory, yaw, pitch, frame, picture, cache, place, doubt, album)
 
 
 def split_worlds(worlds: Worlds) -> list[Worlds]:
@@ -94,7 +96,7 @@ def split_worlds(worlds: Worlds) -> list[Worlds]:
         cache = tuple(c[part] for c in worlds.cache)
         return Worlds(
             history, memory, worlds.yaw[part], worlds.pitch[part], worlds.frame[part], worlds.picture[part], cache,
-            worlds.place[part], worlds.album.row(i),
+            worlds.place[part], worlds.doubt[part], worlds.album.row(i),
         )  # fmt: skip
 
     return [one(i) for i in range(worlds.yaw.shape[0])]
@@ -175,7 +177,7 @@ def start_worlds(
         _, cache = vae.decode(latents)
     return Worlds(
         history, memory, yaw, pitch, torch.zeros(batch, dtype=torch.int64, device=device), pictures, cache, place,
-        Album.empty(batch, config.dit.guide_memory, config.height, config.width, device),
+        torch.zeros_like(pictures[:, :1]), Album.empty(batch, config.dit.guide_memory, config.height, config.width, device),
     )  # fmt: skip
 
 
@@ -195,7 +197,9 @@ def empty_worlds(dit: DiT, vae: VideoVAE, batch: int, device: torch.device) -> W
     memory = dit.no_memory(pictures) if config.dit.channel else None
     angle = torch.zeros(batch, dtype=torch.float64, device=device)
     album = Album.empty(batch, config.dit.guide_memory, config.height, config.width, device)
-    return Worlds(history, memory, angle, angle, angle.long(), pictures, (), row.new_zeros(batch, 2), album)
+    return Worlds(
+        history, memory, angle, angle, angle.long(), pictures, (), row.new_zeros(batch, 2), pictures[:, :1], album
+    )
 
 
 def prepare_block(
@@ -215,13 +219,14 @@ def prepare_block(
         recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
         guide = guide_block(
             dit.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
-            recalled, worlds.cache,
+            recalled, worlds.cache, worlds.doubt if dit.places is not None else None,
         )  # fmt: skip
         seen = worlds.history.known[:, None, None, None, None]
-        guide = Guide(guide.latents, guide.valid * seen, guide.detail * seen)
+        guide = replace(guide, valid=guide.valid * seen, detail=guide.detail * seen)
     if dit.places is not None:
-        newest = worlds.history.latents[:, :, -1], worlds.history.present[:, -1]
-        look = dit.places.looks(*newest, context[:, : config.text.event_tokens])
+        shown = worlds.history.latents
+        words = context[:, : config.text.event_tokens]
+        look = dit.places.looks(shown[:, :, 0], shown[:, :, -1], worlds.history.known, words)
         stand = worlds.place[:, None] + motion.displacement[:, last]
         known = dit.places(stand, target.yaw, target.pitch, look)
     history = worlds.history if worlds.history.frames else None
@@ -288,10 +293,11 @@ def advance(
         video, cache = vae.decode(latents.detach(), worlds.cache)
         if ahead.guide is not None:
             video = ahead.guide.restored(video, latents.detach())
+    doubt = ahead.guide.doubt if ahead.guide is not None else worlds.doubt
     album = worlds.album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.known)
     after = Worlds(
         history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
-        worlds.place + motion.displacement[:, -1], album,
+        worlds.place + motion.displacement[:, -1], doubt, album,
     )  # fmt: skip
     return after, video
 

@@ -68,7 +68,8 @@ class CausalTime(nn.Module):
 
 
 class PatchVAE(nn.Module):
-    """The small autoencoder: a linear patch transform (a PCA), and convolutions that repair what it loses when decoding.
+    """The small autoencoder: a linear patch transform (a PCA), and convolutions of `config.width` that repair what it loses when
+    decoding (0: none).
 
     The linear part alone is an autoencoder: `fit_linear` sets it from patch statistics, and the convolutional branch of the
     decoder starts at zero. Encoding looks at each latent frame's own pixels only and never changes with the decoder's training;
@@ -86,18 +87,24 @@ class PatchVAE(nn.Module):
             raise ValueError(f"PatchVAE has a spatial stride of 8, got {s}")
         pixels = 3 * t * s * s
         self.to_latent, self.to_pixels = nn.Linear(pixels, c), nn.Linear(c, pixels)
-        self.decoder_in = nn.Conv2d(c, width, 3, padding=1)
-        self.decoder_time = CausalTime(width)
-        half = max(width // 2, 4)
-        self.decoder = nn.Sequential(
-            *(ResBlock(width) for _ in range(config.depth)), nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2),
-            *(ResBlock(width) for _ in range(config.depth)), nn.Conv2d(width, 4 * half, 1), nn.PixelShuffle(2),
-            ResBlock(half), nn.GroupNorm(1, half), nn.SiLU(), nn.Conv2d(half, 3 * t * 4, 3, padding=1),
-        )  # fmt: skip
-        nn.init.zeros_(self.decoder[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.decoder[-1].bias)  # type: ignore[arg-type]
+        self.decoder = self._convolutions(width, config.depth, 3 * t * 4) if width else None
+        self.decoder_in = nn.Conv2d(c, width, 3, padding=1) if width else None
+        self.decoder_time = CausalTime(width) if width else None
         self.register_buffer("mean", torch.zeros(c))
         self.register_buffer("scale", torch.ones(c))
+
+    @staticmethod
+    def _convolutions(width: int, depth: int, outputs: int) -> nn.Sequential:
+        """From latents' size to twice as fine pixels' size; the last layer starts at zero."""
+        half = max(width // 2, 4)
+        layers = nn.Sequential(
+            *(ResBlock(width) for _ in range(depth)), nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2),
+            *(ResBlock(width) for _ in range(depth)), nn.Conv2d(width, 4 * half, 1), nn.PixelShuffle(2),
+            ResBlock(half), nn.GroupNorm(1, half), nn.SiLU(), nn.Conv2d(half, outputs, 3, padding=1),
+        )  # fmt: skip
+        nn.init.zeros_(layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
+        return layers
 
     def _patches(self, video: Tensor) -> Tensor:
         t, s = self.config.temporal_stride, self.config.spatial_stride
@@ -116,6 +123,8 @@ class PatchVAE(nn.Module):
         t, s = self.config.temporal_stride, self.config.spatial_stride
         shortcut = self.to_pixels(rearrange(latents, "B C F h w -> B F h w C"))
         shortcut = rearrange(shortcut, "B F h w (c t p q) -> B c (F t) (h p) (w q)", t=t, p=s, q=s)
+        if self.decoder is None or self.decoder_in is None or self.decoder_time is None:
+            return shortcut, ()
         frames = rearrange(latents, "B C F h w -> (B F) C h w")
         hidden = self.decoder_in(frames).unflatten(0, (latents.shape[0], latents.shape[2]))
         hidden, past = self.decoder_time(hidden, cache[0] if cache else None)

@@ -22,6 +22,9 @@ from world_model.vae import DecoderCache, VideoVAE
 BEHIND = 0.05  # metres in front of the camera: nearer things are not seen
 AGREEMENT = 0.15  # by which a distance may differ from that of the pixel it is looked up at
 UNLIKE = 0.5  # deviation of latents from the guide's beyond which its detail no longer fits
+# Doubt of a picture: error variance of what it shows over that of places.py. The two estimates weigh 1 / (1 + doubt) and the rest,
+# leave as much doubt as the second one's weight (a Kalman filter), and each block adds WEAR (variance 0.25**2 over 0.57**2).
+WEAR = 0.19
 REMEMBERED = 0.5  # validity of what only the album shows
 
 
@@ -93,11 +96,12 @@ def _nearest(points: Tensor, focal: float) -> Tensor:
 @dataclass(frozen=True)
 class Guide:
     """latents [B, C, K, h, w] of the warped picture, their validity [B, 1, K, h, w] in 0..1, and what of the warped picture
-    [B, 3, T, H, W] those latents cannot hold: `detail`."""
+    [B, 3, T, H, W] those latents cannot hold: `detail`. `doubt` [B, 1, H, W] in 0..1 belongs to the block's last picture."""
 
     latents: Tensor
     valid: Tensor
     detail: Tensor
+    doubt: Tensor
 
     def restored(self, video: Tensor, latents: Tensor) -> Tensor:
         """The decoded `video` [B, 3, T, H, W] of a block with the detail put back where its `latents` agree with the guide.
@@ -112,18 +116,27 @@ class Guide:
 @torch.no_grad()
 def guide_block(
     depth: DepthNet, vae: VideoVAE, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor,
-    displacement: Tensor, recalled: Recalled | None = None, cache: DecoderCache | None = None,
+    displacement: Tensor, recalled: Recalled | None = None, cache: DecoderCache | None = None, doubt: Tensor | None = None,
 ) -> Guide:  # fmt: skip
     """The guide of a block; `cache` is the decoder's before it.
 
-    What only the `recalled` picture shows is filled in, with validity REMEMBERED.
+    What only the `recalled` picture shows is filled in, with validity REMEMBERED. doubt [B, 1, H, W] in 0..1 (`Guide.doubt`) of the
+    picture lowers validity.
     """
     parts = []
     # one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
     for i in range(picture.shape[0]):
         one = slice(i, i + 1)
         views = (yaws[one], pitches[one])
-        video, valid = _seen(depth, picture[one], yaw[one], pitch[one], *views, displacement[one])
+        video, valid = _seen(
+            depth,
+            picture[one],
+            yaw[one],
+            pitch[one],
+            *views,
+            displacement[one],
+            doubt=doubt[one] if doubt is not None else None,
+        )
         if recalled is not None and (recalled.present.is_meta or recalled.present[i]):  # plans count the dearer case
             walked = recalled.walked[one, None] + displacement[one]
             old, there = _seen(depth, recalled.picture[one], recalled.yaw[one], recalled.pitch[one], *views, walked)
@@ -133,11 +146,18 @@ def guide_block(
     videos, valid = (torch.cat(part) for part in zip(*parts))
     latents = vae.encode(videos)
     detail = (videos - vae.decode(latents, cache)[0]) * valid
-    return Guide(latents, F.adaptive_avg_pool3d(valid, latents.shape[2:]), detail)  # type: ignore[arg-type]
+    after = (1 - valid[:, :, -1] + WEAR).clamp(max=1)
+    return Guide(latents, F.adaptive_avg_pool3d(valid, latents.shape[2:]), detail, after)  # type: ignore[arg-type]
 
 
 def _seen(
-    depth: DepthNet, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`warp` at the distances that the network finds."""
-    return warp(picture, depth(picture, pitch), yaw, pitch, yaws, pitches, displacement, depth.camera)
+    depth: DepthNet, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor,
+    doubt: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`warp` at the distances that the network finds; validity is lower where the picture was in doubt."""
+    inverse = depth(picture, pitch)
+    if doubt is None:
+        return warp(picture, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
+    both = torch.cat([picture, 2 * doubt - 1], dim=1)
+    video, valid = warp(both, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
+    return video[:, :3], valid / (1 + (video[:, 3:] + 1) / 2)
