@@ -76,6 +76,23 @@ def test_a_clip_is_what_its_files_say(clips, unguided, frozen_vae):
     assert clips.text("rain sets in").any() and not clips.text(None).any()
 
 
+def test_the_camera_of_a_clip_moved_as_its_poses_say(clips, unguided):
+    """As of a corpus of shards: where a block's picture was taken, and how the camera truly moved in it."""
+    header = Header("debug", 32, 48, 8, unguided.frames_per_block, 4, 0, {})
+    videos = [next(i for i, v in enumerate(clips._videos) if v.stem.startswith(name)) for name in ("w1", "w5")]
+    walks = [sekai.walks_of(sekai.read_clip(clips._videos[i]), header, unguided.camera)[0] for i in videos]
+    frames = unguided.frames_per_block
+    for block in range(4):
+        before, now = max(block * frames - 1, 0), slice(block * frames, (block + 1) * frames)
+        motion = clips.motion(videos, [block, block])
+        for row, (number, walk) in enumerate(zip(videos, walks)):
+            assert clips.position(number, block) == pytest.approx(tuple(walk.position[before].tolist()))
+            moved = walk.position[now].astype(float) - walk.position[before]
+            np.testing.assert_allclose(motion.displacement[row], moved, atol=1e-5)
+            np.testing.assert_allclose(motion.yaw[row], walk.yaw[now], atol=1e-6)
+            np.testing.assert_allclose(motion.pitch[row], walk.pitch[now], atol=1e-6)
+
+
 def test_only_the_last_clips_are_kept_and_bad_ones_are_passed_over(clips, capsys):
     short = next(i for i, v in enumerate(clips._videos) if v.stem.startswith("w3"))
     following = (short + 1) % len(clips)

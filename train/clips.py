@@ -7,7 +7,7 @@ no memory. Both give the pool of worlds the same.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,19 +27,22 @@ from train.sheet import to_video
 from train.video import VideoError
 from world_model.actions import Action
 from world_model.config import ModelConfig
-from world_model.depth import DepthNet
+from world_model.dit import DiT
+from world_model.rollout import Motion
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What is kept of a clip: its latents float16 [C, F, h, w], the picture before each block, and its words."""
+    """What is kept of a clip: its latents float16 [C, F, h, w], the picture before each block, its words, and its camera frame by
+    frame (a batch of one; displacement from the world's origin)."""
 
     latents: Tensor
     pictures: np.ndarray
     directions: list[tuple[float, float]]
     actions: list[int]
+    motion: Motion
     info: WalkInfo
 
 
@@ -79,6 +82,21 @@ class Clips:
         """(yaw, pitch) of `picture(walk, block)`, radians."""
         return self._clip(walk).directions[block]
 
+    def position(self, walk: int, block: int) -> tuple[float, float]:
+        """(x, z) of `picture(walk, block)`, metres."""
+        x, z = self._clip(walk).motion.displacement[0, max(block * self.config.frames_per_block - 1, 0)].tolist()
+        return x, z
+
+    def motion(self, walks: Sequence[int], blocks: Sequence[int]) -> Motion:
+        """How the camera truly moved in given blocks of given walks."""
+        size = self.config.frames_per_block
+        parts = [(self._clip(w).motion, slice(b * size, (b + 1) * size)) for w, b in zip(walks, blocks)]
+        yaw, pitch, place = (
+            torch.stack([getattr(m, name)[0, s] for m, s in parts]) for name in ("yaw", "pitch", "displacement")
+        )
+        start = torch.tensor([self.position(w, b) for w, b in zip(walks, blocks)], dtype=torch.float64)
+        return Motion(yaw, pitch, place - start[:, None])
+
     def frames(self, walk: int, block: int, blocks: int) -> np.ndarray:
         """uint8 [blocks * T, H, W, 3] of the true walk, read anew."""
         size = self.config.frames_per_block
@@ -102,7 +120,7 @@ class Clips:
             self._texts, text, 4 * self._kept, lambda: encoder.encode(text, self.config.text.event_tokens).half()
         ).float()
 
-    def prior_deviation(self, depth: DepthNet, vae: VideoVAE) -> Tensor:
+    def prior_deviation(self, dit: DiT, vae: VideoVAE) -> Tensor:
         """Never asked for: models with a guide are refused."""
         raise NotImplementedError
 
@@ -129,7 +147,8 @@ class Clips:
         before = [max(block * size - 1, 0) for block in range(self.blocks)]
         directions = [(float(walk.yaw[i]), float(walk.pitch[i])) for i in before]
         latents = torch.from_numpy(encode_walk(self._vae, walk, str(own_device())))
-        return _Read(latents, walk.frames[before], directions, walk.action.tolist(), walk.info)
+        motion = Motion(*(torch.from_numpy(a).double()[None] for a in (walk.yaw, walk.pitch, walk.position)))
+        return _Read(latents, walk.frames[before], directions, walk.action.tolist(), motion, walk.info)
 
 
 def _cached(store: OrderedDict[Any, Any], key: Any, size: int, make: Callable[[], Any]) -> Any:

@@ -293,6 +293,7 @@ def main() -> None:
     names = (
         "batch",
         "pool",
+        "life",
         "draws",
         "lr",
         "ema",

@@ -94,9 +94,10 @@ def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
 def distance_field(solid: np.ndarray, places: PlacesConfig) -> Tensor:
     """uint8 [X, H, Z]: metres from each voxel to the nearest solid one, in steps of `UNIT`, around the torus."""
     cells = solid.shape[0]
-    wrapped = np.pad(solid, ((cells // 4,) * 2, (0, 0), (cells // 4,) * 2), mode="wrap")
+    half = cells // 2
+    wrapped = np.pad(solid, ((half, half), (0, 0), (half, half)), mode="wrap")
     away = distance_transform_edt(~wrapped) * places.cell
-    inner = slice(cells // 4, cells // 4 + cells)
+    inner = slice(half, half + cells)
     return torch.from_numpy(np.clip(away[inner, :, inner] / UNIT, 0, 255).astype(np.uint8))
 
 

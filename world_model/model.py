@@ -203,7 +203,8 @@ class WorldModel:
             raise ValueError(f"{self.config.name!r} knows no town: it finds no picture in one")
         with torch.inference_mode():
             seen = self._to_tensor(picture)
-            pose, error = self._finder.find(self.dit.places, seen, self.vae.encode(seen[:, :, None])[:, :, 0])
+            still = seen[:, :, None].expand(-1, -1, self.config.vae.temporal_stride, -1, -1)
+            pose, error = self._finder.find(self.dit.places, seen, self.vae.encode(still)[:, :, 0])
         x, z, yaw = pose.tolist()
         return (x, z, yaw), error
 

@@ -120,8 +120,8 @@ def guide_block(
 ) -> Guide:  # fmt: skip
     """The guide of a block; `cache` is the decoder's before it.
 
-    What only the `recalled` picture shows is filled in, with validity REMEMBERED. doubt [B, 1, H, W] in 0..1 (`Guide.doubt`) of the
-    picture lowers validity.
+    What the last picture does not show, or only in doubt, is filled in from the `recalled` one with validity REMEMBERED.
+    doubt [B, 1, H, W] in 0..1 (`Guide.doubt`) of the picture lowers validity.
     """
     parts = []
     # one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
