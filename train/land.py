@@ -64,9 +64,15 @@ def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
             f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
         )
     average = AveragedModel(DiT(config))
-    progress = loop.load_average(checkpoint, average)
+    loop.load_average(checkpoint, average)
+    return average.module, run_facts(run)  # type: ignore[return-value]
+
+
+def run_facts(run: Path) -> dict:
+    """Stage, steps, minutes and settings of a run, which may be of an older shape of the model."""
+    progress = loop.load_progress(run / "checkpoint")
     facts = {"stage": run.name, "steps": progress["step"], "minutes": round(progress["seconds"] / 60, 1)}
-    return average.module, {**facts, "settings": json.loads((run / "settings.json").read_text())}  # type: ignore[return-value]
+    return {**facts, "settings": json.loads((run / "settings.json").read_text())}
 
 
 def land(
@@ -99,7 +105,7 @@ def land(
     out.mkdir(parents=True, exist_ok=True)
     pictures, poses = starting_pictures(config)
     Image.fromarray(pictures).save(out / "starts.png", optimize=True)
-    stages = [load_average(config, folder)[1] for folder in before]
+    stages = [run_facts(folder) for folder in before]
     facts = {
         "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],
         "depth": _facts(depth, "depth"),

@@ -245,10 +245,15 @@ def load_average(checkpoint: Path, average: AveragedModel) -> dict[str, Any]:
         name = next(key.split(".")[1] for key in sharding.sizes_in(shards) if key.startswith("average."))
         tensors = {f"average.{name}.{key}": value for key, value in average.state_dict().items()}
         sharding.load_shards(shards, tensors)
-        return torch.load(checkpoint / PROGRESS, weights_only=True)
-    # accelerate numbers the objects registered by Run: progress first, then the averages
-    average.load_state_dict(torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True))
-    return torch.load(checkpoint / "custom_checkpoint_0.pkl", weights_only=True)
+    else:  # accelerate numbers the objects registered by Run: progress first, then the averages
+        average.load_state_dict(torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True))
+    return load_progress(checkpoint)
+
+
+def load_progress(checkpoint: Path) -> dict[str, Any]:
+    """The `Progress` of a checkpoint, however many processes wrote it and whatever its networks are."""
+    many = (checkpoint / sharding.SHARDS).exists()
+    return torch.load(checkpoint / (PROGRESS if many else "custom_checkpoint_0.pkl"), weights_only=True)
 
 
 # ---- command lines ----------------------------------------------------------------------------------------------------
