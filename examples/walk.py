@@ -1,6 +1,6 @@
 """A first walk: 20 seconds through a dreamed street, with turns and a rainstorm on the way.
 
-    python examples/walk.py [--seed 0] [--steps 40] [--image photo.jpg] [--text "..."] [--event "night falls"] [--twin]
+    python examples/walk.py [--seed 10] [--steps 40] [--image photo.jpg] [--text "..."] [--event "night falls"] [--twin]
 
 Writes walk.mp4 and walk.png (a contact sheet) and says how fast the world was dreamed. With --twin the walk starts
 where YumeStreet-v0 starts, and the real street under the same keys is shown below the dream.
@@ -47,7 +47,7 @@ def walk(env: gymnasium.Env, actions: Sequence[Action], seed: int, options: dict
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--steps", type=int, default=40, help="steps of half a second (default 40)")
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for walk.mp4 and walk.png")
     parser.add_argument("--model", default="street", help="a model's name or a folder of weights")
