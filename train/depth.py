@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from train.loop import Run, prepare_cpu, read_arguments
+from train.loop import Run, load_network, prepare_cpu, read_arguments
 from train.sheet import to_pictures, to_video
 from train.walks import plan_walk
 from world_model.actions import ALL_ACTIONS
@@ -90,15 +89,8 @@ def degrade(pictures: Tensor, share: float, stream: torch.Generator) -> Tensor:
 
 def load_depth(net: DepthNet, folder: Path | None) -> None:
     """Puts the weights of a run of this stage into `net`. Raises FileNotFoundError without them, ValueError for unfitting ones."""
-    path = folder / WEIGHTS if folder is not None else None
-    if path is None or not path.is_file():
-        raise FileNotFoundError(
-            f"no {WEIGHTS} in {str(folder)!r}: a model with a guide needs --depth, a run of train.depth"
-        )
-    try:
-        net.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} does not hold the depth network of this model: {error}") from error
+    missing = "a model with a guide needs --depth, a run of train.depth"
+    load_network(net, folder, WEIGHTS, missing, "the depth network")
 
 
 def depth_loss(found: Tensor, truth: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
@@ -254,6 +256,18 @@ def load_progress(checkpoint: Path) -> dict[str, Any]:
     """The `Progress` of a checkpoint, however many processes wrote it and whatever its networks are."""
     many = (checkpoint / sharding.SHARDS).exists()
     return torch.load(checkpoint / (PROGRESS if many else "custom_checkpoint_0.pkl"), weights_only=True)
+
+
+def load_network(network: nn.Module, folder: Path | None, name: str, missing: str, what: str) -> None:
+    """Puts the file `name` of a run's folder into `network`. Raises FileNotFoundError (`missing` says what to do) without it,
+    ValueError where it does not hold `what`."""
+    path = folder / name if folder is not None else None
+    if path is None or not path.is_file():
+        raise FileNotFoundError(f"no {name} in {str(folder)!r}: {missing}")
+    try:
+        network.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} does not hold {what} of this model: {error}") from error
 
 
 # ---- command lines ----------------------------------------------------------------------------------------------------

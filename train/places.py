@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.ndimage import binary_dilation, distance_transform_edt
 from torch import Tensor
 from tqdm import tqdm
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from train.clips import open_corpus
 from train.corpus import Corpus
 from train.latents import load_vae
-from train.loop import Run, prepare_cpu, read_arguments
+from train.loop import Run, load_network, prepare_cpu, read_arguments
 from train.shards import HELD_OUT
 from train.sheet import to_pictures
 from train.vae import psnr
@@ -235,15 +234,8 @@ def train(
 
 def load_places(places: Places, folder: Path | None) -> None:
     """Puts the weights of a run of this stage into `places`. FileNotFoundError without them, ValueError for unfitting ones."""
-    path = folder / WEIGHTS if folder is not None else None
-    if path is None or not path.is_file():
-        raise FileNotFoundError(
-            f"no {WEIGHTS} in {str(folder)!r}: a model that knows places needs --places, a run of train.places"
-        )
-    try:
-        places.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} does not hold the places of this model: {error}") from error
+    missing = "a model that knows places needs --places, a run of train.places"
+    load_network(places, folder, WEIGHTS, missing, "the places")
 
 
 def main() -> None:

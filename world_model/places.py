@@ -99,8 +99,8 @@ class Places(nn.Module):
     def walk(self, place: Tensor, displacement: Tensor) -> Tensor:
         """How far one gets: displacement [B, T, 2] (metres since the block's start) from place [B, 2], stopped by what cannot be
         walked on, one axis at a time, so that one slides along walls."""
-        here, now, ways = place, torch.zeros_like(place), []
-        lost = ~self._free(here)  # somewhere nobody ever walked: let them go
+        now, ways = torch.zeros_like(place), []
+        lost = ~self._free(place)  # somewhere nobody ever walked: let them go
         for step in torch.diff(displacement, dim=1, prepend=now[:, None]).unbind(1):
             for axis in (0, 1):
                 moved = now.clone()
