@@ -132,9 +132,8 @@ def train(config: ModelConfig, out: Path, settings: Settings, steps: int, minute
         optimizer.zero_grad()
         run.accelerator.backward(loss)
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        done = step / steps if minutes is None else run.minutes / minutes
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(1.0, (step + 1) / 50, max(0.05, (1 - done) / 0.4))
+            group["lr"] = settings.lr * run.rate(steps, minutes, 50, 0.4, 0.05)
         optimizer.step()
         run.average("depth")
         losses.append(float(loss.detach()))

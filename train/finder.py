@@ -121,9 +121,8 @@ def train(config: ModelConfig, data: Path, out: Path, settings: Settings, steps:
         optimizer.zero_grad()
         run.accelerator.backward(loss)
         torch.nn.utils.clip_grad_norm_(finder.parameters(), 1.0)
-        done = step / steps if minutes is None else run.minutes / minutes
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(1.0, (step + 1) / 50, max(0.03, (1 - done) / 0.5))
+            group["lr"] = settings.lr * run.rate(steps, minutes, 50, 0.5, 0.03)
         optimizer.step()
         run.average("finder")
         losses.append(float(loss.detach()))

@@ -269,8 +269,7 @@ def train(
             run.accelerator.backward(loss / len(trainers))
             parts.append((float(loss.detach()), reference))
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
-        done = step / steps if minutes is None else run.minutes / minutes
-        rate = min(1.0, (step + 1) / settings.warmup, max(0.05, (1 - done) / settings.cooldown))
+        rate = run.rate(steps, minutes, settings.warmup, settings.cooldown, 0.05)
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = settings.lr * rate

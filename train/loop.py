@@ -145,6 +145,12 @@ class Run:
     def minutes(self) -> float:
         return (time.monotonic() - self._started) / 60
 
+    def rate(self, steps: int, minutes: float | None, warmup: int, cooldown: float, least: float) -> float:
+        """Share of the learning rate at this step: rises over `warmup` steps, stays, and falls to `least` over the last share
+        `cooldown` of the run, which ends after `steps` or `minutes`."""
+        done = (self.progress.step - 1) / steps if minutes is None else self.minutes / minutes
+        return min(1.0, self.progress.step / warmup, max(least, (1 - done) / cooldown))
+
     def log(self, values: dict[str, float]) -> None:
         if not self.main:
             return

@@ -209,10 +209,9 @@ def train(
         found, truth = see(places, corpus, list(zip(walks, numbers)), unseen, stream)
         loss = (found - truth).square().mean()
         run.accelerator.backward(loss)
-        done = step / steps if minutes is None else run.minutes / minutes
         for optimizer, rate in zip(run.optimizers, rates):
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(1.0, (step + 1) / 50, max(0.03, (1 - done) / 0.4))
+                group["lr"] = rate * run.rate(steps, minutes, 50, 0.4, 0.03)
             optimizer.step()
             optimizer.zero_grad()
         run.average("places")
