@@ -161,7 +161,8 @@ def sharded_release(tmp_path_factory) -> Path:
 
 # ---- a little of the street to train on ---------------------------------------------------------------------------------
 
-WALKS, WALK_BLOCKS, WALKS_SEED = 7, 16, 4  # of the last three walks one has no event, two have: from block 13 and 7
+# of the last three walks the first has no event, the second rain from block 7 on, the third a car in blocks 10 to 13
+WALKS, WALK_BLOCKS, WALKS_SEED = 7, 16, 4
 
 
 @pytest.fixture(scope="session")
@@ -206,6 +207,14 @@ def corpus(config, data_folder):  # type: ignore[no-untyped-def]
     from train.corpus import Corpus
 
     return Corpus(config, data_folder)
+
+
+@pytest.fixture(scope="session")
+def town_corpus(town_config, data_folder):  # type: ignore[no-untyped-def]
+    """The same walks for the model that knows a town."""
+    from train.corpus import Corpus
+
+    return Corpus(town_config, data_folder)
 
 
 # ---- play in a browser --------------------------------------------------------------------------------------------------

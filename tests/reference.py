@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from world_model.conditions import Conditions, Target
 from world_model.config import ChannelConfig, DiTConfig, ModelConfig, TextConfig, VAEConfig
-from world_model.dit import Conditions, DiT, Target
+from world_model.dit import DiT
 from world_model.tscm import History
 from world_model.weights import load_released
 

@@ -100,6 +100,16 @@ def test_worlds_do_not_mix_and_absent_ones_stay_as_they_are():
     assert torch.equal(later.row(0).pictures, alone.pictures) and torch.equal(later.row(0).yaw, alone.yaw)
 
 
+def test_an_outdated_album_is_emptied_and_others_stay():
+    album = Album.join([filled((0.1, 0, (0, 0)), (0.2, 90, (0, 0))), filled((0.3, 90, (0, 0)))])
+    emptied = album.without(torch.tensor([True, False]))
+    assert values(emptied.row(0)) == [] and not recall(emptied.row(0), 0).present.any()
+    assert values(emptied.row(1)) == [0.3] and torch.equal(emptied.row(1).pictures, album.row(1).pictures)
+    assert values(album.row(0)) == [0.1, 0.2]  # worlds that were forked keep theirs
+    later = emptied.add(picture(0.5, 2), angles(40, 40), angles(0, 0), places((0, 0), (0, 0)), YES.expand(2))
+    assert [values(later.row(world)) for world in (0, 1)] == [[0.5], [0.3, 0.5]]
+
+
 class Pixels:
     """An autoencoder that does nothing: guides can be looked at as pictures."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -116,16 +117,38 @@ def test_the_mixture_of_light_weather_and_events() -> None:
     seen = Counter((plan.light, plan.weather) for plan in plans)
     for light, weather, share in ATMOSPHERES:
         assert seen[light, weather] / len(plans) == pytest.approx(share, abs=0.03)
-    events = [plan for plan in plans if plan.event]
-    assert len(events) / len(plans) == pytest.approx(0.35, abs=0.03)
-    assert {plan.event[0] for plan in events} == EVENT_WEIGHTS.keys()
-    for plan in events:
-        kind, first, stop = plan.event
-        assert 1 <= first <= 24 and 6 <= stop - first <= 20
-        assert EVENT_WEIGHTS[kind][1] not in (plan.weather, plan.light) or (kind, plan.weather) != ("sun", "clear")
-    assert not any(plan.event[0] == "sun" for plan in events if (plan.light, plan.weather) == ("day", "clear"))
-    assert any(plan.event[0] == "sun" for plan in events if plan.weather == "snow")
+    eventful = [plan for plan in plans if plan.events]
+    assert len(eventful) / len(plans) == pytest.approx(0.7, abs=0.03)
+    assert {kind for plan in eventful for kind in kinds_of(plan)} == EVENT_WEIGHTS.keys()
+    for plan in eventful:
+        # what is there cannot come; day alone is no weather: the sun comes out of rain by day
+        for kind in kinds_of(plan):
+            assert EVENT_WEIGHTS[kind][1] not in {plan.weather, plan.light} - {"day"}
+    assert not any("sun" in kinds_of(plan) for plan in eventful if (plan.light, plan.weather) == ("day", "clear"))
+    assert any("sun" in kinds_of(plan) for plan in eventful if (plan.light, plan.weather) == ("day", "snow"))
     assert sum(share for *_, share in ATMOSPHERES) == pytest.approx(1.0)
+
+
+def kinds_of(plan: WalkPlan) -> list[str]:
+    return [kind for kind, _, _ in plan.events]
+
+
+def test_events_of_a_walk_come_one_after_another() -> None:
+    """Each lasts 4 to 18 blocks, 0 to 10 blocks after the one before or the first block, and is another one; until the end."""
+    eventful = [plan for plan in (plan_walk(np.random.default_rng([2, k]), 32) for k in range(1500)) if plan.events]
+    firsts, lengths, gaps = (Counter[int]() for _ in range(3))
+    for plan in eventful:
+        firsts[plan.events[0][1]] += 1
+        lengths.update(stop - first for _, first, stop in plan.events)
+        for (kind, _, stop), (other, first, _) in pairwise(plan.events):
+            gaps[first - stop] += 1
+            assert kind != other
+        assert plan.events[-1][1] < 32 <= plan.events[-1][2] + 10
+    assert firsts.keys() == set(range(1, 12)) and lengths.keys() == set(range(4, 19)) and gaps.keys() == set(range(11))
+    assert max(firsts.values()) < 1.6 * min(firsts.values()) and max(lengths.values()) < 1.6 * min(lengths.values())
+    assert max(len(plan.events) for plan in eventful) > 3
+    assert any(kind == again for plan in eventful for kind, again in zip(kinds_of(plan), kinds_of(plan)[2:]))
+    assert not plan_walk(np.random.default_rng([2, 0]), 1).events  # the first block has none
 
 
 def test_every_event_that_can_be_drawn_is_used() -> None:
@@ -141,7 +164,7 @@ def test_an_event_shows_from_its_first_block_until_it_fades(monkeypatch: pytest.
     recipe = dataclasses.replace(RECIPE, blocks_per_walk=26)
     plans = ((k, planned(k, 26)) for k in range(10_000))
     index = next(
-        k for k, plan in plans if plan.light == "day" and plan.event and plan.event[0] == "night" and plan.event[2] < 21
+        k for k, plan in plans if plan.light == "day" and kinds_of(plan) == ["night"] and plan.events[0][2] < 21
     )
     walk = render_walk(recipe, index)
     (first, text, kind), (stop, ended, none) = walk.info.event
@@ -156,6 +179,30 @@ def test_an_event_shows_from_its_first_block_until_it_fades(monkeypatch: pytest.
     assert not change[:first].any()
     assert -40 < change[first] < -1 and np.all(change[first + 2 : stop] < -20)  # a second to fade in, then dark
     assert not change[stop + 3 :].any()
+
+
+def test_an_event_that_follows_at_once_takes_the_place_of_the_one_before() -> None:
+    """No block between them says that nothing happens; after a gap there is one that does."""
+    plans = ((k, planned(k, 10)) for k in range(10_000))
+    walks = {}
+    for k, plan in plans:
+        if len(plan.events) == 2 and (gap := plan.events[1][1] - plan.events[0][2]) in (0, 2):
+            walks.setdefault(gap, (k, plan))
+        if len(walks) == 2:
+            break
+    assert len(walks) == 2
+    for gap, (k, plan) in walks.items():
+        info = render_walk(dataclasses.replace(RECIPE, blocks_per_walk=10), k).info
+        (kind, first, stop), (other, second, end) = plan.events
+        told = {block: text for block, text, _ in info.event if text is not None}
+        assert told.keys() == {first, second}
+        assert told[first] in EVENTS[kind].phrases and told[second] in EVENTS[other].phrases
+        expected = [None] * 10
+        expected[first:stop] = [told[first]] * (stop - first)
+        expected[second:end] = [told[second]] * (min(end, 10) - second)
+        assert [info.event_at(block) for block in range(10)] == expected
+        ends = {block for block, text, kind_ in info.event if text is kind_ is None}
+        assert ends == ({stop} if gap else set()) | ({end} if end < 10 else set())
 
 
 # ---------------------------------------------------------------- shards

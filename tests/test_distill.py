@@ -22,7 +22,9 @@ from world_model.dit import DiT
 from world_model.model import WorldModel, WorldState
 from world_model.rollout import block_noise, generator
 
-QUICK = Settings(batch=2, pool=3, critic_warmup=1, generator_every=2, generator_lr=1e-3, critic_lr=1e-3)
+QUICK = Settings(
+    batch=2, pool=3, critic_warmup=1, generator_every=2, generator_lr=1e-3, critic_lr=1e-3, guidance=1.0, truth=0.1
+)
 COMPRESSION = ("patch_embedding_2x.weight", "channel_embedding.weight")  # of the history's two halves
 
 

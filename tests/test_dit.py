@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from world_model.conditions import Target
 from world_model.config import ChannelConfig, ModelConfig, Tiers
-from world_model.dit import DiT, Target
+from world_model.dit import DiT
 from world_model.layers import linear_read, modulate, rotary_table, rotate, sinusoid
 from world_model.tscm import ChannelMemory, History, append_tiers, still_history
 
@@ -76,7 +77,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
     guide, valid = given["guide"] * given["valid"], given["valid"]
     target = target + dit.guide_embedding(torch.cat([guide, valid], dim=1)).flatten(2).transpose(1, 2)
     relative = given["target"].frame - given["target"].frame[:, :1]
-    own = dit._coordinates(relative, given["target"].yaw, given["target"].pitch, (frames, rows, columns), 1, 0)
+    own = dit.positions.tokens(relative, given["target"].yaw, given["target"].pitch, (frames, rows, columns), 1, 0)
     table = rotary_table(torch.cat([coordinates, own], 1), dit.frequencies)
     n = history.shape[1]
     mask = torch.ones(n + target.shape[1], n + target.shape[1], dtype=torch.bool)
@@ -88,7 +89,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
     time = dit.time_projection(embedded).unflatten(-1, (6, -1))[:, of_token]
     text, tokens = dit.text_embedding(given["context"]), torch.cat([history, target], 1)
     memory_table = rotary_table(
-        dit._memory_coordinates(given["target"].frame.double(), given["target"].yaw, given["target"].pitch, (frames, rows, columns),
+        dit.positions.kernels(given["target"].frame.double(), given["target"].yaw, given["target"].pitch, (frames, rows, columns),
                                 (1, *c.patch[1:])), dit.channel_frequencies)  # fmt: skip
     for i, block in enumerate(dit.blocks):
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (block.modulation[:, None] + time).unbind(2)
@@ -229,13 +230,13 @@ def test_channel_attention_equals_its_quadratic_form_over_all_history(config, ma
     x, heads = normal(2, 24, config.dit.dim), config.dit.channel.heads
     angle = normal(2, 1, seed=1).double()
     table = rotary_table(
-        dit._memory_coordinates(torch.full((2, 1), 10.0), angle, angle, (1, 4, 6), (1, 1, 1)), dit.channel_frequencies
+        dit.positions.kernels(torch.full((2, 1), 10.0), angle, angle, (1, 4, 6), (1, 1, 1)), dit.channel_frequencies
     )
 
     z = dit.channel_embedding(everything.latents)
     last = slice(1, None, 2)
     frame, yaw, pitch = (v[:, last] for v in (everything.frame.double(), everything.yaw, everything.pitch))
-    at = dit._memory_coordinates(frame, yaw, pitch, z.shape[2:], (2, 2, 2))
+    at = dit.positions.kernels(frame, yaw, pitch, z.shape[2:], (2, 2, 2))
     weight = decay ** torch.arange(4, -1, -1.0).repeat_interleave(2 * 3)
     past_key, past_value = channel.keys_values(z.flatten(2).transpose(1, 2))
     down = channel.down(x)

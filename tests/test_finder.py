@@ -19,7 +19,7 @@ from train.finder import Settings, Views, errors, train
 from train.loop import Run
 from train.shards import Shard, find_shards
 from train.sheet import to_video
-from world_model.finder import CELL, HEADINGS, ROUNDS, Finder
+from world_model.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, Finder
 from world_model.rollout import generator
 
 PERIOD = 80.0
@@ -136,19 +136,19 @@ class Waves:
         return self(pose[None, None, :2], pose[None, None, 2], torch.zeros(1, 1), torch.zeros(1, 4))[:, :, 0]
 
 
-@pytest.mark.parametrize(("off", "rank"), [((1.2, -1.1, 0.1), 0), ((-0.7, 1.25, -0.11), 7)])
+@pytest.mark.parametrize(("off", "rank"), [((1.2, -1.1, 0.1), 0), ((-0.7, 1.25, -0.11), CANDIDATES - 1)])
 def test_the_search_finds_the_pose_from_a_candidate_nearby(off, rank, finder, monkeypatch):
     """To a decimetre and a degree, though that candidate be the least likely of those looked at."""
     town, pose = Waves(), torch.tensor([23.4, 61.8, 2.2], dtype=torch.float64)
     assert all(abs(value) < reach for value, reach in zip(off, (ROUNDS[0][1], ROUNDS[0][1], ROUNDS[0][2])))
-    wrong = torch.rand(8, 3, generator=generator("wrong"), dtype=torch.float64) * torch.tensor([80.0, 80.0, 6.0])
+    wrong = torch.rand(CANDIDATES, 3, generator=generator("wrong")).double() * torch.tensor([80.0, 80.0, 6.0])
     wrong[rank] = pose + torch.tensor(off)
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: wrong[:count])
     found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))  # type: ignore[arg-type]
     away = apart(found, pose)
     assert away[:2].max() < 0.1 and math.degrees(away[2]) < 1
     assert 0 <= error < 0.01
-    assert town.asked - 1 == 27 * sum(kept for kept, *_ in ROUNDS)
+    assert town.asked - 1 == CANDIDATES + 27 * sum(kept for kept, *_ in ROUNDS)
 
 
 def test_a_picture_of_elsewhere_looks_unlike_everything(finder, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
 import numpy as np
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
-from world_model.rollout import Worlds, generator, join_worlds, split_worlds
+from world_model.rollout import Worlds, dream_block, generator, join_worlds, split_worlds
 
 WALK, BACK, TURN = Action.from_keys("W"), Action.from_keys("S"), Action.from_keys("", "→")
 RAIN = "a heavy rainstorm begins"
@@ -124,6 +126,59 @@ def test_worlds_of_different_ages_in_a_batch_equal_themselves_alone_bitwise(worl
         np.testing.assert_array_equal(np.concatenate([block[world] for block in frames]), seen[-len(frames) * 4 :])
         assert all(map(torch.equal, tensors(split_of(together, world)), tensors(state.worlds)))
         assert together.steps[world] == state.steps[0]
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch may use; afterwards it may use as many as before."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_worlds_side_by_side_equal_each_alone_bitwise(world_model, pictures, threads, monkeypatch):
+    """Three worlds, two at a time on a thread each, against each by itself on one: from pictures and a text, and told
+    of something in between."""
+    blocks = [([WALK, TURN, BACK], [None, RAIN, None]), ([TURN, WALK, TURN], ["fog", RAIN, None])]
+    start = world_model.start([pictures[0], None, pictures[2]], ["", "a park", ""], [3, 4, 5])
+    ran: list[tuple[int, int]] = []
+
+    def noted(*given):
+        ran.append((threading.get_ident(), torch.get_num_threads()))
+        return dream_block(*given)
+
+    def dreamt(state: WorldState, worlds: slice, all_of_them: int, each: int | None) -> tuple[WorldState, np.ndarray]:
+        threads(all_of_them)
+        frames = []
+        for actions, events in blocks:
+            state, block = world_model.step(state, actions[worlds], events[worlds], threads=each)
+            frames.append(block)
+        assert torch.get_num_threads() == all_of_them
+        return state, np.stack(frames)
+
+    monkeypatch.setattr("world_model.model.dream_block", noted)
+    together, shown = dreamt(start, slice(0, 3), 2, 1)
+    assert len(ran) == 6 and len({ident for ident, _ in ran} - {threading.get_ident()}) > 1
+    assert {number for _, number in ran} == {1} and threading.get_ident() not in {ident for ident, _ in ran}
+    ran.clear()
+    for world in range(3):
+        one = replace(
+            start, worlds=split_of(start, world), seeds=(start.seeds[world],), steps=(0,), texts=(start.texts[world],)
+        )
+        alone, frames = dreamt(one, slice(world, world + 1), 1, None)
+        np.testing.assert_array_equal(frames[:, 0], shown[:, world])
+        assert all(map(torch.equal, tensors(split_of(together, world)), tensors(alone.worlds)))
+    assert set(ran) == {(threading.get_ident(), 1)}
+
+
+def test_dreaming_side_by_side_leaves_later_threads_as_many_as_before(world_model, pictures, threads):
+    threads(2)
+    world_model.step(world_model.start(pictures[:2], ["", ""], [1, 2]), [WALK, TURN], threads=1)
+    found: list[int] = []
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found == [2] == [torch.get_num_threads()]
 
 
 def join(states: list[WorldState]) -> WorldState:

@@ -73,7 +73,7 @@ def test_forward_with_packed_history(case, weights):
     predicted = dit.patch_embedding(noisy[None])
     tokens = torch.cat([tokens[0], predicted[0].flatten(1).T])
     running, still = sum(grid[0] for grid in grids), torch.zeros(1, noisy.shape[1])
-    positions = dit._coordinates(still, still, still, tuple(predicted.shape[2:]), 1, running)
+    positions = dit.positions.tokens(still, still, still, tuple(predicted.shape[2:]), 1, running)
     positions = torch.cat([coordinates, positions], dim=1)[0]
     assert [list(grid) for grid in grids] == [g["grid_thw"] for g in expected["groups"] if g["role"] == "history"]
     assert tokens.shape[0] == expected["packed_tokens"]

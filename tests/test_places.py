@@ -1,55 +1,22 @@
-"""A town known by heart: where rays end, what they find there, how it is learnt, and worlds that stand in it."""
+"""A town known by heart: where rays end, what they find there, and where one can walk."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import pickle
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from train import foundation
-from train import places as stage
-from train.corpus import Corpus
-from train.land import STARTS, land, starting_pictures
-from train.loop import Run
-from train.places import Settings, count_voxels, distance_field, load_places, mark_walks, see, train
-from train.shards import HELD_OUT
-from world_model.actions import Action
+from train.places import distance_field
 from world_model.camera import CameraConfig, rotation
-from world_model.config import ModelConfig, PlacesConfig
-from world_model.dit import DiT
-from world_model.finder import Finder
-from world_model.model import WorldModel, WorldState
+from world_model.config import PlacesConfig
 from world_model.places import BANDS, FARTHEST, PRIMES, UNIT, Places
-from world_model.rollout import (
-    Worlds,
-    commanded,
-    empty_worlds,
-    generator,
-    motion_of,
-    prepare_block,
-    split_worlds,
-)
-from world_model.text import Conditioning
-from world_model.weights import save_weights
-from yume_gym.street.motion import WALL_MARGIN
-from yume_gym.street.simulator import StreetSimulator
+from world_model.rollout import generator
 
 CAMERA = CameraConfig()
-WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
-QUICK = Settings(batch=6, lr=1e-2, table_lr=1e-1, views=40, walks=2, blocks=20, ema=0.9)
 
 # a torus of 16 m in voxels of half a metre; in it one box: voxels from, and up to but without
 SMALL = PlacesConfig(period=16.0, cell=0.5, height=8.0, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4)
@@ -187,10 +154,23 @@ def test_features_are_those_of_the_place_a_ray_meets(boxed):
     assert torch.equal(found[:, -3:], direction)
 
 
+class Apart(nn.Module):
+    """What is positive and what is negative, so that `relu` loses nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, -x], dim=1)
+
+
+class Together(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        positive, negative = x.chunk(2, dim=-1)
+        return positive - negative
+
+
 def test_every_token_sees_along_its_own_rays(boxed):
     """Two views of two worlds against rays of a pinhole camera, turned one by one."""
     boxed = copy.deepcopy(boxed)
-    boxed.paint = nn.Identity()
+    boxed.paint, boxed.blend, boxed.head = nn.Identity(), Apart(), Together()
     place = torch.tensor([[[12.0, 3.0], [13.0, 2.5]], [[1.0, 14.0], [30.0, -14.0]]], dtype=torch.float64)
     yaw = torch.tensor([[0.3, 0.5], [-2.0, 2.9]], dtype=torch.float64)
     pitch = torch.tensor([[0.0, 0.2], [-0.3, 0.1]], dtype=torch.float64)
@@ -213,6 +193,26 @@ def test_every_token_sees_along_its_own_rays(boxed):
         )
 
 
+def test_neighbouring_tokens_of_a_view_are_blended(boxed):
+    """What was painted, three by three tokens, one after the other; beyond the border there is nothing."""
+    painted: list[Tensor] = []
+    handle = boxed.paint.register_forward_hook(lambda *given: painted.append(given[-1]))
+    view = torch.tensor([[0.3, -2.0]], dtype=torch.float64)
+    place = torch.tensor([[[12.0, 3.0], [1.0, 14.0]]], dtype=torch.float64)
+    seen = boxed(place, view, 0.1 * view, torch.randn(1, 4, generator=generator("look")))
+    handle.remove()
+    (tokens,), (rows, columns) = painted, boxed.size
+    assert tokens.shape == (2, rows, columns, SMALL.width) and seen.shape == (1, 8, 2, rows, columns)
+    expected = boxed.blend.bias.expand(2, rows, columns, -1).clone()
+    for view_, row, column, down, right in np.ndindex(2, rows, columns, 3, 3):
+        y, x = row + down - 1, column + right - 1
+        if 0 <= y < rows and 0 <= x < columns:
+            expected[view_, row, column] += boxed.blend.weight[:, :, down, right] @ tokens[view_, y, x]
+    expected = expected.clamp(min=0) @ boxed.head.weight.T + boxed.head.bias
+    torch.testing.assert_close(seen[0].permute(1, 2, 3, 0), expected, atol=1e-5, rtol=1e-4)
+    assert tokens.std() > 0.01
+
+
 def test_one_period_further_on_all_is_the_same(boxed):
     """Bit for bit, however far a world has walked, and nowhere else."""
     place = torch.tensor([[[3.25, 12.5]]], dtype=torch.float64)
@@ -226,7 +226,8 @@ def test_one_period_further_on_all_is_the_same(boxed):
 
 def test_light_and_weather_come_from_pictures_that_were_seen_and_from_words(boxed):
     boxed = copy.deepcopy(boxed)
-    boxed.look = nn.Identity()
+    boxed.look, boxed.glance = nn.Identity(), nn.Linear(2 * 48, 1)
+    nn.init.zeros_(boxed.glance.weight), nn.init.zeros_(boxed.glance.bias)
     first, last = (torch.randn(2, 8, 4, 6, generator=generator(name)) for name in ("first", "last"))
     text = torch.zeros(2, 7, 5)
     text[:, :3] = torch.randn(2, 3, 5, generator=generator("text"))
@@ -240,6 +241,22 @@ def test_light_and_weather_come_from_pictures_that_were_seen_and_from_words(boxe
     words = found[:, 8 * BANDS + 1 : 8 * BANDS + 6]
     torch.testing.assert_close(words[0], text[0, :3].mean(dim=0))  # padding is no word
     assert not words[1].any()
+
+
+def test_a_glance_at_pictures_that_were_seen_adds_to_their_light(boxed):
+    """Nothing before training; then the last picture's and the first one's, of each world that has them."""
+    first, last = (torch.randn(2, 8, 4, 6, generator=generator(name)) for name in ("first", "last"))
+    text, present = torch.randn(2, 3, 5, generator=generator("text")), torch.tensor([True, False])
+    untrained = boxed.looks(first, last, present, text)
+    assert not boxed.glance.weight.any() and not boxed.glance.bias.any()
+    boxed = copy.deepcopy(boxed)
+    torch.manual_seed(3)
+    nn.init.normal_(boxed.glance.weight), nn.init.normal_(boxed.glance.bias)
+    added = boxed.looks(first, last, present, text) - untrained
+    seen = torch.cat([boxed.sight(last[:1]), boxed.sight(first[:1])], dim=1)[0]
+    expected = torch.stack([boxed.glance.weight @ seen + boxed.glance.bias, boxed.glance.bias])
+    torch.testing.assert_close(added, expected, atol=1e-4, rtol=1e-4)
+    assert boxed.sight(first).shape == (2, 48) and boxed.sight(first).std() > 0.01
 
 
 def test_a_picture_that_is_not_there_tells_nothing(boxed):
@@ -321,504 +338,47 @@ def test_walking_equals_a_slow_loop():
     assert stopped > 40
 
 
-def test_somewhere_is_a_walkable_place_and_looks_the_freest_way():
-    """Along the corridor, and from near the wall across it, away from that; not always to the same side."""
-    places = corridor()
-    poses = torch.stack([places.somewhere(generator("somewhere", seed)) for seed in range(40)])
-    assert poses.dtype == torch.float64
-    x, z, yaw = poses.T
-    assert ((x > 4) & (x < 8)).all() and ((z >= 0) & (z < 16)).all()
-    assert len({(float(a), float(b)) for a, b in zip(x, z)}) > 20
-    freest = torch.where(z < 8, 1.0, -1.0)  # towards larger z while the wall behind is nearer
-    middle = (z - 8).abs() < 1.5
-    assert (yaw.cos() * freest > math.cos(math.pi / 6))[~middle].all()
-    assert torch.equal(places.somewhere(generator("somewhere", 3)), poses[3])
-
-
-# ---- learning where things stand --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("share", [0.002, 0.02, 0.3])
-def test_distances_around_the_torus_equal_a_search(share):
-    """Every voxel against every solid one."""
-    tiny = replace(SMALL, period=8.0, height=3.0)
-    solid = np.random.default_rng(4).random((16, 6, 16)) < share
-    assert solid.any()
-    found = distance_field(solid, tiny)
-    assert found.dtype == torch.uint8 and found.shape == solid.shape
-    here, there = np.argwhere(np.ones_like(solid))[:, None], np.argwhere(solid)[None]
-    apart = np.abs(here - there)
-    apart[..., [0, 2]] = np.minimum(apart[..., [0, 2]], 16 - apart[..., [0, 2]])
-    metres = np.sqrt((apart**2).sum(axis=-1)).min(axis=1).reshape(solid.shape) * tiny.cell
-    np.testing.assert_array_equal(found.numpy(), np.clip(np.floor(metres / UNIT + 1e-9), 0, 255))
-
-
-@pytest.fixture(scope="module")
-def counted(town_config) -> Places:
-    """The town's own voxels, from a few views of it."""
-    c = town_config
-    places = Places(c.dit.places, c.camera, c.latent_size, c.dit.latent_channels, c.text.dim)
-    solid = count_voxels(c, replace(QUICK, views=100))
-    places.distance.copy_(distance_field(solid, c.dit.places))
-    places.walkable.copy_(mark_walks(c, replace(QUICK, walks=4, blocks=60)))
-    return places
-
-
-def street_of(config: ModelConfig) -> StreetSimulator:
-    return StreetSimulator(height=config.height, width=config.width, fps=config.fps, camera=config.camera)
-
-
-def test_counted_voxels_have_the_true_distances_of_other_views(counted, town_config):
-    street, rng, errors, metres, right = street_of(town_config), np.random.default_rng(99), [], [], []
-    rows, columns, eye = town_config.height, town_config.width, town_config.camera.eye_height
-    focal = town_config.camera.focal(columns)
-    y, x = np.meshgrid(np.arange(rows) + 0.5 - rows / 2, np.arange(columns) + 0.5 - columns / 2, indexing="ij")
-    rays = np.stack([x / focal, y / focal, np.ones_like(x)], axis=-1)
-    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    for _ in range(6):
-        street.reset(rng)
-        true, place = street.depth(), np.array(street.position) % 80
-        direction = (rays @ street.pose[:3, :3].T) * (1, -1, 1)
-        origin = torch.tensor([place[0], eye, place[1]], dtype=torch.float32).expand(rows, columns, 3)
-        away, met = (t.numpy() for t in counted.trace(origin, torch.from_numpy(direction).float()))
-        with np.errstate(divide="ignore"):
-            ground = np.where(direction[..., 1] < 0, -eye / direction[..., 1], np.inf)
-        thing = (true < 60) & (true < ground - 0.3)  # the ground would be right without any counting
-        errors.append((np.abs(away - true) / true)[thing])
-        metres.append(np.abs(away - true)[thing])
-        right.append(met == (true < FARTHEST))
-    assert np.median(np.concatenate(errors)) < 0.06
-    assert np.median(np.concatenate(metres)) < 0.6  # voxels are a metre
-    assert np.mean(right) > 0.93
-
-
-def test_walks_are_marked_where_one_can_walk(counted, town_config):
-    """A walker keeps off walls, so a marked cell's middle is free with the rest of that margin; streets are found."""
-    town, cell = street_of(town_config).town, town_config.dit.places.cell
-    marked = counted.walkable.nonzero().tolist()
-    assert len(marked) > 60
-    margin = WALL_MARGIN - cell / 2 - 1e-6
-    assert all(town.free((x + 0.5) * cell, (z + 0.5) * cell, margin) for x, z in marked)
-    solid = [(x, z) for x, z in np.ndindex(80, 80) if town.solid(x + 0.5, z + 0.5)]
-    assert not any(counted.walkable[x, z] for x, z in solid) and len(solid) > 1000
-
-
-# ---- learning what they look like -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def town_corpus(town_config, data_folder) -> Corpus:
-    return Corpus(town_config, data_folder)
-
-
-class Asked:
-    """Stands for places: remembers what it was asked."""
-
-    def looks(self, *asked: Tensor) -> Tensor:
-        self.light = asked
-        return torch.zeros(len(asked[0]), 4)
-
-    def __call__(self, *asked: Tensor) -> Tensor:
-        self.view = asked
-        return torch.zeros(())
-
-
-def test_what_is_learnt_is_the_truth_seen_from_the_true_pose(town_corpus, town_config):
-    blocks, places = [(4, 3), (6, 9), (5, 1)], Asked()
-    unseen = torch.tensor([True, False, False])
-    _, truth = see(places, town_corpus, blocks, unseen, generator("see"))  # type: ignore[arg-type]
-    place, yaw, pitch, _ = places.view
-    _, before, present, words = places.light
-    for row, (walk, block) in enumerate(blocks):
-        assert torch.equal(truth[row], town_corpus.block(walk, block))
-        assert torch.equal(before[row], town_corpus.block(walk, block - 1)[:, -1])
-        for latent, frame in enumerate((4 * block + 1, 4 * block + 3)):  # the last picture of each latent frame
-            assert place[row, latent].tolist() == pytest.approx(town_corpus._positions[walk, frame].tolist(), abs=1e-5)
-            assert float(yaw[row, latent]) == pytest.approx(float(town_corpus.yaw[walk, frame]))
-            assert float(pitch[row, latent]) == pytest.approx(float(town_corpus.pitch[walk, frame]))
-    assert present.tolist() == [False, True, True]
-    assert torch.equal(words[0], town_corpus.text(town_corpus.info(4).caption))  # the blind are told
-    assert torch.equal(words[1], town_corpus.text(town_corpus.info(6).event_at(9))) and words[1].any()
-
-
-def quick(config: ModelConfig, folders: tuple[Path, Path], out: Path, steps: int, **given) -> dict[str, Tensor]:
-    train(config, *folders, out, replace(QUICK, **given.pop("settings", {})), steps, None, **given)
-    return load_file(out / stage.WEIGHTS)
-
-
-class Stopped(Run):
-    """A run that is stopped after three steps of however many."""
-
-    def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
-        for step in super().steps(last, minutes):
-            yield step
-            if step == 2:
-                return
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
-
-
-@pytest.fixture(scope="module")
-def places_folder(town_config, data_folder, vae_folder, tmp_path_factory) -> Path:
-    """What `train.places` leaves after a few steps."""
-    folder = tmp_path_factory.mktemp("places")
-    quick(town_config, (data_folder, vae_folder), folder, 40)
-    return folder
-
-
-def places_of(config: ModelConfig) -> Places:
-    torch.manual_seed(0)
-    return Places(config.dit.places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
-
-
-@torch.no_grad()
-def test_training_lowers_the_loss_and_its_weights_load(places_folder, town_config, town_corpus):
-    learnt = places_of(town_config)
-    load_places(learnt, places_folder)
-    assert (learnt.distance == 0).any() and (learnt.distance > 40).any() and not learnt.walkable.all()
-    blocks = [(walk, block) for walk in (4, 5, 6) for block in range(1, 16, 3)]
-
-    def loss(places: Places) -> float:
-        found, truth = see(places, town_corpus, blocks, torch.zeros(len(blocks), dtype=torch.bool), generator("loss"))
-        return float((found - truth).square().mean())
-
-    untrained = places_of(town_config)
-    assert loss(learnt) < 0.8 * loss(untrained)
-    facts = json.loads((places_folder / "places.json").read_text())
-    assert ModelConfig.from_json(json.dumps({k: v for k, v in facts.items() if k != "places_training"})) == town_config
-    assert facts["places_training"]["steps"] == 40
-    assert math.isfinite(facts["places_training"]["psnr"]) and facts["places_training"]["explained"] < 1
-    sheet = np.asarray(Image.open(places_folder / "sheets" / "places.png"))
-    assert sheet.shape == (2 * HELD_OUT * town_config.height, 8 * town_config.width, 3)
-
-
-def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path, monkeypatch):
-    """6 steps at once equal 3 and, from the checkpoint alone, 3 more; where things stand is not counted again."""
-    folders = (data_folder, vae_folder)
-    whole = quick(town_config, folders, tmp_path / "whole", 6)
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "Run", Stopped)
-        assert not same(quick(town_config, folders, tmp_path / "parts", 6), whole)
-    monkeypatch.setattr(stage, "count_voxels", None)
-    monkeypatch.setattr(stage, "mark_walks", None)
-    assert same(quick(town_config, folders, tmp_path / "parts", 6), whole)
-    # a run may also begin from another's weights
-    other = quick(town_config, folders, tmp_path / "other", 0, before=tmp_path / "whole", settings={"seed": 5})
-    assert same(other, whole)
-
-
-def test_only_models_with_places_learn_them(config, data_folder, vae_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"debug learns no places: its config has no dit\.places"):
-        train(config, data_folder, vae_folder, tmp_path, QUICK, 1, None)
-
-
-def test_places_that_are_missing_or_do_not_fit_are_refused(places_folder, town_config, tmp_path):
-    places = places_of(town_config)
-    for folder in (None, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"no places\.safetensors in .*--places, a run of train\.places"):
-            load_places(places, folder)
-    (tmp_path / stage.WEIGHTS).write_bytes(b"not weights")
-    with pytest.raises(ValueError, match=r"places\.safetensors does not hold the places of this model"):
-        load_places(places, tmp_path)
-    finer = replace(town_config, dit=replace(town_config.dit, places=replace(town_config.dit.places, cell=0.8)))
-    with pytest.raises(ValueError, match="does not hold the places of this model"):
-        load_places(places_of(finer), places_folder)
-
-
-# ---- worlds that stand in a town --------------------------------------------------------------------------------------
-
-
-def streets(config: ModelConfig) -> tuple[np.ndarray, Tensor]:
-    """Solid voxels and walkable cells of a made-up town: streets 12 m wide every 40 m, houses of 15 m between them."""
-    cells, levels = (round(side / config.dit.places.cell) for side in (80, config.dit.places.height))
-    middle = (np.arange(cells) + 0.5) * config.dit.places.cell
-    lot = np.abs(middle % 40 - 20) < 14
-    solid = np.zeros((cells, levels, cells), bool)
-    solid[:, : round(15 / config.dit.places.cell)] = (lot[:, None] & lot[None])[:, None]
-    road = np.abs((middle + 20) % 40 - 20) < 5
-    return solid, torch.from_numpy(road[:, None] | road[None])
-
-
-@pytest.fixture(scope="module")
-def town_dit(town_config, make_dit) -> DiT:
-    """Random weights in which every layer does something, and a town of streets."""
-    dit = make_dit(town_config).requires_grad_(False)
-    solid, walkable = streets(town_config)
-    dit.places.distance.copy_(distance_field(solid, town_config.dit.places))
-    dit.places.walkable.copy_(walkable)
-    return dit
-
-
-POSES = [(0.5, 20.0, 0.0), (41.0, 3.0, 1.5), (20.0, 39.0, -1.6)]
-
-
-@pytest.fixture(scope="module")
-def town_folder(town_config, town_dit, make_vae, pictures, tmp_path_factory) -> Path:
-    """A whole weights folder of a model that knows a town: three starting pictures and where they were taken."""
-    folder = tmp_path_factory.mktemp("town")
-    Image.fromarray(np.concatenate(pictures[:3])).save(folder / "starts.png")
-    (folder / "starts.json").write_text(json.dumps(POSES))
-    torch.manual_seed(0)
-    finder = Finder(town_config.dit.places.period, (town_config.height, town_config.width))
-    tensors = {
-        "dit.safetensors": town_dit.state_dict(), "vae.safetensors": make_vae(town_config).state_dict(),
-        "text.safetensors": {"actions": Conditioning(town_config.text).actions}, "finder.safetensors": finder.state_dict(),
-    }  # fmt: skip
-    save_weights(folder, town_config, tensors, {"made": "random weights for tests"})
-    return folder
+# ---- where a text starts ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def town_model(town_folder) -> WorldModel:
-    return WorldModel.load(town_folder, device="cpu", dtype="float32")
+def viewed(monkeypatch) -> Places:
+    """Five views that can be told apart; two of them are unlikely whatever a text says."""
+    monkeypatch.setattr("world_model.places.VIEWS", 5)
+    torch.manual_seed(1)
+    places = Places(SMALL, CAMERA, (4, 6), channels=8, text=5).requires_grad_(False)
+    places.views.copy_(torch.arange(15.0).view(5, 3) / 7)
+    places.where.weight.copy_(torch.randn(5, 5))
+    places.where.bias.copy_(torch.tensor([0.5, -9.0, 0.0, -9.0, 0.3]))
+    return places
 
 
-def tensors_of(worlds: Worlds) -> list[Tensor]:
-    parts = [worlds.history.latents, worlds.yaw, worlds.pitch, worlds.place, worlds.picture, worlds.album.pictures]
-    return [*parts, worlds.memory.total, worlds.memory.norm, *worlds.cache]
+def drawn(places: Places, text: Tensor, count: int = 3000) -> Tensor:
+    """How often each view was drawn, as a share."""
+    poses = torch.stack([places.somewhere(generator("somewhere", seed), text) for seed in range(count)])
+    assert poses.dtype == torch.float64 and poses.shape == (count, 3)
+    return (poses[:, None] == places.views.double()).all(dim=-1).double().mean(dim=0)
 
 
-def test_the_known_place_is_the_prior_where_the_guide_saw_nothing(town_dit, town_config):
-    shape = (2, town_config.dit.latent_channels, town_config.block_latents, *town_config.latent_size)
-    guide, known = (torch.randn(shape, generator=generator(name)) for name in ("guide", "known"))
-    valid = torch.zeros(2, 1, *shape[2:])
-    valid[0, ..., 3:] = 1.0
-    valid[1, ..., 0, :] = 0.25
-    mean, variance = town_dit._prior(guide, valid, known)
-    unseen, seen = (town_dit.prior_deviation[row].square()[:, None, None, None] for row in (0, 1))
-    assert torch.equal(mean[0, ..., :3], known[0, ..., :3]) and torch.equal(mean[0, ..., 3:], guide[0, ..., 3:])
-    assert torch.equal(variance[0, ..., :3], unseen.expand_as(variance[0, ..., :3]))
-    assert torch.equal(variance[0, ..., 3:], seen.expand_as(variance[0, ..., 3:]))
-    torch.testing.assert_close(mean[1, ..., 0, :], 0.75 * known[1, ..., 0, :] + 0.25 * guide[1, ..., 0, :])
-    assert torch.equal(mean[1, ..., 1:, :], known[1, ..., 1:, :])
+def test_somewhere_is_a_view_as_likely_as_a_text_makes_it(viewed):
+    text = torch.zeros(1, 7, 5)
+    text[0, :3] = torch.randn(3, 5, generator=generator("text"))
+    score = viewed.where.weight.double().numpy() @ text[0, :3].double().mean(dim=0).numpy()  # padding is no word
+    share = np.exp(score + viewed.where.bias.double().numpy())
+    found = drawn(viewed, text)
+    np.testing.assert_allclose(found, share / share.sum(), atol=0.03)
+    assert (found > 0.1).sum() > 1
 
 
-@torch.no_grad()
-def test_a_block_ahead_is_known_from_where_it_will_be_seen(town_dit, town_config, make_vae):
-    """Worlds that saw nothing: what a block's denoising starts from is the place at the poses of its latents' last pictures,
-    in the light that the text tells."""
-    vae, zero = make_vae(town_config), torch.zeros(2, dtype=torch.float64)
-    worlds = replace(
-        empty_worlds(town_dit, vae, 2, torch.device("cpu")),
-        place=torch.tensor([[1.0, 20.0], [41.0, -7.0]], dtype=torch.float64), yaw=zero + 0.2,
-    )  # fmt: skip
-    motion = commanded(town_dit, worlds, [WALK, TURN])
-    context = torch.randn(2, 24, town_config.dit.text_dim, generator=generator("context"))
-    ready, ahead = prepare_block(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
-    assert ahead.guide is not None and not ahead.guide.valid.any()
-    nothing = torch.zeros(1, town_config.dit.latent_channels, *town_config.latent_size)
-    for world in range(2):
-        told = context[world : world + 1, :8]
-        look = town_dit.places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), told)
-        for latent, frame in enumerate((1, 3)):
-            place = worlds.place[world] + motion.displacement[world, frame]
-            expected = town_dit.places(
-                place[None, None], motion.yaw[world : world + 1, frame : frame + 1],
-                motion.pitch[world : world + 1, frame : frame + 1], look,
-            )  # fmt: skip
-            torch.testing.assert_close(ready.guide[world, :, latent], expected[0, :, 0], atol=1e-4, rtol=1e-4)
-    assert ready.guide.std() > 0.05
+def test_without_a_text_any_view_is_as_likely(viewed):
+    np.testing.assert_allclose(drawn(viewed, torch.zeros(1, 7, 5)), 0.2, atol=0.03)
 
 
-@torch.no_grad()
-def test_worlds_of_a_batch_are_known_each_by_itself(town_dit, town_config):
-    stream = generator("views")
-    place = torch.rand(3, 2, 2, generator=stream, dtype=torch.float64) * 10 - 5
-    yaw, pitch = (torch.randn(3, 2, generator=stream, dtype=torch.float64) * spread for spread in (2.0, 0.2))
-    look = torch.randn(3, town_config.dit.places.look, generator=stream)
-    together = town_dit.places(place, yaw, pitch, look)
-    for world in range(3):
-        one = slice(world, world + 1)
-        alone = town_dit.places(place[one], yaw[one], pitch[one], look[one])
-        torch.testing.assert_close(together[one], alone, atol=1e-4, rtol=1e-4)
-    assert (together[0] - together[1]).abs().mean() > 0.02
-
-
-def test_a_world_in_company_equals_it_alone(town_model, pictures):
-    """From pictures and a text, three steps, bit for bit."""
-    starts = [(pictures[0], "", 3), (None, "a park", 4), (pictures[2], "", 5)]
-    together = town_model.start(*(list(column) for column in zip(*starts)))
-    for _ in range(2):
-        together, shown = town_model.step(together, [WALK, TURN, WALK])
-    for number, (picture, text, seed) in enumerate(starts):
-        state = town_model.start([picture], [text], [seed])
-        for _ in range(2):
-            state, frames = town_model.step(state, [TURN if number == 1 else WALK])
-        np.testing.assert_array_equal(frames[0], shown[number])
-        alone, company = (tensors_of(worlds) for worlds in (state.worlds, split_worlds(together.worlds)[number]))
-        assert all(torch.equal(a, b) for a, b in zip(alone, company, strict=True))
-
-
-def test_shipped_pictures_are_not_searched_for(town_model, pictures, monkeypatch):
-    def never(*_: object) -> None:
-        raise AssertionError("searched")
-
-    monkeypatch.setattr(Finder, "find", never)
-    state = town_model.start([pictures[2], pictures[1].copy()], ["", ""], [1, 2])
-    for world, pose in enumerate((POSES[2], POSES[1])):
-        assert state.worlds.place[world].tolist() == list(pose[:2])
-        assert float(state.worlds.yaw[world]) == pose[2]
-        assert (state.worlds.history.yaw[world] == pose[2]).all()
-    with pytest.raises(AssertionError, match="searched"):
-        town_model.start([pictures[3]], [""], [1])
-
-
-def test_other_pictures_are_searched_for(town_model, pictures):
-    """The world stands where `locate` says; the error is that of what the town looks like there."""
-    (x, z, yaw), error = town_model.locate(pictures[3])
-    state = town_model.start([pictures[3]], [""], [1])
-    assert (*state.worlds.place[0].tolist(), float(state.worlds.yaw)) == (x, z, yaw)
-    with torch.no_grad():
-        picture = torch.from_numpy(pictures[3]).permute(2, 0, 1)[None].float() / 127.5 - 1
-        latents = town_model.vae.encode(picture[:, :, None].expand(-1, -1, 2, -1, -1))[:, :, 0]
-        places, view = town_model.dit.places, torch.tensor([[[x, z]]], dtype=torch.float64)
-        look = places.looks(latents, latents, torch.ones(1, dtype=torch.bool), torch.zeros(1, 1, 16))
-        there = places(view, torch.tensor([[yaw]]), torch.zeros(1, 1), look)[:, :, 0]
-    assert error == pytest.approx(float((there - latents).square().mean() / latents.var()), rel=1e-3)
-
-
-def test_models_that_know_no_town_find_nothing(world_model, pictures):
-    with pytest.raises(ValueError, match="'debug' knows no town"):
-        world_model.locate(pictures[0])
-
-
-def test_a_text_start_stands_on_a_walkable_place(town_model):
-    state = town_model.start(None, ["a park"] * 6, [1, 2, 3, 4, 5, 6])
-    places, worlds = town_model.dit.places, state.worlds
-    assert places._free(worlds.place).all()
-    assert len({tuple(place) for place in worlds.place.tolist()}) > 3
-    for world in range(6):
-        pose = places.somewhere(generator("place", world + 1))
-        assert torch.equal(pose, torch.cat([worlds.place[world], worlds.yaw[world : world + 1]]))
-    assert torch.equal(town_model.start(None, ["a park"], [4]).worlds.place[0], worlds.place[3])
-
-
-def test_worlds_stop_at_walls(town_model, pictures):
-    """Straight at a house: commanded on and on, it stays on the street; turning goes on as commanded."""
-    state = town_model.start([pictures[1]], [""], [1])  # at x = 41, z = 3, looking along x
-    state = replace(state, worlds=replace(state.worlds, place=torch.tensor([[40.0, 20.0]], dtype=torch.float64)))
-    keys = Action.from_keys("W", "→")
-    free = motion_of(town_model.config, [keys], state.worlds.yaw, state.worlds.pitch)
-    for _ in range(8):
-        state, _ = town_model.step(state, [WALK])
-    assert 43.5 < float(state.worlds.place[0, 0]) < 45.0  # the pavement ends at 45
-    turned = commanded(town_model.dit, state.worlds, [keys])
-    assert torch.equal(turned.yaw, free.yaw) and torch.equal(turned.pitch, free.pitch)
-    assert turned.displacement[0, -1, 0] < 0.3 < free.displacement[0, -1, 0]
-
-
-def test_a_stored_state_goes_on(town_model, pictures):
-    state, _ = town_model.step(town_model.start([pictures[0]], [""], [1]), [WALK])
-    again: WorldState = pickle.loads(pickle.dumps(state))
-    assert torch.equal(again.worlds.place, state.worlds.place) and state.worlds.place.abs().sum() > 1
-    for ours, right in zip(*(town_model.step(s, [TURN]) for s in (again, state))):
-        if isinstance(ours, np.ndarray):
-            np.testing.assert_array_equal(ours, right)
-        else:
-            assert all(
-                torch.equal(a, b) for a, b in zip(tensors_of(ours.worlds), tensors_of(right.worlds), strict=True)
-            )
-
-
-def test_half_precision_dreams_too(town_folder, pictures):
-    model = WorldModel.load(town_folder, device="cpu", dtype="bfloat16")
-    assert model.dit.places.distance.dtype == torch.uint8
-    _, frames = model.step(model.start([pictures[0], None], ["", "a park"], [1, 2]), [WALK, TURN])
-    assert frames.std() > 5
-
-
-# ---- weights ----------------------------------------------------------------------------------------------------------
-
-
-def test_weights_keep_where_things_stand_as_whole_numbers(town_folder, town_dit, town_model):
-    with safe_open(town_folder / "dit.safetensors", framework="pt") as file:
-        kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
-    assert kinds["places.distance"] == torch.uint8 and kinds["places.walkable"] == torch.bool
-    assert all(
-        kind == torch.float16 for name, kind in kinds.items() if name.split(".")[-1] not in ("distance", "walkable")
-    )
-    for name in ("distance", "walkable"):
-        ours, right = (getattr(dit.places, name) for dit in (town_model.dit, town_dit))
-        assert ours.dtype == right.dtype and torch.equal(ours, right)
-    assert torch.equal(town_model.dit.places.tables[0], town_dit.places.tables[0].half().float())
-    listed = json.loads((town_folder / "manifest.json").read_text())["files"]
-    assert {"finder.safetensors", "starts.json", "starts.png"} <= listed.keys()
-
-
-@pytest.mark.parametrize("name", ["finder.safetensors", "starts.json"])
-def test_a_missing_part_is_named(name, town_folder, tmp_path):
-    for path in town_folder.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
-        WorldModel.load(tmp_path)
-
-
-def test_a_town_needs_a_finder_and_a_finder_a_town(town_model, world_model):
-    for model, finder in ((town_model, None), (world_model, town_model._finder)):
-        with pytest.raises(ValueError, match="a model that knows a town, and no other, needs a finder"):
-            WorldModel(model.config, model.dit, model.vae, model.conditioning, model.starts, finder)
-
-
-# ---- training and landing of such a model -----------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def test_prior_is_the_deviation_from_the_known_place(town_corpus, town_dit, frozen_vae):
-    """Block by block; the second row is the guide's, as of the same model without places."""
-    everywhere, seen = town_corpus.prior_deviation(town_dit, frozen_vae)
-    squares = []
-    for walk in range(HELD_OUT, len(town_corpus)):
-        first = town_corpus.block(walk, 0)[None, :, 0]
-        for block in range(1, town_corpus.blocks):
-            before = town_corpus.block(walk, block - 1)[None, :, -1]
-            words = town_corpus.text(town_corpus.info(walk).event_at(block))[None]
-            look = town_dit.places.looks(first, before, torch.ones(1, dtype=torch.bool), words)
-            motion = town_corpus.motion([walk], [block])
-            stand = torch.tensor(town_corpus.position(walk, block), dtype=torch.float64) + motion.displacement[:, 1::2]
-            known = town_dit.places(stand, motion.yaw[:, 1::2], motion.pitch[:, 1::2], look)
-            squares.append((town_corpus.block(walk, block) - known[0]).square().mean(dim=(1, 2, 3)))
-    torch.testing.assert_close(everywhere, torch.stack(squares).mean(dim=0).sqrt(), atol=1e-3, rtol=1e-3)
-    without = SimpleNamespace(depth=town_dit.depth, places=None)
-    blank, same_guide = town_corpus.prior_deviation(without, frozen_vae)  # type: ignore[arg-type]
-    assert torch.equal(seen, same_guide) and not torch.allclose(blank, everywhere, rtol=0.05)
-
-
-def test_a_model_is_trained_and_landed_with_its_town(
-    town_config, data_folder, vae_folder, depth_folder, places_folder, tmp_path, monkeypatch
-):
-    """Places come from their run and do not learn on; the folder that is landed starts worlds where its pictures were taken."""
-    settings = foundation.Settings(batch=2, draws=1, pool=2, warmup=1)
-    folders = (town_config, data_folder, vae_folder)
-    with pytest.raises(FileNotFoundError, match="--places, a run of train"):
-        foundation.train(*folders, tmp_path / "run", settings, 0, None, None, depth_folder, None)
-    foundation.train(*folders, tmp_path / "run", settings, 1, None, None, depth_folder, places_folder)
-    taken = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
-    learnt = load_file(places_folder / stage.WEIGHTS)
-    assert all(torch.equal(taken[f"places.{name}"], value) for name, value in learnt.items())
-
-    finder = tmp_path / "finder"
-    finder.mkdir()
-    network = Finder(town_config.dit.places.period, (town_config.height, town_config.width))
-    save_file(network.state_dict(), finder / "finder.safetensors")
-    (finder / "finder.json").write_text('{"finder_training": {"steps": 3}}')
-    ways = (tmp_path / "run", vae_folder, data_folder, tmp_path / "landed", [])
-    with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
-        land(town_config, *ways)
-    monkeypatch.setattr("train.land.held_out_psnr", lambda *_: ({"psnr": 1.0},))
-    land(town_config, *ways, places=places_folder, finder=finder)
-    manifest = json.loads((tmp_path / "landed" / "manifest.json").read_text())
-    assert manifest["finder"] == {"steps": 3} and manifest["places"]["steps"] == 40
-    monkeypatch.setattr(Finder, "find", None)  # what was landed is not searched for
-    model, (drawn, poses) = WorldModel.load(tmp_path / "landed", device="cpu"), starting_pictures(town_config)
-    number = len(STARTS) - 1
-    picture = drawn[number * town_config.height : (number + 1) * town_config.height]
-    state = model.start([picture], [""], [0])
-    assert (*state.worlds.place[0].tolist(), float(state.worlds.yaw)) == poses[number]
-
-
-def test_models_without_a_town_land_without_a_finder(config, tmp_path):
-    with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
-        land(config, tmp_path, tmp_path, tmp_path, tmp_path, [], finder=tmp_path)
+def test_where_a_text_starts_depends_on_text_and_seed_alone(viewed):
+    text = torch.randn(1, 3, 5, generator=generator("text"))
+    poses = [viewed.somewhere(generator("somewhere", seed), text) for seed in range(20)]
+    torch.manual_seed(9)
+    padded = torch.cat([text, torch.zeros(1, 4, 5)], dim=1)
+    for seed, pose in enumerate(poses):
+        assert torch.equal(viewed.somewhere(generator("somewhere", seed), padded), pose)
+    assert len({tuple(pose.tolist()) for pose in poses}) > 1

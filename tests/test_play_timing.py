@@ -37,7 +37,7 @@ class Theatre(WorldModel):
     def clock(self) -> float:
         return self.now
 
-    def step(self, state, actions, events=None, steps=None):  # type: ignore[no-untyped-def]
+    def step(self, state, actions, events=None, steps=None, threads=None):  # type: ignore[no-untyped-def]
         self.begun.append(self.now)
         self.pass_time(self.seconds * len(state))
         config = self.config

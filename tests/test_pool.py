@@ -17,7 +17,8 @@ from world_model.rollout import advance, generator, motion_of, prepare_block
 from world_model.text import Conditioning, build_text_encoder, pooled_actions
 
 WALKS, BLOCKS, SIZE = 7, 16, 2  # of the corpus; SIZE is latent frames of a block
-SILENT, FIREWORKS, RAIN = 4, 5, 6  # the walks that are trained on: no event, one from block 13, one from block 7
+# the walks that are trained on: no event, rain from block 7 on, a car in blocks 10 to 13
+SILENT, RAIN, CAR = 4, 5, 6
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +97,14 @@ def test_texts_are_encoded_once_and_nothing_is_zeros(corpus, config):
     assert text and corpus.info(RAIN).event_at(6) is None
     encoded = build_text_encoder(config.text).encode(text, config.text.event_tokens)
     torch.testing.assert_close(corpus.text(text), encoded, atol=1e-2, rtol=2e-3)
+    assert [corpus.info(CAR).event_at(block) is None for block in (9, 10, 13, 14)] == [True, False, False, True]
     assert not corpus.text(None).any() and not corpus.text("").any()
     assert corpus.text(corpus.info(SILENT).caption).any()
 
 
 def test_motion_is_the_true_cameras(corpus, config, data_folder):
     """Of several walks at once, from where the block before ended; where nothing stood in the way it is the commanded one."""
-    walks, blocks = [SILENT, RAIN, FIREWORKS, RAIN], [3, 0, 12, 9]
+    walks, blocks = [SILENT, RAIN, CAR, RAIN], [3, 0, 12, 9]
     motion = corpus.motion(walks, blocks)
     shard, free = Shard(find_shards(data_folder)[0]), 0
     for row, (number, block) in enumerate(zip(walks, blocks)):
@@ -243,14 +245,15 @@ def test_picture_starts_and_text_starts_are_mixed(make_pool, dit, frozen_vae):
 
 
 def test_events_are_told_while_they_last_and_captions_now_and_then(make_pool, corpus, dit, frozen_vae):
-    rain, pool = corpus.info(RAIN).event_at(7), make_pool(60, blocks=1, caption=0.4)
+    events = {RAIN: range(7, BLOCKS), CAR: range(10, 14)}
+    pool = make_pool(60, blocks=1, caption=0.4)
     batch = pool.draw(dit, frozen_vae, 60, 0.0, 0)
     told = {"event": 0, "caption": 0, "nothing": 0}
     for row, entry in enumerate(drawn(pool, batch)):
         text, info = batch.context[row, :8], corpus.info(entry.walk)
         event = info.event_at(entry.block)
+        assert (event is not None) == (entry.block in events.get(entry.walk, ()))
         if event is not None:
-            assert event == rain if entry.walk == RAIN else entry.block >= 13
             assert torch.equal(text, corpus.text(event))
             told["event"] += 1
         else:
@@ -260,11 +263,27 @@ def test_events_are_told_while_they_last_and_captions_now_and_then(make_pool, co
     assert 0.2 < told["caption"] / (told["caption"] + told["nothing"]) < 0.6
 
 
+def test_a_world_is_told_its_caption_always_or_never(make_pool, corpus, dit, frozen_vae):
+    """Whenever no event is in force, before it and after it; as it was drawn once."""
+    pool, told = make_pool(8, caption=0.5), {}
+    for step in range(20):
+        batch = pool.draw(dit, frozen_vae, 8, 0.0, step)
+        for text, entry in zip(batch.context[:, :8], drawn(pool, batch), strict=True):
+            info = corpus.info(entry.walk)
+            if info.event_at(entry.block) is None:
+                assert not text.any() or torch.equal(text, corpus.text(info.caption))
+                told.setdefault((entry.walk, entry.last), []).append(bool(text.any()))
+        pool.put(batch, batch.worlds, batch.past)  # a block later; what they look like does not matter here
+    assert all(len(set(heard)) == 1 for heard in told.values())
+    assert max(len(heard) for heard in told.values()) > 5
+    assert {heard[0] for heard in told.values()} == {True, False}
+
+
 def test_held_out_walks_are_never_drawn_and_walks_never_overrun(make_pool, dit, frozen_vae):
     pool = make_pool(100)
     pool.draw(dit, frozen_vae, 100, 0.0, 0)
     entries = [entry for entry in pool.entries if entry is not None]
-    assert {entry.walk for entry in entries} == {SILENT, FIREWORKS, RAIN}
+    assert {entry.walk for entry in entries} == {SILENT, RAIN, CAR}
     assert all(0 <= entry.block <= entry.last < BLOCKS for entry in entries)
     assert max(entry.last - entry.block for entry in entries) > 8
     short = make_pool(100, blocks=3)

@@ -17,7 +17,7 @@ from shrunken import SHRUNKEN
 import yume_gym  # noqa: F401
 from world_model import flow
 from world_model.actions import Action
-from world_model.dit import Target
+from world_model.conditions import Target
 from world_model.model import WorldModel
 from world_model.placement import LoadOptions, memory
 from world_model.released import open_release, read_dit, read_vae

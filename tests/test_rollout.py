@@ -15,6 +15,7 @@ from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.dit import DiT
 from world_model.rollout import (
+    Ahead,
     Worlds,
     block_noise,
     denoise_block,
@@ -27,6 +28,7 @@ from world_model.rollout import (
     start_worlds,
 )
 from world_model.vae import PatchVAE
+from world_model.warp import OUTDATED
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 SIGMAS = flow.sigma_schedule(4, 3.0)
@@ -187,6 +189,67 @@ def test_a_worlds_size_never_grows(dit, vae, worlds, context, pooled):
         assert worlds.history.frame[0, 0] == -frames  # the first frame is kept for ever
     assert len(sizes) == 1
     assert all(t.isfinite().all() for t in tensors(worlds) if t.is_floating_point())
+
+
+# ---- a text that changes ----------------------------------------------------------------------------------------------
+
+
+def ahead_of(dit, vae, worlds, context, pooled, actions=(WALK, TURN)) -> Ahead:
+    motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
+    return prepare_block(dit, vae, worlds, motion, context, pooled)[1]
+
+
+def saying(context: Tensor, *texts: str) -> Tensor:
+    """The same actions with other words in the first 8 tokens; "" is nothing said."""
+    words = [torch.randn(8, context.shape[-1], generator=generator("text", text)) * bool(text) for text in texts]
+    return torch.cat([torch.stack(words), context[:, 8:]], dim=1)
+
+
+@torch.no_grad()
+def test_what_was_seen_is_outdated_where_the_text_changes(dit, vae, worlds, context, pooled):
+    """Of two worlds the first is told something else in its third block: what both had seen counts less there, and only there."""
+    park = saying(context, "park", "")
+    for step in range(2):
+        assert ahead_of(dit, vae, worlds, park, pooled).changed.tolist() == [False, False]
+        worlds, _, _ = dream(dit, vae, worlds, park, pooled, step)
+    assert worlds.album.filled.sum(dim=1).tolist() == [2, 2]
+    emptied = replace(worlds, album=worlds.album.without(torch.tensor([True, False])))
+    unchanged, bare = (ahead_of(dit, vae, state, park, pooled).guide for state in (worlds, emptied))
+    assert not torch.equal(unchanged.valid[0], bare.valid[0])  # the album had something to show
+    told = ahead_of(dit, vae, worlds, saying(context, "rain", ""), pooled)
+    assert told.changed.tolist() == [True, False]
+    trust = torch.tensor([OUTDATED, 1.0])[:, None, None, None, None]
+    torch.testing.assert_close(told.guide.valid, bare.valid * trust)
+    torch.testing.assert_close(told.guide.detail, bare.detail * trust)
+    assert torch.equal(told.guide.latents, bare.latents) and told.guide.valid[0].any()
+
+
+@torch.no_grad()
+def test_the_album_is_begun_anew_where_the_text_changes(dit, vae, worlds, context, pooled):
+    """And the picture that was dreamt under the new text is the first one in it."""
+    kept, texts = [], [("park", ""), ("park", ""), ("rain", ""), ("rain", ""), ("rain", "fog")]
+    for step, said in enumerate(texts):
+        before = worlds
+        worlds, _, _ = dream(dit, vae, worlds, saying(context, *said), pooled, step)
+        kept.append(worlds.album.filled.sum(dim=1).tolist())
+    assert kept == [[1, 1], [2, 2], [0, 3], [1, 3], [2, 0]]
+    shown = ((before.picture[0].clamp(-1, 1) + 1) * 127.5).round()
+    newest = worlds.album.pictures[0][worlds.album.filled[0]][-1]
+    torch.testing.assert_close(newest.float(), shown, atol=1, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("before", "now", "changed"),
+    [("park", "park", False), ("park", "rain", True), ("park", "", True), ("", "rain", True), ("", "", False)],
+)
+def test_a_change_is_another_text_in_a_world_that_has_begun(before, now, changed, dit, vae, worlds, context, pooled):
+    """Silence is a text like others; a world's first text changes nothing, and neither do its actions."""
+    first, then = (saying(context, text, text) for text in (before, now))
+    assert not ahead_of(dit, vae, worlds, first, pooled).changed.any()
+    worlds, _, _ = dream(dit, vae, worlds, first, pooled, 0)
+    then[:, 8:] += 1
+    assert ahead_of(dit, vae, worlds, then, pooled, (TURN, TURN)).changed.tolist() == [changed, changed]
 
 
 # ---- the sampler and Self-Forcing -------------------------------------------------------------------------------------

@@ -27,12 +27,12 @@ from world_model.config import ChannelConfig, ModelConfig
 from world_model.dit import DiT
 
 CONFIGS = sorted((Path(__file__).parents[1] / "train" / "configs").glob("*.yaml"))
-STEPS = 5
+STEPS = 4
 QUICK = foundation.Settings(
     batch=2, draws=2, pool=4, warmup=2, lr=1e-3, dream_from=1, dream_over=1, dream_share=0.7, lanes=2
 )
 DISTIL = distill.Settings(
-    batch=2, pool=4, critic_warmup=1, generator_every=2, generator_lr=1e-3, critic_lr=1e-3, lanes=2
+    batch=2, pool=4, critic_warmup=1, generator_every=2, generator_lr=1e-3, critic_lr=1e-3, guidance=1.0, lanes=2
 )
 
 
@@ -107,12 +107,11 @@ class Watched(Run):
     def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
         for step in super().steps(last, minutes):
             yield step
+            (self.folder / f"losses_{sharding.process_state().process_index}.json").write_text(json.dumps(self.losses))
             if step == int(os.environ.get("TEST_SAVE_AFTER", -1)):
                 self.save()
             if step == int(os.environ.get("TEST_KILL_AFTER", -1)) and not self.main:
                 os._exit(9)
-        rank = sharding.process_state().process_index
-        (self.folder / f"losses_{rank}.json").write_text(json.dumps(self.losses))
 
 
 def learn(monkeypatch, config, data, vae, out, settings=QUICK, steps=STEPS) -> None:
@@ -127,12 +126,12 @@ def curve(out: Path) -> tuple[list[int], np.ndarray]:
     return [step for step, _ in pairs], np.array([loss for _, loss in pairs])
 
 
-def assert_alike(a: Path, b: Path, tolerance: float, since: int = 0) -> None:
-    """The curve of `a` is that of `b` from step `since` on."""
+def assert_alike(a: Path, b: Path, tolerance: float, since: int = 0, until: int = STEPS) -> None:
+    """The curve of `a` is that of `b` from step `since` on, up to and without `until`."""
     (steps, losses), (expected_steps, expected) = curve(a), curve(b)
-    first = expected_steps.index(since)
-    assert steps == expected_steps[first:]
-    np.testing.assert_allclose(losses, expected[first:], rtol=tolerance)
+    part = slice(expected_steps.index(since), sum(step < until for step in expected_steps))
+    assert steps == expected_steps[part] and set(steps) == set(range(since, until))
+    np.testing.assert_allclose(losses, expected[part], rtol=tolerance)
 
 
 def average(config: ModelConfig, out: Path) -> tuple[dict[str, Tensor], int]:
@@ -162,29 +161,20 @@ def alone(config, data_folder, vae_folder, tmp_path_factory) -> Path:
     return out
 
 
-def test_two_processes_learn_as_one(config, data_folder, vae_folder, alone, tmp_path, monkeypatch):
-    """With Muon, a guide, dreamt histories and activation checkpointing; and evaluation works sharded."""
-    codes = in_two(learn, monkeypatch, config, data_folder, vae_folder, tmp_path, log=tmp_path)
-    assert codes == [0, 0], errors(tmp_path)
-    assert_alike(tmp_path, alone, 1e-4)
-    weights, steps = average(config, tmp_path)
-    expected, _ = average(config, alone)
-    assert steps == STEPS
-    assert_close(weights, expected, 1e-4)
-    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
-        "pool_0.pt", "pool_1.pt", "progress.pt", "shards",
-    ]  # fmt: skip
-
-
-def test_a_killed_process_is_got_over_by_two_and_by_one(config, data_folder, vae_folder, alone, tmp_path, monkeypatch):
+def test_two_processes_learn_as_one_also_after_one_was_killed(
+    config, data_folder, vae_folder, alone, tmp_path, monkeypatch
+):
+    """With Muon, a guide, dreamt histories and activation checkpointing; and evaluation works sharded. One process is killed, and
+    both two and one go on from the checkpoint."""
     out, log = tmp_path / "run", tmp_path / "log"
     arguments = (monkeypatch, config, data_folder, vae_folder, out)
     codes = in_two(learn, *arguments, log=log, TEST_SAVE_AFTER="1", TEST_KILL_AFTER="2")
     assert codes[1] == 9 and codes[0] != 0  # the other cannot go on without it
+    assert_alike(out, alone, 1e-4, until=3)
     assert average(config, out)[1] == 2
-    shutil.copytree(out, tmp_path / "single")
-    for path in log.iterdir():
+    for path in [*log.iterdir(), *out.glob("losses_*.json")]:
         path.unlink()
+    shutil.copytree(out, tmp_path / "single")
     assert in_two(learn, *arguments, log=log) == [0, 0], errors(log)
     learn(monkeypatch, config, data_folder, vae_folder, tmp_path / "single")
     expected, _ = average(config, alone)
@@ -193,6 +183,9 @@ def test_a_killed_process_is_got_over_by_two_and_by_one(config, data_folder, vae
         weights, steps = average(config, folder)
         assert steps == STEPS
         assert_close(weights, expected, 1e-4)
+    assert sorted(path.name for path in (out / "checkpoint").iterdir()) == [
+        "pool_0.pt", "pool_1.pt", "progress.pt", "shards",
+    ]  # fmt: skip
 
 
 def test_the_released_code_path_learns_as_one_and_in_half_precision(

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from world_model.album import Recalled
 from world_model.camera import CameraConfig, rotation
 from world_model.depth import DepthNet
-from world_model.warp import REMEMBERED, UNLIKE, WEAR, Guide, guide_block, warp
+from world_model.warp import OUTDATED, REMEMBERED, UNLIKE, WEAR, Guide, guide_block, warp
 
 CAMERA = CameraConfig()
 HEIGHT, WIDTH = 64, 96
@@ -253,6 +254,27 @@ def test_what_was_in_doubt_weighs_less(config, make_vae, make_videos):
     half[..., 24:] = 1.0
     valid = guide_block(depth, vae, picture, *views[:2], *(0 * angle for angle in views[2:]), doubt=half).valid
     assert (valid[..., :2] == 1).all() and torch.allclose(valid[..., 4:], torch.tensor(0.5))
+
+
+@torch.no_grad()
+def test_trust_lowers_the_validity_of_all_that_a_world_saw(config, make_vae, make_videos):
+    """Of the last picture and of a recalled one, in its own world alone; the guide itself is the same one."""
+    torch.manual_seed(0)
+    vae, depth = make_vae(config), DepthNet(4, config.camera)
+    picture, old, frames = *make_videos(config, 4, 1)[:, :, 0].split(2), config.frames_per_block
+    still, turn = torch.zeros(2), torch.linspace(0.05, 0.3, frames).expand(2, -1)
+    views = (still, still, turn, torch.zeros(2, frames), torch.zeros(2, frames, 2))
+    recalled = Recalled(old, still + 0.3, still, torch.zeros(2, 2), torch.ones(2, dtype=torch.bool))
+    plain = guide_block(depth, vae, picture, *views, recalled)
+    trust = torch.tensor([OUTDATED, 1.0])
+    guide = guide_block(depth, vae, picture, *views, recalled, trust=trust)
+    assert torch.equal(guide.latents, plain.latents) and 0 < OUTDATED < 1
+    by_world = trust[:, None, None, None, None]
+    torch.testing.assert_close(guide.valid, plain.valid * by_world)
+    torch.testing.assert_close(guide.detail, plain.detail * by_world)
+    valid = 1 + WEAR - plain.doubt  # of the block's last picture
+    torch.testing.assert_close(guide.doubt, (1 - valid * trust[:, None, None, None] + WEAR).clamp(max=1))
+    assert (plain.valid == REMEMBERED).any() and guide.detail[0].any()
 
 
 @torch.no_grad()

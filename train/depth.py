@@ -67,8 +67,8 @@ class Views:
             plan = plan_walk(rng, 32)
             yaw = float(rng.uniform(-math.pi, math.pi)) if rng.random() < 0.5 else None
             street.reset(rng, light=plan.light, weather=plan.weather, yaw=yaw, pitch=float(rng.uniform(-0.35, 0.35)))
-            if plan.event is not None:
-                street.set_event(plan.event[0])
+            if plan.events:
+                street.set_event(plan.events[0][0])
             for _ in range(min(self.settings.moves, count - len(pictures))):
                 block = street.step(ALL_ACTIONS[int(rng.integers(len(ALL_ACTIONS)))])
                 pictures.append(block.frames[0])

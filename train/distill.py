@@ -25,8 +25,9 @@ from train.loop import Run, prepare_cpu, read_arguments
 from train.pool import Batch, Pool
 from train.sharding import lanes_of, mean_of, own_device
 from world_model import flow
+from world_model.conditions import Conditions
 from world_model.config import ModelConfig
-from world_model.dit import Conditions, DiT
+from world_model.dit import DiT
 from world_model.rollout import Motion, commanded, dream_block, generator, prepare_block
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
@@ -41,12 +42,12 @@ class Settings:
     batch: int = 4
     pool: int = 32
     blocks: int = 24  # a world's longest life; every block of it is the generator's own
-    generator_lr: float = 1e-4
+    generator_lr: float = 2e-5
     critic_lr: float = 2e-4
-    generator_every: int = 5  # critic steps a generator step
+    generator_every: int = 4  # critic steps a generator step
     critic_warmup: int = 50
-    guidance: float = 1.0  # w of c + w (c - u): u is the teacher without the event's text
-    truth: float = 0.1  # weight of the squared distance to the true block, which a simulator knows
+    guidance: float = 0.0  # w of c + w (c - u): u is the teacher without the event's text; 3 to 5 for large models
+    truth: float = 0.5  # weight of the squared distance to the true block, which a simulator knows
     ema: float = 0.99
     lanes: int = (
         1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)

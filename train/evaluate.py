@@ -77,11 +77,7 @@ class Evaluation:
         self, model: WorldModel, judge: Judge, settings: Settings, store: Store, steps: int | None = None
     ) -> None:
         self.config, self.judge, self.settings, self.store = model.config, judge, settings, store
-        self.street = StreetSimulator(
-            height=self.config.height, width=self.config.width, fps=self.config.fps,
-            frames_per_block=self.config.frames_per_block, camera=self.config.camera, town_seed=settings.town,
-            blocks=settings.town_blocks,
-        )  # fmt: skip
+        self.street = StreetSimulator.like(self.config, settings.town, settings.town_blocks)
         self.seconds = self.config.frames_per_block / self.config.fps
         self.units = judge.units.numpy()
         self.decoded, still = Decoded(self.street, model), Frozen(self.config.frames_per_block)

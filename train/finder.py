@@ -19,13 +19,12 @@ from torch import Tensor
 
 from train.depth import degrade
 from train.loop import Run, prepare_cpu, read_arguments
-from train.shards import Shard, find_shards
+from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
-from train.walks import plan_walk
 from world_model.config import ModelConfig
 from world_model.finder import Finder
 from world_model.rollout import generator
-from yume_gym.street.simulator import StreetSimulator
+from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator
 
 WEIGHTS = "finder.safetensors"
 HELD_OUT_VIEWS = 128
@@ -63,8 +62,9 @@ class Views:
         stream = generator("walked", *key)
         pictures, poses = [], []
         for _ in range(count):
-            shard = self.shards[int(torch.randint(len(self.shards), (), generator=stream))]
-            walk = int(torch.randint(len(shard), (), generator=stream))
+            number = int(torch.randint(len(self.shards), (), generator=stream))
+            shard, first = self.shards[number], 0 if number else HELD_OUT
+            walk = int(torch.randint(min(first, len(shard) - 1), len(shard), (), generator=stream))
             frame = int(torch.randint(shard.header.frames_per_walk, (), generator=stream))
             pictures.append(shard.frames(walk, frame, frame + 1))
             poses.append((*shard.position[walk, frame], shard.yaw[walk, frame]))
@@ -75,10 +75,10 @@ class Views:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator(*key))))
         pictures, poses, s = [], [], self.settings
         for _ in range(count):
-            plan = plan_walk(rng, 32)
+            light, weather = (names[int(rng.integers(len(names)))] for names in (LIGHTS, WEATHERS))
             yaw = None if rng.random() < s.along else float(rng.uniform(-math.pi, math.pi))
             pitch = float(rng.uniform(-0.2, 0.2)) if rng.random() < s.tilted else 0.0
-            pictures.append(self.street.reset(rng, light=plan.light, weather=plan.weather, yaw=yaw, pitch=pitch))
+            pictures.append(self.street.reset(rng, light=light, weather=weather, yaw=yaw, pitch=pitch))
             poses.append((*self.street.position, self.street.yaw))
         return to_video(np.stack(pictures)[:, None])[:, :, 0], torch.tensor(poses, dtype=torch.float64)
 

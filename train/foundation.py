@@ -27,8 +27,9 @@ from train.shards import HELD_OUT
 from train.sheet import to_pictures, to_video
 from train.vae import psnr
 from world_model import flow
+from world_model.conditions import Conditions
 from world_model.config import ModelConfig
-from world_model.dit import Conditions, DiT
+from world_model.dit import DiT
 from world_model.rollout import (
     advance,
     block_noise,

@@ -124,10 +124,7 @@ def make_walk(street: StreetSimulator, rng: np.random.Generator, blocks: int = B
 
 def street_of(config: ModelConfig, town_seed: int) -> StreetSimulator:
     """A town in the picture size, rate and block length of `config`."""
-    return StreetSimulator(
-        height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block,
-        camera=config.camera, town_seed=town_seed, blocks=_TOWN_BLOCKS,
-    )  # fmt: skip
+    return StreetSimulator.like(config, town_seed, _TOWN_BLOCKS)
 
 
 def render(config: ModelConfig, out: Path, towns: int, walks: int, seed: int = 0, first_town: int = FIRST_TOWN) -> None:

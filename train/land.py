@@ -42,9 +42,7 @@ OPEN_VIEW = ((0.0, 20.0), (-0.4, 5.0), (0.4, 5.0))  # (radians off the middle, m
 def starting_pictures(config: ModelConfig, seed: int = 1000) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
     """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS`, below each other; none stares at a wall. And where each
     was taken: (x, z; metres; yaw, radians)."""
-    street = StreetSimulator(
-        height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block, camera=config.camera
-    )  # fmt: skip
+    street = StreetSimulator.like(config)
     pictures, poses = [], []
     for number, (light, weather) in enumerate(STARTS):
         rng = np.random.default_rng((seed, number))

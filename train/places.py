@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from scipy.ndimage import binary_dilation, distance_transform_edt
 from torch import Tensor
@@ -23,14 +24,18 @@ from train.clips import open_corpus
 from train.corpus import Corpus
 from train.latents import load_vae
 from train.loop import Run, load_network, prepare_cpu, read_arguments
-from train.shards import HELD_OUT
+from train.routes import open_start
+from train.shards import HELD_OUT, WalkInfo
 from train.sheet import to_pictures
 from train.vae import psnr
+from train.walks import plan_walk
 from world_model.config import ModelConfig, PlacesConfig
 from world_model.geometry import camera_rays
-from world_model.places import FARTHEST, UNIT, Places
+from world_model.places import FARTHEST, UNIT, Places, mean_token
 from world_model.rollout import generator
+from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
+from yume_gym.street.captions import scene_caption
 from yume_gym.street.simulator import StreetSimulator
 from yume_gym.street.walker import Walker
 
@@ -50,6 +55,8 @@ class Settings:
     walks: int = 300  # that mark where one can walk, of `blocks` blocks
     blocks: int = 300
     unseen: float = 0.15  # share of blocks whose light and weather only the caption tells
+    mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
+    captions: int = 8  # of each view that a text can choose
     ema: float = 0.995
     town_seed: int = 0
     town_blocks: int = 2
@@ -60,7 +67,7 @@ def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
     """bool [X, H, Z]: what is solid. A voxel is where more rays end than pass, or where none comes by."""
     places = config.dit.places
     assert places is not None
-    street = _street(config, settings)
+    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
     cells, levels = round(places.period / places.cell), round(places.height / places.cell)
     hits, passes = (np.zeros(cells * levels * cells, np.int64) for _ in range(2))
     rays = camera_rays(config.height, config.width, config.camera, torch.device("cpu")).numpy()
@@ -104,7 +111,10 @@ def mark_walks(config: ModelConfig, settings: Settings) -> Tensor:
     """bool [X, Z]: where walkers came by."""
     places = config.dit.places
     assert places is not None
-    street, rng = _street(config, settings), np.random.default_rng([settings.seed, 2])
+    street, rng = (
+        StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
+        np.random.default_rng([settings.seed, 2]),
+    )
     cells = round(places.period / places.cell)
     marked = np.zeros((cells, cells), bool)
     for _ in tqdm(range(settings.walks), desc="walkable", mininterval=5):
@@ -118,21 +128,20 @@ def mark_walks(config: ModelConfig, settings: Settings) -> Tensor:
     return torch.from_numpy(marked)
 
 
-def _street(config: ModelConfig, settings: Settings) -> StreetSimulator:
-    return StreetSimulator(
-        height=config.height, width=config.width, fps=config.fps, frames_per_block=config.frames_per_block,
-        camera=config.camera, town_seed=settings.town_seed, blocks=settings.town_blocks,
-    )  # fmt: skip
-
-
 def see(
-    places: Places, corpus: Corpus, blocks: list[tuple[int, int]], unseen: Tensor, stream: torch.Generator
+    places: Places,
+    corpus: Corpus,
+    blocks: list[tuple[int, int]],
+    unseen: Tensor,
+    stream: torch.Generator,
+    mix: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on); where `unseen` [B], light comes from words."""
+    """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on); where `unseen` [B], light comes from words.
+    In a share `mix` of the rest the picture before is mixed with another: a dream's light drifts, and words set it right."""
     stride = corpus.config.vae.temporal_stride
     truth = torch.stack([corpus.block(w, b) for w, b in blocks])
     before = torch.stack([corpus.block(w, b - 1)[:, -1] for w, b in blocks])
-    starts = [int(torch.randint(b, (), generator=stream)) for _, b in blocks]
+    starts = [_start(corpus.info(w), b, stream) for w, b in blocks]
     first = torch.stack([corpus.block(w, b)[:, 0] for (w, _), b in zip(blocks, starts)])
     words = []
     for (walk, block), blind in zip(blocks, unseen.tolist()):
@@ -140,12 +149,48 @@ def see(
         event = info.event_at(block)
         told = event is None and (blind or float(torch.rand((), generator=stream)) < 0.4)
         words.append(corpus.text(info.caption if told else event))
-    look = places.looks(first, before, ~unseen, torch.stack(words))
+    look = places.looks(first, mixed(before, mix, stream), ~unseen, torch.stack(words))
     walks, numbers = zip(*blocks)
     motion, last = corpus.motion(walks, numbers), slice(stride - 1, None, stride)
     start = torch.tensor([corpus.position(w, b) for w, b in blocks], dtype=torch.float64)
     stand = start[:, None] + motion.displacement[:, last]
     return places(stand, motion.yaw[:, last], motion.pitch[:, last], look), truth
+
+
+def _start(info: WalkInfo, block: int, stream: torch.Generator) -> int:
+    """A block before `block` at which a world that is there now may have begun: without an event, if there is one."""
+    calm = [b for b in range(block) if info.event_at(b) is None] or list(range(block))
+    return calm[int(torch.randint(len(calm), (), generator=stream))]
+
+
+def mixed(pictures: Tensor, share: float, stream: torch.Generator) -> Tensor:
+    """A `share` of latents [B, C, h, w], each mixed with up to 0.6 of a random other one."""
+    amount = 0.6 * torch.rand(len(pictures), 1, 1, 1, generator=stream)
+    amount = amount * (torch.rand(len(pictures), 1, 1, 1, generator=stream) < share)
+    return torch.lerp(pictures, pictures[torch.randperm(len(pictures), generator=stream)], amount)
+
+
+def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None:
+    """Draws views of the town and fits `places.where`: which of them a caption describes (softmax regression)."""
+    street, rng = (
+        StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
+        np.random.default_rng([settings.seed, 3]),
+    )
+    encoder, tokens = build_text_encoder(config.text), []
+    for view in tqdm(places.views, desc="captions", mininterval=5):
+        open_start(street, rng, "day", "clear")
+        view.copy_(torch.tensor([*street.position, street.yaw]))
+        surroundings = street.surroundings()
+        for _ in range(settings.captions):
+            plan = plan_walk(rng, 1)
+            facts = {**surroundings, "light": plan.light, "weather": plan.weather}
+            tokens.append(mean_token(encoder.encode(scene_caption(facts, rng), config.text.event_tokens)[None]))
+    text, number = torch.cat(tokens), torch.arange(len(places.views)).repeat_interleave(settings.captions)
+    optimizer = torch.optim.AdamW(places.where.parameters(), lr=0.3, weight_decay=0.1)
+    for _ in range(300):
+        F.cross_entropy(places.where(text), number).backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 @torch.no_grad()
@@ -190,6 +235,7 @@ def train(
     elif not (out / "checkpoint").exists():
         places.distance.copy_(distance_field(count_voxels(config, settings), config.dit.places))
         places.walkable.copy_(mark_walks(config, settings))
+        learn_views(places, config, settings)
     tables = list(places.tables)
     rest = [p for name, p in places.named_parameters() if not name.startswith("tables")]
     optimizers: list[torch.optim.Optimizer] = [
@@ -200,13 +246,15 @@ def train(
     average: Places = run.ema["places"].module  # type: ignore[assignment]
     average.distance.copy_(places.distance)
     average.walkable.copy_(places.walkable)
+    average.views.copy_(places.views)
+    average.where.load_state_dict(places.where.state_dict())
     rates, losses = [settings.table_lr, settings.lr], []
     for step in run.steps(steps, minutes):
         stream = generator(settings.seed, "places", step)
         walks = torch.randint(HELD_OUT, len(corpus), (settings.batch,), generator=stream).tolist()
         numbers = torch.randint(1, corpus.blocks, (settings.batch,), generator=stream).tolist()
         unseen = torch.rand(settings.batch, generator=stream) < settings.unseen
-        found, truth = see(places, corpus, list(zip(walks, numbers)), unseen, stream)
+        found, truth = see(places, corpus, list(zip(walks, numbers)), unseen, stream, settings.mixed)
         loss = (found - truth).square().mean()
         run.accelerator.backward(loss)
         for optimizer, rate in zip(run.optimizers, rates):

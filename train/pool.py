@@ -28,7 +28,7 @@ PLACE_ERROR = 0.15  # metres by which worlds are wrong about where they started
 # names of the tensors of a History, a ChannelMemory, and of Worlds besides those
 HISTORY = ("latents", "frame", "yaw", "pitch", "present")
 MEMORY = ("total", "norm")
-WORLDS = ("yaw", "pitch", "frame", "picture", "place", "doubt")
+WORLDS = ("yaw", "pitch", "frame", "picture", "place", "doubt", "told")
 ALBUM = ("pictures", "yaw", "pitch", "place", "filled")
 
 
@@ -105,7 +105,7 @@ class Pool:
         worlds, past = join_worlds([e.worlds for e in entries]), _join([e.past for e in entries])
         actions = [self.corpus.action(e.walk, e.block) for e in entries]
         tables = self.conditioning.actions[[a.index for a in actions]]
-        texts = torch.stack([self._text(e, float(torch.rand((), generator=stream))) for e in entries])
+        texts = torch.stack([self._text(e) for e in entries])
         truth = torch.stack([self.corpus.block(e.walk, e.block) for e in entries])
         words = [t.to(self.device) for t in (torch.cat([texts, tables], dim=1), pooled_actions(tables), truth)]
         motion = self.corpus.motion([e.walk for e in entries], [e.block for e in entries]).to(self.device)
@@ -187,8 +187,9 @@ class Pool:
             past = replace(front, present=torch.zeros_like(front.present)).join(still)
             self.entries[i] = Entry(walk, block, last, dreams, world, past)
 
-    def _text(self, entry: Entry, chance: float) -> Tensor:
-        """The event's text while one is in force; else the caption for a text start, and now and then; else nothing."""
+    def _text(self, entry: Entry) -> Tensor:
+        """The event's text while one is in force; else the caption for a text start and in some worlds; else nothing."""
+        chance = float(torch.rand((), generator=generator(self.seed, "caption", entry.walk, entry.last)))
         info = self.corpus.info(entry.walk)
         event = info.event_at(entry.block)
         needed = not bool(entry.worlds.history.present[0, -1])

@@ -1,4 +1,4 @@
-"""Walks through the street: light, weather, event and walker of each drawn from (seed, number of the walk) alone."""
+"""Walks through the street: light, weather, events and walker of each drawn from (seed, number of the walk) alone."""
 
 from __future__ import annotations
 
@@ -16,22 +16,16 @@ from yume_gym.street.events import sample_phrase
 from yume_gym.street.simulator import StreetSimulator
 from yume_gym.street.walker import Walker
 
-# (light, weather, share of walks)
-ATMOSPHERES: tuple[tuple[str, str, float], ...] = (
-    ("day", "clear", 0.55),
-    ("overcast", "clear", 0.09),
-    ("golden", "clear", 0.09),
-    ("night", "clear", 0.09),
-    ("overcast", "rain", 0.04),
-    ("night", "rain", 0.02),
-    ("day", "snow", 0.04),
-    ("night", "snow", 0.02),
-    ("day", "fog", 0.04),
-    ("overcast", "fog", 0.02),
+# (light, weather, share of walks): all that a street can start in
+_COMMON = {("day", "clear"): 0.40, ("overcast", "clear"): 0.08, ("golden", "clear"): 0.08, ("night", "clear"): 0.08}
+ATMOSPHERES: tuple[tuple[str, str, float], ...] = tuple(
+    (light, weather, _COMMON.get((light, weather), 0.03))
+    for weather in ("clear", "rain", "snow", "fog")
+    for light in ("day", "overcast", "golden", "night")
 )
-EVENT_SHARE = 0.35  # of walks
-EVENT_FIRST_BLOCK = (1, 24)  # both included
-EVENT_BLOCKS = (6, 20)
+EVENT_SHARE = 0.7  # of walks have events, one after another
+EVENT_GAP = (0, 10)  # blocks before the next one, both included; the first begins after block 0
+EVENT_BLOCKS = (4, 18)
 # kind -> weight, and the light or weather in which it would change nothing. What changes the whole picture comes more.
 EVENT_WEIGHTS: dict[str, tuple[float, str | None]] = {
     "heavy_rain": (2.0, "rain"),
@@ -75,23 +69,29 @@ class StreetRecipe:
 
 @dataclass(frozen=True)
 class WalkPlan:
-    """What is decided before a walk begins. `event` is (kind, first block, block after the last)."""
+    """What is decided before a walk begins. Each of `events` is (kind, first block, block after the last), in order."""
 
     light: str
     weather: str
-    event: tuple[str, int, int] | None
+    events: tuple[tuple[str, int, int], ...]
 
 
 def plan_walk(rng: np.random.Generator, blocks: int) -> WalkPlan:
-    """Light and weather by `ATMOSPHERES`; in some walks an event begins that changes something."""
+    """Light and weather by `ATMOSPHERES`; in some walks events begin that change something."""
     light, weather, _ = ATMOSPHERES[_draw(rng, [share for *_, share in ATMOSPHERES])]
-    if blocks <= EVENT_FIRST_BLOCK[0] or rng.random() >= EVENT_SHARE:
-        return WalkPlan(light, weather, None)
+    if rng.random() >= EVENT_SHARE:
+        return WalkPlan(light, weather, ())
     here = {light, weather} if (light, weather) == ("day", "clear") else {light, weather} - {"day"}
-    kinds = [kind for kind, (_, same) in EVENT_WEIGHTS.items() if same not in here]
-    kind = kinds[_draw(rng, [EVENT_WEIGHTS[kind][0] for kind in kinds])]
-    first = int(rng.integers(EVENT_FIRST_BLOCK[0], min(EVENT_FIRST_BLOCK[1], blocks - 1) + 1))
-    return WalkPlan(light, weather, (kind, first, first + int(rng.integers(EVENT_BLOCKS[0], EVENT_BLOCKS[1] + 1))))
+    events: list[tuple[str, int, int]] = []
+    first = 1 + int(rng.integers(EVENT_GAP[0], EVENT_GAP[1] + 1))
+    while first < blocks:
+        kinds = [kind for kind, (_, same) in EVENT_WEIGHTS.items() if same not in here]
+        kinds = [kind for kind in kinds if not events or kind != events[-1][0]]
+        kind = kinds[_draw(rng, [EVENT_WEIGHTS[kind][0] for kind in kinds])]
+        stop = first + int(rng.integers(EVENT_BLOCKS[0], EVENT_BLOCKS[1] + 1))
+        events.append((kind, first, stop))
+        first = stop + int(rng.integers(EVENT_GAP[0], EVENT_GAP[1] + 1))
+    return WalkPlan(light, weather, tuple(events))
 
 
 def render_walk(recipe: StreetRecipe, index: int) -> Walk:
@@ -133,18 +133,17 @@ def render_walk(recipe: StreetRecipe, index: int) -> Walk:
 @lru_cache(maxsize=1)
 def _simulator(recipe: StreetRecipe) -> StreetSimulator:
     """One a process: building a town and compiling its kernels costs more than a walk."""
-    return StreetSimulator(
-        height=recipe.height, width=recipe.width, fps=recipe.fps, frames_per_block=recipe.frames_per_block,
-        camera=recipe.camera, town_seed=recipe.town_seed, blocks=recipe.town_blocks,
-    )  # fmt: skip
+    return StreetSimulator.like(recipe, recipe.town_seed, recipe.town_blocks)
 
 
 def _changes(plan: WalkPlan, blocks: int, rng: np.random.Generator) -> tuple[EventChange, ...]:
-    if plan.event is None:
-        return ()
-    kind, first, stop = plan.event
-    begin: EventChange = (first, sample_phrase(kind, rng), kind)
-    return (begin, (stop, None, None)) if stop < blocks else (begin,)
+    begun = {first for _, first, _ in plan.events}
+    changes: list[EventChange] = []
+    for kind, first, stop in plan.events:
+        changes.append((first, sample_phrase(kind, rng), kind))
+        if stop < blocks and stop not in begun:
+            changes.append((stop, None, None))
+    return tuple(changes)
 
 
 def _draw(rng: np.random.Generator, weights: Sequence[float]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +75,10 @@ class Album:
         world = torch.arange(len(slot), device=yaw.device)[:, None]
         both = (torch.cat([getattr(self, f.name), getattr(new, f.name)], dim=1)[world, order] for f in fields(self))
         return Album(*both)
+
+    def without(self, outdated: Tensor) -> Album:
+        """Emptied in the worlds where `outdated` [B] bool."""
+        return replace(self, filled=self.filled & ~outdated[:, None])
 
     def recall(self, yaw: Tensor, pitch: Tensor, place: Tensor, here: Tensor) -> Recalled | None:
         """The picture of most use for a view at yaw, pitch [B] from place [B, 2]; `walked` is counted up to `here` [B, 2]."""

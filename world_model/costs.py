@@ -201,7 +201,8 @@ def _worlds(dit: DiT, held: int) -> tuple[Worlds, Motion, Tensor, Tensor]:
     frame = torch.empty(1, dtype=torch.int64, **META)
     place = torch.empty(1, 2, dtype=torch.float64, **META)
     album = Album.empty(1, config.dit.guide_memory, config.height, config.width, torch.device("meta"))
-    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, (), place, picture[:, :1], album)
+    told, doubt = torch.empty(1, config.text.dim, **META), picture[:, :1]
+    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, (), place, doubt, told, album)
     turns = [torch.empty(1, config.frames_per_block, *n, dtype=torch.float64, **META) for n in ((), (), (2,))]
     length = config.text.event_tokens + config.text.action_tokens
     context = torch.empty(1, length, config.text.dim, dtype=DTYPE, **META)

@@ -11,8 +11,6 @@ Shapes: B worlds, C latent channels, K latent frames of the block, h x w latent 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -21,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from world_model import flow
 from world_model.blocks import Block, Grid, Head
+from world_model.conditions import Conditions, Target
 from world_model.config import ModelConfig, Tiers
 from world_model.depth import DepthNet
 from world_model.layers import (
@@ -30,53 +29,10 @@ from world_model.layers import (
     linear_sums,
     rotary_table,
     sinusoid,
-    view_directions,
 )
 from world_model.places import Places
+from world_model.positions import Positions
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where and when the block to dream is: yaw, pitch [B, K] float64 radians (commanded), frame [B, K] int64."""
-
-    yaw: Tensor
-    pitch: Tensor
-    frame: Tensor
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """All that a block's sampler steps share."""
-
-    context: list[KeyValue]  # of every layer
-    history: list[KeyValue]  # of every layer if attention is "cached", else empty
-    tokens: Tensor | None  # embedded history [B, n, D] if attention is "joint"
-    grids: list[Grid]  # of the history groups
-    table: Tensor  # rotary table of the tokens attended to together with the target
-    memory: ChannelMemory | None
-    memory_table: Tensor | None
-    bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and the guide
-    pooled: Tensor | None  # [B, D] pooled action
-    guide: Tensor | None  # [B, C, K, h, w]: a data prediction starts from it
-    variance: Tensor | None  # [B, C, K, h, w] of the data around the guide
-
-    def repeat(self, times: int) -> Conditions:
-        """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""
-
-        def again(x: Tensor | None, dim: int = 0) -> Tensor | None:
-            return None if x is None else x.repeat_interleave(times, dim=dim)
-
-        def pairs(items: list[KeyValue]) -> list[KeyValue]:
-            return [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in items]
-
-        return Conditions(
-            pairs(self.context), pairs(self.history), again(self.tokens), self.grids,
-            again(self.table),  # type: ignore[arg-type]
-            self.memory.repeat(times) if self.memory else None, again(self.memory_table),
-            again(self.bias), again(self.pooled),
-            again(self.guide), again(self.variance),
-        )  # fmt: skip
 
 
 class DiT(nn.Module):
@@ -122,6 +78,7 @@ class DiT(nn.Module):
         # deviation of the data from its prior, per channel: where the guide saw nothing, and where it did
         self.register_buffer("prior_deviation", torch.ones(2, c.latent_channels) if c.guide else None)
         self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
+        self.positions = Positions(config)
         self.frequencies = axis_frequencies(c.head_dim, c.positions)
         self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
         self.reset_parameters()
@@ -185,7 +142,7 @@ class DiT(nn.Module):
             part = slice(group.start, group.stop)
             relative = history.frame[:, part] - start[:, None]
             coordinates.append(
-                self._coordinates(
+                self.positions.tokens(
                     relative, history.yaw[:, part], history.pitch[:, part], grid, group.ratio, frames_so_far
                 )
             )
@@ -196,25 +153,6 @@ class DiT(nn.Module):
             kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding_")]
             tokens[0] = tokens[0] + 0 * torch.stack([p.sum() for p in kernels]).sum()
         return torch.cat(tokens, 1), torch.cat(coordinates, 1), grids
-
-    def _coordinates(self, frame: Tensor, yaw: Tensor, pitch: Tensor, grid: Grid, ratio: int, running: int) -> Tensor:
-        """[B, F*h*w, 3] float64 rotary coordinates of a token grid, frame [B, F] relative to the block's start.
-
-        "grid": running index over packed frames, own rows and columns (released). "view_sphere": age and view direction.
-        """
-        _, rows, columns = grid
-        if self.config.dit.positions == "grid":
-            axes = [torch.arange(n, dtype=torch.float64, device=frame.device) for n in grid]
-            place = torch.stack(torch.meshgrid(axes[0] + running, axes[1], axes[2], indexing="ij"), dim=-1)
-            return repeat(place, "F h w a -> B (F h w) a", B=frame.shape[0])
-        return self._sphere(frame.clamp(min=-self.config.dit.max_age), yaw, pitch, rows, columns, ratio)
-
-    def _sphere(self, frame: Tensor, yaw: Tensor, pitch: Tensor, rows: int, columns: int, ratio: int) -> Tensor:
-        c = self.config
-        row_stride, column_stride = (c.vae.spatial_stride * p * ratio for p in c.dit.patch[1:])
-        direction = view_directions(yaw, pitch, rows, columns, row_stride, column_stride, (c.height, c.width), c.camera)
-        time = frame.double()[:, :, None, None, None].expand(*direction.shape[:-1], 1)
-        return rearrange(torch.cat([time, direction], dim=-1), "B F h w a -> B (F h w) a")
 
     def _target_bias(
         self, batch: int, guide: Tensor | None, valid: Tensor | None, known: Tensor | None, grid: Grid
@@ -262,31 +200,19 @@ class DiT(nn.Module):
         )
         last = slice(depth - 1, None, depth)
         table = rotary_table(
-            self._memory_coordinates(frame[:, last], yaw[:, last], pitch[:, last], grid, c.patch),
+            self.positions.kernels(frame[:, last], yaw[:, last], pitch[:, last], grid, c.patch),
             self.channel_frequencies,
         )
         age = torch.arange(grid[0] - 1, -1, -1, device=z.device)
         weight = (c.decay ** age.float())[None] * F.pad(block.present.float(), (missing, 0), value=1.0)[:, last]
         weight = repeat(weight, "B F -> B (F n)", n=grid[1] * grid[2])
         z = z.flatten(2).transpose(1, 2)
+        count = z.shape[1]
+        z = F.pad(z, (0, 0, 0, -count % 8))  # products of whole eights of rows round alike on any number of threads
         channels = [layer.channel for layer in self.layers if layer.channel is not None]
-        sums = [linear_sums(*channel.keys_values(z), table, weight) for channel in channels]
+        pairs = [channel.keys_values(z) for channel in channels]
+        sums = [linear_sums(k[:, :, :count], v[:, :, :count], table, weight) for k, v in pairs]
         return ChannelMemory(torch.stack([s for s, _ in sums]), torch.stack([n for _, n in sums]))
-
-    def _memory_coordinates(
-        self, frame: Tensor, yaw: Tensor, pitch: Tensor, grid: Grid, kernel: tuple[int, int, int]
-    ) -> Tensor:
-        """True time, and the centre of the covered area in cells of the target's grid (or its direction)."""
-        p = self.config.dit.patch
-        ratio = kernel[1] / p[1]
-        if self.config.dit.positions == "view_sphere":
-            return self._sphere(frame, yaw, pitch, grid[1], grid[2], ratio)  # type: ignore[arg-type]
-        rows, columns = (
-            (torch.arange(n, dtype=torch.float64, device=frame.device) + 0.5) * ratio - 0.5 for n in grid[1:]
-        )
-        place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).expand(*frame.shape, -1, -1, -1)
-        time = frame.double()[:, :, None, None, None].expand(*place.shape[:-1], 1)
-        return rearrange(torch.cat([time, place], dim=-1), "B F h w a -> B (F h w) a")
 
     # ---- forward ------------------------------------------------------------------------------------------------------
 
@@ -318,12 +244,12 @@ class DiT(nn.Module):
                 pairs = self._encode(tokens, table, keys, grids)
                 tokens = None
         relative = target.frame - start[:, None]
-        own = self._coordinates(relative, target.yaw, target.pitch, grid, 1, running)
+        own = self.positions.tokens(relative, target.yaw, target.pitch, grid, 1, running)
         both = own if tokens is None else torch.cat([coordinates, own], dim=1)
         memory_table = None
         if c.channel is not None:
             kernel = (1, *c.patch[1:])
-            coords = self._memory_coordinates(target.frame.double(), target.yaw, target.pitch, grid, kernel)
+            coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
             memory_table = rotary_table(coords, self.channel_frequencies)
             memory = memory or self.no_memory(context)
         return Conditions(

@@ -15,6 +15,8 @@ from world_model.places import Places
 
 CELL = 4.0  # metres
 HEADINGS = 16
+CANDIDATES = 32  # of the network: the likeliest are kept anyhow, of the others those that look best as they are
+LIKELIEST = 4
 # (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
 ROUNDS = ((8, 1.6, 0.14), (4, 0.6, 0.06), (2, 0.2, 0.02), (1, 0.07, 0.007))
 
@@ -60,7 +62,7 @@ class Finder(nn.Module):
     def find(self, places: Places, picture: Tensor, latents: Tensor) -> tuple[Tensor, float]:
         """The pose [3] float64 (x, z; metres; yaw, radians) of one picture [1, 3, H, W] with latents [1, C, h, w], and how unlike
         the town it still looks there: mean squared error over the picture's own variance."""
-        poses = self.candidates(picture, ROUNDS[0][0])
+        poses = self.candidates(picture, CANDIDATES)
         moves = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device=picture.device)
         around = torch.cartesian_prod(moves, moves, moves)
         silence = latents.new_zeros(1, 1, places.words)
@@ -71,7 +73,8 @@ class Finder(nn.Module):
             seen = [places(place, yaw, torch.zeros_like(yaw), look)[0] for place, yaw in views]
             return (torch.cat(seen, dim=1) - latents[0, :, None]).square().mean(dim=(0, 2, 3))
 
-        errors = torch.zeros(len(poses))
+        errors = unlike(poses)
+        errors[:LIKELIEST] = 0
         for kept, metres, angle in ROUNDS:
             poses = poses[errors.argsort()[:kept]]
             poses = (poses[:, None] + around * poses.new_tensor([metres, metres, angle])).flatten(0, 1)

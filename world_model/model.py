@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +44,8 @@ from world_model.rollout import (
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_into, load_tensors, read_config
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -164,11 +167,14 @@ class WorldModel:
         actions: Sequence[Action],
         events: Sequence[str | None] | None = None,
         steps: int | None = None,
+        threads: int | None = None,
     ) -> tuple[WorldState, np.ndarray]:
         """Dreams one block of every world: (state afterwards, frames uint8 [B, T, H, W, 3]).
 
         events: the text in force in each world now; where None or "", the world's start text is.
         steps: sampler steps, the model's own if None.
+        threads: None dreams one world after another on all threads that torch may use. A number dreams worlds side by side on so
+        many each: on a CPU several small worlds are faster on one each. A world's last bits may depend on it.
         """
         events = [None] * len(state) if events is None else list(events)
         if not len(actions) == len(events) == len(state):
@@ -177,18 +183,23 @@ class WorldModel:
             )
         sampler = self.config.sampler
         sigmas = flow.sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
-        worlds, videos = [], []
         spoken = [event or text for event, text in zip(events, state.texts)]
-        # one world at a time: batched matrix products round differently, and a world must not depend on its neighbours
-        for world, action, text, seed, number in zip(
-            split_worlds(state.worlds), actions, spoken, state.seeds, state.steps
-        ):
-            context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([action], [text]))
+        context = [self.conditioning.context([action], [text]) for action, text in zip(actions, spoken)]
+
+        @torch.inference_mode()
+        def dream(
+            world: Worlds, action: Action, words: Sequence[Tensor], seed: int, number: int
+        ) -> tuple[Worlds, Tensor]:
+            event, pooled = (t.to(self.device, self.dtype) for t in words)
             noise = block_noise(self.config, [seed], [number]).to(self.device)
             draws = [generator("old frames", seed, number)]
-            after, _, video = dream_block(self.dit, self.vae, world, [action], context, pooled, noise, sigmas, draws)
-            worlds.append(after)
-            videos.append(video)
+            after, _, video = dream_block(self.dit, self.vae, world, [action], event, pooled, noise, sigmas, draws)
+            return after, video
+
+        # one world at a time: batched matrix products round differently, and a world must not depend on its neighbours
+        each = list(zip(split_worlds(state.worlds), actions, context, state.seeds, state.steps))
+        dreamt = [dream(*one) for one in each] if threads is None else _side_by_side(dream, each, threads)
+        worlds, videos = zip(*dreamt)
         steps_after = tuple(number + 1 for number in state.steps)
         return replace(state, worlds=join_worlds(worlds), steps=steps_after), _to_uint8(torch.cat(videos))
 
@@ -228,11 +239,12 @@ class WorldModel:
         Released models go on from that block, as they were trained to; ours from its last picture, standing still.
         """
         nothing = empty_worlds(self.dit, self.vae, 1, self.device)
+        context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([Action()], [text]))
         pose = None
         if self.dit.places is not None:
-            pose = self.dit.places.somewhere(generator("place", seed)).to(self.device)
+            words = context[:, : self.config.text.event_tokens]
+            pose = self.dit.places.somewhere(generator("place", seed), words).to(self.device)
             nothing = replace(nothing, place=pose[None, :2], yaw=pose[None, 2])
-        context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([Action()], [text]))
         noise = block_noise(self.config, [seed], [-1]).to(self.device)
         sigmas = flow.sigma_schedule(self.config.sampler.start_steps, self.config.sampler.shift)
         after, _, _ = dream_block(
@@ -246,6 +258,18 @@ class WorldModel:
             got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
             raise ValueError(f"a start picture must be a uint8 array of shape {shape}, got {got}")
         return torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def _side_by_side(work: Callable[..., Result], each: Sequence[tuple], threads: int) -> list[Result]:
+    """`work` of each on so many threads, as many at a time as torch may use threads."""
+    if threads < 1:
+        raise ValueError(f"threads must be 1 or more for each world, got {threads}")
+    total = torch.get_num_threads()
+    at_once = max(1, min(total // threads, len(each)))
+    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        found = [future.result() for future in [pool.submit(work, *one) for one in each]]
+    torch.set_num_threads(total)  # torch gives threads that begin later the number that was set last
+    return found
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:

@@ -10,11 +10,9 @@ Shapes: B worlds, T views, h x w tokens, C latent channels.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from world_model.camera import CameraConfig
@@ -26,6 +24,7 @@ STEPS = 28  # of sphere tracing
 FARTHEST = 90.0  # metres a ray is followed
 BANDS = 4  # rows of the picture whose mean colour tells light and weather
 PRIMES = (1, 2654435761, 805459861)
+VIEWS = 400  # of the town, among which a text chooses where to start
 
 
 class Places(nn.Module):
@@ -37,6 +36,7 @@ class Places(nn.Module):
 
     distance: Tensor
     walkable: Tensor
+    views: Tensor
 
     def __init__(
         self, config: PlacesConfig, camera: CameraConfig, size: tuple[int, int], channels: int, text: int
@@ -51,11 +51,22 @@ class Places(nn.Module):
         )
         inputs = sum(width for *_, width in config.tables) + 5
         self.look = nn.Sequential(nn.Linear(2 * BANDS * channels + 1 + text, 64), nn.ReLU(), nn.Linear(64, config.look))
-        self.paint = nn.Sequential(
-            nn.Conv2d(inputs * config.rays**2 + config.look, config.width, 1), nn.ReLU(),
-            nn.Conv2d(config.width, config.width, 1), nn.ReLU(),
-            nn.Conv2d(config.width, config.width, 3, padding=1), nn.ReLU(), nn.Conv2d(config.width, channels, 1),
+        # what means do not tell, such as rain before dark walls; starts as nothing
+        self.sight = nn.Sequential(
+            nn.Conv2d(channels, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 48, 3, 2, padding=1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         )  # fmt: skip
+        self.glance = nn.Linear(2 * 48, config.look)
+        nn.init.zeros_(self.glance.weight)
+        nn.init.zeros_(self.glance.bias)
+        self.register_buffer("views", torch.zeros(VIEWS, 3))
+        self.where = nn.Linear(text, VIEWS)
+        self.paint = nn.Sequential(
+            nn.Linear(inputs * config.rays**2 + config.look, config.width), nn.ReLU(),
+            nn.Linear(config.width, config.width), nn.ReLU(),
+        )  # fmt: skip
+        self.blend = nn.Conv2d(config.width, config.width, 3, padding=1)  # of neighbouring tokens
+        self.head = nn.Linear(config.width, channels)
 
     def forward(self, place: Tensor, yaw: Tensor, pitch: Tensor, look: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] of views at place [B, T, 2] (x, z; metres), yaw and pitch [B, T] (radians), look [B, L]."""
@@ -71,30 +82,29 @@ class Places(nn.Module):
         )
         upward = direction * direction.new_tensor([1.0, -1.0, 1.0])  # height grows upwards
         found = self.features(origin[:, :, None, None].expand_as(upward), upward)
-        found = rearrange(found, "b t (h p) (w q) c -> (b t) (p q c) h w", p=r, q=r)
-        found = found.to(look.dtype)
-        light = look[:, None, :, None, None].expand(-1, views, -1, *self.size).flatten(0, 1)
-        return rearrange(self.paint(torch.cat([found, light], dim=1)), "(b t) c h w -> b c t h w", t=views).float()
+        found = rearrange(found, "b t (h p) (w q) c -> (b t) h w (p q c)", p=r, q=r).to(look.dtype)
+        light = repeat(look, "b c -> (b t) h w c", t=views, h=self.size[0], w=self.size[1])
+        painted = rearrange(self.paint(torch.cat([found, light], dim=-1)), "n h w c -> n c h w")
+        blended = rearrange(self.blend(painted).relu(), "n c h w -> n h w c")
+        return rearrange(self.head(blended), "(b t) h w c -> b c t h w", t=views).float()
 
     def looks(self, first: Tensor, last: Tensor, present: Tensor, context: Tensor) -> Tensor:
         """Light and weather [B, L]: of a world's first and last pictures' latents [B, C, h, w] where `present` [B], and of a text's
         tokens [B, N, D], zero-padded. The first tells what light returns when an event ends."""
         bands = [F.adaptive_avg_pool2d(x.float(), (BANDS, 1)).flatten(1) * present[:, None] for x in (last, first)]
-        words = (context != 0).any(dim=-1).sum(dim=1).clamp(min=1)
-        text = context.float().sum(dim=1) / words[:, None]
+        text = mean_token(context)
         known = torch.cat([bands[0], present[:, None].float(), text, bands[1]], dim=1)
-        return self.look(known.to(self.tables[0].dtype))
+        number = self.tables[0].dtype
+        seen = [self.sight(x.to(number)) * present[:, None] for x in (last, first)]
+        return self.look(known.to(number)) + self.glance(torch.cat(seen, dim=1))
 
-    def somewhere(self, stream: torch.Generator) -> Tensor:
-        """A pose [3] float64 (x, z; metres; yaw, radians) where walkers came by, looking the way that is free the farthest."""
-        cells = self.walkable.cpu().nonzero()
-        cell = cells[torch.randint(len(cells), (), generator=stream)]
-        place = (cell.double() + 0.5) * self.config.cell
-        yaws = torch.arange(0, 2 * math.pi, math.pi / 12) + float(torch.rand((), generator=stream)) * math.pi / 12
-        level = torch.stack([yaws.sin(), torch.zeros_like(yaws), yaws.cos()], dim=-1).to(self.distance.device)
-        origin = level.new_tensor([float(place[0]), self.camera.eye_height, float(place[1])]).expand_as(level)
-        away, _ = self.trace(origin, level)
-        return torch.cat([place, yaws[away.argmax().cpu()][None].double()])
+    def somewhere(self, stream: torch.Generator, context: Tensor) -> Tensor:
+        """One of the `views`: a pose [3] float64 (x, z; metres; yaw, radians), likelier what the text's tokens [1, N, D] describe;
+        any if there is no text."""
+        logits = self.where(mean_token(context).to(self.where.weight.dtype))[0].double().cpu()
+        told = bool((context != 0).any())
+        share = logits.softmax(-1) if told else torch.ones_like(logits)
+        return self.views[torch.multinomial(share, 1, generator=stream)[0]].double()
 
     def walk(self, place: Tensor, displacement: Tensor) -> Tensor:
         """How far one gets: displacement [B, T, 2] (metres since the block's start) from place [B, 2], stopped by what cannot be
@@ -161,3 +171,9 @@ class Places(nn.Module):
             weight = torch.where(part.new_tensor(bits) > 0, part, 1 - part).prod(dim=-1, keepdim=True)
             total = total + F.embedding(key & (len(table) - 1), table) * weight
         return total
+
+
+def mean_token(context: Tensor) -> Tensor:
+    """Mean [B, D] of a text's tokens [B, N, D], zero-padded."""
+    words = (context != 0).any(dim=-1).sum(dim=1).clamp(min=1)
+    return context.float().sum(dim=1) / words[:, None]

@@ -17,11 +17,12 @@ from world_model import flow
 from world_model.actions import Action
 from world_model.album import Album
 from world_model.camera import commanded_motion
+from world_model.conditions import Conditions, Target
 from world_model.config import ModelConfig, Tiers
-from world_model.dit import Conditions, DiT, Target
+from world_model.dit import DiT
 from world_model.tscm import ChannelMemory, History, append_all, append_tiers, still_history
 from world_model.vae import DecoderCache, VideoVAE
-from world_model.warp import Guide, guide_block
+from world_model.warp import OUTDATED, Guide, guide_block
 
 NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories
 
@@ -45,8 +46,8 @@ class Worlds:
 
     yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1
     (the last one), cache of the streaming decoder, place [B, 2] float64 where they stand (world x, z; metres: in the town's
-    coordinates if the model knows one, else from the start), doubt [B, 1, H, W] of the last picture (warp.py), album of
-    earlier ones.
+    coordinates if the model knows one, else from the start), doubt [B, 1, H, W] of the last picture (warp.py), told [B, text_dim]
+    (sum of the tokens of the text last in force), album of earlier pictures.
     """
 
     history: History
@@ -58,6 +59,7 @@ class Worlds:
     cache: DecoderCache
     place: Tensor
     doubt: Tensor
+    told: Tensor
     album: Album
 
 
@@ -76,11 +78,12 @@ def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
         else None
     )
     cache = tuple(torch.cat(parts) for parts in zip(*(w.cache for w in worlds)))
-    yaw, pitch, frame, picture, place, doubt = (
-        torch.cat([getattr(w, name) for w in worlds]) for name in ("yaw", "pitch", "frame", "picture", "place", "doubt")
+    yaw, pitch, frame, picture, place, doubt, told = (
+        torch.cat([getattr(w, name) for w in worlds])
+        for name in ("yaw", "pitch", "frame", "picture", "place", "doubt", "told")
     )
     album = Album.join([w.album for w in worlds])
-    return Worlds(history, memory, yaw, pitch, frame, picture, cache, place, doubt, album)
+    return Worlds(history, memory, yaw, pitch, frame, picture, cache, place, doubt, told, album)
 
 
 def split_worlds(worlds: Worlds) -> list[Worlds]:
@@ -96,7 +99,7 @@ def split_worlds(worlds: Worlds) -> list[Worlds]:
         cache = tuple(c[part] for c in worlds.cache)
         return Worlds(
             history, memory, worlds.yaw[part], worlds.pitch[part], worlds.frame[part], worlds.picture[part], cache,
-            worlds.place[part], worlds.doubt[part], worlds.album.row(i),
+            worlds.place[part], worlds.doubt[part], worlds.told[part], worlds.album.row(i),
         )  # fmt: skip
 
     return [one(i) for i in range(worlds.yaw.shape[0])]
@@ -126,10 +129,13 @@ def block_noise(config: ModelConfig, seeds: Sequence[int], steps: Sequence[int])
 
 @dataclass(frozen=True)
 class Ahead:
-    """A block about to be dreamt: its place in history, with empty latents still to be filled, and its guide if there is one."""
+    """A block about to be dreamt: its place in history, with empty latents still to be filled, its guide if there is one, the text
+    in force (`Worlds.told`) and where that is another one than before (changed [B] bool)."""
 
     place: History
     guide: Guide | None
+    told: Tensor
+    changed: Tensor
 
 
 def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
@@ -177,7 +183,8 @@ def start_worlds(
         _, cache = vae.decode(latents)
     return Worlds(
         history, memory, yaw, pitch, torch.zeros(batch, dtype=torch.int64, device=device), pictures, cache, place,
-        torch.zeros_like(pictures[:, :1]), Album.empty(batch, config.dit.guide_memory, config.height, config.width, device),
+        torch.zeros_like(pictures[:, :1]), pictures.new_zeros(batch, config.text.dim),
+        Album.empty(batch, config.dit.guide_memory, config.height, config.width, device),
     )  # fmt: skip
 
 
@@ -198,8 +205,9 @@ def empty_worlds(dit: DiT, vae: VideoVAE, batch: int, device: torch.device) -> W
     angle = torch.zeros(batch, dtype=torch.float64, device=device)
     album = Album.empty(batch, config.dit.guide_memory, config.height, config.width, device)
     return Worlds(
-        history, memory, angle, angle, angle.long(), pictures, (), row.new_zeros(batch, 2), pictures[:, :1], album
-    )
+        history, memory, angle, angle, angle.long(), pictures, (), row.new_zeros(batch, 2), pictures[:, :1],
+        pictures.new_zeros(batch, config.text.dim), album,
+    )  # fmt: skip
 
 
 def prepare_block(
@@ -213,19 +221,22 @@ def prepare_block(
         motion.pitch[:, last],
         worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device),
     )
+    words = context[:, : config.text.event_tokens]
+    told = words.float().sum(dim=1)
+    changed = (told != worlds.told).any(dim=-1) & (worlds.frame > 0)
     guide = known = None
     if dit.depth is not None:
         there = worlds.place + motion.displacement[:, -1]
         recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
+        if recalled is not None:  # pictures from before the text changed show another light
+            recalled = replace(recalled, present=recalled.present & ~changed)
+        trust = worlds.history.known * torch.where(changed, OUTDATED, 1.0)
         guide = guide_block(
             dit.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
-            recalled, worlds.cache, worlds.doubt if dit.places is not None else None,
+            recalled, worlds.cache, worlds.doubt if dit.places is not None else None, trust,
         )  # fmt: skip
-        seen = worlds.history.known[:, None, None, None, None]
-        guide = replace(guide, valid=guide.valid * seen, detail=guide.detail * seen)
     if dit.places is not None:
         shown = worlds.history.latents
-        words = context[:, : config.text.event_tokens]
         look = dit.places.looks(shown[:, :, 0], shown[:, :, -1], worlds.history.known, words)
         stand = worlds.place[:, None] + motion.displacement[:, last]
         known = dit.places(stand, target.yaw, target.pitch, look)
@@ -239,7 +250,7 @@ def prepare_block(
         target.pitch,
         torch.ones_like(target.frame, dtype=torch.bool),
     )
-    return conditions, Ahead(place, guide)
+    return conditions, Ahead(place, guide, told, changed)
 
 
 def denoise_block(
@@ -294,10 +305,11 @@ def advance(
         if ahead.guide is not None:
             video = ahead.guide.restored(video, latents.detach())
     doubt = ahead.guide.doubt if ahead.guide is not None else worlds.doubt
-    album = worlds.album.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.known)
+    kept = worlds.album.without(ahead.changed)
+    album = kept.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.known & ~ahead.changed)
     after = Worlds(
         history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
-        worlds.place + motion.displacement[:, -1], doubt, album,
+        worlds.place + motion.displacement[:, -1], doubt, ahead.told, album,
     )  # fmt: skip
     return after, video
 

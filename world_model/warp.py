@@ -26,6 +26,7 @@ UNLIKE = 0.5  # deviation of latents from the guide's beyond which its detail no
 # leave as much doubt as the second one's weight (a Kalman filter), and each block adds WEAR (variance 0.25**2 over 0.57**2).
 WEAR = 0.19
 REMEMBERED = 0.5  # validity of what only the album shows
+OUTDATED = 0.25  # validity of a picture from before the text in force changed
 
 
 def warp(
@@ -117,11 +118,12 @@ class Guide:
 def guide_block(
     depth: DepthNet, vae: VideoVAE, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor,
     displacement: Tensor, recalled: Recalled | None = None, cache: DecoderCache | None = None, doubt: Tensor | None = None,
+    trust: Tensor | None = None,
 ) -> Guide:  # fmt: skip
     """The guide of a block; `cache` is the decoder's before it.
 
     What the last picture does not show, or only in doubt, is filled in from the `recalled` one with validity REMEMBERED.
-    doubt [B, 1, H, W] in 0..1 (`Guide.doubt`) of the picture lowers validity.
+    doubt [B, 1, H, W] in 0..1 (`Guide.doubt`) of the picture lowers validity, and so does trust [B] in 0..1 in all that was seen.
     """
     parts = []
     # one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
@@ -144,6 +146,8 @@ def guide_block(
             video, valid = torch.lerp(video, old, filled), valid + REMEMBERED * filled
         parts.append((video, valid))
     videos, valid = (torch.cat(part) for part in zip(*parts))
+    if trust is not None:
+        valid = valid * trust[:, None, None, None, None]
     latents = vae.encode(videos)
     detail = (videos - vae.decode(latents, cache)[0]) * valid
     after = (1 - valid[:, :, -1] + WEAR).clamp(max=1)

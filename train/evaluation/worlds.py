@@ -136,7 +136,4 @@ class Frozen:
 
 def town(simulator: StreetSimulator, seed: int) -> StreetSimulator:
     """Another town with the same pictures."""
-    return StreetSimulator(
-        height=simulator.height, width=simulator.width, fps=simulator.fps, frames_per_block=simulator.frames_per_block,
-        camera=simulator.camera, town_seed=seed, blocks=simulator.blocks,
-    )  # fmt: skip
+    return StreetSimulator.like(simulator, seed, simulator.blocks)

@@ -193,9 +193,9 @@ class Dreamer:
         if not blocks:
             return
         states = join_states([job.state for job, _ in blocks if job.state is not None])
-        after, frames = self._model.step(
-            states, [order.action for _, order in blocks], [order.event for _, order in blocks], steps=self._steps
-        )
+        actions, events = ([getattr(order, name) for _, order in blocks] for name in ("action", "event"))
+        threads = 1 if len(blocks) > 1 and self._model.device.type == "cpu" else None
+        after, frames = self._model.step(states, actions, events, self._steps, threads)
         streets = [self._street(job) for job, _ in blocks]
         with self._changed:
             self._forecast.add(len(blocks), self._clock() - begun)

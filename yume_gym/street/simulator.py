@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
@@ -53,6 +54,21 @@ class StreetState:
     beacon: tuple[float, float] | None = None
 
 
+class View(Protocol):
+    """What a simulator's pictures are like."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def fps(self) -> int: ...
+    @property
+    def frames_per_block(self) -> int: ...
+    @property
+    def camera(self) -> CameraConfig: ...
+
+
 class StreetSimulator:
     """The ground truth: a seeded town, a walker in it, its light and weather, and what happens there.
 
@@ -78,6 +94,14 @@ class StreetSimulator:
         self.town_seed, self.blocks = town_seed, blocks
         self.town: Town = _town(town_seed, blocks)
         self._state: StreetState | None = None
+
+    @classmethod
+    def like(cls, view: View, town_seed: int = 0, blocks: int = 2) -> StreetSimulator:
+        """A town in the picture size, rate, block length and camera of a model's config, or of another simulator."""
+        return cls(
+            height=view.height, width=view.width, fps=view.fps, frames_per_block=view.frames_per_block,
+            camera=view.camera, town_seed=town_seed, blocks=blocks,
+        )  # fmt: skip
 
     def reset(
         self,

@@ -1,0 +1,330 @@
+"""How a town is learnt by heart: where things stand, what they look like, which views a text describes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from train import foundation
+from train import places as stage
+from train.land import STARTS, land, starting_pictures
+from train.loop import Run
+from train.places import Settings, count_voxels, distance_field, learn_views, load_places, mark_walks, mixed, see, train
+from train.shards import HELD_OUT
+from world_model.config import ModelConfig, PlacesConfig
+from world_model.finder import Finder
+from world_model.model import WorldModel
+from world_model.places import FARTHEST, UNIT, Places
+from world_model.rollout import generator
+from world_model.text import build_text_encoder
+from yume_gym.street.captions import scene_caption
+from yume_gym.street.motion import WALL_MARGIN
+from yume_gym.street.simulator import StreetSimulator
+
+QUICK = Settings(batch=6, lr=1e-2, table_lr=1e-1, views=40, walks=2, blocks=20, captions=3, ema=0.9)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_views() -> Iterator[None]:
+    """Fewer views to start at: all of them are seen and described whenever a town is learnt."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("world_model.places.VIEWS", 12)
+        yield
+
+
+# ---- learning where things stand --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.002, 0.02, 0.3])
+def test_distances_around_the_torus_equal_a_search(share):
+    """Every voxel against every solid one."""
+    tiny = PlacesConfig(period=8.0, cell=0.5, height=3.0, tables=((2.0, 8, 4),), width=16, look=4)
+    solid = np.random.default_rng(4).random((16, 6, 16)) < share
+    assert solid.any()
+    found = distance_field(solid, tiny)
+    assert found.dtype == torch.uint8 and found.shape == solid.shape
+    here, there = np.argwhere(np.ones_like(solid))[:, None], np.argwhere(solid)[None]
+    apart = np.abs(here - there)
+    apart[..., [0, 2]] = np.minimum(apart[..., [0, 2]], 16 - apart[..., [0, 2]])
+    metres = np.sqrt((apart**2).sum(axis=-1)).min(axis=1).reshape(solid.shape) * tiny.cell
+    np.testing.assert_array_equal(found.numpy(), np.clip(np.floor(metres / UNIT + 1e-9), 0, 255))
+
+
+def places_of(config: ModelConfig) -> Places:
+    torch.manual_seed(0)
+    return Places(config.dit.places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
+
+
+@pytest.fixture(scope="module")
+def counted(town_config) -> Places:
+    """The town's own voxels, from a few views of it."""
+    c, places = town_config, places_of(town_config)
+    solid = count_voxels(c, replace(QUICK, views=100))
+    places.distance.copy_(distance_field(solid, c.dit.places))
+    places.walkable.copy_(mark_walks(c, replace(QUICK, walks=4, blocks=60)))
+    return places
+
+
+def street_of(config: ModelConfig) -> StreetSimulator:
+    return StreetSimulator(height=config.height, width=config.width, fps=config.fps, camera=config.camera)
+
+
+def test_counted_voxels_have_the_true_distances_of_other_views(counted, town_config):
+    street, rng, errors, metres, right = street_of(town_config), np.random.default_rng(99), [], [], []
+    rows, columns, eye = town_config.height, town_config.width, town_config.camera.eye_height
+    focal = town_config.camera.focal(columns)
+    y, x = np.meshgrid(np.arange(rows) + 0.5 - rows / 2, np.arange(columns) + 0.5 - columns / 2, indexing="ij")
+    rays = np.stack([x / focal, y / focal, np.ones_like(x)], axis=-1)
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    for _ in range(6):
+        street.reset(rng)
+        true, place = street.depth(), np.array(street.position) % 80
+        direction = (rays @ street.pose[:3, :3].T) * (1, -1, 1)
+        origin = torch.tensor([place[0], eye, place[1]], dtype=torch.float32).expand(rows, columns, 3)
+        away, met = (t.numpy() for t in counted.trace(origin, torch.from_numpy(direction).float()))
+        with np.errstate(divide="ignore"):
+            ground = np.where(direction[..., 1] < 0, -eye / direction[..., 1], np.inf)
+        thing = (true < 60) & (true < ground - 0.3)  # the ground would be right without any counting
+        errors.append((np.abs(away - true) / true)[thing])
+        metres.append(np.abs(away - true)[thing])
+        right.append(met == (true < FARTHEST))
+    assert np.median(np.concatenate(errors)) < 0.06
+    assert np.median(np.concatenate(metres)) < 0.6  # voxels are a metre
+    assert np.mean(right) > 0.93
+
+
+def test_walks_are_marked_where_one_can_walk(counted, town_config):
+    """A walker keeps off walls, so a marked cell's middle is free with the rest of that margin; streets are found."""
+    town, cell = street_of(town_config).town, town_config.dit.places.cell
+    marked = counted.walkable.nonzero().tolist()
+    assert len(marked) > 60
+    margin = WALL_MARGIN - cell / 2 - 1e-6
+    assert all(town.free((x + 0.5) * cell, (z + 0.5) * cell, margin) for x, z in marked)
+    solid = [(x, z) for x, z in np.ndindex(80, 80) if town.solid(x + 0.5, z + 0.5)]
+    assert not any(counted.walkable[x, z] for x, z in solid) and len(solid) > 1000
+
+
+# ---- learning which views a text describes ----------------------------------------------------------------------------
+
+
+def test_a_text_chooses_views_of_what_it_describes(town_config, monkeypatch):
+    """Captions of the views drawn again, with other words, light and weather, choose views of the same district."""
+    longer = replace(town_config.text, dim=64, event_tokens=40)
+    config = replace(town_config, text=longer, dit=replace(town_config.dit, text_dim=64))
+    monkeypatch.setattr("world_model.places.VIEWS", 40)
+    places = places_of(config)
+    before = places.where.weight.clone()
+    learn_views(places, config, replace(QUICK, captions=8))
+    assert not torch.equal(places.where.weight, before) and places.where.weight.grad is None
+    street, rng, encoder = street_of(config), np.random.default_rng(77), build_text_encoder(config.text)
+    districts, captions = [], []
+    for x, z, yaw in places.views.tolist():
+        assert street.town.free(x, z, WALL_MARGIN - 1e-3)
+        street.reset(rng, position=(x, z), yaw=yaw)
+        facts = street.surroundings()
+        districts.append(facts["district"])
+        for light, weather in (("night", "rain"), ("overcast", "fog"), ("golden", "clear")):
+            captions.append(scene_caption({**facts, "light": light, "weather": weather}, rng))
+    _, counts = np.unique(districts, return_counts=True)
+    chance = float(np.square(counts / len(districts)).sum())
+    assert len(counts) > 3 and chance < 0.4
+    poses = [tuple(pose) for pose in places.views.tolist()]
+    right = []
+    for number, caption in enumerate(captions):
+        pose = places.somewhere(generator("view", number), encoder.encode(caption, 40)[None])
+        right.append(districts[poses.index(tuple(pose.tolist()))] == districts[number // 3])
+    assert np.mean(right) > 2 * chance and np.mean(right) > 0.75
+
+
+# ---- learning what they look like -------------------------------------------------------------------------------------
+
+
+class Asked:
+    """Stands for places: remembers what it was asked."""
+
+    def looks(self, *asked: Tensor) -> Tensor:
+        self.light = asked
+        return torch.zeros(len(asked[0]), 4)
+
+    def __call__(self, *asked: Tensor) -> Tensor:
+        self.view = asked
+        return torch.zeros(())
+
+
+def test_what_is_learnt_is_the_truth_seen_from_the_true_pose(town_corpus, town_config):
+    blocks, places = [(4, 3), (6, 11), (5, 1)], Asked()
+    unseen = torch.tensor([True, False, False])
+    _, truth = see(places, town_corpus, blocks, unseen, generator("see"))  # type: ignore[arg-type]
+    place, yaw, pitch, _ = places.view
+    first, before, present, words = places.light
+    for row, (walk, block) in enumerate(blocks):
+        assert torch.equal(truth[row], town_corpus.block(walk, block))
+        assert any(torch.equal(first[row], town_corpus.block(walk, earlier)[:, 0]) for earlier in range(block))
+        assert torch.equal(before[row], town_corpus.block(walk, block - 1)[:, -1])
+        for latent, frame in enumerate((4 * block + 1, 4 * block + 3)):  # the last picture of each latent frame
+            assert place[row, latent].tolist() == pytest.approx(town_corpus._positions[walk, frame].tolist(), abs=1e-5)
+            assert float(yaw[row, latent]) == pytest.approx(float(town_corpus.yaw[walk, frame]))
+            assert float(pitch[row, latent]) == pytest.approx(float(town_corpus.pitch[walk, frame]))
+    assert present.tolist() == [False, True, True]
+    assert torch.equal(words[0], town_corpus.text(town_corpus.info(4).caption))  # the blind are told
+    assert torch.equal(words[1], town_corpus.text(town_corpus.info(6).event_at(11))) and words[1].any()
+    see(places, town_corpus, blocks, unseen, generator("see"), 1.0)  # type: ignore[arg-type]
+    assert torch.equal(places.light[0], first) and not torch.equal(places.light[1], before)  # only what is shown drifts
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_share_of_pictures_has_some_of_the_light_of_another(share):
+    """Picture n is 1 in channel n alone, so that the channels tell how much of which picture is in a mixture."""
+    pictures = torch.eye(300)[:, :, None, None].expand(-1, -1, 2, 3)
+    found = mixed(pictures, share, generator("mixed"))
+    assert found.shape == pictures.shape and (found == found[..., :1, :1]).all()
+    parts = found[..., 0, 0]
+    torch.testing.assert_close(parts.sum(dim=1), torch.ones(300))
+    other = parts - parts.diag().diag()
+    amount, partner = other.max(dim=1)
+    torch.testing.assert_close(other.sum(dim=1), amount)  # of one other alone
+    assert (amount <= 0.6).all() and float((amount > 0).float().mean()) == pytest.approx(share, abs=0.08)
+    if share:
+        some = amount[amount > 0]
+        assert float(some.mean()) == pytest.approx(0.3, abs=0.05) and some.min() < 0.05 and some.max() > 0.55
+        assert len(set(partner[amount > 0].tolist())) == len(some)
+    else:
+        assert torch.equal(found, pictures)
+
+
+def quick(config: ModelConfig, folders: tuple[Path, Path], out: Path, steps: int, **given) -> dict[str, Tensor]:
+    train(config, *folders, out, replace(QUICK, **given.pop("settings", {})), steps, None, **given)
+    return load_file(out / stage.WEIGHTS)
+
+
+class Stopped(Run):
+    """A run that is stopped after three steps of however many."""
+
+    def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
+        for step in super().steps(last, minutes):
+            yield step
+            if step == 2:
+                return
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.fixture(scope="module")
+def places_folder(town_config, data_folder, vae_folder, tmp_path_factory) -> Path:
+    """What `train.places` leaves after a few steps."""
+    folder = tmp_path_factory.mktemp("places")
+    quick(town_config, (data_folder, vae_folder), folder, 40)
+    return folder
+
+
+@torch.no_grad()
+def test_training_lowers_the_loss_and_its_weights_load(places_folder, town_config, town_corpus):
+    learnt = places_of(town_config)
+    load_places(learnt, places_folder)
+    assert (learnt.distance == 0).any() and (learnt.distance > 40).any() and not learnt.walkable.all()
+    assert len(learnt.views.unique(dim=0)) == len(learnt.views)
+    blocks = [(walk, block) for walk in (4, 5, 6) for block in range(1, 16, 3)]
+
+    def loss(places: Places) -> float:
+        found, truth = see(places, town_corpus, blocks, torch.zeros(len(blocks), dtype=torch.bool), generator("loss"))
+        return float((found - truth).square().mean())
+
+    untrained = places_of(town_config)
+    assert loss(learnt) < 0.8 * loss(untrained)
+    facts = json.loads((places_folder / "places.json").read_text())
+    assert ModelConfig.from_json(json.dumps({k: v for k, v in facts.items() if k != "places_training"})) == town_config
+    assert facts["places_training"]["steps"] == 40
+    assert math.isfinite(facts["places_training"]["psnr"]) and facts["places_training"]["explained"] < 1
+    sheet = np.asarray(Image.open(places_folder / "sheets" / "places.png"))
+    assert sheet.shape == (2 * HELD_OUT * town_config.height, 8 * town_config.width, 3)
+
+
+def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path, monkeypatch):
+    """6 steps at once equal 3 and, from the checkpoint alone, 3 more; where things stand is not counted again."""
+    folders, shares = (data_folder, vae_folder), []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            stage, "mixed", lambda pictures, share, stream: shares.append(share) or mixed(pictures, share, stream)
+        )
+        whole = quick(town_config, folders, tmp_path / "whole", 6)
+    assert shares[:6] == 6 * [QUICK.mixed] and set(shares[6:]) == {0.0}  # nothing is mixed where errors are measured
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "Run", Stopped)
+        assert not same(quick(town_config, folders, tmp_path / "parts", 6), whole)
+    for name in ("count_voxels", "mark_walks", "learn_views"):
+        monkeypatch.setattr(stage, name, None)
+    assert same(quick(town_config, folders, tmp_path / "parts", 6), whole)
+    # a run may also begin from another's weights
+    other = quick(town_config, folders, tmp_path / "other", 0, before=tmp_path / "whole", settings={"seed": 5})
+    assert same(other, whole)
+
+
+def test_only_models_with_places_learn_them(config, data_folder, vae_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"debug learns no places: its config has no dit\.places"):
+        train(config, data_folder, vae_folder, tmp_path, QUICK, 1, None)
+
+
+def test_places_that_are_missing_or_do_not_fit_are_refused(places_folder, town_config, tmp_path):
+    places = places_of(town_config)
+    for folder in (None, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no places\.safetensors in .*--places, a run of train\.places"):
+            load_places(places, folder)
+    (tmp_path / stage.WEIGHTS).write_bytes(b"not weights")
+    with pytest.raises(ValueError, match=r"places\.safetensors does not hold the places of this model"):
+        load_places(places, tmp_path)
+    finer = replace(town_config, dit=replace(town_config.dit, places=replace(town_config.dit.places, cell=0.8)))
+    with pytest.raises(ValueError, match="does not hold the places of this model"):
+        load_places(places_of(finer), places_folder)
+
+
+# ---- training and landing of a model that knows a town ----------------------------------------------------------------
+
+
+def test_a_model_is_trained_and_landed_with_its_town(
+    town_config, data_folder, vae_folder, depth_folder, places_folder, tmp_path, monkeypatch
+):
+    """Places come from their run and do not learn on; the folder that is landed starts worlds where its pictures were taken."""
+    settings = foundation.Settings(batch=2, draws=1, pool=2, warmup=1)
+    folders = (town_config, data_folder, vae_folder)
+    with pytest.raises(FileNotFoundError, match="--places, a run of train"):
+        foundation.train(*folders, tmp_path / "run", settings, 0, None, None, depth_folder, None)
+    foundation.train(*folders, tmp_path / "run", settings, 1, None, None, depth_folder, places_folder)
+    taken = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    learnt = load_file(places_folder / stage.WEIGHTS)
+    assert all(torch.equal(taken[f"places.{name}"], value) for name, value in learnt.items())
+
+    finder = tmp_path / "finder"
+    finder.mkdir()
+    network = Finder(town_config.dit.places.period, (town_config.height, town_config.width))
+    save_file(network.state_dict(), finder / "finder.safetensors")
+    (finder / "finder.json").write_text('{"finder_training": {"steps": 3}}')
+    ways = (tmp_path / "run", vae_folder, data_folder, tmp_path / "landed", [])
+    with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
+        land(town_config, *ways)
+    monkeypatch.setattr("train.land.held_out_psnr", lambda *_: ({"psnr": 1.0},))
+    land(town_config, *ways, places=places_folder, finder=finder)
+    manifest = json.loads((tmp_path / "landed" / "manifest.json").read_text())
+    assert manifest["finder"] == {"steps": 3} and manifest["places"]["steps"] == 40
+    monkeypatch.setattr(Finder, "find", None)  # what was landed is not searched for
+    model, (drawn, poses) = WorldModel.load(tmp_path / "landed", device="cpu"), starting_pictures(town_config)
+    number = len(STARTS) - 1
+    picture = drawn[number * town_config.height : (number + 1) * town_config.height]
+    state = model.start([picture], [""], [0])
+    assert (*state.worlds.place[0].tolist(), float(state.worlds.yaw)) == poses[number]
+
+
+def test_models_without_a_town_land_without_a_finder(config, tmp_path):
+    with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
+        land(config, tmp_path, tmp_path, tmp_path, tmp_path, [], finder=tmp_path)

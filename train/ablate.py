@@ -1,0 +1,358 @@
+"""Ablations, same budget, small runs with seeds: `python -m train.ablate street --data DIR --vae RUN --initial WEIGHTS --out DIR`.
+
+Every variant of `TRAINED` goes on from the same weights for `--steps` steps of foundation training, once a seed; `SAMPLED` are
+given weights with other numbers of sampler steps. A result is written once, to `parts/`; the same command goes on where it was
+stopped. Writes `ablations.md`, `ablations.png` and `ablations.json`, all from stored results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from train.corpus import Corpus
+from train.evaluation.store import Store
+from train.evaluation.walks import sharpness
+from train.foundation import Settings, held_out_psnr, train
+from train.land import load_average
+from train.latents import load_vae, origin_of
+from train.loop import PATHS, prepare_cpu
+from train.sharding import own_device
+from train.shards import find_shards, latents_path
+from train.sheet import to_pictures
+from world_model import flow
+from world_model.config import ModelConfig, Tiers, get_preset
+from world_model.costs import count_parameters
+from world_model.dit import DiT
+from world_model.rollout import block_noise, dream_block, generator, start_worlds
+from world_model.text import Conditioning
+from world_model.vae import VideoVAE
+from world_model.weights import find_weights, load_dit, load_tensors, read_config, read_manifest, save_weights
+
+VERSION = 1  # of what is measured: results of another are not mixed
+BLOCKS = 12  # dreamt of each held-out walk; no world of training lives longer, so "all history" has an end
+TIMED = 9  # blocks; the first is not counted
+SETTINGS = Settings(batch=4, life=BLOCKS, warmup=15, dream_from=0, dream_over=1, dream_share=0.7)
+HORIZONS = {"block1": (0, 1), "blocks2-4": (1, 4), "rest": (4, BLOCKS)}  # blocks, as `held_out_psnr` has them
+DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a model: what latents and texts depend on
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model trained anew: what of its `DiTConfig` (values, or functions of the model) and of `Settings` is changed."""
+
+    name: str
+    what: str
+    dit: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def window(config: ModelConfig) -> Tiers:
+    """The newest frames at the finest size, as many as have about the tokens of all tiers of `config`; nothing older but the first
+    frame, which `Tiers` always holds."""
+    tiers = config.dit.packing
+    if not isinstance(tiers, Tiers):
+        raise ValueError(
+            f"{config.name} has {tiers!r} packing, ablations vary Tiers: choose a model with them (street)"
+        )
+    frames = sum(count / ratio**2 for count, ratio in (*tiers.recent, tiers.old))
+    return Tiers(recent=((max(1, round(frames)), 1),), initial=tiers.initial, old=(0, 1))
+
+
+def everything(config: ModelConfig) -> Tiers:
+    """`BLOCKS` blocks and the start picture at the finest size: nothing is dropped or shrunk while a world of training or of the
+    measurement lives. The buffer is that long from the start (the start picture again and again), so tokens are constant; but they
+    are as many as the longest world needs."""
+    return Tiers(recent=((BLOCKS * config.block_latents, 1),), initial=1, old=(0, 1))
+
+
+TRAINED = (
+    Variant("tscm", "the model as it is"),
+    Variant("spatial-only", "no channel path", {"channel": None}),
+    Variant("sliding-window", "newest frames only, about as many tokens", {"packing": window, "channel": None}),
+    Variant("full-history", "all frames at the finest size", {"packing": everything, "channel": None}),
+    Variant("without-self-forcing", "histories are never dreamt", settings={"dream_share": 0.0}),
+    Variant("joint-history", "history runs along at every sampler step", {"history_attention": "joint"}),
+    Variant("without-places", "no town known by heart", {"places": None}),
+    Variant("without-guide-and-places", "as in the paper", {"guide": 0, "guide_memory": 0, "places": None}),
+)
+# name -> (whose weights, sampler steps)
+SAMPLED = {f"{weights}-{steps}": (weights, steps) for weights in ("initial", "distilled") for steps in (1, 2, 4, 50)}
+
+
+def variants_of(config: ModelConfig, settings: Settings) -> dict[str, tuple[ModelConfig, Settings]]:
+    """The model and settings of each of `TRAINED`; those that are no different from an earlier one are left out."""
+    found: dict[str, tuple[ModelConfig, Settings]] = {}
+    for variant in TRAINED:
+        changes = {name: value(config) if callable(value) else value for name, value in variant.dit.items()}
+        made = replace(config, dit=replace(config.dit, **changes)), replace(settings, **variant.settings)
+        if made not in found.values():
+            found[variant.name] = made
+    return found
+
+
+def take_over(
+    config: ModelConfig, initial: Path, corpus: Corpus, vae: VideoVAE, seed: int
+) -> tuple[DiT, dict[str, list[str]]]:
+    """A DiT of `config` with all tensors of the folder `initial` that fit it by name and shape; parts of it that start "fresh", and
+    those of `initial` that are "left_out". `prior_deviation` is measured anew where guide or places are others.
+
+    Raises ValueError where `initial` lacks a network that this training does not learn.
+    """
+    torch.manual_seed(seed)
+    dit, given, before = DiT(config), load_tensors(initial, "dit.safetensors"), read_config(initial).dit
+    own = dit.state_dict()
+    taken = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    if (before.guide, before.places) != (config.dit.guide, config.dit.places):
+        taken.pop("prior_deviation", None)
+    dit.load_state_dict(taken, strict=False)
+    fresh, left = own.keys() - taken.keys(), given.keys() - taken.keys()
+    untrained = {name for name, p in dit.named_parameters() if not p.requires_grad} & fresh
+    if untrained:
+        raise ValueError(
+            f"{initial} has no fitting weights for {', '.join(parts_of(untrained))} (such as {min(untrained)}), which foundation "
+            "training does not learn: pass --initial weights of this model with its guide and places, landed again if they changed"
+        )
+    if dit.prior_deviation is not None and "prior_deviation" in fresh:
+        dit.prior_deviation.copy_(corpus.prior_deviation(dit, vae))
+    return dit, {"fresh": parts_of(fresh), "left_out": parts_of(left)}
+
+
+def parts_of(names: Iterable[str]) -> list[str]:
+    """Parts of the network that tensors belong to, such as "channel_embedding" and "blocks.*.channel"."""
+    pieces = [re.sub(r"\.\d+\.", ".*.", name).split(".") for name in names]
+    return sorted({".".join(piece[: 3 if piece[0] == "blocks" else 1]) for piece in pieces})
+
+
+@torch.inference_mode()
+def cost(dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning) -> dict[str, float]:
+    """Median milliseconds of a dreamt block of one world, decoding included, and its history tokens at the first and last block."""
+    config, device = dit.config, own_device()
+    sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
+    present = torch.ones(1, dtype=torch.bool, device=device)
+    worlds = start_worlds(dit, vae, corpus.picture(0, 0)[None].to(device), present)
+    times, tokens = [], []
+    for number in range(TIMED):
+        action = corpus.action(0, number % corpus.blocks)
+        context, pooled = (t.to(device) for t in conditioning.context([action], [None]))
+        noise, draws = block_noise(config, [0], [number]).to(device), [generator("old", 0, number)]
+        tokens.append(dit.pack(worlds.history, worlds.frame)[0].shape[1])
+        began = time.perf_counter()
+        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, noise, sigmas, draws)
+        video.cpu()
+        times.append(1000 * (time.perf_counter() - began))
+    ends = {"history_tokens/first": tokens[0], "history_tokens/last": tokens[-1]}
+    return {"milliseconds": float(np.median(times[1:])), **ends}
+
+
+def sharpness_share(video: Tensor, truth: Tensor, size: int) -> dict[str, float]:
+    """Mean gradient of a dream over that of the truth, both [B, 3, T, H, W] in -1..1, by horizon; `size` pictures a block."""
+    dream, true = (np.array([[sharpness(p) for p in clip] for clip in to_pictures(v)]) for v in (video, truth))
+    parts = {name: slice(a * size, b * size) for name, (a, b) in HORIZONS.items() if a * size < true.shape[1]}
+    shares = {name: dream[:, part].mean() / true[:, part].mean() for name, part in parts.items()}
+    return {f"sharpness/{name}": float(shares.get(name, np.nan)) for name in HORIZONS}
+
+
+class Ablation:
+    """All variants of one model, each computed once and stored below `out`. `initial` and `distilled` are folders of weights.
+
+    Raises StoreError where `out` holds results of something else, ValueError for weights of other pictures or texts,
+    FileNotFoundError for what is missing.
+    """
+
+    def __init__(
+        self, config: ModelConfig, data: Path, vae: Path, initial: Path, out: Path, settings: Settings = SETTINGS,
+        steps: int = 150, distilled: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.data, self.vae_folder, self.out, self.steps = config, data, vae, out, steps
+        self.variants = variants_of(config, settings)
+        self.weights = {"initial": initial} | ({"distilled": distilled} if distilled is not None else {})
+        for folder in self.weights.values():
+            other = [n for n in DATA_FIELDS if getattr(read_config(folder), n) != getattr(config, n)]
+            if other:
+                raise ValueError(f"{folder} has another {other[0]} than {config.name}: pass weights of that model")
+        self.vae, fingerprint = load_vae(config, vae, str(own_device()))
+        self.corpus, self.conditioning = Corpus(config, data), Conditioning(config.text)
+        self.identity = {
+            "version": VERSION, "model": dataclasses.asdict(config), "settings": dataclasses.asdict(settings), "steps": steps,
+            "data": [origin_of(latents_path(path)) for path in find_shards(data)], "vae": fingerprint,
+        }  # fmt: skip
+        # distilled weights come and go: what belongs to them lies apart
+        folders = {name: out if name == "initial" else out / name for name in self.weights}
+        self.stores = {
+            name: Store(folder, {**self.identity, "weights": read_manifest(self.weights[name])["files"]})
+            for name, folder in folders.items()
+        }
+
+    def run(self, seeds: int, only: Sequence[str] = ()) -> None:
+        """Computes what is not yet stored, of all variants or `only` some, with seeds 0, 1 ...; first what is cheap.
+
+        Raises ValueError for an unknown name.
+        """
+        sampled = [name for name, (weights, _) in SAMPLED.items() if weights in self.weights]
+        unknown = sorted(set(only) - {*sampled, *self.variants})
+        if unknown:
+            raise ValueError(
+                f"unknown variant {unknown[0]!r}: choose from {', '.join([*sampled, *self.variants])} "
+                "(distilled ones need --distilled; variants that change nothing in this model are left out)"
+            )
+        for name in (n for n in sampled if n in only or not only):
+            self.stores[SAMPLED[name][0]].result(name, partial(self.sample, name))
+        for seed in range(seeds):
+            for name in (n for n in self.variants if n in only or not only):
+                self.stores["initial"].result(f"{name}_seed{seed}", partial(self.train, name, seed))
+
+    def train(self, name: str, seed: int) -> dict[str, Any]:
+        """The result of a trained variant; its training in `runs/` goes on from its checkpoint if there is one."""
+        config, settings = self.variants[name]
+        run = self.out / "runs" / f"{name}_seed{seed}"
+        start = run / "initial"
+        if not (start / "manifest.json").exists():
+            vae, _ = load_vae(config, self.vae_folder)
+            dit, parts = take_over(config, self.weights["initial"], self.corpus, vae, seed)
+            save_weights(start, config, {"dit.safetensors": dit.state_dict()}, parts)
+        train(config, self.data, self.vae_folder, run, replace(settings, seed=seed), self.steps, None, start)
+        average, facts = load_average(config, run)
+        if facts["steps"] != self.steps:
+            raise RuntimeError(f"{run} is at step {facts['steps']} of {self.steps}: run the same command again")
+        parts = {key: read_manifest(start)[key] for key in ("fresh", "left_out")}
+        return {"variant": name, "seed": seed, **parts, "figures": self.measure(average)}
+
+    def sample(self, name: str) -> dict[str, Any]:
+        """The result of given weights with another number of sampler steps."""
+        weights, steps = SAMPLED[name]
+        config = read_config(self.weights[weights])
+        dit = DiT(replace(config, sampler=replace(config.sampler, steps=steps)))
+        load_dit(dit, self.weights[weights])
+        return {"variant": name, "seed": 0, "figures": self.measure(dit)}
+
+    def measure(self, dit: DiT) -> dict[str, float]:
+        """All figures of a network: dB and shares by horizon, milliseconds, tokens, parameters."""
+        dit = dit.eval().requires_grad_(False).to(own_device())
+        figures, truth, video = held_out_psnr(dit, self.vae, self.corpus, self.conditioning, BLOCKS)
+        shares = sharpness_share(video, truth, dit.config.frames_per_block)
+        spent = cost(dit, self.vae, self.corpus, self.conditioning)
+        return {**figures, **shares, **spent, "parameters": count_parameters(dit.config)[0]}
+
+    def write(self) -> None:
+        """ablations.json, ablations.md and ablations.png from all that is stored, whatever was asked for now."""
+        paths = [path for store in self.stores.values() for path in (store.folder / "parts").glob("*.json")]
+        stored = [json.loads(path.read_text())["result"] for path in paths if path.stem != "identity"]
+        stored.sort(key=lambda result: result["seed"])
+        order = (*self.variants, *SAMPLED)
+        results = {n: of for n in order if (of := [result for result in stored if result["variant"] == n])}
+        text = json.dumps({**self.identity, "results": results}, indent=1)
+        (self.out / "ablations.json").write_text(text + "\n")
+        (self.out / "ablations.md").write_text(page(self.config.name, self.steps, results))
+        plot(results).savefig(self.out / "ablations.png", dpi=90)
+
+
+Stored = Sequence[Mapping[str, Any]]  # results of one variant, one a seed
+COLUMNS = {
+    **{f"PSNR {name}, dB": f"psnr/{name}" for name in HORIZONS}, **{f"sharpness {name}": f"sharpness/{name}" for name in HORIZONS},
+    "ms a block": "milliseconds", "history tokens, first block": "history_tokens/first", "last block": "history_tokens/last",
+    "parameters": "parameters",
+}  # fmt: skip
+
+
+def spread_of(results: Stored, figure: str) -> tuple[float, float]:
+    """Mean over seeds, and their standard deviation (n - 1); nan for what is missing, and for the deviation of one."""
+    values = [np.nan if r["figures"][figure] is None else r["figures"][figure] for r in results]
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def cell(results: Stored, figure: str) -> str:
+    """ "25.41 ± 0.12"; whole numbers, which all seeds share, as they are; a dash for what is missing."""
+    first, (mean, spread) = results[0]["figures"][figure], spread_of(results, figure)
+    if first is None or isinstance(first, int):
+        return "–" if first is None else str(first)
+    return f"{mean:.2f}" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
+
+
+def page(name: str, steps: int, results: Mapping[str, Stored]) -> str:
+    """ablations.md."""
+    heads = ("variant", "seeds", *COLUMNS)
+
+    def table(names: Iterable[str]) -> str:
+        rows = [(n, str(len(results[n])), *(cell(results[n], f) for f in COLUMNS.values())) for n in names]
+        return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows))
+
+    def weights(variant: Variant) -> str:
+        fresh, left = (", ".join(results[variant.name][0][key]) or "nothing" for key in ("fresh", "left_out"))
+        return f"- {variant.name}: {variant.what}. Starts afresh: {fresh}. Left out of the given weights: {left}."
+
+    parts = (
+        f"# Ablations of {name}",
+        f"{steps} steps of foundation training from the same weights; mean ± standard deviation over seeds. Sharpness: the "
+        "dream's mean gradient over the truth's. How to read this: docs/ablations.md.",
+        "## Trained variants", table(n for n in results if n not in SAMPLED),
+        "\n".join(weights(variant) for variant in TRAINED if variant.name in results),
+        "## Sampler steps on given weights", table(n for n in results if n in SAMPLED), "![ablations](ablations.png)",
+    )  # fmt: skip
+    return "\n\n".join(parts) + "\n"
+
+
+def plot(results: Mapping[str, Stored]) -> Figure:
+    """PSNR and sharpness of trained variants by horizon, and PSNR of given weights by sampler steps."""
+    drawing = Figure(figsize=(16, 5), layout="constrained")
+    axes = drawing.subplots(1, 3)
+    for name in (n for n in results if n not in SAMPLED):
+        for ax, kind in zip(axes, ("psnr", "sharpness")):
+            means, spreads = zip(*(spread_of(results[name], f"{kind}/{horizon}") for horizon in HORIZONS))
+            ax.errorbar(list(HORIZONS), means, np.nan_to_num(spreads), marker="o", capsize=3, label=name)
+    for weights in ("initial", "distilled"):
+        names = [n for n in results if n in SAMPLED and SAMPLED[n][0] == weights]
+        for horizon in HORIZONS if names else ():
+            heights = [spread_of(results[n], f"psnr/{horizon}")[0] for n in names]
+            axes[2].plot([SAMPLED[n][1] for n in names], heights, "o-", label=f"{weights}, {horizon}")
+    for ax, title in zip(axes, ("PSNR, dB", "sharpness, share of the truth", "PSNR, dB, by sampler steps")):
+        ax.set(title=title)
+        if ax.has_data():
+            ax.legend(fontsize=8)
+    axes[2].set(xscale="log")
+    return drawing
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    prepare_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="preset name")
+    for name in ("data", "vae"):
+        parser.add_argument(f"--{name}", type=Path, required=True, help=PATHS[name])
+    parser.add_argument("--initial", required=True, help="weights to start from: a folder (train.land) or preset name")
+    parser.add_argument("--distilled", help="weights of a distilled model, dreamt with as many steps as --initial")
+    parser.add_argument("--out", type=Path, required=True, help="folder of all results; finished ones in it are kept")
+    parser.add_argument("--steps", type=int, default=150, help="of training, each variant and seed (default 150)")
+    parser.add_argument("--seeds", type=int, default=2, help="how many (default 2)")
+    parser.add_argument("--batch", type=int, default=SETTINGS.batch, help=f"worlds a step (default {SETTINGS.batch})")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="variants to compute; others stay as stored"
+    )
+    given = parser.parse_args(argv)
+    try:
+        ablation = Ablation(
+            get_preset(given.model), given.data, given.vae, find_weights(given.initial), given.out,
+            replace(SETTINGS, batch=given.batch), given.steps, find_weights(given.distilled) if given.distilled else None,
+        )  # fmt: skip
+        ablation.run(given.seeds, given.only)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    ablation.write()
+    print(given.out / "ablations.md")
+
+
+if __name__ == "__main__":
+    main()
