@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopped import stopped_after
 
 from train import ablate
 from train import foundation as stage
 from train.ablate import BLOCKS, COLUMNS, SETTINGS, Ablation, cost, sharpness_share, take_over, variants_of
 from train.evaluation.store import StoreError
-from train.loop import Run
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.rollout import generator
@@ -322,15 +321,6 @@ def test_results_of_other_settings_are_refused(finished, make):
         make(finished.out, settings=replace(QUICK, batch=3))
 
 
-class Stopped(Run):
-    """A run that is stopped after its first step."""
-
-    def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
-        for step in super().steps(last, minutes):
-            yield step
-            return
-
-
 def test_a_stopped_training_goes_on(make, tmp_path, monkeypatch):
     """It is not taken for a result; what was trained is kept, and the end is that of an unbroken training."""
     taken: list[int] = []
@@ -340,7 +330,7 @@ def test_a_stopped_training_goes_on(make, tmp_path, monkeypatch):
     unbroken, broken = make(tmp_path / "unbroken", 3), make(tmp_path / "broken", 3)
     unbroken.run(1, ["tscm"])
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "Run", Stopped)
+        patch.setattr(stage, "Run", stopped_after(1))
         with pytest.raises(RuntimeError, match="at step 1 of 3: run the same command again"):
             broken.run(1, ["tscm"])
     assert not stored(tmp_path / "broken")

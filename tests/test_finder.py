@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopped import stopped_after
 from torch import Tensor
 
 from train import finder as stage
 from train.finder import Settings, Views, errors, train
-from train.loop import Run
 from train.shards import Shard, find_shards
 from train.sheet import to_video
 from world_model.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, Finder
@@ -214,16 +213,6 @@ def test_errors_are_shares_of_right_answers(finder, poses, monkeypatch):
     assert found == pytest.approx({"x": 0.75, "z": 1.0, "heading": 0.5, "all": 20 / 60})
 
 
-class Stopped(Run):
-    """A run that is stopped after two steps of however many."""
-
-    def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
-        for step in super().steps(last, minutes):
-            yield step
-            if step == 1:
-                return
-
-
 def test_training_writes_weights_and_resumes_exactly(town_config, data_folder, tmp_path, monkeypatch):
     """4 steps at once equal 2 and, from the checkpoint alone, 2 more."""
     monkeypatch.setattr(stage, "HELD_OUT_VIEWS", 4)
@@ -239,7 +228,7 @@ def test_training_writes_weights_and_resumes_exactly(town_config, data_folder, t
     assert all(value.isfinite().all() for value in whole.values())
     assert not any(torch.equal(value, start[name]) for name, value in whole.items())  # every layer learns
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "Run", Stopped)
+        patch.setattr(stage, "Run", stopped_after(2))
         assert not same(run("parts"), whole)
     assert same(run("parts"), whole)
     network = Finder(town_config.dit.places.period, (town_config.height, town_config.width))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from stopped import stopped_after
 from torch import Tensor
 
 from train import foundation as stage
@@ -268,16 +268,6 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
-class Stopped(Run):
-    """A run that is stopped after three steps of however many."""
-
-    def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
-        for step in super().steps(last, minutes):
-            yield step
-            if step == 2:
-                return
-
-
 def test_training_resumes_exactly(config, data_folder, vae_folder, depth_folder, tmp_path, monkeypatch, capsys):
     """6 steps at once equal 3 and, from the checkpoint alone, 3 more: weights, EMA, optimizers and worlds, bit for bit."""
 
@@ -289,7 +279,7 @@ def test_training_resumes_exactly(config, data_folder, vae_folder, depth_folder,
     assert any(name.startswith("pool.pt/past") for name in whole)
     assert any(name.startswith("optimizer") and "momentum" in name for name in whole)
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "Run", Stopped)
+        patch.setattr(stage, "Run", stopped_after(3))
         assert not equal(run("parts"), whole)
     shutil.copytree(tmp_path / "parts", tmp_path / "forgetful")
     assert equal(run("parts"), whole)

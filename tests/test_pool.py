@@ -14,7 +14,7 @@ from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
 from world_model.dit import DiT
 from world_model.rollout import advance, generator, motion_of, prepare_block
-from world_model.text import Conditioning, build_text_encoder, pooled_actions
+from world_model.text import Conditioning, build_text_encoder, mean_token
 
 WALKS, BLOCKS, SIZE = 7, 16, 2  # of the corpus; SIZE is latent frames of a block
 # the walks that are trained on: no event, rain from block 7 on, a car in blocks 10 to 13
@@ -157,7 +157,7 @@ def test_a_batch_is_the_next_block_of_each_world(make_pool, corpus, conditioning
             assert batch.actions[row] == corpus.action(entry.walk, entry.block)
             table = conditioning.actions[batch.actions[row].index]
             assert torch.equal(batch.context[row, 8:], table)
-            assert torch.equal(batch.pooled[row], pooled_actions(table))
+            assert torch.equal(batch.pooled[row], mean_token(table))
             alone = corpus.motion([entry.walk], [entry.block])
             assert torch.equal(batch.motion.displacement[row], alone.displacement[0])
             assert torch.equal(batch.motion.yaw[row], alone.yaw[0])

@@ -8,7 +8,7 @@ import torch
 from world_model import text
 from world_model.actions import ALL_ACTIONS, Action
 from world_model.config import PRESETS, TextConfig
-from world_model.text import Conditioning, HashedEncoder, build_text_encoder, pooled_actions
+from world_model.text import Conditioning, HashedEncoder, build_text_encoder, mean_token
 
 CONFIG = TextConfig(kind="hashed", dim=6, event_tokens=4, action_tokens=5)
 
@@ -94,7 +94,7 @@ def test_pooling_is_the_mean_of_the_real_tokens():
     tokens = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
     tokens[0, 1, 2:] = 0
     tokens[1, 2] = 0
-    pooled = pooled_actions(tokens)
+    pooled = mean_token(tokens)
     torch.testing.assert_close(pooled[0, 1], tokens[0, 1, :2].mean(dim=0))
     torch.testing.assert_close(pooled[0, 0], tokens[0, 0].mean(dim=0))
     assert torch.equal(pooled[1, 2], torch.zeros(6))
@@ -115,7 +115,7 @@ def test_minilm_reads_meaning_offline(monkeypatch):
     def meaning(sentence: str) -> torch.Tensor:
         tokens = encoder.encode(sentence, config.event_tokens)
         assert tokens.shape == (config.event_tokens, config.dim)
-        return torch.nn.functional.normalize(pooled_actions(tokens), dim=-1)
+        return torch.nn.functional.normalize(mean_token(tokens), dim=-1)
 
     rain, storm, night = map(meaning, ("heavy rain starts", "a rainstorm begins", "the sun is shining brightly"))
     assert rain @ storm > rain @ night + 0.1

@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from stopped import stopped_after
 from torch import Tensor
 
 from train import foundation
 from train import places as stage
 from train.land import STARTS, land, starting_pictures
-from train.loop import Run
 from train.places import Settings, count_voxels, distance_field, learn_views, load_places, mark_walks, mixed, see, train
 from train.shards import HELD_OUT
 from world_model.config import ModelConfig, PlacesConfig
@@ -207,16 +207,6 @@ def quick(config: ModelConfig, folders: tuple[Path, Path], out: Path, steps: int
     return load_file(out / stage.WEIGHTS)
 
 
-class Stopped(Run):
-    """A run that is stopped after three steps of however many."""
-
-    def steps(self, last: int, minutes: float | None = None) -> Iterator[int]:
-        for step in super().steps(last, minutes):
-            yield step
-            if step == 2:
-                return
-
-
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
@@ -261,7 +251,7 @@ def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path
         whole = quick(town_config, folders, tmp_path / "whole", 6)
     assert shares[:6] == 6 * [QUICK.mixed] and set(shares[6:]) == {0.0}  # nothing is mixed where errors are measured
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "Run", Stopped)
+        patch.setattr(stage, "Run", stopped_after(3))
         assert not same(quick(town_config, folders, tmp_path / "parts", 6), whole)
     for name in ("count_voxels", "mark_walks", "learn_views"):
         monkeypatch.setattr(stage, name, None)

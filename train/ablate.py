@@ -26,7 +26,7 @@ from torch import Tensor
 from train.corpus import Corpus
 from train.evaluation.store import Store
 from train.evaluation.walks import sharpness
-from train.foundation import Settings, held_out_psnr, train
+from train.foundation import HORIZONS, Settings, held_out_psnr, horizon_frames, train
 from train.land import load_average
 from train.latents import load_vae, origin_of
 from train.loop import PATHS, prepare_cpu
@@ -46,7 +46,6 @@ VERSION = 1  # of what is measured: results of another are not mixed
 BLOCKS = 12  # dreamt of each held-out walk; no world of training lives longer, so "all history" has an end
 TIMED = 9  # blocks; the first is not counted
 SETTINGS = Settings(batch=4, life=BLOCKS, warmup=15, dream_from=0, dream_over=1, dream_share=0.7)
-HORIZONS = {"block1": (0, 1), "blocks2-4": (1, 4), "rest": (4, BLOCKS)}  # blocks, as `held_out_psnr` has them
 DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a model: what latents and texts depend on
 
 
@@ -161,7 +160,7 @@ def cost(dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning) ->
 def sharpness_share(video: Tensor, truth: Tensor, size: int) -> dict[str, float]:
     """Mean gradient of a dream over that of the truth, both [B, 3, T, H, W] in -1..1, by horizon; `size` pictures a block."""
     dream, true = (np.array([[sharpness(p) for p in clip] for clip in to_pictures(v)]) for v in (video, truth))
-    parts = {name: slice(a * size, b * size) for name, (a, b) in HORIZONS.items() if a * size < true.shape[1]}
+    parts = {n: part for n in HORIZONS if (part := horizon_frames(n, size)).start < true.shape[1]}
     shares = {name: dream[:, part].mean() / true[:, part].mean() for name, part in parts.items()}
     return {f"sharpness/{name}": float(shares.get(name, np.nan)) for name in HORIZONS}
 

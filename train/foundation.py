@@ -39,8 +39,10 @@ from world_model.rollout import (
     prepare_block,
     start_worlds,
 )  # fmt: skip
-from world_model.text import Conditioning, pooled_actions
+from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE
+
+HORIZONS = {"block1": (0, 1), "blocks2-4": (1, 4), "rest": (4, None)}  # blocks of a dream
 
 
 @dataclass(frozen=True)
@@ -196,10 +198,16 @@ def roll_out(
         texts = torch.stack([corpus.text(corpus.info(walk).event_at(b)) for walk in walks])
         noise = block_noise(config, walks, [b] * len(walks)).to(device)
         draws = [generator("old", walk, b) for walk in walks]
-        context, pooled = torch.cat([texts, tables], dim=1).to(device), pooled_actions(tables).to(device)
+        context, pooled = torch.cat([texts, tables], dim=1).to(device), mean_token(tables).to(device)
         worlds, _, video = dream_block(dit, vae, worlds, actions, context, pooled, noise, sigmas, draws)
         videos.append(video.cpu())
     return torch.cat(videos, dim=2)
+
+
+def horizon_frames(name: str, size: int) -> slice:
+    """Frames of one of the `HORIZONS` of a dream in blocks of `size` frames."""
+    first, end = HORIZONS[name]
+    return slice(first * size, None if end is None else end * size)
 
 
 def held_out_psnr(
@@ -212,8 +220,8 @@ def held_out_psnr(
     video = roll_out(dit, vae, corpus, conditioning, walks, block, blocks)
     still = torch.stack([corpus.picture(walk, block) for walk in walks])[:, :, None].expand_as(truth)
     size = dit.config.frames_per_block
-    ends = {"block1": (0, size), "blocks2-4": (size, 4 * size), "rest": (4 * size, blocks * size)}
-    figures = {f"psnr/{k}": psnr(video[:, :, a:b], truth[:, :, a:b]) for k, (a, b) in ends.items()}
+    parts = {name: horizon_frames(name, size) for name in HORIZONS}
+    figures = {f"psnr/{name}": psnr(video[:, :, part], truth[:, :, part]) for name, part in parts.items()}
     figures["psnr/still_block1"] = psnr(still[:, :, :size], truth[:, :, :size])
     return figures, truth, video
 

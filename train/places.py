@@ -31,9 +31,9 @@ from train.vae import psnr
 from train.walks import plan_walk
 from world_model.config import ModelConfig, PlacesConfig
 from world_model.geometry import camera_rays
-from world_model.places import FARTHEST, UNIT, Places, mean_token
+from world_model.places import FARTHEST, UNIT, Places
 from world_model.rollout import generator
-from world_model.text import build_text_encoder
+from world_model.text import build_text_encoder, mean_token
 from world_model.vae import VideoVAE
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.simulator import StreetSimulator
@@ -137,7 +137,7 @@ def see(
     mix: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on); where `unseen` [B], light comes from words.
-    In a share `mix` of the rest the picture before is mixed with another: a dream's light drifts, and words set it right."""
+    In a share `mix` of blocks the picture before is mixed with another: a dream's light drifts, and words set it right."""
     stride = corpus.config.vae.temporal_stride
     truth = torch.stack([corpus.block(w, b) for w, b in blocks])
     before = torch.stack([corpus.block(w, b - 1)[:, -1] for w, b in blocks])

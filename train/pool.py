@@ -20,7 +20,7 @@ from world_model.actions import Action
 from world_model.album import Album
 from world_model.dit import DiT
 from world_model.rollout import Motion, Worlds, generator, join_worlds, split_worlds, start_worlds
-from world_model.text import Conditioning, pooled_actions
+from world_model.text import Conditioning, mean_token
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
 
@@ -107,7 +107,7 @@ class Pool:
         tables = self.conditioning.actions[[a.index for a in actions]]
         texts = torch.stack([self._text(e) for e in entries])
         truth = torch.stack([self.corpus.block(e.walk, e.block) for e in entries])
-        words = [t.to(self.device) for t in (torch.cat([texts, tables], dim=1), pooled_actions(tables), truth)]
+        words = [t.to(self.device) for t in (torch.cat([texts, tables], dim=1), mean_token(tables), truth)]
         motion = self.corpus.motion([e.walk for e in entries], [e.block for e in entries]).to(self.device)
         return Batch(index, worlds, past, actions, motion, *words)
 

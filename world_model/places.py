@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from world_model.camera import CameraConfig
 from world_model.config import PlacesConfig
 from world_model.geometry import camera_rays, camera_to_world
+from world_model.text import mean_token
 
 UNIT = 0.125  # metres of one step of the stored distances
 STEPS = 28  # of sphere tracing
@@ -92,7 +93,7 @@ class Places(nn.Module):
         """Light and weather [B, L]: of a world's first and last pictures' latents [B, C, h, w] where `present` [B], and of a text's
         tokens [B, N, D], zero-padded. The first tells what light returns when an event ends."""
         bands = [F.adaptive_avg_pool2d(x.float(), (BANDS, 1)).flatten(1) * present[:, None] for x in (last, first)]
-        text = mean_token(context)
+        text = mean_token(context.float())
         known = torch.cat([bands[0], present[:, None].float(), text, bands[1]], dim=1)
         number = self.tables[0].dtype
         seen = [self.sight(x.to(number)) * present[:, None] for x in (last, first)]
@@ -101,7 +102,7 @@ class Places(nn.Module):
     def somewhere(self, stream: torch.Generator, context: Tensor) -> Tensor:
         """One of the `views`: a pose [3] float64 (x, z; metres; yaw, radians), likelier what the text's tokens [1, N, D] describe;
         any if there is no text."""
-        logits = self.where(mean_token(context).to(self.where.weight.dtype))[0].double().cpu()
+        logits = self.where(mean_token(context.float()).to(self.where.weight.dtype))[0].double().cpu()
         told = bool((context != 0).any())
         share = logits.softmax(-1) if told else torch.ones_like(logits)
         return self.views[torch.multinomial(share, 1, generator=stream)[0]].double()
@@ -171,9 +172,3 @@ class Places(nn.Module):
             weight = torch.where(part.new_tensor(bits) > 0, part, 1 - part).prod(dim=-1, keepdim=True)
             total = total + F.embedding(key & (len(table) - 1), table) * weight
         return total
-
-
-def mean_token(context: Tensor) -> Tensor:
-    """Mean [B, D] of a text's tokens [B, N, D], zero-padded."""
-    words = (context != 0).any(dim=-1).sum(dim=1).clamp(min=1)
-    return context.float().sum(dim=1) / words[:, None]

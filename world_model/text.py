@@ -101,7 +101,7 @@ class Conditioning:
         """[B, event_tokens + action_tokens, dim] and the mean action token [B, dim], float32 on the CPU."""
         table = self.actions[[action.index for action in actions]]
         event = torch.stack([self.event(text) for text in events])
-        return torch.cat([event, table], dim=1), pooled_actions(table)
+        return torch.cat([event, table], dim=1), mean_token(table)
 
     def _caption(self, action: Action) -> str:
         return f"{self.config.prefix}{action.caption}"
@@ -132,10 +132,10 @@ class JoinedConditioning(Conditioning):
         length = self.config.event_tokens + self.config.action_tokens
         captions = [f"{self._caption(action)} {(text or '').strip()}" for action, text in zip(actions, events)]
         table = torch.stack([self._remembered(caption.strip(), length) for caption in captions])
-        return table, pooled_actions(table)
+        return table, mean_token(table)
 
 
-def pooled_actions(tokens: Tensor) -> Tensor:
-    """Mean over an action caption's real (non-zero) tokens: [..., n, dim] -> [..., dim]."""
+def mean_token(tokens: Tensor) -> Tensor:
+    """Mean over a text's real (non-zero) tokens: [..., n, dim] -> [..., dim]."""
     real = (tokens != 0).any(dim=-1, keepdim=True)
     return (tokens * real).sum(dim=-2) / real.sum(dim=-2).clamp(min=1)
