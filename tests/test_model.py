@@ -17,6 +17,8 @@ from torch import Tensor
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
 from world_model.rollout import Worlds, dream_block, generator, join_worlds, split_worlds
+from world_model.threads import beside
+from world_model.warp import guide_block
 
 WALK, BACK, TURN = Action.from_keys("W"), Action.from_keys("S"), Action.from_keys("", "→")
 RAIN = "a heavy rainstorm begins"
@@ -179,6 +181,44 @@ def test_dreaming_side_by_side_leaves_later_threads_as_many_as_before(world_mode
     later.start()
     later.join()
     assert found == [2] == [torch.get_num_threads()]
+
+
+def test_the_guide_is_made_beside_the_rest_on_half_of_the_threads_each(world_model, pictures, threads, monkeypatch):
+    """On two threads the guide has one of its own; on one it is made where it is asked for. The pictures are the same."""
+    ran: list[tuple[int, int]] = []
+
+    def noted(*given, **named):
+        ran.append((threading.get_ident(), torch.get_num_threads()))
+        return guide_block(*given, **named)
+
+    monkeypatch.setattr("world_model.rollout.guide_block", noted)
+    shown = []
+    for count in (1, 2):
+        threads(count)
+        state = world_model.start(pictures[:1], [""], [3])
+        for action, event in ((WALK, None), (TURN, RAIN), (TURN, RAIN)):
+            state, frames = world_model.step(state, [action], [event])
+            shown.append(frames)
+        assert torch.get_num_threads() == count
+    here = threading.get_ident()
+    assert ran[:3] == 3 * [(here, 1)] and here not in {ident for ident, _ in ran[3:]} and len(ran) == 6
+    assert {number for _, number in ran} == {1}
+    np.testing.assert_array_equal(shown[:3], shown[3:])
+
+
+def test_an_error_beside_is_told_and_threads_are_as_before(threads):
+    def fails() -> None:
+        raise ValueError("no guide")
+
+    threads(2)
+    with pytest.raises(ValueError, match="no guide"), beside(fails, torch.device("cpu")) as answer:
+        answer()
+    done: list[int] = []
+    with pytest.raises(KeyError), beside(lambda: done.append(1), torch.device("cpu")):
+        raise KeyError("the body fails")
+    assert done == [1] and torch.get_num_threads() == 2  # nothing is left running
+    with beside(lambda: torch.get_num_threads(), torch.device("meta")) as answer:
+        assert answer() == 2
 
 
 def join(states: list[WorldState]) -> WorldState:

@@ -19,8 +19,20 @@ from torch import Tensor
 from train import foundation
 from train import places as stage
 from train.land import STARTS, land, starting_pictures
-from train.places import Settings, count_voxels, distance_field, learn_views, load_places, mark_walks, mixed, see, train
-from train.shards import HELD_OUT
+from train.places import (
+    Settings,
+    count_voxels,
+    distance_field,
+    learn_views,
+    load_places,
+    mark_walks,
+    mixed,
+    see,
+    settled,
+    train,
+)
+from train.shards import HELD_OUT, WalkInfo
+from train.walks import rephrased
 from world_model.config import ModelConfig, PlacesConfig
 from world_model.finder import Finder
 from world_model.model import WorldModel
@@ -28,6 +40,7 @@ from world_model.places import FARTHEST, UNIT, Places
 from world_model.rollout import generator
 from world_model.text import build_text_encoder
 from yume_gym.street.captions import scene_caption
+from yume_gym.street.events import EVENTS
 from yume_gym.street.motion import WALL_MARGIN
 from yume_gym.street.simulator import StreetSimulator
 
@@ -178,8 +191,45 @@ def test_what_is_learnt_is_the_truth_seen_from_the_true_pose(town_corpus, town_c
     assert present.tolist() == [False, True, True]
     assert torch.equal(words[0], town_corpus.text(town_corpus.info(4).caption))  # the blind are told
     assert torch.equal(words[1], town_corpus.text(town_corpus.info(6).event_at(11))) and words[1].any()
-    see(places, town_corpus, blocks, unseen, generator("see"), 1.0)  # type: ignore[arg-type]
+    everything = replace(QUICK, mixed=1.0, outdated=0.0, unheard=0.0)
+    see(places, town_corpus, blocks, unseen, generator("see"), everything)  # type: ignore[arg-type]
     assert torch.equal(places.light[0], first) and not torch.equal(places.light[1], before)  # only what is shown drifts
+
+
+def test_in_training_light_is_late_and_words_are_others(town_corpus):
+    """What is shown may be any earlier picture, an event is told in all phrasings of its kind, and tokens are left out."""
+    walk, block = 6, 11
+    info, places = town_corpus.info(walk), Asked()
+    kind = next(kind for _, text, kind in info.event if text == info.event_at(block))
+    drift = replace(QUICK, mixed=0.0, outdated=0.5, unheard=0.25)
+    _, truth = see(
+        places, town_corpus, 400 * [(walk, block)], torch.zeros(400, dtype=torch.bool), generator("late"), drift
+    )  # type: ignore[arg-type]
+    _, shown, _, words = places.light
+    assert all(torch.equal(latents, town_corpus.block(walk, block)) for latents in truth)  # the truth stays the truth
+    earlier = torch.stack([town_corpus.block(walk, b)[:, -1] for b in range(block)])
+    which = (shown[:, None] == earlier).flatten(2).all(dim=-1).int().argmax(dim=1)
+    assert torch.equal(shown, earlier[which]) and set(which.tolist()) == set(range(block))
+    assert float((which == block - 1).float().mean()) == pytest.approx(0.5 + 0.5 / block, abs=0.08)
+    phrases = torch.stack([town_corpus.text(phrase) for phrase in EVENTS[kind].phrases])
+    said = (words != 0).any(dim=-1)
+    agree = ((words[:, None] == phrases) | ~said[:, None, :, None]).flatten(2).all(dim=-1)
+    assert agree.any(dim=1).all() and len(set(agree.int().argmax(dim=1).tolist())) > 5
+    full = (phrases != 0).any(dim=-1)[agree.int().argmax(dim=1)]
+    assert float((full & ~said).sum() / full.sum()) == pytest.approx(0.25, abs=0.05)
+
+
+def test_texts_of_unknown_kinds_are_not_rephrased():
+    info = WalkInfo("a street", ((2, "rain sets in", None), (4, None, None), (6, "night falls", "night")))
+    stream = generator("rephrased")
+    assert [rephrased(info, block, stream) for block in (0, 2, 3, 5)] == [None, "rain sets in", "rain sets in", None]
+    assert {rephrased(info, 7, stream) for _ in range(400)} == set(EVENTS["night"].phrases)
+
+
+def test_blocks_in_which_a_text_begins_or_ends_are_not_learnt():
+    info = WalkInfo("a street", ((2, "night falls", "night"), (5, None, None)))
+    assert [settled(info, block, 8) for block in range(1, 8)] == [1, 3, 3, 4, 6, 6, 7]
+    assert settled(WalkInfo("a street", ((7, "night falls", "night"),)), 7, 8) == 7  # there is no next
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -249,7 +299,7 @@ def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path
             stage, "mixed", lambda pictures, share, stream: shares.append(share) or mixed(pictures, share, stream)
         )
         whole = quick(town_config, folders, tmp_path / "whole", 6)
-    assert shares[:6] == 6 * [QUICK.mixed] and set(shares[6:]) == {0.0}  # nothing is mixed where errors are measured
+    assert shares == 6 * [QUICK.mixed]  # nothing is mixed where errors are measured
     with monkeypatch.context() as patch:
         patch.setattr(stage, "Run", stopped_after(3))
         assert not same(quick(town_config, folders, tmp_path / "parts", 6), whole)

@@ -22,6 +22,7 @@ from world_model.rollout import Motion
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
 from world_model.warp import guide_block
+from yume_gym.street.events import EVENTS
 
 
 class Corpus:
@@ -46,6 +47,8 @@ class Corpus:
         self.blocks = self._shards[0].header.blocks_per_walk
         texts = {info.caption for shard in self._shards for info in shard.walks}
         texts |= {text for shard in self._shards for info in shard.walks for _, text, _ in info.event if text}
+        kinds = {kind for shard in self._shards for info in shard.walks for _, _, kind in info.event if kind in EVENTS}
+        texts |= {text for kind in kinds for text in EVENTS[kind].phrases}
         encoder = build_text_encoder(config.text)
         self._texts = {
             t: encoder.encode(t, config.text.event_tokens).half()

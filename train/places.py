@@ -28,7 +28,7 @@ from train.routes import open_start
 from train.shards import HELD_OUT, WalkInfo
 from train.sheet import to_pictures
 from train.vae import psnr
-from train.walks import plan_walk
+from train.walks import plan_walk, rephrased
 from world_model.config import ModelConfig, PlacesConfig
 from world_model.geometry import camera_rays
 from world_model.places import FARTHEST, UNIT, Places
@@ -56,6 +56,8 @@ class Settings:
     blocks: int = 300
     unseen: float = 0.15  # share of blocks whose light and weather only the caption tells
     mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
+    outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
+    unheard: float = 0.25  # share of a text's tokens that are left out: other words are to be understood too
     captions: int = 8  # of each view that a text can choose
     ema: float = 0.995
     town_seed: int = 0
@@ -134,13 +136,18 @@ def see(
     blocks: list[tuple[int, int]],
     unseen: Tensor,
     stream: torch.Generator,
-    mix: float = 0.0,
+    drift: Settings | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on); where `unseen` [B], light comes from words.
-    In a share `mix` of blocks the picture before is mixed with another: a dream's light drifts, and words set it right."""
+
+    With the shares of `drift` the picture before is mixed with another or is an earlier one, because a dream's light drifts and
+    comes late, and words set it right; events are then told in any phrasing, with tokens left out.
+    """
     stride = corpus.config.vae.temporal_stride
     truth = torch.stack([corpus.block(w, b) for w, b in blocks])
-    before = torch.stack([corpus.block(w, b - 1)[:, -1] for w, b in blocks])
+    late = torch.rand(len(blocks), generator=stream) < (drift.outdated if drift else 0.0)
+    before = [(w, _any(b, stream) if old else b - 1) for (w, b), old in zip(blocks, late.tolist())]
+    shown = torch.stack([corpus.block(w, b)[:, -1] for w, b in before])
     starts = [_start(corpus.info(w), b, stream) for w, b in blocks]
     first = torch.stack([corpus.block(w, b)[:, 0] for (w, _), b in zip(blocks, starts)])
     words = []
@@ -148,8 +155,12 @@ def see(
         info = corpus.info(walk)
         event = info.event_at(block)
         told = event is None and (blind or float(torch.rand((), generator=stream)) < 0.4)
-        words.append(corpus.text(info.caption if told else event))
-    look = places.looks(first, mixed(before, mix, stream), ~unseen, torch.stack(words))
+        words.append(corpus.text(info.caption if told else rephrased(info, block, stream) if drift else event))
+    context = torch.stack(words)
+    if drift:
+        shown = mixed(shown, drift.mixed, stream)
+        context = context * (torch.rand(context.shape[:2], generator=stream) >= drift.unheard)[..., None]
+    look = places.looks(first, shown, ~unseen, context)
     walks, numbers = zip(*blocks)
     motion, last = corpus.motion(walks, numbers), slice(stride - 1, None, stride)
     start = torch.tensor([corpus.position(w, b) for w, b in blocks], dtype=torch.float64)
@@ -160,7 +171,16 @@ def see(
 def _start(info: WalkInfo, block: int, stream: torch.Generator) -> int:
     """A block before `block` at which a world that is there now may have begun: without an event, if there is one."""
     calm = [b for b in range(block) if info.event_at(b) is None] or list(range(block))
-    return calm[int(torch.randint(len(calm), (), generator=stream))]
+    return calm[_any(len(calm), stream)]
+
+
+def _any(count: int, stream: torch.Generator) -> int:
+    return int(torch.randint(count, (), generator=stream))
+
+
+def settled(info: WalkInfo, block: int, blocks: int) -> int:
+    """`block`, or the next if the text in force changes there: light and weather take time, and `Places` is to know what comes."""
+    return block if info.event_at(block) == info.event_at(block - 1) else min(block + 1, blocks - 1)
 
 
 def mixed(pictures: Tensor, share: float, stream: torch.Generator) -> Tensor:
@@ -254,7 +274,8 @@ def train(
         walks = torch.randint(HELD_OUT, len(corpus), (settings.batch,), generator=stream).tolist()
         numbers = torch.randint(1, corpus.blocks, (settings.batch,), generator=stream).tolist()
         unseen = torch.rand(settings.batch, generator=stream) < settings.unseen
-        found, truth = see(places, corpus, list(zip(walks, numbers)), unseen, stream, settings.mixed)
+        blocks = [(w, settled(corpus.info(w), b, corpus.blocks)) for w, b in zip(walks, numbers)]
+        found, truth = see(places, corpus, blocks, unseen, stream, settings)
         loss = (found - truth).square().mean()
         run.accelerator.backward(loss)
         for optimizer, rate in zip(run.optimizers, rates):
@@ -287,7 +308,9 @@ def load_places(places: Places, folder: Path | None) -> None:
 
 def main() -> None:
     prepare_cpu()
-    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "seed"), ("data", "vae"), ("places",))
+    config, settings, a = read_arguments(
+        __doc__, Settings, ("batch", "lr", "table_lr", "seed"), ("data", "vae"), ("places",)
+    )
     train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.places)
 
 

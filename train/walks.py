@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 
 from train.shards import EventChange, Walk, WalkInfo
 from world_model.camera import CameraConfig, commanded_motion
 from world_model.config import ModelConfig
 from yume_gym.street.captions import scene_caption
-from yume_gym.street.events import sample_phrase
+from yume_gym.street.events import EVENTS, sample_phrase
 from yume_gym.street.simulator import StreetSimulator
 from yume_gym.street.walker import Walker
 
@@ -134,6 +135,16 @@ def render_walk(recipe: StreetRecipe, index: int) -> Walk:
 def _simulator(recipe: StreetRecipe) -> StreetSimulator:
     """One a process: building a town and compiling its kernels costs more than a walk."""
     return StreetSimulator.like(recipe, recipe.town_seed, recipe.town_blocks)
+
+
+def rephrased(info: WalkInfo, block: int, stream: torch.Generator) -> str | None:
+    """The event's text in force during a block, in any phrasing of its kind; as it is where its kind is not known."""
+    text = info.event_at(block)
+    kind = next((kind for _, told, kind in info.event if told == text), None)
+    if text is None or kind not in EVENTS:
+        return text
+    phrases = EVENTS[kind].phrases
+    return phrases[int(torch.randint(len(phrases), (), generator=stream))]
 
 
 def _changes(plan: WalkPlan, blocks: int, rng: np.random.Generator) -> tuple[EventChange, ...]:

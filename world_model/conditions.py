@@ -33,8 +33,8 @@ class Conditions:
     memory_table: Tensor | None
     bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and the guide
     pooled: Tensor | None  # [B, D] pooled action
-    guide: Tensor | None  # [B, C, K, h, w]: a data prediction starts from it
-    variance: Tensor | None  # [B, C, K, h, w] of the data around the guide
+    guide: Tensor | None = None  # [B, C, K, h, w]: a data prediction starts from it
+    variance: Tensor | None = None  # [B, C, K, h, w] of the data around the guide
 
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""

@@ -3,13 +3,15 @@
 One class from the 3M-parameter street to the released 5B: parameter names of the shared parts are Wan2.2's and Yume's.
 A block is dreamt in two moves, so that what does not depend on the noise is computed once for all sampler steps:
 
-    conditions = dit.prepare(history, memory, context, target, guide)
+    conditions = dit.prepare(history, memory, context, target, pooled, guide, valid, known)
     output = dit(x, sigma, conditions)
 
 Shapes: B worlds, C latent channels, K latent frames of the block, h x w latent size, D width, L predicted tokens, N context tokens.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -154,30 +156,6 @@ class DiT(nn.Module):
             tokens[0] = tokens[0] + 0 * torch.stack([p.sum() for p in kernels]).sum()
         return torch.cat(tokens, 1), torch.cat(coordinates, 1), grids
 
-    def _target_bias(
-        self, batch: int, guide: Tensor | None, valid: Tensor | None, known: Tensor | None, grid: Grid
-    ) -> Tensor | None:
-        bias = None
-        if self.screen is not None:
-            bias = repeat(self.screen, "1 D h w -> 1 (F h w) D", F=grid[0]).expand(batch, -1, -1)
-        if self.guide_embedding is not None:
-            if guide is None or valid is None:
-                raise ValueError("this model needs a guide: pass latents [B, C, K, h, w] and validity [B, 1, K, h, w]")
-            parts = [guide * valid, valid] + ([known] if known is not None else [])
-            embedded = self.guide_embedding(torch.cat(parts, dim=1).to(self.dtype))
-            bias = embedded.flatten(2).transpose(1, 2) + (0 if bias is None else bias)
-        return bias
-
-    def _prior(
-        self, guide: Tensor | None, valid: Tensor | None, known: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What is known of a block beforehand: the guide where it saw something, else the place if it is known; and how well."""
-        if guide is None or valid is None or self.prior_deviation is None:
-            return None, None
-        unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
-        mean = guide * valid if known is None else torch.lerp(known, guide, valid)
-        return mean, valid * seen + (1 - valid) * unseen
-
     # ---- channel half -------------------------------------------------------------------------------------------------
 
     def remember(self, block: History) -> ChannelMemory | None:
@@ -226,10 +204,17 @@ class DiT(nn.Module):
         guide [B, C, K, h, w], valid [B, 1, K, h, w] in 0..1: the last frame moved as commanded, and where it was in view.
         known [B, C, K, h, w]: the same views as the place is known by heart.
         """
+        return self.show(self.read(history, memory, context, target, pooled), guide, valid, known)
+
+    def read(
+        self, history: History | None, memory: ChannelMemory | None, context: Tensor, target: Target,
+        pooled: Tensor | None = None,
+    ) -> Conditions:  # fmt: skip
+        """The part of `prepare` that needs no guide: of words and of the past."""
         c = self.config.dit
         text = self.text_embedding(context.to(self.dtype))
         keys = [layer.cross_attn.keys_values(text) for layer in self.layers]
-        grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history, guide))
+        grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
         start = target.frame[:, 0]
         tokens: Tensor | None = None
         grids: list[Grid] = []
@@ -252,16 +237,31 @@ class DiT(nn.Module):
             coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
             memory_table = rotary_table(coords, self.channel_frequencies)
             memory = memory or self.no_memory(context)
+        bias = None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
+        action = self.action_embedding
         return Conditions(
-            keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies),
-            memory, memory_table, self._target_bias(context.shape[0], guide, valid, known, grid),
-            self.action_embedding(pooled.to(self.dtype)) if self.action_embedding is not None and pooled is not None else None,
-            *self._prior(guide, valid, known),
+            keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies), memory,
+            memory_table, bias, action(pooled.to(self.dtype)) if action is not None and pooled is not None else None,
         )  # fmt: skip
 
-    def _latent_rows(self, history: History | None, guide: Tensor | None) -> tuple[int, int]:
-        latents = history.latents if history is not None else guide
-        rows, columns = self.config.latent_size if latents is None else latents.shape[-2:]
+    def show(
+        self, conditions: Conditions, guide: Tensor | None, valid: Tensor | None, known: Tensor | None
+    ) -> Conditions:
+        """The rest of `prepare`: `conditions` with the guide, for models that have one."""
+        if self.guide_embedding is None or self.prior_deviation is None:
+            return conditions
+        if guide is None or valid is None:
+            raise ValueError("this model needs a guide: pass latents [B, C, K, h, w] and validity [B, 1, K, h, w]")
+        parts = [guide * valid, valid] + ([known] if known is not None else [])
+        embedded = self.guide_embedding(torch.cat(parts, dim=1).to(self.dtype)).flatten(2).transpose(1, 2)
+        # what is known beforehand: the guide where it saw something, else the place if it is known; and how well
+        unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
+        mean = guide * valid if known is None else torch.lerp(known, guide, valid)
+        bias = embedded if conditions.bias is None else embedded + conditions.bias
+        return replace(conditions, bias=bias, guide=mean, variance=valid * seen + (1 - valid) * unseen)
+
+    def _latent_rows(self, history: History | None) -> tuple[int, int]:
+        rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]
         return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
 
     def no_memory(self, context: Tensor) -> ChannelMemory:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,10 +41,9 @@ from world_model.rollout import (
     start_worlds,
 )
 from world_model.text import Conditioning
+from world_model.threads import side_by_side
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_into, load_tensors, read_config
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ class WorldModel:
 
         # one world at a time: batched matrix products round differently, and a world must not depend on its neighbours
         each = list(zip(split_worlds(state.worlds), actions, context, state.seeds, state.steps))
-        dreamt = [dream(*one) for one in each] if threads is None else _side_by_side(dream, each, threads)
+        dreamt = [dream(*one) for one in each] if threads is None else side_by_side(dream, each, threads)
         worlds, videos = zip(*dreamt)
         steps_after = tuple(number + 1 for number in state.steps)
         return replace(state, worlds=join_worlds(worlds), steps=steps_after), _to_uint8(torch.cat(videos))
@@ -258,18 +256,6 @@ class WorldModel:
             got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
             raise ValueError(f"a start picture must be a uint8 array of shape {shape}, got {got}")
         return torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def _side_by_side(work: Callable[..., Result], each: Sequence[tuple], threads: int) -> list[Result]:
-    """`work` of each on so many threads, as many at a time as torch may use threads."""
-    if threads < 1:
-        raise ValueError(f"threads must be 1 or more for each world, got {threads}")
-    total = torch.get_num_threads()
-    at_once = max(1, min(total // threads, len(each)))
-    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        found = [future.result() for future in [pool.submit(work, *one) for one in each]]
-    torch.set_num_threads(total)  # torch gives threads that begin later the number that was set last
-    return found
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:

@@ -20,6 +20,7 @@ from world_model.camera import commanded_motion
 from world_model.conditions import Conditions, Target
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
+from world_model.threads import beside
 from world_model.tscm import ChannelMemory, History, append_all, append_tiers, still_history
 from world_model.vae import DecoderCache, VideoVAE
 from world_model.warp import OUTDATED, Guide, guide_block
@@ -224,25 +225,18 @@ def prepare_block(
     words = context[:, : config.text.event_tokens]
     told = words.float().sum(dim=1)
     changed = (told != worlds.told).any(dim=-1) & (worlds.frame > 0)
-    guide = known = None
-    if dit.depth is not None:
-        there = worlds.place + motion.displacement[:, -1]
-        recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
-        if recalled is not None:  # pictures from before the text changed show another light
-            recalled = replace(recalled, present=recalled.present & ~changed)
-        trust = worlds.history.known * torch.where(changed, OUTDATED, 1.0)
-        guide = guide_block(
-            dit.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
-            recalled, worlds.cache, worlds.doubt if dit.places is not None else None, trust,
-        )  # fmt: skip
-    if dit.places is not None:
-        shown = worlds.history.latents
-        look = dit.places.looks(shown[:, :, 0], shown[:, :, -1], worlds.history.known, words)
-        stand = worlds.place[:, None] + motion.displacement[:, last]
-        known = dit.places(stand, target.yaw, target.pitch, look)
-    history = worlds.history if worlds.history.frames else None
+    with beside(lambda: _guide(dit, vae, worlds, motion, changed), worlds.picture.device) as guided:
+        history = worlds.history if worlds.history.frames else None
+        conditions = dit.read(history, worlds.memory, context, target, pooled)
+        known = None
+        if dit.places is not None:
+            shown = worlds.history.latents
+            look = dit.places.looks(shown[:, :, 0], shown[:, :, -1], worlds.history.known, words)
+            stand = worlds.place[:, None] + motion.displacement[:, last]
+            known = dit.places(stand, target.yaw, target.pitch, look)
+        guide = guided()
     latents, valid = (guide.latents, guide.valid) if guide is not None else (None, None)
-    conditions = dit.prepare(history, worlds.memory, context, target, pooled, latents, valid, known)
+    conditions = dit.show(conditions, latents, valid, known)
     place = History(
         worlds.history.latents[:, :, :0],
         target.frame,
@@ -251,6 +245,21 @@ def prepare_block(
         torch.ones_like(target.frame, dtype=torch.bool),
     )
     return conditions, Ahead(place, guide, told, changed)
+
+
+def _guide(dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, changed: Tensor) -> Guide | None:
+    """The guide of the next block, for models that have one; the text in force has `changed` [B] bool."""
+    if dit.depth is None:
+        return None
+    there = worlds.place + motion.displacement[:, -1]
+    recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
+    if recalled is not None:  # pictures from before the text changed show another light
+        recalled = replace(recalled, present=recalled.present & ~changed)
+    trust = worlds.history.known * torch.where(changed, OUTDATED, 1.0)
+    return guide_block(
+        dit.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
+        recalled, worlds.cache, worlds.doubt if dit.places is not None else None, trust,
+    )  # fmt: skip
 
 
 def denoise_block(

@@ -255,6 +255,23 @@ EVENT_KINDS: tuple[EventKind, ...] = (
             a cloudburst drenches the road
             it starts to rain
             a thunderstorm with heavy rain arrives
+            a violent storm empties its clouds over the houses
+            water pours down from a black sky
+            the rainy season starts
+            everyone gets drenched by the rain
+            a thunderstorm breaks loose
+            puddles spread as rain drums on the road
+            sheets of rain sweep along the houses
+            dark clouds burst and soak us with rain
+            stormy weather: rain and wind
+            the sky opens its floodgates and it rains
+            a soaking downpour, with no shelter in sight
+            big raindrops splash on the pavement
+            a drizzle turns to pouring rain
+            rain, rain, nothing but rain
+            thunder rolls and rain lashes the windows
+            a rain shower drifts over the roofs
+            the weather turns bad and rain falls
         """),
         _lines("""
             buckets of water fall from above
@@ -265,9 +282,9 @@ EVENT_KINDS: tuple[EventKind, ...] = (
             wet weather rolls in, drops hammer the asphalt
         """),
         _words("""
-            rain, rains, rained, raining, rainy, rainfall, rainstorm*, downpour*, pour, pouring, pours, cloudburst*,
-            shower*, torrential, monsoon, umbrella*, drench*, storm, thunder*, buckets of water, cats and dogs,
-            drizzl*, wet weather
+            rain, rains, rained, raining, rainy, rainfall, rainstorm*, raindrop*, stormy, downpour*, pour, pouring,
+            pours, cloudburst*, shower*, torrential, monsoon, umbrella*, drench*, storm, thunder*, buckets of water,
+            cats and dogs, drizzl*, wet weather
         """),
     ),
     EventKind(
@@ -286,6 +303,22 @@ EVENT_KINDS: tuple[EventKind, ...] = (
             winter comes and snow falls
             big snowflakes swirl in the air
             the first snow of winter falls
+            flakes of snow float down all around
+            a winter storm buries the road in snow
+            snow piles up on fences and window sills
+            everything turns white under fresh snow
+            sleet and snow whirl through the air
+            a snowy winter day
+            deep snow covers lawns and pavements
+            soft snow keeps falling without a sound
+            wintry weather, it snows
+            snow whitens trees and rooftops
+            the cold brings snow
+            snowfall sets in
+            the road vanishes beneath a layer of snow
+            swirling snow fills the sky
+            a curtain of snow comes down
+            Christmas weather with plenty of snow
         """),
         _lines("""
             a blizzard hits the town
@@ -315,6 +348,22 @@ EVENT_KINDS: tuple[EventKind, ...] = (
             a thick mist settles over the road
             the fog gets denser and denser
             white mist drifts through the street
+            a wall of fog moves in
+            fog so thick that houses fade away
+            I can hardly see ahead through the fog
+            the far end of the street is lost in mist
+            a misty veil hangs over everything
+            foggy air hides the distance
+            smog lies over the town
+            buildings become pale shapes in the fog
+            a bank of fog drifts along the road
+            sea fog blows in from the coast
+            clouds of mist roll along the ground
+            the horizon dissolves in grey mist
+            you can barely see the next corner in this fog
+            a hazy morning, nothing but fog
+            damp fog wraps the lamps and trees
+            everything beyond a few steps is hidden by fog
         """),
         _lines("""
             visibility drops to a few metres
@@ -344,6 +393,21 @@ EVENT_KINDS: tuple[EventKind, ...] = (
             an orange sunset colours the sky
             the low sun turns everything golden
             the sun sinks behind the rooftops
+            the sky glows orange at dusk
+            the sun is low and everything shines golden
+            late evening light, warm and low
+            a golden evening begins
+            the sinking sun paints the clouds pink
+            the end of the day, with a golden glow
+            evening comes with a red sky
+            warm golden rays from a sun close to the roofs
+            a romantic sunset
+            the sun disappears behind the houses at sunset
+            the houses shine orange in the evening sun
+            early evening, the light turns yellow and orange
+            sunset time
+            golden light reaches far down the street
+            pink clouds and a setting sun
         """),
         _lines("""
             dusk arrives with amber hues
@@ -356,7 +420,7 @@ EVENT_KINDS: tuple[EventKind, ...] = (
         _words("""
             sunset*, sun sets, sun goes down, sun is setting, sun sinks, low sun, golden, dusk, twilight,
             evening, amber, crimson, day draws to a close, long shadows, evening sun, dips below, golden light,
-            sky turns orange
+            sky turns orange, sinking sun, setting sun
         """),
     ),
     EventKind(
@@ -375,6 +439,21 @@ EVENT_KINDS: tuple[EventKind, ...] = (
             the city goes dark and the lights come on
             the night begins
             nightfall, and stars come out
+            the day is over and it is dark
+            all light fades until the street is dark
+            stars twinkle over the dark houses
+            a moonlit night
+            windows glow in the dark
+            late at night
+            the sky goes black and lamps glow
+            a black night with shining windows
+            the middle of the night
+            night time in the city
+            darkness everywhere, with lit windows only
+            the last light vanishes and night takes the town
+            street lights shine in a dark street
+            nighttime: the houses are black, the windows yellow
+            it grows darker and darker until it is night
         """),
         _lines("""
             it is midnight now
@@ -404,6 +483,23 @@ EVENT_KINDS: tuple[EventKind, ...] = (
             the rain stops and the sun comes out
             a clear blue sky appears
             warm sunshine lights the buildings
+            a sunny afternoon
+            the bad weather is over, sunshine again
+            beautiful clear weather
+            the sky is blue again
+            a bright summer day
+            all clouds are gone, the sky is clear
+            the sun is high in a blue sky
+            brilliant sunlight on the houses
+            a cheerful sunny morning
+            broad daylight under a clear sky
+            it brightens up and gets sunny
+            the day turns clear and sunny
+            sun and blue sky everywhere
+            fine weather with sunshine returns
+            the fog lifts and the sun appears
+            the snow stops and the sky clears
+            it is broad day and the sun is bright
         """),
         _lines("""
             gorgeous summer weather arrives
