@@ -245,10 +245,7 @@ def test_a_training_batch_is_dreamt_as_its_worlds_alone(config, distiller, stude
             assert entry is not None
             if ages[row] == 0:
                 states[slot] = WorldState(entry.worlds, (seeds[row],), (0,), ("",))
-            text = corpus.info(entry.walk)
-            event = text.event_at(entry.block)
-            if event is None and batch.context[row, :8].any():
-                event = text.caption
+            event = distiller.pool.told(entry)
             states[slot], frames = model.step(states[slot], [batch.actions[row]], [event])
             expected.append((states[slot].worlds.history.latents[0, :, -config.block_latents :], frames[0]))
         remembering = replace(batch, worlds=replace(batch.worlds, memory=student.remember(batch.past)))

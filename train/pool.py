@@ -16,6 +16,7 @@ from torch import Tensor
 from train.corpus import Corpus
 from train.sharding import anywhere
 from train.shards import HELD_OUT
+from train.walks import rephrased
 from world_model.actions import Action
 from world_model.album import Album
 from world_model.dit import DiT
@@ -105,7 +106,7 @@ class Pool:
         worlds, past = join_worlds([e.worlds for e in entries]), _join([e.past for e in entries])
         actions = [self.corpus.action(e.walk, e.block) for e in entries]
         tables = self.conditioning.actions[[a.index for a in actions]]
-        texts = torch.stack([self._text(e) for e in entries])
+        texts = torch.stack([self.corpus.text(self.told(e)) for e in entries])
         truth = torch.stack([self.corpus.block(e.walk, e.block) for e in entries])
         words = [t.to(self.device) for t in (torch.cat([texts, tables], dim=1), mean_token(tables), truth)]
         motion = self.corpus.motion([e.walk for e in entries], [e.block for e in entries]).to(self.device)
@@ -187,15 +188,17 @@ class Pool:
             past = replace(front, present=torch.zeros_like(front.present)).join(still)
             self.entries[i] = Entry(walk, block, last, dreams, world, past)
 
-    def _text(self, entry: Entry) -> Tensor:
-        """The event's text while one is in force; else the caption for a text start and in some worlds; else nothing."""
-        chance = float(torch.rand((), generator=generator(self.seed, "caption", entry.walk, entry.last)))
+    def told(self, entry: Entry) -> str | None:
+        """What a world hears: the event while one is in force, each world in a phrasing of its own; else the caption for a text
+        start and in some worlds; else nothing."""
         info = self.corpus.info(entry.walk)
         event = info.event_at(entry.block)
+        if event is not None:
+            stream = generator(self.seed, "phrasing", entry.walk, entry.last, event)
+            return rephrased(info, entry.block, stream)
+        chance = float(torch.rand((), generator=generator(self.seed, "caption", entry.walk, entry.last)))
         needed = not bool(entry.worlds.history.present[0, -1])
-        if event is None and (needed or chance < self.caption):
-            return self.corpus.text(info.caption)
-        return self.corpus.text(event)
+        return info.caption if needed or chance < self.caption else None
 
 
 def _join(histories: list[History]) -> History:

@@ -249,7 +249,7 @@ PRESETS: dict[str, ModelConfig] = {
         dit=_STREET_DIT,
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32),
         text=TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=32),
-        sampler=SamplerConfig(steps=4, shift=3.0, start_steps=12, temperature=0.5),
+        sampler=SamplerConfig(steps=4, shift=3.0, temperature=0.5),
     ),
     "yume-5b": ModelConfig(
         name="yume-5b", height=704, width=1280, fps=16, block_latents=8, start_latents=5,
@@ -268,7 +268,7 @@ PRESETS: dict[str, ModelConfig] = {
         ),
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
         text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),
-        sampler=SamplerConfig(steps=4, shift=3.0, start_steps=4),
+        sampler=SamplerConfig(steps=4, shift=3.0),
     ),
 }  # fmt: skip
 
