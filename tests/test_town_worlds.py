@@ -18,6 +18,7 @@ from torch import Tensor
 from train.places import distance_field
 from train.shards import HELD_OUT
 from world_model.actions import Action
+from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.finder import Finder
@@ -103,7 +104,8 @@ def test_the_known_place_is_the_prior_where_the_guide_saw_nothing(town_dit, town
     valid = torch.zeros(2, 1, *shape[2:])
     valid[0, ..., 3:] = 1.0
     valid[1, ..., 0, :] = 0.25
-    mean, variance = town_dit._prior(guide, valid, known)
+    shown = town_dit.show(Conditions([], [], None, [], torch.zeros(0), None, None, None, None), guide, valid, known)
+    mean, variance = shown.guide, shown.variance
     unseen, seen = (town_dit.prior_deviation[row].square()[:, None, None, None] for row in (0, 1))
     assert torch.equal(mean[0, ..., :3], known[0, ..., :3]) and torch.equal(mean[0, ..., 3:], guide[0, ..., 3:])
     assert torch.equal(variance[0, ..., :3], unseen.expand_as(variance[0, ..., :3]))
