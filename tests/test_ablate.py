@@ -121,16 +121,16 @@ def test_tokens_are_counted_where_they_are_made(config, corpus, frozen_vae, make
 
 
 def test_joint_history_runs_along_with_the_block(config, corpus, frozen_vae, make_dit, monkeypatch):
-    met, whole, conditioning = {}, DiT.prepare, Conditioning(config.text)
+    met, whole, conditioning = {}, DiT.read, Conditioning(config.text)
     for name in ("tscm", "joint-history"):
         variant, _ = variants_of(config, QUICK)[name]
 
-        def prepare(self, *args, name=name):  # type: ignore[no-untyped-def]
+        def read(self, *args, name=name):  # type: ignore[no-untyped-def]
             conditions = whole(self, *args)
             met[name] = conditions.tokens is not None, bool(conditions.history)
             return conditions
 
-        monkeypatch.setattr(DiT, "prepare", prepare)
+        monkeypatch.setattr(DiT, "read", read)
         cost(make_dit(variant), frozen_vae, corpus, conditioning)
     assert met == {"tscm": (False, True), "joint-history": (True, False)}
 
