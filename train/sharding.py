@@ -93,7 +93,7 @@ def mean_of(values: list[float]) -> list[float]:
 def shard(network: nn.Module, frozen: bool = False) -> None:
     """Shards a DiT over all processes, in place: its parameters become DTensors, float32, each process holding its part.
 
-    Units are the blocks, and in them what makes keys of text and channel memory, which `prepare` and `remember` call without
+    Units are the blocks, and in them what makes keys of text and channel memory, which `read` and `remember` call without
     the rest of the block. A `frozen` network (the real score) is kept in the precision it computes in.
     """
     if not isinstance(network, DiT):
@@ -123,7 +123,7 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
     # small, frozen, and called by some processes only: every process keeps the depth network whole
     whole = set(network.depth.parameters()) if network.depth is not None else None
     fully_shard(network, **{**how, "reshard_after_forward": True}, ignored_params=whole)
-    for method in ("prepare", "remember"):
+    for method in ("read", "show", "remember"):
         register_fsdp_forward_method(network, method)
 
 
