@@ -81,7 +81,7 @@ def test_forecast_grows_with_the_number_of_worlds() -> None:
 def test_lead_covers_nearly_all_rounds_and_forgets() -> None:
     forecast = Forecast()
     for i in range(60):
-        forecast.add(1, 0.4 if i % 10 == 0 else 0.2)
+        forecast.add(1, 0.4 if i % 5 == 0 else 0.2)
     lead = forecast.lead(1)
     assert lead is not None and lead > 0.39
     assert forecast.typical(1) == pytest.approx(0.2)

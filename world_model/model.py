@@ -41,7 +41,7 @@ from world_model.rollout import (
     start_worlds,
 )
 from world_model.text import Conditioning
-from world_model.threads import side_by_side
+from world_model.threads import one_thread, side_by_side
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_into, load_tensors, read_config
 
@@ -81,6 +81,7 @@ class WorldModel:
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
+    @one_thread()
     def load(
         cls,
         model: str | os.PathLike = "street",

@@ -1,4 +1,9 @@
-"""Small networks gain little from a second thread: on a CPU, independent work is faster side by side on its own threads."""
+"""Small networks gain little from a second thread: on a CPU, independent work is faster side by side on its own threads.
+
+Whatever thread has once computed with several keeps its helpers. When all helpers together outnumber the cores, OpenMP makes
+every one of them sleep instead of spin between two layers, and a block of a small network takes up to twice as long. So only
+the thread that dreams should compute with several; what others do on the way, they do in `one_thread`.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,17 @@ def side_by_side(work: Callable[..., Result], each: Sequence[tuple], threads: in
         found = [future.result() for future in [pool.submit(work, *one) for one in each]]
     torch.set_num_threads(total)  # torch gives threads that begin later the number that was set last
     return found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The calling thread computes alone; also as a decorator."""
+    total = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(total)
 
 
 @contextmanager

@@ -131,10 +131,12 @@ class _Hands:
     def __init__(self, seed: int, hold: Callable[[set[str]], None]) -> None:
         self._random, self._hold, self._next = np.random.default_rng(seed), hold, time.perf_counter()
 
-    def move(self) -> None:
+    def move(self) -> float:
+        """Change the keys if it is time to; returns the seconds until it is again."""
         if time.perf_counter() >= self._next:
             self._next += self._random.uniform(*_CHANGES)
             self._hold({str(key) for key in self._random.choice(KEYS, size=self._random.integers(3), replace=False)})
+        return max(0.0, self._next - time.perf_counter())
 
 
 class _MemoryAt:
@@ -165,10 +167,11 @@ def _press_keys(stop: threading.Event) -> None:
         held.clear()
         held.update(keys)
 
-    hands = _Hands(0, hold)
-    while not stop.wait(0.002):
-        if pygame.display.get_init():
-            hands.move()
+    while not pygame.display.get_init() and not stop.wait(0.01):
+        pass
+    hands, rest = _Hands(0, hold), 0.0
+    while not stop.wait(rest):
+        rest = hands.move()
 
 
 def _flow(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 import numpy as np
@@ -92,6 +93,10 @@ class Dreamer:
 
         Returns when it is done, after some seconds.
         """
+        with ThreadPoolExecutor(1) as passing:  # the caller is not to dream itself (world_model.threads)
+            passing.submit(self._dream_a_little).result()
+
+    def _dream_a_little(self) -> None:
         size = (self._model.config.height, self._model.config.width, 3)
         state = self._model.start([np.zeros(size, np.uint8)], [None], [0])
         for block in range(WARM_UP):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RECENT = 64  # rounds that a forecast rests on
-SURE = 0.97  # share of rounds that take no longer than the lead
-MARGIN = 0.03  # seconds from a block's completion to its display
+SURE = 0.9  # share of rounds that take no longer than the lead; the others are a little late, which is seldom a stutter
+MARGIN = 0.01  # seconds from a block's completion to its display
 SMOOTH = 1.5  # periods: a frame later than this after the one before is a stutter
 LAG = 0.5  # periods by which a frame may be late without the beat moving
 

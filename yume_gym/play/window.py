@@ -20,7 +20,7 @@ from yume_gym.play.start import Start
 from yume_gym.play.world import Frame
 
 PLAY_HEIGHT = 512  # small pictures are enlarged by a whole factor to about this many rows
-_NAP = 0.004  # seconds between two looks at the keyboard
+_NAP = 0.008  # seconds between two looks at the keyboard
 _NOTICE_SECONDS = 4.0
 _VIEWS = ("both", "dream", "street")
 _HELP = "WASD walk   arrows look   Enter event   R restart   N next seed   P pause   F clip   Tab HUD   Esc leave"
