@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from world_model.threads import one_thread
+from world_model.threads import one_thread, use_threads
 
 _PROGRAM = """
 import os
@@ -34,6 +36,22 @@ def test_one_thread_gives_back_the_number_even_after_an_error() -> None:
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before
+
+
+def test_a_thread_keeps_its_number_whatever_others_set_meanwhile() -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def work() -> None:
+        use_threads(3)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(torch.set_num_threads, 1).result()
+        seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(before)
+    assert seen == [3]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the threads of /proc")

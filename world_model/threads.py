@@ -17,15 +17,21 @@ import torch
 Result = TypeVar("Result")
 
 
+def use_threads(number: int) -> None:
+    """From now on the calling thread computes with `number` threads, whatever others set."""
+    torch.get_num_threads()  # the first look of a thread takes the number set last anywhere: it must not come after the next line
+    torch.set_num_threads(number)
+
+
 def side_by_side(work: Callable[..., Result], each: Sequence[tuple], threads: int) -> list[Result]:
     """`work` of each on so many threads, as many at a time as torch may use threads."""
     if threads < 1:
         raise ValueError(f"threads must be 1 or more for each world, got {threads}")
     total = torch.get_num_threads()
     at_once = max(1, min(total // threads, len(each)))
-    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ThreadPoolExecutor(at_once, initializer=use_threads, initargs=(threads,)) as pool:
         found = [future.result() for future in [pool.submit(work, *one) for one in each]]
-    torch.set_num_threads(total)  # torch gives threads that begin later the number that was set last
+    torch.set_num_threads(total)  # for threads that begin later
     return found
 
 
@@ -52,7 +58,7 @@ def beside(work: Callable[[], Result], device: torch.device) -> Iterator[Callabl
         yield work
         return
     each = total // 2
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,)) as pool:
+    with ThreadPoolExecutor(1, initializer=use_threads, initargs=(each,)) as pool:
         doing = pool.submit(work)
         torch.set_num_threads(each)
         try:

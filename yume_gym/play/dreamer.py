@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 import numpy as np
+import torch
 
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
 from world_model.rollout import join_worlds, split_worlds
+from world_model.threads import use_threads
 from yume_gym.first_person import EnvState
 from yume_gym.play.pace import Forecast
 from yume_gym.play.replay import Replay, made_with
@@ -58,6 +60,7 @@ class Dreamer:
         self._sessions: list[Session] = []
         self._opened = 0
         self._closed = False
+        self._computing = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="dreamer", daemon=True) if thread else None
         if self._thread is not None:
             self._thread.start()
@@ -93,7 +96,8 @@ class Dreamer:
 
         Returns when it is done, after some seconds.
         """
-        with ThreadPoolExecutor(1) as passing:  # the caller is not to dream itself (world_model.threads)
+        with ThreadPoolExecutor(1, initializer=use_threads, initargs=(self._computing,)) as passing:
+            # the caller is not to dream itself (world_model.threads)
             passing.submit(self._dream_a_little).result()
 
     def _dream_a_little(self) -> None:
@@ -151,6 +155,7 @@ class Dreamer:
             return session
 
     def _run(self) -> None:
+        use_threads(self._computing)
         while not self._closed:
             if self.pump():
                 continue
