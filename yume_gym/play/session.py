@@ -162,7 +162,7 @@ class Session:
         with self._changed:
             if self._paused or self._ended:
                 return NAP
-            return min(NAP, self._beat.due_in(self._clock()) if self._world.queue else NAP / 10)
+            return min(NAP, self._beat.due_in(self._clock()) if self._world.queue else NAP / 5)
 
     @property
     def paused(self) -> bool:

@@ -3,6 +3,7 @@
 
 const SLOWEST_RESERVE = 400; // ms
 const WAITING = 48; // frames kept at most; older ones are dropped
+const EARLY = 12; // ms before a frame is due that the browser is asked for its next repaint
 const FORGET = 5000; // ms after which the fastest delivery is measured anew
 
 export class Screen {
@@ -11,8 +12,8 @@ export class Screen {
     this.canvases = canvases;
     this.contexts = canvases.map((canvas) => canvas.getContext("2d", { alpha: false }));
     this.shown = shown;
+    this.asleep = true; // neither a timer nor a repaint is on its way
     this.reset();
-    requestAnimationFrame((now) => this.draw(now));
   }
 
   reset() {
@@ -43,17 +44,33 @@ export class Screen {
     else this.reserve = Math.max(10, this.reserve * 0.998);
     this.waiting.push({ header, bitmaps });
     if (this.waiting.length > WAITING) this.waiting.shift();
+    if (this.asleep) this.plan();
     return late;
   }
 
+  due({ header }) {
+    return header.due + this.offset + this.reserve;
+  }
+
+  // asks for a repaint only when one is needed: sixty a second for nothing are dear where the page has no graphics card
+  plan() {
+    this.asleep = !this.waiting.length;
+    if (this.asleep) return;
+    const repaint = () => requestAnimationFrame((now) => this.draw(now));
+    const left = this.due(this.waiting[0]) - performance.now() - EARLY;
+    if (left > 0) setTimeout(repaint, left);
+    else repaint();
+  }
+
   draw(now) {
-    requestAnimationFrame((next) => this.draw(next));
     let due = 0;
-    while (due < this.waiting.length && this.waiting[due].header.due + this.offset + this.reserve <= now + 4) due++;
-    if (!due) return;
-    const [{ header, bitmaps }] = this.waiting.splice(0, due).slice(-1);
-    bitmaps.forEach((bitmap, i) => this.paint(i, bitmap));
-    this.shown(header, now, due - 1);
+    while (due < this.waiting.length && this.due(this.waiting[due]) <= now + 4) due++;
+    if (due) {
+      const [{ header, bitmaps }] = this.waiting.splice(0, due).slice(-1);
+      bitmaps.forEach((bitmap, i) => this.paint(i, bitmap));
+      this.shown(header, now, due - 1);
+    }
+    this.plan();
   }
 
   // small pictures are enlarged by a smooth filter here, once, and only scaled a little further by the page
