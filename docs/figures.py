@@ -1,8 +1,9 @@
-"""Draws the documentation's pictures of the dream with the shipped weights: docs/minute.png and docs/events.png.
+"""Draws the documentation's pictures of the dream with the shipped weights: minute.png, minute-ends.png and events.png.
 
-    python docs/figures.py [--model street] [--out docs] [--walks 4]
+    python docs/figures.py [--model street] [--out docs] [--walks 20]
 
-minute.png: a minute of walking and turning, the dream above the real street under the same keys.
+minute.png: a minute of walking and turning, the dream above the real street under the same keys: the first three walks.
+minute-ends.png: the last picture of every walk, the dream's above the street's.
 events.png: events told while walking, half a second to four seconds later; and worlds that began with a text alone.
 """
 
@@ -23,6 +24,7 @@ from world_model.actions import Action
 from yume_gym.hud import contact_sheet
 
 SECONDS = (0, 0.5, 1, 2, 4, 8, 15, 30, 45, 60)
+SHOWN = 3  # walks shown from beginning to end
 SEED = 2026  # of the walks: none that a model was trained on
 CLEAR_DAY = 0  # seed of a starting picture by day
 EVENTS = ("night falls", "heavy rain", "it starts snowing", "thick fog")
@@ -36,8 +38,8 @@ TEXTS = (
 )
 
 
-def minute(model: str, walks: int) -> list[list[np.ndarray]]:
-    """Two rows of labelled pictures a walk: the dream, and the street."""
+def minute(model: str, walks: int) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """For each walk its labelled pictures: the dream's, and the street's."""
     rows = []
     env = gymnasium.make("YumeWorld-v0", model=model)
     config = env.unwrapped.model.config
@@ -52,9 +54,19 @@ def minute(model: str, walks: int) -> list[list[np.ndarray]]:
             env.unwrapped.trigger_event(walk.info.event_at(block))
             dream += list(env.step(int(walk.action[block]))[4]["frames"])
         chosen = [round(seconds * config.fps) for seconds in SECONDS]
-        rows.append([labelled(dream[i], f"{s:g} s") for i, s in zip(chosen, SECONDS, strict=True)])
-        rows.append([labelled(walk.frames[start + i], "") for i in chosen])
+        dreamt = [labelled(dream[i], f"{s:g} s") for i, s in zip(chosen, SECONDS, strict=True)]
+        rows.append((dreamt, [labelled(walk.frames[start + i], "") for i in chosen]))
     return rows
+
+
+def ends(walks: Sequence[tuple[list[np.ndarray], list[np.ndarray]]], across: int = 5) -> list[list[np.ndarray]]:
+    """The last pictures of all walks, so many side by side: a row of dreams above a row of streets."""
+    sheets = []
+    for i in range(0, len(walks), across):
+        sheets += [
+            list(row) for row in zip(*((dream[-1], street[-1]) for dream, street in walks[i : i + across]), strict=True)
+        ]
+    return sheets
 
 
 def first_level_block(walk: Walk, size: int) -> int:
@@ -96,10 +108,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="street")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
-    parser.add_argument("--walks", type=int, default=4)
+    parser.add_argument("--walks", type=int, default=20)
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("minute", minute(args.model, args.walks)), ("events", events(args.model))):
+    walks = minute(args.model, args.walks)
+    sheets = {
+        "minute": [row for pair in walks[:SHOWN] for row in pair],
+        "minute-ends": ends(walks),
+        "events": events(args.model),
+    }
+    for name, rows in sheets.items():
         sheet = Image.fromarray(contact_sheet(rows)).quantize(256, dither=Image.Dither.NONE)  # a third of the size
         sheet.save(args.out / f"{name}.png", optimize=True)
 
