@@ -326,4 +326,4 @@ def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
     settings = Settings(dream_from=7, lr=0.01)
-    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, None, None, None)]
+    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, None, None, None, None)]

@@ -23,20 +23,11 @@ from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.finder import Finder
 from world_model.model import WorldModel, WorldState
-from world_model.rollout import (
-    Worlds,
-    advance,
-    commanded,
-    empty_worlds,
-    generator,
-    motion_of,
-    prepare_block,
-    split_worlds,
-    start_worlds,
-)
+from world_model.rollout import advance, commanded, generator, motion_of, prepare_block
 from world_model.text import Conditioning
 from world_model.warp import OUTDATED, REMEMBERED, WEAR
 from world_model.weights import save_weights
+from world_model.worlds import Worlds, empty_worlds, split_worlds, start_worlds
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 

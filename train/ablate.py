@@ -37,10 +37,11 @@ from world_model import flow
 from world_model.config import ModelConfig, Tiers, get_preset
 from world_model.costs import count_parameters
 from world_model.dit import DiT
-from world_model.rollout import block_noise, dream_block, generator, start_worlds
+from world_model.rollout import block_noise, dream_block, generator
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE
 from world_model.weights import find_weights, load_dit, load_tensors, read_config, read_manifest, save_weights
+from world_model.worlds import start_worlds
 
 VERSION = 1  # of what is measured: results of another are not mixed
 BLOCKS = 12  # dreamt of each held-out walk; no world of training lives longer, so "all history" has an end
@@ -85,8 +86,10 @@ TRAINED = (
     Variant("full-history", "all frames at the finest size", {"packing": everything, "channel": None}),
     Variant("without-self-forcing", "histories are never dreamt", settings={"dream_share": 0.0}),
     Variant("joint-history", "history runs along at every sampler step", {"history_attention": "joint"}),
-    Variant("without-places", "no town known by heart", {"places": None}),
-    Variant("without-guide-and-places", "as in the paper", {"guide": 0, "guide_memory": 0, "places": None}),
+    Variant("without-places", "no town known by heart", {"places": None, "events": None}),
+    Variant(
+        "without-guide-and-places", "as in the paper", {"guide": 0, "guide_memory": 0, "places": None, "events": None}
+    ),
 )
 # name -> (whose weights, sampler steps)
 SAMPLED = {f"{weights}-{steps}": (weights, steps) for weights in ("initial", "distilled") for steps in (1, 2, 4, 50)}

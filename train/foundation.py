@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from train.clips import open_corpus
 from train.corpus import Corpus
 from train.depth import load_depth
+from train.events import load_events
 from train.latents import LatentsOnly, load_vae
 from train.loop import Run, prepare_cpu, read_arguments
 from train.muon import Muon
@@ -30,17 +31,10 @@ from world_model import flow
 from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.rollout import (
-    advance,
-    block_noise,
-    denoise_block,
-    dream_block,
-    generator,
-    prepare_block,
-    start_worlds,
-)  # fmt: skip
+from world_model.rollout import advance, block_noise, denoise_block, dream_block, generator, prepare_block
 from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE
+from world_model.worlds import start_worlds
 
 HORIZONS = {"block1": (0, 1), "blocks2-4": (1, 4), "rest": (4, None)}  # blocks of a dream
 
@@ -248,9 +242,10 @@ def train(
     initial: Path | None,
     depth: Path | None = None,
     places: Path | None = None,
+    events: Path | None = None,
 ) -> None:
-    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, `depth` and `places` are runs of
-    train.depth and train.places for fresh ones."""
+    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from; `depth`, `places` and `events` are runs
+    of train.depth, train.places and train.events for fresh ones."""
     torch.manual_seed(settings.seed)
     dit = DiT(config)
     if initial is not None:
@@ -263,6 +258,8 @@ def train(
         load_depth(dit.depth, depth)
         if dit.places is not None:
             load_places(dit.places, places)
+        if dit.events is not None:
+            load_events(dit.events, events)
         dit.prior_deviation.copy_(corpus.prior_deviation(dit, load_vae(config, vae_folder)[0]))
     conditioning, blind = Conditioning(config.text), vae if config.dit.guide else LatentsOnly(vae)
     trainers = {name: Trainer(config, corpus, blind, own, conditioning) for name, own in lanes_of(settings).items()}
@@ -312,8 +309,10 @@ def main() -> None:
         "lanes",
         "seed",
     )
-    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), ("initial", "depth", "places"))
-    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth, a.places)
+    config, settings, a = read_arguments(
+        __doc__, Settings, names, ("data", "vae"), ("initial", "depth", "places", "events")
+    )
+    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth, a.places, a.events)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from train import loop
 from train.corpus import Corpus
 from train.depth import load_depth
+from train.events import load_events
 from train.finder import WEIGHTS as FINDER
 from train.foundation import held_out_psnr
 from train.latents import load_vae
@@ -61,9 +63,17 @@ def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
         raise FileNotFoundError(
             f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
         )
-    average = AveragedModel(DiT(config))
+    began = config_of(run).dit.events  # a run may be older than the events that the model has come to know
+    average = AveragedModel(DiT(replace(config, dit=replace(config.dit, events=began))))
     loop.load_average(checkpoint, average)
-    return average.module, run_facts(run)  # type: ignore[return-value]
+    dit = DiT(config)
+    dit.load_state_dict(average.module.state_dict(), strict=began == config.dit.events)
+    return dit, run_facts(run)
+
+
+def config_of(run: Path) -> ModelConfig:
+    """The config that a run began with."""
+    return ModelConfig.from_json((run / "config.json").read_text())
 
 
 def run_facts(run: Path) -> dict:
@@ -83,19 +93,24 @@ def land(
     depth: Path | None = None,
     places: Path | None = None,
     finder: Path | None = None,
+    events: Path | None = None,
 ) -> dict[str, float]:
     """Writes the folder; returns its evaluation.
 
-    `before` are earlier runs that this one continued, oldest first; `depth` and `places` are runs of train.depth and train.places
+    `before` are earlier runs that this one continued, oldest first; `depth`, `places` and `events` are runs of those stages
     that went on since. `finder` is a run of train.finder, for a model that knows a town.
     """
     if (finder is None) != (config.dit.places is None):
         raise ValueError(f"{config.name}: --finder is needed by models that know a town (dit.places), and by no others")
     dit, training = load_average(config, run)
+    if events is None and config_of(run).dit.events != config.dit.events:
+        raise ValueError(f"{run} knows other events than {config.name}: pass --events, a run of train.events")
     if depth is not None and dit.depth is not None:
         load_depth(dit.depth, depth)
     if places is not None and dit.places is not None:
         load_places(dit.places, places)
+    if events is not None and dit.events is not None:
+        load_events(dit.events, events)
     vae, _ = load_vae(config, vae_folder)
     corpus = Corpus(config, data)
     conditioning = Conditioning(config.text)
@@ -108,6 +123,7 @@ def land(
         "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],
         "depth": _facts(depth, "depth"),
         "places": _facts(places, "places"),
+        "events": _facts(events, "events"),
         "finder": _facts(finder, "finder"),
         "training": [*stages, training],
         "evaluation": {"walks": HELD_OUT, **{k: round(v, 2) for k, v in figures.items()}},
@@ -142,7 +158,7 @@ def main() -> None:
     parser.add_argument(
         "--before", type=Path, nargs="*", default=[], help="run folders that this run continued, oldest first"
     )
-    for stage in ("depth", "places"):
+    for stage in ("depth", "places", "events"):
         parser.add_argument(
             f"--{stage}", type=Path, help=f"run folder of train.{stage}, if it went on after --run began"
         )
@@ -151,7 +167,7 @@ def main() -> None:
     config = get_preset(arguments.model)
     figures = land(
         config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before, arguments.depth,
-        arguments.places, arguments.finder,
+        arguments.places, arguments.finder, arguments.events,
     )  # fmt: skip
     print("\n".join(f"{name:24} {value:6.2f}" for name, value in figures.items()))
 

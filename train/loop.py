@@ -285,6 +285,7 @@ PATHS = {
     "initial": "folder of weights to start from (train.land)",
     "depth": "run folder of train.depth, for a model with a guide and no --initial",
     "places": "run folder of train.places to start from, where --initial brings none",
+    "events": "run folder of train.events to start from, where --initial brings none",
 }
 
 

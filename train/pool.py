@@ -20,16 +20,17 @@ from train.walks import rephrased
 from world_model.actions import Action
 from world_model.album import Album
 from world_model.dit import DiT
-from world_model.rollout import Motion, Worlds, generator, join_worlds, split_worlds, start_worlds
+from world_model.rollout import Motion, generator
 from world_model.text import Conditioning, mean_token
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
+from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
 
 PLACE_ERROR = 0.15  # metres by which worlds are wrong about where they started
 # names of the tensors of a History, a ChannelMemory, and of Worlds besides those
 HISTORY = ("latents", "frame", "yaw", "pitch", "present")
 MEMORY = ("total", "norm")
-WORLDS = ("yaw", "pitch", "frame", "picture", "place", "doubt", "told")
+WORLDS = ("yaw", "pitch", "frame", "picture", "place", "doubt", "told", "course")
 ALBUM = ("pictures", "yaw", "pitch", "place", "filled")
 
 

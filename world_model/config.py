@@ -64,6 +64,17 @@ class PlacesConfig:
 
 
 @dataclass(frozen=True)
+class EventsConfig:
+    """Events known by heart (events.py): each kind's name, the metres ahead at which it takes place (0: it changes light or weather
+    only), and where: in the "open", before a "facade", or along the "street". looks: pictures that are mixed; width: of the network
+    of light."""
+
+    kinds: tuple[tuple[str, float, str], ...] = ()
+    looks: int = 4
+    width: int = 32
+
+
+@dataclass(frozen=True)
 class DiTConfig:
     """The diffusion transformer. Defaults are the released model's choices; `street` uses the options below them."""
 
@@ -88,6 +99,7 @@ class DiTConfig:
     guide: int = 0  # width of the depth network by which the last frame is moved as a second input (warp.py); 0: none
     guide_memory: int = 0  # earlier pictures that fill in what the last one does not show (album.py)
     places: PlacesConfig | None = None  # a town known by heart, for what neither last frame nor album show (places.py)
+    events: EventsConfig | None = None  # events known by heart, which places show (events.py)
     max_age: int = 1024  # frames; older history counts as this old
 
     @property
@@ -176,6 +188,8 @@ class ModelConfig:
             raise ValueError(f"{self.name}: a guide is where a data prediction starts from; it needs prediction='data'")
         if self.dit.places and not self.dit.guide:
             raise ValueError(f"{self.name}: places fill in what a guide does not show; they need a guide")
+        if self.dit.events and not self.dit.places:
+            raise ValueError(f"{self.name}: events take place somewhere; they need places")
 
     @property
     def frames_per_block(self) -> int:
@@ -223,7 +237,7 @@ def _tuples(value: Any) -> Any:
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """A config dataclass from plain JSON values; nested configs by field name."""
     nested = {"dit": DiTConfig, "vae": VAEConfig, "text": TextConfig, "sampler": SamplerConfig, "camera": CameraConfig,
-              "channel": ChannelConfig, "packing": Tiers, "places": PlacesConfig}  # fmt: skip
+              "channel": ChannelConfig, "packing": Tiers, "places": PlacesConfig, "events": EventsConfig}  # fmt: skip
     unknown = values.keys() - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}: the file was written by another version")
@@ -234,13 +248,20 @@ def _build(cls: type, values: dict[str, Any]) -> Any:
         raise ValueError(f"{cls.__name__}: {error}") from error
 
 
+STREET_EVENTS = (
+    ("fireworks", 22.0, "open"), ("ufo", 16.0, "open"), ("ghost", 7.0, "open"), ("fire", 12.0, "facade"),
+    ("crowd", 8.0, "open"), ("car", 8.0, "street"), ("balloon", 14.0, "open"), ("heavy_rain", 0.0, ""), ("snow", 0.0, ""),
+    ("fog", 0.0, ""), ("night", 0.0, ""), ("sunset", 0.0, ""), ("sun", 0.0, ""),
+)  # fmt: skip
+
 _STREET_DIT = DiTConfig(
     dim=160, ffn_dim=480, heads=4, layers=4, patch=(1, 1, 1), latent_channels=32, text_dim=384, freq_dim=64,
     packing=Tiers(recent=((1, 1), (3, 2), (8, 4)), initial=2, old=(2, 2)),
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
     mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
-    guide=12, guide_memory=12, places=PlacesConfig(), max_age=128,
+    guide=12, guide_memory=12, places=PlacesConfig(),
+    events=EventsConfig(STREET_EVENTS), max_age=128,
 )  # fmt: skip
 
 PRESETS: dict[str, ModelConfig] = {
@@ -264,7 +285,7 @@ PRESETS: dict[str, ModelConfig] = {
         dit=dataclasses.replace(
             _STREET_DIT, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16,
             packing=Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2)),
-            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=4, guide_memory=3, places=None,
+            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=4, guide_memory=3, places=None, events=None,
         ),
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
         text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),

@@ -14,9 +14,10 @@ from world_model.album import Album
 from world_model.config import ModelConfig, TextConfig, Tiers
 from world_model.count import Cost, count, size_of
 from world_model.dit import DiT
-from world_model.rollout import Motion, Worlds, prepare_block
+from world_model.rollout import Motion, prepare_block
 from world_model.tscm import History
 from world_model.vae import VideoVAE, build_vae
+from world_model.worlds import Worlds
 
 DTYPE = torch.bfloat16
 META: dict[str, Any] = {"device": "meta"}
@@ -202,7 +203,8 @@ def _worlds(dit: DiT, held: int) -> tuple[Worlds, Motion, Tensor, Tensor]:
     place = torch.empty(1, 2, dtype=torch.float64, **META)
     album = Album.empty(1, config.dit.guide_memory, config.height, config.width, torch.device("meta"))
     told, doubt = torch.empty(1, config.text.dim, **META), picture[:, :1]
-    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, (), place, doubt, told, album)
+    course = torch.empty(1, 5, dtype=torch.float64, **META)
+    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, (), place, doubt, told, course, album)
     turns = [torch.empty(1, config.frames_per_block, *n, dtype=torch.float64, **META) for n in ((), (), (2,))]
     length = config.text.event_tokens + config.text.action_tokens
     context = torch.empty(1, length, config.text.dim, dtype=DTYPE, **META)

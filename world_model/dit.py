@@ -24,6 +24,7 @@ from world_model.blocks import Block, Grid, Head
 from world_model.conditions import Conditions, Target
 from world_model.config import ModelConfig, Tiers
 from world_model.depth import DepthNet
+from world_model.events import Events
 from world_model.layers import (
     FloatLinear,
     KeyValue,
@@ -35,6 +36,8 @@ from world_model.layers import (
 from world_model.places import Places
 from world_model.positions import Positions
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
+
+LEAST = 1e-3  # variance of what is sure
 
 
 class DiT(nn.Module):
@@ -75,6 +78,7 @@ class DiT(nn.Module):
             if c.places
             else None
         )
+        self.events = Events(config).requires_grad_(False) if c.events else None
         inputs = c.latent_channels * (2 if c.places else 1) + 1
         self.guide_embedding = nn.Conv3d(inputs, dim, c.patch, c.patch) if c.guide else None
         # deviation of the data from its prior, per channel: where the guide saw nothing, and where it did
@@ -245,9 +249,11 @@ class DiT(nn.Module):
         )  # fmt: skip
 
     def show(
-        self, conditions: Conditions, guide: Tensor | None, valid: Tensor | None, known: Tensor | None
-    ) -> Conditions:
-        """The rest of `prepare`: `conditions` with the guide, for models that have one."""
+        self, conditions: Conditions, guide: Tensor | None, valid: Tensor | None, known: Tensor | None,
+        sure: Tensor | None = None,
+    ) -> Conditions:  # fmt: skip
+        """The rest of `prepare`: `conditions` with the guide, for models that have one. sure [B, 1, K, h, w] in 0..1: how much of
+        `known` is to stay as it is."""
         if self.guide_embedding is None or self.prior_deviation is None:
             return conditions
         if guide is None or valid is None:
@@ -258,7 +264,10 @@ class DiT(nn.Module):
         unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
         mean = guide * valid if known is None else torch.lerp(known, guide, valid)
         bias = embedded if conditions.bias is None else embedded + conditions.bias
-        return replace(conditions, bias=bias, guide=mean, variance=valid * seen + (1 - valid) * unseen)
+        variance = valid * seen + (1 - valid) * unseen
+        if sure is not None:
+            variance = variance * (1 - sure) + LEAST * sure
+        return replace(conditions, bias=bias, guide=mean, variance=variance)
 
     def _latent_rows(self, history: History | None) -> tuple[int, int]:
         rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]

@@ -30,20 +30,12 @@ from world_model.finder import Finder
 from world_model.hub import find_or_fetch
 from world_model.placement import LoadOptions, place
 from world_model.released import is_released, load_release
-from world_model.rollout import (
-    Worlds,
-    block_noise,
-    dream_block,
-    empty_worlds,
-    generator,
-    join_worlds,
-    split_worlds,
-    start_worlds,
-)
+from world_model.rollout import block_noise, dream_block, generator
 from world_model.text import Conditioning
 from world_model.threads import one_thread, side_by_side
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_into, load_tensors, read_config
+from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
 
 
 @dataclass(frozen=True)

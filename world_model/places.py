@@ -10,6 +10,8 @@ Shapes: B worlds, T views, h x w tokens, C latent channels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -26,6 +28,16 @@ FARTHEST = 90.0  # metres a ray is followed
 BANDS = 4  # rows of the picture whose mean colour tells light and weather
 PRIMES = (1, 2654435761, 805459861)
 VIEWS = 400  # of the town, among which a text chooses where to start
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays of T views, `rays` x `rays` a token: directions [B, T, h r, w r, 3] (x, height, z), features of what they meet [..., n],
+    metres to it [...]."""
+
+    direction: Tensor
+    features: Tensor
+    away: Tensor
 
 
 class Places(nn.Module):
@@ -71,19 +83,29 @@ class Places(nn.Module):
 
     def forward(self, place: Tensor, yaw: Tensor, pitch: Tensor, look: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] of views at place [B, T, 2] (x, z; metres), yaw and pitch [B, T] (radians), look [B, L]."""
-        r, views = self.config.rays, yaw.shape[1]
-        rows, columns = (side * r for side in self.size)
-        rays = camera_rays(rows, columns, self.camera, yaw.device)
-        turn = camera_to_world(yaw.float(), pitch.float())
-        direction = torch.einsum("btij,hwj->bthwi", turn, rays)
+        return self.painted(self.rays(place, yaw, pitch), look)
+
+    def rays(self, place: Tensor, yaw: Tensor, pitch: Tensor) -> Rays:
+        """What the rays of views meet; arguments as for `forward`."""
+        upward = self.directions(yaw, pitch)
         # metres on the torus in double precision: a world may have walked far
         start = torch.remainder(place, self.config.period).float()
         origin = torch.stack(
             [start[..., 0], torch.full_like(start[..., 0], self.camera.eye_height), start[..., 1]], dim=-1
         )
-        upward = direction * direction.new_tensor([1.0, -1.0, 1.0])  # height grows upwards
-        found = self.features(origin[:, :, None, None].expand_as(upward), upward)
-        found = rearrange(found, "b t (h p) (w q) c -> (b t) h w (p q c)", p=r, q=r).to(look.dtype)
+        return Rays(upward, *self.features(origin[:, :, None, None].expand_as(upward), upward))
+
+    def directions(self, yaw: Tensor, pitch: Tensor) -> Tensor:
+        """Directions [B, T, h r, w r, 3] (x, height, z) of the rays of views at yaw, pitch [B, T] (radians)."""
+        rows, columns = (side * self.config.rays for side in self.size)
+        rays = camera_rays(rows, columns, self.camera, yaw.device)
+        direction = torch.einsum("btij,hwj->bthwi", camera_to_world(yaw.float(), pitch.float()), rays)
+        return direction * direction.new_tensor([1.0, -1.0, 1.0])  # height grows upwards
+
+    def painted(self, rays: Rays, look: Tensor) -> Tensor:
+        """The latents of views whose rays are known."""
+        r, views = self.config.rays, rays.away.shape[1]
+        found = rearrange(rays.features, "b t (h p) (w q) c -> (b t) h w (p q c)", p=r, q=r).to(look.dtype)
         light = repeat(look, "b c -> (b t) h w c", t=views, h=self.size[0], w=self.size[1])
         painted = rearrange(self.paint(torch.cat([found, light], dim=-1)), "n h w c -> n c h w")
         blended = rearrange(self.blend(painted).relu(), "n c h w -> n h w c")
@@ -125,8 +147,17 @@ class Places(nn.Module):
         x, z = torch.remainder((place / self.config.cell).floor().long(), len(self.walkable)).unbind(-1)
         return self.walkable[x, z]
 
-    def features(self, origin: Tensor, direction: Tensor) -> Tensor:
-        """What rays [..., 3] (x, height, z) meet: features of the tables, how far, whether anything, where they look [..., n]."""
+    def free_sight(self, place: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
+        """Metres of free sight [B, n] float64 from places [B, 2] at eye height towards yaw [B, n], and if something ends it."""
+        start = torch.remainder(place, self.config.period).float()[:, None].expand(-1, yaw.shape[1], -1)
+        height = torch.full_like(start[..., 0], self.camera.eye_height)
+        direction = torch.stack([yaw.sin(), torch.zeros_like(yaw), yaw.cos()], dim=-1).float()
+        away, met = self.trace(torch.stack([start[..., 0], height, start[..., 1]], dim=-1), direction)
+        return away.double(), met
+
+    def features(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """What rays [..., 3] (x, height, z) meet: features of the tables, how far, whether anything, where they look [..., n]; and
+        how far in metres."""
         with torch.no_grad():
             away, met = self.trace(origin, direction)
             point = origin + away[..., None] * direction
@@ -134,7 +165,7 @@ class Places(nn.Module):
         found = [
             self._table(table, point, size) for table, (size, *_) in zip(self.tables, self.config.tables, strict=True)
         ]
-        return torch.cat([torch.cat(found, dim=-1) * met[..., None], facts], dim=-1)
+        return torch.cat([torch.cat(found, dim=-1) * met[..., None], facts], dim=-1), away
 
     def trace(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Metres along rays [..., 3] to the ground or a solid voxel, and whether that is within `FARTHEST`: sphere tracing."""

@@ -15,17 +15,20 @@ from torch import Tensor
 
 from world_model import flow
 from world_model.actions import Action
-from world_model.album import Album
 from world_model.camera import commanded_motion
 from world_model.conditions import Conditions, Target
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
 from world_model.threads import beside
-from world_model.tscm import ChannelMemory, History, append_all, append_tiers, still_history
-from world_model.vae import DecoderCache, VideoVAE
-from world_model.warp import OUTDATED, Guide, guide_block
+from world_model.tscm import History, append_all, append_tiers
+from world_model.vae import VideoVAE
+from world_model.warp import OUTDATED, USELESS, Guide, guide_block
+from world_model.worlds import Worlds
 
-NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories
+COVERED, MARGIN = (
+    0.05,
+    4,
+)  # share of a pixel beyond which a picture is not looked up there, nor so many pixels around it
 
 
 @dataclass(frozen=True)
@@ -39,80 +42,6 @@ class Motion:
     def to(self, device: torch.device | str) -> Motion:
         """The same on another device."""
         return Motion(self.yaw.to(device), self.pitch.to(device), self.displacement.to(device))
-
-
-@dataclass(frozen=True)
-class Worlds:
-    """B worlds between two blocks, as tensors; immutable.
-
-    yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1
-    (the last one), cache of the streaming decoder, place [B, 2] float64 where they stand (world x, z; metres: in the town's
-    coordinates if the model knows one, else from the start), doubt [B, 1, H, W] of the last picture (warp.py), told [B, text_dim]
-    (sum of the tokens of the text last in force), album of earlier pictures.
-    """
-
-    history: History
-    memory: ChannelMemory | None
-    yaw: Tensor
-    pitch: Tensor
-    frame: Tensor
-    picture: Tensor
-    cache: DecoderCache
-    place: Tensor
-    doubt: Tensor
-    told: Tensor
-    album: Album
-
-
-def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
-    """One batch of several; shorter histories (of models that hold all of theirs) are padded in front with `NOT_HELD` frames."""
-    if len(worlds) == 1:
-        return worlds[0]
-    longest = max(w.history.frames for w in worlds)
-    histories = [_padded(w.history, longest - w.history.frames) for w in worlds]
-    rows = ("latents", "frame", "yaw", "pitch", "present")
-    history = History(*(torch.cat([getattr(h, name) for h in histories]) for name in rows))
-    memories = [w.memory for w in worlds if w.memory is not None]
-    memory = (
-        ChannelMemory(*(torch.cat([getattr(m, name) for m in memories], dim=1) for name in ("total", "norm")))
-        if memories
-        else None
-    )
-    cache = tuple(torch.cat(parts) for parts in zip(*(w.cache for w in worlds)))
-    yaw, pitch, frame, picture, place, doubt, told = (
-        torch.cat([getattr(w, name) for w in worlds])
-        for name in ("yaw", "pitch", "frame", "picture", "place", "doubt", "told")
-    )
-    album = Album.join([w.album for w in worlds])
-    return Worlds(history, memory, yaw, pitch, frame, picture, cache, place, doubt, told, album)
-
-
-def split_worlds(worlds: Worlds) -> list[Worlds]:
-    """The worlds of a batch, each a batch of one; the inverse of `join_worlds`."""
-
-    def one(i: int) -> Worlds:
-        part = slice(i, i + 1)
-        h, m = worlds.history, worlds.memory
-        held = slice(int((h.frame[i] == NOT_HELD).sum()), None)
-        rows = (values[part, held] for values in (h.frame, h.yaw, h.pitch, h.present))
-        history = History(h.latents[part, :, held], *rows)
-        memory = ChannelMemory(m.total[:, part], m.norm[:, part]) if m is not None else None
-        cache = tuple(c[part] for c in worlds.cache)
-        return Worlds(
-            history, memory, worlds.yaw[part], worlds.pitch[part], worlds.frame[part], worlds.picture[part], cache,
-            worlds.place[part], worlds.doubt[part], worlds.told[part], worlds.album.row(i),
-        )  # fmt: skip
-
-    return [one(i) for i in range(worlds.yaw.shape[0])]
-
-
-def _padded(history: History, missing: int) -> History:
-    if not missing:
-        return history
-    front = (missing, 0)
-    latents = F.pad(history.latents, (0, 0, 0, 0, *front))
-    frame = F.pad(history.frame, front, value=NOT_HELD)
-    return History(latents, frame, *(F.pad(row, front) for row in (history.yaw, history.pitch, history.present)))
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -131,12 +60,15 @@ def block_noise(config: ModelConfig, seeds: Sequence[int], steps: Sequence[int])
 @dataclass(frozen=True)
 class Ahead:
     """A block about to be dreamt: its place in history, with empty latents still to be filled, its guide if there is one, the text
-    in force (`Worlds.told`) and where that is another one than before (changed [B] bool)."""
+    in force (`Worlds.told`) and where that changes light or weather (changed [B] bool), the course of its event, and where the
+    last picture shows what that brings (covered [B, 1, H, W], or None)."""
 
     place: History
     guide: Guide | None
     told: Tensor
     changed: Tensor
+    course: Tensor
+    covered: Tensor | None
 
 
 def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
@@ -156,61 +88,6 @@ def commanded(dit: DiT, worlds: Worlds, actions: Sequence[Action]) -> Motion:
     return replace(motion, displacement=dit.places.walk(worlds.place, motion.displacement))
 
 
-def start_worlds(
-    dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, yaw: Tensor | None = None, pitch: Tensor | None = None,
-    place: Tensor | None = None,
-) -> Worlds:  # fmt: skip
-    """Worlds that stood still before a start picture [B, 3, H, W] in -1..1; present [B] bool is False for a text start.
-
-    yaw, pitch [B] and place [B, 2] (world x, z; metres) float64: where the picture was taken, if that is known; else straight
-    ahead from the origin.
-    """
-    config = dit.config
-    batch, device = pictures.shape[0], pictures.device
-    video = pictures[:, :, None].expand(-1, -1, config.start_latents * config.vae.temporal_stride, -1, -1)
-    latents = vae.encode(video)
-    zero = torch.zeros(batch, dtype=torch.float64, device=device)
-    yaw, pitch = zero if yaw is None else yaw, zero if pitch is None else pitch
-    place = zero[:, None].expand(-1, 2) if place is None else place
-    packing = config.dit.packing
-    length = 1 + packing.old[0] + packing.recent_frames if isinstance(packing, Tiers) else config.start_latents
-    history = still_history(latents, length, yaw, pitch, present)
-    memory = dit.remember(
-        history.select(
-            torch.arange(history.frames - config.start_latents, history.frames, device=device).repeat(batch, 1)
-        )
-    )
-    with torch.no_grad():
-        _, cache = vae.decode(latents)
-    return Worlds(
-        history, memory, yaw, pitch, torch.zeros(batch, dtype=torch.int64, device=device), pictures, cache, place,
-        torch.zeros_like(pictures[:, :1]), pictures.new_zeros(batch, config.text.dim),
-        Album.empty(batch, config.dit.guide_memory, config.height, config.width, device),
-    )  # fmt: skip
-
-
-def empty_worlds(dit: DiT, vae: VideoVAE, batch: int, device: torch.device) -> Worlds:
-    """Worlds before anything was seen: the next block is dreamt from text alone.
-
-    Released packing then holds no frame at all; tiers hold frames that are marked as absent.
-    """
-    config = dit.config
-    pictures = torch.zeros(batch, 3, config.height, config.width, device=device)
-    absent = torch.zeros(batch, dtype=torch.bool, device=device)
-    if isinstance(config.dit.packing, Tiers):
-        return start_worlds(dit, vae, pictures, absent)
-    latents = torch.zeros(batch, config.dit.latent_channels, 0, *config.latent_size, device=device)
-    row = torch.zeros(batch, 0, dtype=torch.float64, device=device)
-    history = History(latents, row.long(), row, row, row.bool())
-    memory = dit.no_memory(pictures) if config.dit.channel else None
-    angle = torch.zeros(batch, dtype=torch.float64, device=device)
-    album = Album.empty(batch, config.dit.guide_memory, config.height, config.width, device)
-    return Worlds(
-        history, memory, angle, angle, angle.long(), pictures, (), row.new_zeros(batch, 2), pictures[:, :1],
-        pictures.new_zeros(batch, config.text.dim), album,
-    )  # fmt: skip
-
-
 def prepare_block(
     dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, context: Tensor, pooled: Tensor
 ) -> tuple[Conditions, Ahead]:
@@ -224,19 +101,42 @@ def prepare_block(
     )
     words = context[:, : config.text.event_tokens]
     told = words.float().sum(dim=1)
-    changed = (told != worlds.told).any(dim=-1) & (worlds.frame > 0)
+    new = (told != worlds.told).any(dim=-1)
+    course, kind, quiet = worlds.course, None, (told == 0).all(dim=-1)
+    if dit.events is not None and dit.places is not None:
+        kind = dit.events.read(words)
+        words = dit.events.heard(words, kind)
+        context = torch.cat([words, context[:, config.text.event_tokens :]], dim=1)
+        things = dit.events.things(kind)
+        if bool((new & things).any()):
+            begun = torch.cat(
+                [dit.events.begin(kind, dit.places, worlds.place, worlds.yaw), worlds.frame[:, None]], dim=1
+            )
+            course = torch.cat([torch.where((new & things)[:, None], begun, course[:, :4]), course[:, 4:]], dim=1)
+        quiet = quiet | things
+    changed = new & (worlds.frame > 0) & ~(quiet & (course[:, 4] == 0))
+    course = torch.cat([course[:, :4], (~quiet)[:, None].double()], dim=1)
     with beside(lambda: _guide(dit, vae, worlds, motion, changed), worlds.picture.device) as guided:
         history = worlds.history if worlds.history.frames else None
         conditions = dit.read(history, worlds.memory, context, target, pooled)
-        known = None
+        known, covered = None, None
         if dit.places is not None:
             shown = worlds.history.latents
             look = dit.places.looks(shown[:, :, 0], shown[:, :, -1], worlds.history.known, words)
             stand = worlds.place[:, None] + motion.displacement[:, last]
-            known = dit.places(stand, target.yaw, target.pitch, look)
+            rays = dit.places.rays(stand, target.yaw, target.pitch)
+            known = dit.places.painted(rays, look)
+            if dit.events is not None and kind is not None and bool(things.any()):
+                age = target.frame - course[:, 3:4].long()
+                drawn, covered = dit.events(kind, stand, target.yaw, target.pitch, rays.away, course[:, :3], age, known)
+                known = dit.events.over(vae, known, drawn, covered)
         guide = guided()
     latents, valid = (guide.latents, guide.valid) if guide is not None else (None, None)
-    conditions = dit.show(conditions, latents, valid, known)
+    sure = None
+    if dit.events is not None and valid is not None and covered is not None:
+        sure = F.avg_pool3d(covered, (1, dit.events.patch, dit.events.patch))
+        valid = valid * (1 - sure)
+    conditions = dit.show(conditions, latents, valid, known, sure)
     place = History(
         worlds.history.latents[:, :, :0],
         target.frame,
@@ -244,7 +144,7 @@ def prepare_block(
         target.pitch,
         torch.ones_like(target.frame, dtype=torch.bool),
     )
-    return conditions, Ahead(place, guide, told, changed)
+    return conditions, Ahead(place, guide, told, changed, course, None if covered is None else covered[:, :, -1])
 
 
 def _guide(dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, changed: Tensor) -> Guide | None:
@@ -314,11 +214,15 @@ def advance(
         if ahead.guide is not None:
             video = ahead.guide.restored(video, latents.detach())
     doubt = ahead.guide.doubt if ahead.guide is not None else worlds.doubt
+    clear = worlds.history.known & ~ahead.changed & (worlds.doubt < USELESS).flatten(1).all(dim=1)
+    if ahead.covered is not None:  # what moves by itself is not to be looked up where it was
+        hidden = F.max_pool2d(ahead.covered, 2 * MARGIN + 1, 1, MARGIN) > COVERED
+        doubt = torch.where(hidden, USELESS, doubt)
     kept = worlds.album.without(ahead.changed)
-    album = kept.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, worlds.history.known & ~ahead.changed)
+    album = kept.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, clear)
     after = Worlds(
         history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
-        worlds.place + motion.displacement[:, -1], doubt, ahead.told, album,
+        worlds.place + motion.displacement[:, -1], doubt, ahead.told, ahead.course, album,
     )  # fmt: skip
     return after, video
 

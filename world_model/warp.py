@@ -25,6 +25,7 @@ UNLIKE = 0.5  # deviation of latents from the guide's beyond which its detail no
 # Doubt of a picture: error variance of what it shows over that of places.py. The two estimates weigh 1 / (1 + doubt) and the rest,
 # leave as much doubt as the second one's weight (a Kalman filter), and each block adds WEAR (variance 0.25**2 over 0.57**2).
 WEAR = 0.19
+USELESS = 2.0  # doubt of what is not to be looked up at all; from 1 on, where no estimate's own doubt gets, the weight falls to 0
 REMEMBERED = 0.5  # validity of what only the album shows
 OUTDATED = 0.25  # validity of a picture from before the text in force changed
 
@@ -123,7 +124,8 @@ def guide_block(
     """The guide of a block; `cache` is the decoder's before it.
 
     What the last picture does not show, or only in doubt, is filled in from the `recalled` one with validity REMEMBERED.
-    doubt [B, 1, H, W] in 0..1 (`Guide.doubt`) of the picture lowers validity, and so does trust [B] in 0..1 in all that was seen.
+    doubt [B, 1, H, W] in 0..USELESS (`Guide.doubt`) of the picture lowers validity, and so does trust [B] in 0..1 in all that was
+    seen.
     """
     parts = []
     # one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
@@ -162,6 +164,7 @@ def _seen(
     inverse = depth(picture, pitch)
     if doubt is None:
         return warp(picture, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
-    both = torch.cat([picture, 2 * doubt - 1], dim=1)
+    both = torch.cat([picture, doubt - 1], dim=1)
     video, valid = warp(both, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
-    return video[:, :3], valid / (1 + (video[:, 3:] + 1) / 2)
+    moved = video[:, 3:] + 1
+    return video[:, :3], valid * torch.minimum(1 / (1 + moved), ((USELESS - moved) / 2).clamp(min=0))

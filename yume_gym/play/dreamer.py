@@ -17,8 +17,8 @@ import torch
 
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
-from world_model.rollout import join_worlds, split_worlds
 from world_model.threads import use_threads
+from world_model.worlds import join_worlds, split_worlds
 from yume_gym.first_person import EnvState
 from yume_gym.play.pace import Forecast
 from yume_gym.play.replay import Replay, made_with

@@ -1,0 +1,352 @@
+"""Events known by heart: what texts are taken for, where things stand, what of the view they cover, and how that is learnt."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from stopped import stopped_after
+from test_town_worlds import streets
+from torch import Tensor
+
+from train import events as stage
+from train.events import Settings, draw, load_events, render_pairs
+from train.places import distance_field
+from world_model.actions import Action
+from world_model.camera import rotation
+from world_model.config import EventsConfig, ModelConfig
+from world_model.dit import DiT
+from world_model.events import CLEARANCE, DETOUR, EXTENT, GLANCES, NEAREST, NOTHING, TEXELS, Events, scaled
+from world_model.places import Places
+from world_model.rollout import advance, commanded, dream_block, generator, prepare_block
+from world_model.text import build_text_encoder
+from world_model.warp import REMEMBERED, USELESS
+from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
+from yume_gym.street.events import EVENTS
+
+KINDS = (("ufo", 9.0, "open"), ("fire", 12.0, "facade"), ("snow", 0.0, ""))
+STILL = Action()
+
+
+@pytest.fixture(scope="module")
+def event_config(town_config) -> ModelConfig:
+    return dataclasses.replace(
+        town_config, dit=dataclasses.replace(town_config.dit, events=EventsConfig(KINDS, looks=2, width=8))
+    )
+
+
+@pytest.fixture(scope="module")
+def event_dit(event_config, make_dit) -> DiT:
+    """Random weights in a town of streets. A text is taken for the kind whose first phrasing is most like it."""
+    dit = make_dit(event_config).requires_grad_(False)
+    solid, walkable = streets(event_config)
+    dit.places.distance.copy_(distance_field(solid, event_config.dit.places))
+    dit.places.walkable.copy_(walkable)
+    encoder, length = build_text_encoder(event_config.text), event_config.text.event_tokens
+    dit.events.kind.weight.zero_()
+    dit.events.kind.bias.zero_()
+    for number, (name, *_) in enumerate(KINDS):
+        words = encoder.encode(EVENTS[name].phrases[0], length)
+        dit.events.wording[number] = words
+        dit.events.kind.weight[number] = scaled(words[(words != 0).any(dim=1)].mean(dim=0))
+    dit.events.kind.bias[-1] = 12.0
+    dit.events.looks[:, 0, 3] = 1.0
+    return dit
+
+
+def words(config: ModelConfig, *texts: str) -> Tensor:
+    encoder = build_text_encoder(config.text)
+    return torch.stack([encoder.encode(text, config.text.event_tokens) for text in texts])
+
+
+UFO, FIRE, SNOW = (EVENTS[name].phrases[0] for name, *_ in KINDS)
+
+
+# ---- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_taken_for_their_kind_and_heard_in_its_wording(event_dit, event_config):
+    told = words(event_config, FIRE, "nothing of the sort", "", SNOW, UFO)
+    kind = event_dit.events.read(told)
+    assert kind.tolist() == [1, NOTHING, NOTHING, 2, 0]
+    assert event_dit.events.things(kind).tolist() == [True, False, False, False, True]
+    shuffled = told[:, torch.randperm(told.shape[1], generator=generator("order"))]
+    heard = event_dit.events.heard(shuffled, kind)
+    for row, number in ((0, 1), (3, 2), (4, 0)):
+        assert torch.equal(heard[row], event_dit.events.wording[number])
+    assert torch.equal(heard[1:3], shuffled[1:3])
+
+
+# ---- where things stand -----------------------------------------------------------------------------------------------
+
+
+def marched(places: Places, x: float, z: float, yaw: float) -> float:
+    """Metres to the first solid voxel, by small steps."""
+    solid, cell = places.distance == 0, places.config.cell
+    for step in np.arange(0.05, 90, 0.05):
+        i, j = (
+            int((start + step * part) // cell) % solid.shape[0]
+            for start, part in ((x, math.sin(yaw)), (z, math.cos(yaw)))
+        )
+        if solid[i, int(places.camera.eye_height // cell), j]:
+            return float(step)
+    return 90.0
+
+
+@pytest.mark.parametrize("pose", [(0.5, 20.0, 0.1), (0.5, 20.0, 1.4), (20.0, 1.0, -1.2), (41.0, 3.0, 2.8)])
+def test_things_stand_where_the_view_is_freest(event_dit, pose):
+    x, z, yaw = pose
+    place, direction = torch.tensor([[x, z]], dtype=torch.float64), torch.tensor([yaw], dtype=torch.float64)
+    found = event_dit.events.begin(torch.tensor([0]), event_dit.places, place, direction)[0]
+    best = max(
+        (min(KINDS[0][1], marched(event_dit.places, x, z, yaw + turn) - CLEARANCE) - DETOUR * abs(turn), turn)
+        for turn in GLANCES
+    )
+    reach = max(NEAREST, best[0] + DETOUR * abs(best[1]))
+    expected = (x + reach * math.sin(yaw + best[1]), z + reach * math.cos(yaw + best[1]), yaw)
+    assert found.tolist() == pytest.approx(expected, abs=0.6)
+
+
+@pytest.mark.parametrize(("yaw", "facing"), [(0.5, -math.pi / 2), (-0.5, math.pi / 2), (math.pi - 0.5, -math.pi / 2)])
+def test_a_facade_faces_the_street(event_dit, yaw, facing):
+    """From a street along z, house fronts look along x, towards the street."""
+    place, direction = torch.tensor([[0.0, 20.0]], dtype=torch.float64), torch.tensor([yaw], dtype=torch.float64)
+    x, z, heading = event_dit.events.begin(torch.tensor([1]), event_dit.places, place, direction)[0].tolist()
+    assert heading == pytest.approx(facing)
+    assert abs(abs(x) - 6.0) < 1.0  # fronts stand 6 m from the middle
+    assert math.hypot(x, z - 20) > 5
+
+
+# ---- what things look like --------------------------------------------------------------------------------------------
+
+
+def spotted(dit: DiT, row: int, column: int) -> Events:
+    """Events of which every thing is three by three opaque texels."""
+    events = copy.deepcopy(dit.events)
+    for tensor in (events.looks, events.mixtures, events.sides, *events.light.parameters(), events.path):
+        tensor.zero_()
+    events.mixtures[..., 0] = 1
+    events.looks[:, 0, 3] = -30
+    events.looks[:, 0, 3, row - 1 : row + 2, column - 1 : column + 2] = 30
+    events.looks[:, 0, 0] = 0.7
+    return events
+
+
+STAND = torch.tensor([[[3.0, 20.0]]], dtype=torch.float64)
+YAW, PITCH = torch.tensor([[0.3]], dtype=torch.float64), torch.tensor([[0.1]], dtype=torch.float64)
+
+
+def drawn(
+    config: ModelConfig, events: Events, kind: int, course: list[float], away: float, centre: Tensor | None = None
+):
+    view = torch.zeros(1, config.dit.latent_channels, 1, *config.latent_size)
+    far = torch.full((1, 1, *(2 * side for side in config.latent_size)), away)
+    place = torch.tensor([course], dtype=torch.float64)
+    return events(torch.tensor([kind]), STAND, YAW, PITCH, far, place, torch.tensor([[3]]), view, centre)
+
+
+@pytest.mark.parametrize(("row", "column"), [(24, 24), (10, 30), (30, 12)])
+def test_a_thing_is_seen_where_it_stands(event_dit, event_config, row, column):
+    """A texel's place in the world, through a pinhole camera."""
+    events, (x, z, heading) = spotted(event_dit, row, column), (6.0, 30.0, 0.9)
+    forward, right, up = 1.0, -0.5, 2.0
+    colour, covered = drawn(event_config, events, 0, [x, z, heading], 90.0, torch.tensor([[[forward, right, up]]]))
+    sin, cos = math.sin(heading), math.cos(heading)
+    middle = np.array([x + forward * sin + right * cos, z + forward * cos - right * sin])
+    sight = middle - STAND[0, 0].numpy()
+    beside = np.array([sight[1], -sight[0]]) / np.linalg.norm(sight)  # to the right of who looks there
+    texel = 2 * EXTENT / TEXELS
+    spot = middle + beside * (column + 0.5 - TEXELS / 2) * texel
+    height = up - (row + 0.5 - TEXELS / 2) * texel
+    world = np.array([spot[0] - 3.0, event_config.camera.eye_height - height, spot[1] - 20.0])
+    ray = rotation(0.3, 0.1).T @ world
+    focal = event_config.camera.focal(event_config.width)
+    expected = np.array([event_config.height / 2, event_config.width / 2]) + focal * ray[[1, 0]] / ray[2] - 0.5
+    share = covered[0, 0, 0]
+    grid = torch.stack(torch.meshgrid(*(torch.arange(n) for n in share.shape), indexing="ij"), dim=-1)
+    found = (grid * share[..., None]).sum(dim=(0, 1)) / share.sum()
+    assert share.max() > 0.1 and found.tolist() == pytest.approx(expected.tolist(), abs=1.0)
+    assert torch.equal(colour[0, 1:, 0], torch.zeros_like(colour[0, 1:, 0])) and colour.max() == pytest.approx(0.7)
+
+
+def test_things_are_hidden_by_what_is_nearer_and_only_things_are_drawn(event_dit, event_config):
+    events, course = spotted(event_dit, 24, 24), [3 + 10 * math.sin(0.3), 20 + 10 * math.cos(0.3), 0.0]
+    shares = [float(drawn(event_config, events, 0, course, away)[1].max()) for away in (40.0, 6.0)]
+    assert shares[0] > 0.1 and shares[1] < 1e-3
+    for kind in (NOTHING, 2):
+        assert not drawn(event_config, events, kind, course, 40.0)[1].any()
+    behind = [3 - 10 * math.sin(0.3), 20 - 10 * math.cos(0.3), 0.0]
+    assert not drawn(event_config, events, 0, behind, 40.0)[1].any()
+
+
+# ---- in a dream -------------------------------------------------------------------------------------------------------
+
+
+def worlds_of(dit: DiT, vae, pictures: list[np.ndarray], count: int) -> Worlds:
+    seen = torch.from_numpy(np.stack(pictures[:count])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    place = torch.tensor([[0.5, 20.0]] * count, dtype=torch.float64)
+    yaw = torch.full((count,), 0.2, dtype=torch.float64)
+    return start_worlds(dit, vae, seen, torch.ones(count, dtype=torch.bool), yaw=yaw, place=place)
+
+
+def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
+    event = words(config, *texts)
+    table = torch.randn(len(texts), config.text.action_tokens, config.text.dim, generator=generator("action"))
+    return torch.cat([event, table], dim=1), table.mean(dim=1)
+
+
+def stepped(dit: DiT, vae, worlds: Worlds, config: ModelConfig, *texts: str):
+    motion = commanded(dit, worlds, [STILL] * len(texts))
+    ready, ahead = prepare_block(dit, vae, worlds, motion, *context_of(config, *texts))
+    return motion, ready, ahead
+
+
+def test_what_an_event_covers_is_painted_and_the_guide_is_not_trusted_there(
+    event_dit, event_config, make_vae, pictures
+):
+    vae = make_vae(event_config)
+    worlds = worlds_of(event_dit, vae, pictures, 2)
+    plain = copy.copy(event_dit)
+    plain._modules = {**event_dit._modules, "events": None}
+    _, ready, ahead = stepped(event_dit, vae, worlds, event_config, UFO, "nothing of the sort")
+    _, bare, _ = stepped(plain, vae, worlds, event_config, UFO, "nothing of the sort")
+    assert torch.equal(ready.guide[1], bare.guide[1]) and torch.equal(ready.variance[1], bare.variance[1])
+    places, events, kind = event_dit.places, event_dit.events, torch.tensor([0, NOTHING])
+    begun = events.begin(kind, places, worlds.place, worlds.yaw)
+    assert (
+        torch.equal(ahead.course[0, :3], begun[0])
+        and not ahead.course[1, :4].any()
+        and ahead.course[:, 4].tolist() == [0, 1]
+    )
+    frames = event_config.block_latents
+    ages = torch.arange(frames)[None]
+    stand = worlds.place[:, None].expand(-1, frames, -1)
+    yaw = worlds.yaw[:, None].expand(-1, frames)
+    rays = places.rays(stand, yaw, 0 * yaw)
+    latents = worlds.history.latents
+    look = places.looks(
+        latents[:, :, 0], latents[:, :, -1], worlds.history.known, words(event_config, UFO, "nothing of the sort")
+    )
+    known = places.painted(rays, look)
+    things, covered = events(kind, stand, yaw, 0 * yaw, rays.away, ahead.course[:, :3], ages.expand(2, -1), known)
+    stride = event_config.vae.temporal_stride
+    video = vae.decode(known)[0]
+    share = covered.repeat_interleave(stride, dim=2)
+    shown = vae.encode(((1 - share) * video + share * things.repeat_interleave(stride, dim=2)).clamp(-1, 1))
+    cells = covered.unflatten(3, (-1, 8)).unflatten(5, (-1, 8)).mean(dim=(4, 6))
+    valid = ahead.guide.valid * (1 - cells)
+    expected = torch.lerp(shown, ahead.guide.latents, valid)
+    torch.testing.assert_close(ready.guide[0], expected[0], atol=1e-5, rtol=1e-4)
+    assert 0.05 < covered[0].mean() < 0.95 and torch.equal(ahead.covered, covered[:, :, -1])
+
+
+def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_config, make_vae, pictures):
+    vae = make_vae(event_config)
+    worlds = worlds_of(event_dit, vae, pictures, 2)
+    motion, _, ahead = stepped(event_dit, vae, worlds, event_config, UFO, "")
+    covered = torch.zeros_like(ahead.covered)
+    covered[0, 0, 8:16, 16:24] = 0.9
+    noise = torch.zeros(2, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
+    draws = [generator("draw", i) for i in range(2)]
+    after, _ = advance(event_dit, vae, worlds, motion, dataclasses.replace(ahead, covered=covered), noise, draws)
+    useless, margin = after.doubt[:, 0] >= USELESS, (slice(4, 20), slice(12, 28))
+    assert useless[0][margin].all() and useless.sum() == 16 * 16
+    _, _, later = stepped(event_dit, vae, after, event_config, UFO, "")
+    assert later.guide.valid[0, 0, 0, 1, 2] <= REMEMBERED < later.guide.valid[1].min()
+    album = advance(event_dit, vae, after, motion, later, noise, draws)[0].album
+    kept = [torch.equal(album.pictures[i], after.album.pictures[i]) for i in range(2)]
+    assert kept == [True, False]  # the picture that shows the thing is not added
+
+
+def test_an_event_keeps_its_place_until_another_begins(event_dit, event_config, make_vae, pictures):
+    vae, walk = make_vae(event_config), Action.from_keys("W", "→")
+    worlds, courses = worlds_of(event_dit, vae, pictures, 1), []
+    sigmas = torch.tensor([1.0, 0.0])
+    for number, text in enumerate(["", UFO, UFO, "nothing of the sort", FIRE]):
+        noise = torch.zeros(1, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
+        context, pooled = context_of(event_config, text)
+        worlds, *_ = dream_block(
+            event_dit, vae, worlds, [walk], context, pooled, noise, sigmas, [generator("old", number)]
+        )
+        courses.append(worlds.course[0])
+    assert not courses[0].any() and courses[1][3] == event_config.block_latents
+    assert torch.equal(courses[1], courses[2]) and torch.equal(courses[2][:4], courses[3][:4])
+    assert courses[4][3] == 4 * event_config.block_latents and not torch.equal(courses[4][:3], courses[1][:3])
+    pair = join_worlds([worlds, dataclasses.replace(worlds, course=2 * worlds.course)])
+    assert [torch.equal(w.course, c * worlds.course) for w, c in zip(split_worlds(pair), (1, 2))] == [True, True]
+
+
+def test_only_texts_that_may_change_the_light_outdate_what_was_seen(event_dit, event_config, make_vae, pictures):
+    """A thing that comes or goes leaves all else as it was; what is not known may change anything."""
+    vae, other = make_vae(event_config), "nothing of the sort"
+    noise = torch.zeros(1, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
+    expected = {("", UFO): False, (UFO, FIRE): False, (UFO, ""): False, (UFO, SNOW): True, (SNOW, ""): True, (SNOW, UFO): True,
+                ("", other): True, (other, ""): True, (UFO, UFO): False, (SNOW, SNOW): False}  # fmt: skip
+    for (before, after), changed in expected.items():
+        worlds = worlds_of(event_dit, vae, pictures, 1)
+        motion, _, ahead = stepped(event_dit, vae, worlds, event_config, before)
+        worlds, _ = advance(event_dit, vae, worlds, motion, ahead, noise, [generator("draw")])
+        assert stepped(event_dit, vae, worlds, event_config, after)[2].changed.tolist() == [changed], (before, after)
+
+
+# ---- learning ---------------------------------------------------------------------------------------------------------
+
+
+QUICK = Settings(batch=4, lr=1e-1, walks=6, blocks=3, captions=24, ema=0.9)
+
+
+@pytest.fixture(scope="module")
+def learnt(event_config, make_vae, tmp_path_factory):
+    """(folder, train(out, steps))."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "HELD_OUT", 2)
+        patch.setattr(stage, "load_vae", lambda *_: (make_vae(event_config), "print"))
+        folder = tmp_path_factory.mktemp("events")
+        torch.manual_seed(3)
+        dit = event_config.dit
+        places = Places(
+            dit.places, event_config.camera, event_config.latent_size, dit.latent_channels, event_config.text.dim
+        )
+        solid, _ = streets(event_config)
+        places.distance.copy_(distance_field(solid, dit.places))
+        patch.setattr(stage, "load_places", lambda net, _: net.load_state_dict(places.state_dict()))
+        yield folder, lambda out, steps: stage.train(event_config, folder, folder, out, QUICK, steps, None)
+
+
+def test_a_painter_learns_what_events_change_and_resumes_exactly(learnt, event_config, make_vae, monkeypatch):
+    folder, train = learnt
+    whole, parted = folder / "whole", folder / "parted"
+    train(whole, 60)
+    facts = json.loads((whole / "events.json").read_text())["events_training"]
+    assert facts["steps"] == 60 and facts["phrasings"] > 0.8 and facts["captions"] > 0.6
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "Run", stopped_after(30))
+        train(parted, 60)
+    train(parted, 60)
+    one, other = (torch.load(f / "checkpoint" / "custom_checkpoint_1.pkl", weights_only=True) for f in (whole, parted))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    events = Events(event_config)
+    load_events(events, whole)
+    assert events.read(words(event_config, UFO, FIRE, SNOW)).tolist() == [0, 1, 2]
+    pairs = load_file(whole / "pairs.safetensors")
+    with torch.no_grad():
+        painted, truth, view = draw(events, make_vae(event_config), pairs, torch.nonzero(pairs["walk"] >= 2)[:, 0])
+    assert (painted - truth).square().mean() < 0.7 * (view - truth).square().mean()
+    with pytest.raises(FileNotFoundError, match=r"train\.events"):
+        load_events(events, folder)
+
+
+def test_pairs_differ_by_the_event_alone(event_config, event_dit, make_vae):
+    pairs = render_pairs(event_config, event_dit.places, make_vae(event_config), QUICK)
+    assert len(pairs["kind"]) == QUICK.walks * QUICK.blocks and set(pairs["kind"].tolist()) == {0, 1}
+    change = (pairs["with"].float() - pairs["without"].float()).square().flatten(1).mean(dim=1)
+    assert change.max() > 0.05  # some show it
+    assert (torch.diff(pairs["age"].flatten(1), dim=1) > 0).all()
+    for walk in range(QUICK.walks):
+        assert len(pairs["course"][pairs["walk"] == walk].unique(dim=0)) == 1

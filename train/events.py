@@ -1,0 +1,321 @@
+"""Teaches what events are (`world_model/events.py`): `python -m train.events street --vae RUN --places RUN --out RUN`.
+
+Words: a softmax regression from texts' mean tokens to kinds, on the phrasings of training and captions of nothing. Things: the same
+walk is rendered with an event and without (once, to `pairs.safetensors`), and the painter learns what turns one into the other.
+Resumable. Writes `events.safetensors` (the EMA) and `events.json` (config, steps, errors on walks not trained on).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from train.latents import load_vae
+from train.loop import Run, load_network, prepare_cpu, read_arguments
+from train.places import load_places
+from train.sheet import to_pictures, to_video
+from train.walks import ATMOSPHERES, plan_walk
+from world_model.actions import Action
+from world_model.config import ModelConfig
+from world_model.events import MOMENTS, Events, moments, quarter, scaled
+from world_model.places import Places
+from world_model.rollout import generator
+from world_model.text import build_text_encoder, mean_token
+from world_model.vae import VideoVAE
+from yume_gym.street.captions import scene_caption
+from yume_gym.street.courses import Course
+from yume_gym.street.events import EVENTS
+from yume_gym.street.primitives import H, X, Z
+from yume_gym.street.simulator import StreetSimulator, StreetState
+from yume_gym.street.walker import Walker
+
+WEIGHTS, PAIRS = "events.safetensors", "pairs.safetensors"
+HELD_OUT = 42  # walks
+# there and back, by those who stay to watch
+GLANCES = tuple(
+    tuple(Action.from_keys(*keys) for keys in pair)
+    for pair in (
+        (("", ""), ("", "")),
+        (("W", ""), ("S", "")),
+        (("A", ""), ("D", "")),
+        (("", "←"), ("", "→")),
+        (("", "↑"), ("", "↓")),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this stage."""
+
+    batch: int = 16  # blocks a step
+    lr: float = 1e-2
+    walks: int = 602  # rendered with an event and without, kinds in turns
+    staying: float = 0.6  # share of walks that stay and step or look there and back, so that the event is in view
+    blocks: int = 8  # of each that are kept ...
+    skipped: int = 2  # ... each after up to so many that are not, so that an event is seen at every age
+    captions: int = 250
+    town_seed: int = 0
+    town_blocks: int = 2
+    ema: float = 0.995
+    seed: int = 0
+
+
+def learn_words(events: Events, config: ModelConfig, settings: Settings) -> dict[str, float]:
+    """Fits `events.kind`, and keeps each kind's wording: of its phrasings the one nearest to their mean. Returns the share of
+    unseen phrasings and of captions that it reads rightly."""
+    encoder, length = build_text_encoder(config.text), config.text.event_tokens
+    street, rng = (
+        StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
+        np.random.default_rng(settings.seed),
+    )
+
+    def tokens(texts: tuple[str, ...]) -> Tensor:
+        return torch.stack([encoder.encode(text, length) for text in texts])
+
+    def captions(count: int) -> tuple[str, ...]:
+        written = []
+        for _ in range(count):
+            plan = plan_walk(rng, 1)
+            street.reset(rng, light=plan.light, weather=plan.weather)
+            written.append(scene_caption(street.surroundings(), rng))
+        return tuple(written)
+
+    kinds = [name for name, *_ in events.config.kinds]
+    texts = [tokens(EVENTS[name].phrases) for name in kinds] + [tokens(captions(settings.captions))]
+    for number, phrasings in enumerate(texts[:-1]):
+        means = F.normalize(mean_token(phrasings), dim=-1)
+        events.wording[number] = phrasings[(means @ means.mean(dim=0)).argmax()]
+    means = scaled(torch.cat([mean_token(part) for part in texts]))
+    label = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(part) for part in texts]))
+    weight = 1 / torch.bincount(label)[label] / len(texts)
+    optimizer = torch.optim.AdamW(events.kind.parameters(), lr=0.02, weight_decay=1.0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (F.cross_entropy(events.kind(means), label, reduction="none") * weight).sum().backward()
+        optimizer.step()
+    unseen = torch.cat([events.read(tokens(EVENTS[name].held_out)) == i for i, name in enumerate(kinds)])
+    return {
+        "phrasings": float((events.kind(means).argmax(1) == label)[: -settings.captions].float().mean()),
+        "unseen_phrasings": float(unseen.float().mean()),
+        "captions": float((events.read(tokens(captions(60))) < 0).float().mean()),
+    }
+
+
+@torch.no_grad()
+def render_pairs(config: ModelConfig, places: Places, vae: VideoVAE, settings: Settings) -> dict[str, Tensor]:
+    """Blocks [N, ...] of walks through events, those of a walk after each other: latents with the event and without, [C, K, h, w]
+    float16; kind, walk; place [K, 2], yaw, pitch [K], and away, centre [K, 3], course [3] and age [K] as `Events` takes them."""
+    assert config.dit.events is not None
+    last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
+    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
+    things = [i for i, (_, metres, _) in enumerate(config.dit.events.kinds) if metres > 0]
+    rows: dict[str, list[Tensor]] = {}
+    for walk in tqdm(range(settings.walks), desc="walks", mininterval=5):
+        rng = np.random.default_rng([settings.seed, walk])
+        light, weather, _ = ATMOSPHERES[int(rng.integers(len(ATMOSPHERES)))]
+        kind = things[walk % len(things)]
+        name, _, how = config.dit.events.kinds[kind]
+        street.reset(rng, light=light, weather=weather)
+        walker, stays = Walker(rng, street), rng.random() < settings.staying
+        plain = street.get_state()
+        street.set_event(name)
+        eventful = street.get_state()
+        happening = eventful.courses[-1]
+        heading = float(quarter(torch.tensor(happening.heading))) if how == "street" else happening.heading
+        stands = happening.wall[1:] if how == "facade" and happening.wall is not None else (*happening.place, heading)
+        plan: list[Action] = []
+        for _ in range(settings.blocks):
+            for _ in range(int(rng.integers(settings.skipped + 1)) + 1):
+                street.set_state(plain)
+                if stays and not plan:
+                    there, back = GLANCES[int(rng.integers(len(GLANCES)))]
+                    plan = [there, back] if rng.random() < 0.5 else [back, there]
+                action = plan.pop(0) if stays else walker.act()
+                without, _ = street.ahead(action)
+                street.set_state(eventful)
+                with_it, _ = street.ahead(action)
+                plain, eventful = without[-1], with_it[-1]
+            age = (
+                round((with_it[last][0].frame / config.fps - happening.begin) * config.fps / config.vae.temporal_stride)
+                - 1
+            )
+            path = torch.tensor([(s.x, s.z, s.yaw, s.pitch) for s in with_it[last]], dtype=torch.float64)
+            place, yaw, pitch = path[:, :2], path[:, 2], path[:, 3]
+            facts = {
+                "with": _latents(street, vae, with_it), "without": _latents(street, vae, without),
+                "kind": torch.tensor(kind), "walk": torch.tensor(walk),
+                "place": place, "yaw": yaw, "pitch": pitch,
+                "course": torch.tensor(stands, dtype=torch.float64),
+                "away": places.rays(place[None], yaw[None], pitch[None]).away[0].half(),
+                "centre": torch.tensor([_centre(happening, s.frame / config.fps, stands) for s in with_it[last]]),
+                "age": torch.arange(age, age + len(path)),
+            }  # fmt: skip
+            for key, value in facts.items():
+                rows.setdefault(key, []).append(value)
+    return {key: torch.stack(values) for key, values in rows.items()}
+
+
+def _centre(happening: Course, time: float, stands: Sequence[float]) -> list[float]:
+    """Where an event's shapes are on the mean: metres forward, to the right and up from where it stands."""
+    x, z, heading = stands
+    east, height, north = happening.shapes(time)[:, [X, H, Z]].mean(axis=0) - (x, 0, z)
+    sin, cos = math.sin(heading), math.cos(heading)
+    return [east * sin + north * cos, east * cos - north * sin, height]
+
+
+def _latents(street: StreetSimulator, vae: VideoVAE, states: Sequence[StreetState]) -> Tensor:
+    """[C, K, h, w] float16 of the pictures at given states."""
+    frames = []
+    for state in states:
+        street.set_state(state)
+        frames.append(street.render())
+    return vae.encode(to_video(np.stack(frames)[None]))[0].half()
+
+
+def _last(video: Tensor, latents: int) -> Tensor:
+    """Of pictures [B, 3, T, H, W] the last of each of so many latent frames."""
+    return video.unflatten(2, (latents, -1))[:, :, :, -1]
+
+
+def learn_path(events: Events, pairs: dict[str, Tensor]) -> None:
+    """Sets `events.path` to where things are on the mean at each moment; a moment that nobody saw is as the one before it."""
+    row = (pairs["kind"][:, None] * MOMENTS + moments(pairs["age"])).flatten()
+    total, count = torch.zeros(events.path.shape[0] * MOMENTS, 3), torch.zeros(events.path.shape[0] * MOMENTS, 1)
+    total.index_add_(0, row, pairs["centre"].float().flatten(0, 1))
+    count.index_add_(0, row, torch.ones(len(row), 1))
+    mean = (total / count).unflatten(0, (-1, MOMENTS))
+    for moment in range(1, MOMENTS):
+        mean[:, moment] = torch.where(mean[:, moment].isnan(), mean[:, moment - 1], mean[:, moment])
+    events.path.copy_(mean.nan_to_num())
+
+
+@torch.no_grad()
+def changes(events: Events, vae: VideoVAE, pairs: dict[str, Tensor]) -> Tensor:
+    """[kinds]: mean squared change of pixels by each kind of event, and on top that of all, so that small things count more."""
+    energy = torch.zeros(len(events.config.kinds))
+    for kind in pairs["kind"].unique():
+        rows = torch.nonzero(pairs["kind"] == kind)[:, 0][::7]
+        both = (vae.decode(pairs[name][rows].float())[0] for name in ("with", "without"))
+        energy[kind] = (next(both) - next(both)).square().mean()
+    return energy + energy[energy > 0].mean()
+
+
+def draw(
+    events: Events, vae: VideoVAE, pairs: dict[str, Tensor], rows: Tensor, taught: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Painted and true pictures of blocks, and those without their event, [B, 3, K, H, W] each, as the autoencoder shows them;
+    where `taught`, things are where they truly were."""
+    part = {key: value[rows] for key, value in pairs.items()}
+    view, truth = part["without"].float(), part["with"].float()
+    names = ("kind", "place", "yaw", "pitch", "away", "course", "age")
+    facts = (*(part[name] for name in names), view)
+    things, covered = events(*facts, part["centre"] if taught else None)
+    with torch.no_grad():
+        plain, shown = (_last(vae.decode(part)[0], view.shape[2]) for part in (view, truth))
+    return torch.lerp(plain, things, covered), shown, plain
+
+
+@torch.no_grad()
+def errors(events: Events, vae: VideoVAE, pairs: dict[str, Tensor]) -> tuple[dict[str, float], list[list[np.ndarray]]]:
+    """On held-out walks: the share of what events change that is painted, by kind; rows of a contact sheet, true above painted."""
+    held = torch.nonzero(pairs["walk"] < HELD_OUT)[:, 0]
+    left: dict[str, float] = {}
+    rows: list[list[np.ndarray]] = []
+    for kind in pairs["kind"].unique().tolist():
+        chosen = held[pairs["kind"][held] == kind]
+        painted, truth, view = draw(events, vae, pairs, chosen)
+        left[events.config.kinds[kind][0]] = 1 - float(
+            (painted - truth).square().mean() / (view - truth).square().mean()
+        )
+        most = (view - truth).square().flatten(1).mean(dim=1).argsort(descending=True)[:10]
+        rows += [[to_pictures(v)[-1] for v in part[most].clamp(-1, 1)] for part in (truth, painted)]
+    return {
+        "painted": float(np.mean(list(left.values()))),
+        **{f"painted/{name}": share for name, share in left.items()},
+    }, rows
+
+
+def train(
+    config: ModelConfig, vae_folder: Path, places_folder: Path, out: Path, settings: Settings, steps: int, minutes: float | None
+) -> None:  # fmt: skip
+    """Trains until `steps` or `minutes`, evaluates and writes the weights."""
+    torch.manual_seed(settings.seed)
+    dit = config.dit
+    if dit.events is None or dit.places is None:
+        raise ValueError(f"{config.name} learns no events: its config has no dit.events")
+    vae, _ = load_vae(config, vae_folder)
+    places = Places(dit.places, config.camera, config.latent_size, dit.latent_channels, config.text.dim).requires_grad_(
+        False
+    )
+    load_places(places, places_folder)
+    events = Events(config)
+    words = learn_words(events, config, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / PAIRS).exists():
+        save_file(render_pairs(config, places, vae, settings), out / "new.safetensors")
+        (out / "new.safetensors").rename(out / PAIRS)
+    pairs = load_file(out / PAIRS)
+    learn_path(events, pairs)
+    learnt = [events.mixtures, events.sides, events.looks, *events.light.parameters()]
+    optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-3)
+    run = Run("events", config, settings, out, {"events": events}, [optimizer], {"events": settings.ema})
+    average: Events = run.ema["events"].module  # type: ignore[assignment]
+    average.kind.load_state_dict(events.kind.state_dict())
+    average.wording.copy_(events.wording)
+    average.path.copy_(events.path)
+    energy = changes(events, vae, pairs)
+    trained, losses = torch.nonzero(pairs["walk"] >= HELD_OUT)[:, 0], []
+    for step in run.steps(steps, minutes):
+        chosen = torch.randint(len(trained), (settings.batch,), generator=generator(settings.seed, "events", step))
+        blocks = trained[chosen]
+        painted, truth, _ = draw(events, vae, pairs, blocks, taught=True)
+        error = (painted - truth).square().flatten(1).mean(dim=1)
+        loss = (error / energy[pairs["kind"][blocks]]).mean()
+        run.accelerator.backward(loss)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * run.rate(steps, minutes, 50, 0.4, 0.03)
+        run.optimizers[0].step()
+        run.optimizers[0].zero_grad()
+        run.average("events")
+        losses.append(float(loss.detach()))
+        if step % 100 == 99:
+            run.log({"loss": float(np.mean(losses[-100:]))})
+        if step % 1000 == 999:
+            figures, rows = errors(average, vae, pairs)
+            run.log(figures)
+            run.sheet("events", rows)
+            run.save()
+    run.finish()
+    figures, rows = errors(average, vae, pairs)
+    run.sheet("events", rows)
+    save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
+    facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in {**words, **figures}.items()}}
+    (out / "events.json").write_text(json.dumps({**json.loads(config.to_json()), "events_training": facts}, indent=1))
+
+
+def load_events(events: Events, folder: Path | None) -> None:
+    """Puts the weights of a run of this stage into `events`. FileNotFoundError without them, ValueError for unfitting ones."""
+    load_network(
+        events, folder, WEIGHTS, "a model that knows events needs --events, a run of train.events", "the events"
+    )
+
+
+def main() -> None:
+    prepare_cpu()
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "walks", "seed"), ("vae", "places"))
+    train(config, a.vae, a.places, a.out, settings, a.steps, a.minutes)
+
+
+if __name__ == "__main__":
+    main()

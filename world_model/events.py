@@ -1,0 +1,188 @@
+"""Events: which kind a text tells of, and what it brings into the view, learnt by heart like the town (places.py).
+
+Three parts, all learnt by train.events. A softmax regression reads a text's mean token; words that it takes for a kind are then
+heard as that kind's best known wording, so that unseen phrasings are understood as the text encoder understands them. A table
+says where the thing that an event brings is at each moment. Its looks are a picture with transparency, larger than life, that
+always faces the viewer (a billboard): a mixture of a few, by moment and by the side it is seen from, in the light of the place.
+Where a thing stands is chosen when the event begins, as people choose where to look: in the freest direction ahead. The DiT
+starts from the view with the thing in it, and is free to disagree.
+
+Shapes: B worlds, T views, h x w tokens, H x W pixels, C latent channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.config import ModelConfig
+from world_model.geometry import camera_rays, camera_to_world
+from world_model.places import Places
+from world_model.text import mean_token
+from world_model.vae import VideoVAE
+
+GLANCES = tuple(math.radians(turn) for turn in (-36, -27, -18, -9, 0, 9, 18, 27, 36))
+DETOUR = 6.0  # metres of free sight that a radian to the side must gain
+CLEARANCE, NEAREST = 2.5, 3.0  # metres kept from what is solid behind a thing, and from the viewer
+WALL, TOO_NEAR = 13.0, 5.0  # metres to the facade that is liked best, and to one that is not taken
+EXTENT, TEXELS = 8.0, 48  # metres from a billboard's middle to its edge, and its texels each way
+BLUR = 0.5  # metres within which what is solid begins to hide a thing
+MOMENTS, FADED = 96, 16  # latent frames of an event that are told apart; later ones repeat those after the first FADED
+NOTHING = -1  # kind of a text that tells of no known event
+
+
+class Events(nn.Module):
+    """The known kinds of events. Before training every text is taken for the first kind, and things cover next to nothing."""
+
+    wording: Tensor
+    path: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        """For a model whose config has `dit.events` and `dit.places`."""
+        super().__init__()
+        assert config.dit.events is not None and config.dit.places is not None
+        text, channels = config.text, config.dit.latent_channels
+        self.camera, self.patch = config.camera, config.vae.spatial_stride
+        self.config = config.dit.events
+        kinds, width = len(self.config.kinds), self.config.width
+        self.kind = nn.Linear(text.dim, kinds + 1)  # the last: no event
+        nn.init.zeros_(self.kind.weight)
+        nn.init.zeros_(self.kind.bias)
+        self.register_buffer("wording", torch.zeros(kinds, text.event_tokens, text.dim))
+        # where a thing is at each moment: metres forward, to the right and up from where it stands
+        self.register_buffer("path", torch.zeros(kinds, MOMENTS, 3))
+        self.mixtures = nn.Parameter(0.1 * torch.randn(kinds, MOMENTS, self.config.looks))
+        self.sides = nn.Parameter(torch.zeros(kinds, 2, self.config.looks))
+        self.looks = nn.Parameter(0.02 * torch.randn(kinds, self.config.looks, 4, TEXELS, TEXELS))
+        with torch.no_grad():
+            self.mixtures[..., 0] = 1
+            self.looks[:, 0, 3] = -4
+        last = nn.Linear(width, 7)
+        self.light = nn.Sequential(nn.Linear(channels + 1 + kinds, width), nn.ReLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def read(self, words: Tensor) -> Tensor:
+        """Kind [B] int64 of texts' tokens [B, N, D], zero-padded; NOTHING for no text and for one of no known event."""
+        mean = mean_token(words.float())
+        found = self.kind(scaled(mean).to(self.kind.weight.dtype)).argmax(dim=-1)
+        none = (found == len(self.config.kinds)) | (mean == 0).all(dim=-1)
+        return torch.where(none, torch.full_like(found, NOTHING), found)
+
+    def heard(self, words: Tensor, kind: Tensor) -> Tensor:
+        """`words` [B, N, D], as the known wording of their `kind` [B] if they have one."""
+        known = (kind >= 0)[:, None, None]
+        return torch.where(known, self.wording[kind.clamp(min=0)].to(words.dtype), words)
+
+    def begin(self, kind: Tensor, places: Places, place: Tensor, yaw: Tensor) -> Tensor:
+        """Where things of events that begin now stand: [B, 3] float64 (x, z; metres; heading, radians), for viewers at `place`
+        [B, 2] looking to `yaw` [B]. Of the glances ahead the freest; for kinds that need one, a facade."""
+        turns = yaw.new_tensor(GLANCES)
+        glances = yaw[:, None] + turns
+        away, met = places.free_sight(place, glances)
+        kinds = self.config.kinds
+        ahead = place.new_tensor([metres for _, metres, _ in kinds])[kind.clamp(min=0), None]
+        reach = torch.minimum(ahead, away - CLEARANCE)
+        best = (reach - DETOUR * turns.abs()).argmax(dim=1, keepdim=True)
+        towards, reach = glances.gather(1, best)[:, 0], reach.gather(1, best)[:, 0].clamp(min=NEAREST)
+        hows = [how for *_, how in kinds]
+        along = torch.tensor([how == "street" for how in hows], device=kind.device)[kind.clamp(min=0)]
+        heading = torch.where(along, quarter(yaw), yaw)
+        open_to = torch.cat([place + reach[:, None] * _direction(towards), heading[:, None]], dim=1)
+        usable = met & (away > TOO_NEAR)
+        cost = torch.where(usable, (away - WALL).abs() + DETOUR * turns.abs(), torch.full_like(away, torch.inf))
+        best = cost.argmin(dim=1, keepdim=True)
+        towards, reach = glances.gather(1, best)[:, 0], away.gather(1, best)[:, 0]
+        beside, _ = places.free_sight(place, towards[:, None] + 0.02)
+        corner = place + reach[:, None] * _direction(towards)
+        front = place + beside * _direction(towards + 0.02) - corner
+        # facades look along the axes of the town: away from the longer side of what two neighbouring rays met, to the viewer
+        back = -_direction(towards)
+        sideways = front[:, 0].abs() > front[:, 1].abs()
+        facing = torch.where(sideways, torch.atan2(0 * back[:, 0], back[:, 1]), torch.atan2(back[:, 0], 0 * back[:, 1]))
+        wall = torch.cat([corner, facing[:, None]], dim=1)
+        wanted = torch.tensor([how == "facade" for how in hows], device=kind.device)[kind.clamp(min=0)] & usable.any(
+            dim=1
+        )
+        return torch.where(wanted[:, None], wall, open_to)
+
+    def things(self, kind: Tensor) -> Tensor:
+        """Whether kinds [B] bring a thing."""
+        metres = torch.tensor([metres for _, metres, _ in self.config.kinds], device=kind.device)
+        return (kind >= 0) & (metres[kind.clamp(min=0)] > 0)
+
+    def forward(
+        self, kind: Tensor, stand: Tensor, yaw: Tensor, pitch: Tensor, away: Tensor, course: Tensor, age: Tensor, view: Tensor,
+        centre: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Pictures [B, 3, T, H, W] of what events show, and the share [B, 1, T, H, W] of each pixel that they cover.
+
+        kind [B]; viewers stand at [B, T, 2] (world x, z; metres), look to yaw, pitch [B, T] (radians) and see as far as `away`
+        (Places.rays); course [B, 3] of `begin`; age [B, T] int64 latent frames since; view [B, C, T, h, w]: latents of the place
+        without them; centre [B, T, 3] of the things if not as `path` has it.
+        """
+        number, views = self.looks.dtype, yaw.shape[1]
+        height, width = (side * self.patch for side in view.shape[3:])
+        known, moment = kind.clamp(min=0), moments(age)
+        row = self.path[known[:, None], moment] if centre is None else centre
+        heading = course[:, None, 2].float()
+        sin, cos, forward, right, up = heading.sin(), heading.cos(), *row.float().unbind(-1)
+        # the thing from the viewer, on the ground
+        to_x = forward * sin + right * cos - (stand[..., 0] - course[:, None, 0]).float()
+        to_z = forward * cos - right * sin - (stand[..., 1] - course[:, None, 1]).float()
+        rays = camera_rays(height, width, self.camera, yaw.device)
+        direction = torch.einsum("btij,hwj->bthwi", camera_to_world(yaw.float(), pitch.float()), rays)
+        x, down, z = direction.unbind(-1)
+        level = torch.hypot(x, z).clamp(min=0.05)
+        to_x, to_z = to_x[..., None, None], to_z[..., None, None]
+        nearest = (to_x * x + to_z * z) / level  # metres to where the ray passes the thing's axis, on the ground
+        beside = (to_z * x - to_x * z) / level
+        above = self.camera.eye_height - down / level * nearest - up[..., None, None]
+        grid = torch.stack([beside, -above], dim=-1) / EXTENT
+        distance = torch.hypot(to_x, to_z).clamp(min=0.1)
+        bearing = torch.cat([to_x * sin[..., None, None] + to_z * cos[..., None, None],
+                             to_x * cos[..., None, None] - to_z * sin[..., None, None]], dim=-1) / distance  # fmt: skip
+        mixture = self.mixtures[known[:, None], moment] + torch.einsum(
+            "btis,bsl->btl", bearing.to(number), self.sides[known]
+        )
+        look = torch.einsum("btl,blchw->btchw", mixture, self.looks[known])
+        seen = F.grid_sample(look.flatten(0, 1).float(), grid.flatten(0, 1), align_corners=False)
+        colour, share = seen[:, :3].unflatten(0, (-1, views)), seen[:, 3:].unflatten(0, (-1, views))
+        told = F.one_hot(known, len(self.config.kinds))[:, None].expand(-1, views, -1)
+        mean = view.float().mean(dim=(3, 4)).transpose(1, 2)
+        lit = self.light(torch.cat([mean, distance[..., 0].log(), told], dim=-1).to(number)).float()[..., None, None]
+        colour = colour * lit[:, :, :3].exp() + lit[:, :, 3:6]
+        solid = F.interpolate(away.float(), (height, width), mode="bilinear", align_corners=False) * level
+        there = (nearest > BLUR) & (grid.abs() < 1).all(dim=-1) & self.things(kind)[:, None, None, None]
+        share = (share + lit[:, :, 6:]).sigmoid()[:, :, 0] * there * ((solid - nearest) / BLUR).sigmoid()
+        return colour.transpose(1, 2), share[:, None]
+
+    def over(self, vae: VideoVAE, view: Tensor, drawn: Tensor, covered: Tensor) -> Tensor:
+        """The latents `view` [B, C, T, h, w] with what `forward` returned drawn over them; the same where that covers nothing."""
+        plain = vae.decode(view)[0]
+        stride = plain.shape[2] // view.shape[2]
+        drawn, share = (part.repeat_interleave(stride, dim=2) for part in (drawn, covered))
+        touched = F.max_pool3d(covered, (1, self.patch, self.patch)) > 0
+        return torch.where(touched, vae.encode(torch.lerp(plain, drawn, share).clamp(-1, 1)), view)
+
+
+def quarter(yaw: Tensor) -> Tensor:
+    """The quarter turn nearest to `yaw`, radians: streets run that way."""
+    return (yaw / (math.pi / 2)).round() * (math.pi / 2)
+
+
+def moments(age: Tensor) -> Tensor:
+    """Which of the MOMENTS an event is in after `age` int64 latent frames."""
+    return torch.where(age < MOMENTS, age, FADED + (age - FADED) % (MOMENTS - FADED)).clamp(min=0)
+
+
+def scaled(mean: Tensor) -> Tensor:
+    """Mean tokens at one length, for the regression."""
+    return 6 * F.normalize(mean, dim=-1)
+
+
+def _direction(yaw: Tensor) -> Tensor:
+    return torch.stack([yaw.sin(), yaw.cos()], dim=-1)
