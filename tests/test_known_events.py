@@ -21,7 +21,7 @@ from train.places import distance_field
 from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import EventsConfig, ModelConfig
-from world_model.dit import DiT
+from world_model.dit import LEAST, DiT
 from world_model.events import CLEARANCE, DETOUR, EXTENT, GLANCES, NEAREST, NOTHING, TEXELS, Events, scaled
 from world_model.places import Places
 from world_model.rollout import advance, commanded, dream_block, generator, prepare_block
@@ -207,9 +207,7 @@ def stepped(dit: DiT, vae, worlds: Worlds, config: ModelConfig, *texts: str):
     return motion, ready, ahead
 
 
-def test_what_an_event_covers_is_painted_and_the_guide_is_not_trusted_there(
-    event_dit, event_config, make_vae, pictures
-):
+def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit, event_config, make_vae, pictures):
     vae = make_vae(event_config)
     worlds = worlds_of(event_dit, vae, pictures, 2)
     plain = copy.copy(event_dit)
@@ -236,12 +234,14 @@ def test_what_an_event_covers_is_painted_and_the_guide_is_not_trusted_there(
     known = places.painted(rays, look)
     things, covered = events(kind, stand, yaw, 0 * yaw, rays.away, ahead.course[:, :3], ages.expand(2, -1), known)
     stride = event_config.vae.temporal_stride
-    video = vae.decode(known)[0]
-    share = covered.repeat_interleave(stride, dim=2)
-    shown = vae.encode(((1 - share) * video + share * things.repeat_interleave(stride, dim=2)).clamp(-1, 1))
-    cells = covered.unflatten(3, (-1, 8)).unflatten(5, (-1, 8)).mean(dim=(4, 6))
-    valid = ahead.guide.valid * (1 - cells)
-    expected = torch.lerp(shown, ahead.guide.latents, valid)
+    share, thing = (part.repeat_interleave(stride, dim=2) for part in (covered, things))
+
+    def over(view: Tensor) -> Tensor:
+        return vae.encode(((1 - share) * vae.decode(view)[0] + share * thing).clamp(-1, 1))
+
+    expected = torch.lerp(over(known), over(ahead.guide.latents), ahead.guide.valid)
+    sure = covered.unflatten(3, (-1, 8)).unflatten(5, (-1, 8)).mean(dim=(4, 6))
+    torch.testing.assert_close(ready.variance[0], (bare.variance * (1 - sure) + LEAST * sure)[0])
     torch.testing.assert_close(ready.guide[0], expected[0], atol=1e-5, rtol=1e-4)
     assert 0.05 < covered[0].mean() < 0.95 and torch.equal(ahead.covered, covered[:, :, -1])
 

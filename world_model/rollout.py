@@ -108,7 +108,7 @@ def prepare_block(
         words = dit.events.heard(words, kind)
         context = torch.cat([words, context[:, config.text.event_tokens :]], dim=1)
         things = dit.events.things(kind)
-        if bool((new & things).any()):
+        if _some(new & things):
             begun = torch.cat(
                 [dit.events.begin(kind, dit.places, worlds.place, worlds.yaw), worlds.frame[:, None]], dim=1
             )
@@ -119,23 +119,22 @@ def prepare_block(
     with beside(lambda: _guide(dit, vae, worlds, motion, changed), worlds.picture.device) as guided:
         history = worlds.history if worlds.history.frames else None
         conditions = dit.read(history, worlds.memory, context, target, pooled)
-        known, covered = None, None
+        known, thing = None, None
         if dit.places is not None:
             shown = worlds.history.latents
             look = dit.places.looks(shown[:, :, 0], shown[:, :, -1], worlds.history.known, words)
             stand = worlds.place[:, None] + motion.displacement[:, last]
             rays = dit.places.rays(stand, target.yaw, target.pitch)
             known = dit.places.painted(rays, look)
-            if dit.events is not None and kind is not None and bool(things.any()):
+            if dit.events is not None and kind is not None and _some(things):
                 age = target.frame - course[:, 3:4].long()
-                drawn, covered = dit.events(kind, stand, target.yaw, target.pitch, rays.away, course[:, :3], age, known)
-                known = dit.events.over(vae, known, drawn, covered)
+                thing = dit.events(kind, stand, target.yaw, target.pitch, rays.away, course[:, :3], age, known)
         guide = guided()
     latents, valid = (guide.latents, guide.valid) if guide is not None else (None, None)
     sure = None
-    if dit.events is not None and valid is not None and covered is not None:
-        sure = F.avg_pool3d(covered, (1, dit.events.patch, dit.events.patch))
-        valid = valid * (1 - sure)
+    if thing is not None and dit.events is not None and known is not None and latents is not None:
+        known, latents = (dit.events.over(vae, view, *thing) for view in (known, latents))
+        sure = F.avg_pool3d(thing[1], (1, dit.events.patch, dit.events.patch))
     conditions = dit.show(conditions, latents, valid, known, sure)
     place = History(
         worlds.history.latents[:, :, :0],
@@ -144,7 +143,11 @@ def prepare_block(
         target.pitch,
         torch.ones_like(target.frame, dtype=torch.bool),
     )
-    return conditions, Ahead(place, guide, told, changed, course, None if covered is None else covered[:, :, -1])
+    return conditions, Ahead(place, guide, told, changed, course, None if thing is None else thing[1][:, :, -1])
+
+
+def _some(flags: Tensor) -> bool:
+    return flags.is_meta or bool(flags.any())  # plans count the dearer case
 
 
 def _guide(dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, changed: Tensor) -> Guide | None:
