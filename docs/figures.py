@@ -4,7 +4,7 @@
 
 minute.png: a minute of walking and turning, the dream above the real street under the same keys: the first three walks.
 minute-ends.png: the last picture of every walk, the dream's above the street's.
-events.png: events told while walking, half a second to four seconds later; and worlds that began with a text alone.
+events.png: events told on the way, half a second to four seconds later; and worlds that began with a text alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ SECONDS = (0, 0.5, 1, 2, 4, 8, 15, 30, 45, 60)
 SHOWN = 3  # walks shown from beginning to end
 SEED = 2026  # of the walks: none that a model was trained on
 CLEAR_DAY = 0  # seed of a starting picture by day
-EVENTS = ("night falls", "heavy rain", "it starts snowing", "thick fog")
+# and the keys held: what comes is best seen by who stays
+EVENTS = {
+    "night falls": "W", "heavy rain": "W", "it starts snowing": "W", "thick fog": "W",
+    "a UFO flies by": "", "a ghost appears": "", "a building is on fire": "",
+}  # fmt: skip
 AFTER = (0, 1, 2, 4, 8)  # blocks
 TEXTS = (
     "First-person view of a sunny street with shops",
@@ -78,12 +82,12 @@ def events(model: str) -> list[list[np.ndarray]]:
     """One row of labelled pictures an event, then one a text."""
     env = gymnasium.make("YumeWorld-v0", model=model)
     forward, rows = Action.from_keys("W").index, []
-    for event in EVENTS:
+    for event, keys in EVENTS.items():
         _, info = env.reset(seed=CLEAR_DAY)
         shown = [info["frames"][-1]]
         env.unwrapped.trigger_event(event)
         for _ in range(AFTER[-1]):
-            shown.append(env.step(forward)[4]["frames"][-1])
+            shown.append(env.step(Action.from_keys(keys).index)[4]["frames"][-1])
         rows.append([labelled(shown[i], event if i == 0 else f"after {i} steps") for i in AFTER])
     for seed, text in enumerate(TEXTS):
         _, info = env.reset(seed=seed, options={"text": text})
