@@ -240,10 +240,8 @@ def errors(events: Events, vae: VideoVAE, pairs: dict[str, Tensor]) -> tuple[dic
         )
         most = (view - truth).square().flatten(1).mean(dim=1).argsort(descending=True)[:10]
         rows += [[to_pictures(v)[-1] for v in part[most].clamp(-1, 1)] for part in (truth, painted)]
-    return {
-        "painted": float(np.mean(list(left.values()))),
-        **{f"painted/{name}": share for name, share in left.items()},
-    }, rows
+    parts = {f"painted/{name}": share for name, share in left.items()}
+    return {"painted": float(np.mean(list(left.values()))), **parts}, rows
 
 
 def train(
@@ -255,9 +253,7 @@ def train(
     if dit.events is None or dit.places is None:
         raise ValueError(f"{config.name} learns no events: its config has no dit.events")
     vae, _ = load_vae(config, vae_folder)
-    places = Places(dit.places, config.camera, config.latent_size, dit.latent_channels, config.text.dim).requires_grad_(
-        False
-    )
+    places = Places(dit.places, config.camera, config.latent_size, dit.latent_channels, config.text.dim)
     load_places(places, places_folder)
     events = Events(config)
     words = learn_words(events, config, settings)

@@ -80,34 +80,25 @@ class Events(nn.Module):
     def begin(self, kind: Tensor, places: Places, place: Tensor, yaw: Tensor) -> Tensor:
         """Where things of events that begin now stand: [B, 3] float64 (x, z; metres; heading, radians), for viewers at `place`
         [B, 2] looking to `yaw` [B]. Of the glances ahead the freest; for kinds that need one, a facade."""
-        turns = yaw.new_tensor(GLANCES)
-        glances = yaw[:, None] + turns
+        turns, kinds = yaw.new_tensor(GLANCES), self.config.kinds
+        glances, number = yaw[:, None] + turns, kind.clamp(min=0)
         away, met = places.free_sight(place, glances)
-        kinds = self.config.kinds
-        ahead = place.new_tensor([metres for _, metres, _ in kinds])[kind.clamp(min=0), None]
+        ahead = place.new_tensor([metres for _, metres, _ in kinds])[number, None]
         reach = torch.minimum(ahead, away - CLEARANCE)
         best = (reach - DETOUR * turns.abs()).argmax(dim=1, keepdim=True)
         towards, reach = glances.gather(1, best)[:, 0], reach.gather(1, best)[:, 0].clamp(min=NEAREST)
-        hows = [how for *_, how in kinds]
-        along = torch.tensor([how == "street" for how in hows], device=kind.device)[kind.clamp(min=0)]
-        heading = torch.where(along, quarter(yaw), yaw)
+        heading = torch.where(self._where("street")[number], quarter(yaw), yaw)
         open_to = torch.cat([place + reach[:, None] * _direction(towards), heading[:, None]], dim=1)
         usable = met & (away > TOO_NEAR)
         cost = torch.where(usable, (away - WALL).abs() + DETOUR * turns.abs(), torch.full_like(away, torch.inf))
         best = cost.argmin(dim=1, keepdim=True)
-        towards, reach = glances.gather(1, best)[:, 0], away.gather(1, best)[:, 0]
-        beside, _ = places.free_sight(place, towards[:, None] + 0.02)
-        corner = place + reach[:, None] * _direction(towards)
-        front = place + beside * _direction(towards + 0.02) - corner
-        # facades look along the axes of the town: away from the longer side of what two neighbouring rays met, to the viewer
-        back = -_direction(towards)
-        sideways = front[:, 0].abs() > front[:, 1].abs()
-        facing = torch.where(sideways, torch.atan2(0 * back[:, 0], back[:, 1]), torch.atan2(back[:, 0], 0 * back[:, 1]))
-        wall = torch.cat([corner, facing[:, None]], dim=1)
-        wanted = torch.tensor([how == "facade" for how in hows], device=kind.device)[kind.clamp(min=0)] & usable.any(
-            dim=1
-        )
-        return torch.where(wanted[:, None], wall, open_to)
+        facade = _facade(places, place, glances.gather(1, best)[:, 0], away.gather(1, best)[:, 0])
+        wanted = self._where("facade")[number] & usable.any(dim=1)
+        return torch.where(wanted[:, None], facade, open_to)
+
+    def _where(self, how: str) -> Tensor:
+        """Which kinds [kinds] take place there."""
+        return torch.tensor([own == how for *_, own in self.config.kinds], device=self.path.device)
 
     def things(self, kind: Tensor) -> Tensor:
         """Whether kinds [B] bring a thing."""
@@ -182,6 +173,19 @@ def moments(age: Tensor) -> Tensor:
 def scaled(mean: Tensor) -> Tensor:
     """Mean tokens at one length, for the regression."""
     return 6 * F.normalize(mean, dim=-1)
+
+
+def _facade(places: Places, place: Tensor, towards: Tensor, reach: Tensor) -> Tensor:
+    """What is met `reach` [B] metres from places [B, 2] in the direction `towards` [B]: [B, 3] (x, z; the direction it faces).
+
+    Facades look along the axes of the town: away from the longer side of what two neighbouring rays met, to the viewer.
+    """
+    corner, aside = place + reach[:, None] * _direction(towards), towards + 0.02
+    front = place + places.free_sight(place, aside[:, None])[0] * _direction(aside) - corner
+    back = -_direction(towards)
+    along_x = front[:, 0].abs() > front[:, 1].abs()
+    facing = torch.where(along_x, torch.atan2(0 * back[:, 0], back[:, 1]), torch.atan2(back[:, 0], 0 * back[:, 1]))
+    return torch.cat([corner, facing[:, None]], dim=1)
 
 
 def _direction(yaw: Tensor) -> Tensor:
