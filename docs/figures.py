@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "events": events(args.model),
     }
     for name, rows in sheets.items():
-        sheet = Image.fromarray(contact_sheet(rows)).quantize(256, dither=Image.Dither.NONE)  # a third of the size
+        sheet = Image.fromarray(contact_sheet(rows)).quantize(256, dither=Image.Dither.FLOYDSTEINBERG)  # half the size
         sheet.save(args.out / f"{name}.png", optimize=True)
 
 
