@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from stopped import stopped_after
+from test_events import content
 from test_town_worlds import streets
 from torch import Tensor
 
@@ -29,9 +31,11 @@ from world_model.text import build_text_encoder
 from world_model.warp import REMEMBERED, USELESS
 from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
+from yume_gym.street.keywords import normalise
 
 KINDS = (("ufo", 9.0, "open"), ("fire", 12.0, "facade"), ("snow", 0.0, ""))
 STILL = Action()
+SHIPPED = stage.PHRASINGS
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +312,10 @@ def learnt(event_config, make_vae, tmp_path_factory):
         patch.setattr(stage, "HELD_OUT", 2)
         patch.setattr(stage, "load_vae", lambda *_: (make_vae(event_config), "print"))
         folder = tmp_path_factory.mktemp("events")
+        shipped, few = json.loads(SHIPPED.read_text()), folder / "phrasings.json"  # words have no meaning here
+        short = {name: {kind: texts[:1] for kind, texts in shipped[name].items()} for name in ("phrases", "fresh")}
+        few.write_text(json.dumps({**short, "other": shipped["other"][:6]}))
+        patch.setattr(stage, "PHRASINGS", few)
         torch.manual_seed(3)
         dit = event_config.dit
         places = Places(
@@ -336,7 +344,7 @@ def test_a_painter_learns_what_events_change_and_resumes_exactly(learnt, event_c
     assert events.read(words(event_config, UFO, FIRE, SNOW)).tolist() == [0, 1, 2]
     pairs = load_file(whole / "pairs.safetensors")
     with torch.no_grad():
-        painted, truth, view = draw(events, make_vae(event_config), pairs, torch.nonzero(pairs["walk"] >= 2)[:, 0])
+        painted, truth, view = draw(events, pairs, torch.nonzero(pairs["walk"] >= 2)[:, 0])
     assert (painted - truth).square().mean() < 0.7 * (view - truth).square().mean()
     with pytest.raises(FileNotFoundError, match=r"train\.events"):
         load_events(events, folder)
@@ -350,3 +358,48 @@ def test_pairs_differ_by_the_event_alone(event_config, event_dit, make_vae):
     assert (torch.diff(pairs["age"].flatten(1), dim=1) > 0).all()
     for walk in range(QUICK.walks):
         assert len(pairs["course"][pairs["walk"] == walk].unique(dim=0)) == 1
+
+
+def test_phrasings_for_reading_are_worded_unlike_the_held_out_ones():
+    """By the same rule as the street's own, and none twice."""
+    told = json.loads(SHIPPED.read_text())
+    assert set(told["phrases"]) == set(told["fresh"]) == set(EVENTS)
+    known = [normalise(text) for kind in EVENTS.values() for text in kind.phrases + kind.held_out]
+    lists = [*told["phrases"].values(), *told["fresh"].values(), told["other"]]
+    texts = known + [normalise(text) for part in lists for text in part]
+    assert len(set(texts)) == len(texts)
+    for name, kind in EVENTS.items():
+        for held_out, trained in itertools.product(kind.held_out, told["phrases"][name]):
+            shared = content(held_out) & content(trained)
+            assert len(shared) <= len(content(held_out)) / 3, (held_out, trained)
+
+
+@pytest.mark.parametrize(
+    ("turns", "place", "expected"),
+    [
+        (0, (3.0, 7.0), (2.0, 7.0)),  # along z: across is x
+        (2, (3.0, 7.0), (3.0, 7.0)),  # the other way no lane is known
+        (1, (3.0, 7.0), (3.0, 5.0)),  # along x: across is z
+        (-3, (3.0, 7.0), (3.0, 5.0)),  # the same heading
+        (0, (79.5, -40.0), (82.0, -40.0)),  # around the torus of 80 metres the nearest lane is beyond the edge
+        (0, (901.0, 1.0), (900.0, 1.0)),  # a world may have walked far
+    ],
+)
+def test_what_goes_along_streets_keeps_to_its_lane(event_config, turns, place, expected):
+    events = Events(event_config)
+    assert events.period == 80.0
+    events.lanes[0, :2] = torch.tensor([2.0, 20.0])
+    events.lanes[1, 0] = 5.0
+    found = events.in_lane(torch.tensor([place], dtype=torch.float64), torch.tensor([turns * math.pi / 2]))
+    assert found.tolist() == [pytest.approx(list(expected))]
+
+
+def test_lanes_are_learnt_from_where_things_went(event_config):
+    kinds = (("ufo", 9.0, "open"), ("car", 8.0, "street"))
+    events = Events(dataclasses.replace(
+        event_config, dit=dataclasses.replace(event_config.dit, events=EventsConfig(kinds, looks=2, width=8))
+    ))  # fmt: skip
+    course = torch.tensor([[81.2, 4.0, 0.0], [1.2, 9.0, 2 * math.pi], [6.0, 17.0, -math.pi / 2], [9.0, 9.0, 0.0]])
+    stage.learn_lanes(events, {"kind": torch.tensor([1, 1, 1, 0]), "course": course.double()})
+    assert events.lanes[0, 0] == pytest.approx(1.2) and events.lanes[3, 0] == 17  # what is no car counts for nothing
+    assert int(events.lanes.isfinite().sum()) == 2

@@ -122,3 +122,16 @@ def test_minilm_reads_meaning_offline(monkeypatch):
     assert torch.equal(meaning("heavy rain starts"), rain)
     assert not encoder.encode("", config.event_tokens).any()
     assert encoder.encode("rain " * 10_000, config.event_tokens).any(dim=1).all()
+
+
+def test_the_end_of_a_long_text_is_heard():
+    """Texts beyond the length are averaged over neighbours, not cut; the mean stays about what it was."""
+    encoder = build_text_encoder(PRESETS["street"].text)
+    begin = "Between two crossings, around: a park, parked cars, a checkered tower, brick houses, shops, trees and street lamps."
+    texts = [f"{begin} A view of a lively shopping street {light}." for light in ("at midday", "at night")]
+    day, night = (encoder.encode(text, 32) for text in texts)
+    assert day.shape == (32, 384) and (day != 0).any(dim=1).all()
+    assert (mean_token(day) - mean_token(night)).norm() > 0.1 * mean_token(day).norm()  # cut texts would be equal
+    whole = encoder.encode(texts[1], 64)
+    assert torch.nn.functional.cosine_similarity(mean_token(whole), mean_token(night), dim=0) > 0.99
+    assert torch.equal(encoder.encode("night falls", 32)[:4], encoder.encode("night falls", 4))

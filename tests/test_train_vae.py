@@ -17,7 +17,7 @@ from train.vae import Clips, Settings, psnr, reconstruction_loss, train
 from world_model.rollout import generator
 from world_model.vae import build_vae
 
-QUICK = Settings(batch=3, ema=0.9)
+QUICK = Settings(batch=3, lr=5e-3, ema=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_command_line(config, data_folder, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(stage, "train", lambda *arguments: given.append(arguments))
     monkeypatch.setattr(stage, "prepare_cpu", lambda: None)
-    words = f"vae debug --data {data_folder} --out {tmp_path} --steps 5 --minutes 2.5 --batch 4 --lr 0.01"
+    words = f"vae debug --data {data_folder} --out {tmp_path} --steps 5 --minutes 2.5 --batch 4 --lr 0.01 --bfloat16"
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
-    assert given == [(config, data_folder, tmp_path, Settings(batch=4, lr=0.01), 5, 2.5)]
+    assert given == [(config, data_folder, tmp_path, Settings(batch=4, lr=0.01, bfloat16=True), 5, 2.5, None)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from train.latents import load_vae
 from train.loop import Run, load_network, prepare_cpu, read_arguments
 from train.places import load_places
-from train.sheet import to_pictures, to_video
+from train.sheet import to_pictures
 from train.walks import ATMOSPHERES, plan_walk
 from world_model.actions import Action
 from world_model.config import ModelConfig
@@ -33,7 +33,7 @@ from world_model.rollout import generator
 from world_model.text import build_text_encoder, mean_token
 from world_model.vae import VideoVAE
 from yume_gym.street.captions import scene_caption
-from yume_gym.street.courses import Course
+from yume_gym.street.courses import FADE_SECONDS, Course
 from yume_gym.street.events import EVENTS
 from yume_gym.street.primitives import H, X, Z
 from yume_gym.street.simulator import StreetSimulator, StreetState
@@ -41,6 +41,9 @@ from yume_gym.street.walker import Walker
 
 WEIGHTS, PAIRS = "events.safetensors", "pairs.safetensors"
 HELD_OUT = 42  # walks
+# more phrasings of each kind ("phrases"), some that are never trained on ("fresh"), and texts of no known event ("other"), one in
+# UNSEEN of which is kept for testing; all written without sight of the street's own phrasings
+PHRASINGS, UNSEEN = Path(__file__).with_name("phrasings.json"), 5
 # there and back, by those who stay to watch
 GLANCES = tuple(
     tuple(Action.from_keys(*keys) for keys in pair)
@@ -73,14 +76,15 @@ class Settings:
 
 def learn_words(events: Events, config: ModelConfig, settings: Settings) -> dict[str, float]:
     """Fits `events.kind`, and keeps each kind's wording: of its phrasings the one nearest to their mean. Returns the share of
-    unseen phrasings and of captions that it reads rightly."""
+    unseen phrasings, captions and texts of nothing known that it reads rightly."""
     encoder, length = build_text_encoder(config.text), config.text.event_tokens
     street, rng = (
         StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
         np.random.default_rng(settings.seed),
     )
+    more = json.loads(PHRASINGS.read_text())
 
-    def tokens(texts: tuple[str, ...]) -> Tensor:
+    def tokens(texts: Sequence[str]) -> Tensor:
         return torch.stack([encoder.encode(text, length) for text in texts])
 
     def captions(count: int) -> tuple[str, ...]:
@@ -91,31 +95,39 @@ def learn_words(events: Events, config: ModelConfig, settings: Settings) -> dict
             written.append(scene_caption(street.surroundings(), rng))
         return tuple(written)
 
+    def read_as_told(phrasings: Callable[[str], Sequence[str]]) -> float:
+        return float(torch.cat([events.read(tokens(phrasings(name))) == i for i, name in enumerate(kinds)]).float().mean())
+
     kinds = [name for name, *_ in events.config.kinds]
-    texts = [tokens(EVENTS[name].phrases) for name in kinds] + [tokens(captions(settings.captions))]
-    for number, phrasings in enumerate(texts[:-1]):
+    told = [tokens(EVENTS[name].phrases) for name in kinds]
+    for number, phrasings in enumerate(told):
         means = F.normalize(mean_token(phrasings), dim=-1)
         events.wording[number] = phrasings[(means @ means.mean(dim=0)).argmax()]
+    others = [text for number, text in enumerate(more["other"]) if number % UNSEEN]
+    texts = [torch.cat([part, tokens(more["phrases"][name])]) for part, name in zip(told, kinds)]
+    texts.append(tokens([*captions(settings.captions), *others]))
     means = scaled(torch.cat([mean_token(part) for part in texts]))
     label = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(part) for part in texts]))
     weight = 1 / torch.bincount(label)[label] / len(texts)
-    optimizer = torch.optim.AdamW(events.kind.parameters(), lr=0.02, weight_decay=1.0)
+    optimizer = torch.optim.AdamW(events.kind.parameters(), lr=0.02, weight_decay=3.0)
     for _ in range(300):
         optimizer.zero_grad()
         (F.cross_entropy(events.kind(means), label, reduction="none") * weight).sum().backward()
         optimizer.step()
-    unseen = torch.cat([events.read(tokens(EVENTS[name].held_out)) == i for i, name in enumerate(kinds)])
     return {
-        "phrasings": float((events.kind(means).argmax(1) == label)[: -settings.captions].float().mean()),
-        "unseen_phrasings": float(unseen.float().mean()),
+        "phrasings": read_as_told(lambda name: EVENTS[name].phrases),
+        "unseen_phrasings": read_as_told(lambda name: EVENTS[name].held_out),
+        "fresh_phrasings": read_as_told(lambda name: more["fresh"][name]),
         "captions": float((events.read(tokens(captions(60))) < 0).float().mean()),
+        "other_texts": float((events.read(tokens(more["other"][::UNSEEN])) < 0).float().mean()),
     }
 
 
 @torch.no_grad()
 def render_pairs(config: ModelConfig, places: Places, vae: VideoVAE, settings: Settings) -> dict[str, Tensor]:
-    """Blocks [N, ...] of walks through events, those of a walk after each other: latents with the event and without, [C, K, h, w]
-    float16; kind, walk; place [K, 2], yaw, pitch [K], and away, centre [K, 3], course [3] and age [K] as `Events` takes them."""
+    """Blocks [N, ...] of walks through events, those of a walk after each other: pictures with the event and without, uint8
+    [3, K, H, W]; view: latents of those without it, [C, K, h, w] float16; kind, walk; place [K, 2], yaw, pitch [K], and away,
+    centre [K, 3], course [3] and age [K] as `Events` takes them."""
     assert config.dit.events is not None
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
@@ -132,8 +144,7 @@ def render_pairs(config: ModelConfig, places: Places, vae: VideoVAE, settings: S
         street.set_event(name)
         eventful = street.get_state()
         happening = eventful.courses[-1]
-        heading = float(quarter(torch.tensor(happening.heading))) if how == "street" else happening.heading
-        stands = happening.wall[1:] if how == "facade" and happening.wall is not None else (*happening.place, heading)
+        stands = _stand(happening, how)
         plan: list[Action] = []
         for _ in range(settings.blocks):
             for _ in range(int(rng.integers(settings.skipped + 1)) + 1):
@@ -152,8 +163,10 @@ def render_pairs(config: ModelConfig, places: Places, vae: VideoVAE, settings: S
             )
             path = torch.tensor([(s.x, s.z, s.yaw, s.pitch) for s in with_it[last]], dtype=torch.float64)
             place, yaw, pitch = path[:, :2], path[:, 2], path[:, 3]
+            still = _pictures(street, without)
             facts = {
-                "with": _latents(street, vae, with_it), "without": _latents(street, vae, without),
+                "with": _pictures(street, with_it[last]), "without": still[:, last],
+                "view": vae.encode(_float(still)[None])[0].half(),
                 "kind": torch.tensor(kind), "walk": torch.tensor(walk),
                 "place": place, "yaw": yaw, "pitch": pitch,
                 "course": torch.tensor(stands, dtype=torch.float64),
@@ -174,18 +187,41 @@ def _centre(happening: Course, time: float, stands: Sequence[float]) -> list[flo
     return [east * sin + north * cos, east * cos - north * sin, height]
 
 
-def _latents(street: StreetSimulator, vae: VideoVAE, states: Sequence[StreetState]) -> Tensor:
-    """[C, K, h, w] float16 of the pictures at given states."""
+def _stand(happening: Course, how: str) -> tuple[float, float, float]:
+    """(x, z; metres; heading, radians) that an event is seen from: its facade, its lane of a street, or where it takes place."""
+    if how == "facade" and happening.wall is not None:
+        return happening.wall[1:]
+    if how != "street":
+        return (*happening.place, happening.heading)
+    heading = float(quarter(torch.tensor(happening.heading)))
+    x, z = happening.shapes(happening.begin + FADE_SECONDS)[:, [X, Z]].mean(axis=0).tolist()
+    return (happening.place[0], z, heading) if round(heading / (math.pi / 2)) % 2 else (x, happening.place[1], heading)
+
+
+def _pictures(street: StreetSimulator, states: Sequence[StreetState]) -> Tensor:
+    """uint8 [3, K, H, W] at given states."""
     frames = []
     for state in states:
         street.set_state(state)
         frames.append(street.render())
-    return vae.encode(to_video(np.stack(frames)[None]))[0].half()
+    return torch.from_numpy(np.stack(frames)).movedim(-1, 0)
 
 
-def _last(video: Tensor, latents: int) -> Tensor:
-    """Of pictures [B, 3, T, H, W] the last of each of so many latent frames."""
-    return video.unflatten(2, (latents, -1))[:, :, :, -1]
+def _float(pictures: Tensor) -> Tensor:
+    """uint8 pictures in -1..1."""
+    return pictures.float() / 127.5 - 1
+
+
+def learn_lanes(events: Events, pairs: dict[str, Tensor]) -> None:
+    """Sets `events.lanes`: where across the town things went along its streets, for each heading."""
+    moves = torch.tensor([how == "street" for *_, how in events.config.kinds])
+    courses = pairs["course"][moves[pairs["kind"]]]
+    turns = (courses[:, 2] / (math.pi / 2)).round().long() % 4
+    for turn in range(4):
+        own = courses[turns == turn, 1 if turn % 2 else 0]
+        found = torch.remainder(own, events.period).round(decimals=1).unique()[: events.lanes.shape[1]]
+        events.lanes[turn] = torch.inf
+        events.lanes[turn, : len(found)] = found.to(events.lanes.dtype)
 
 
 def learn_path(events: Events, pairs: dict[str, Tensor]) -> None:
@@ -201,40 +237,36 @@ def learn_path(events: Events, pairs: dict[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def changes(events: Events, vae: VideoVAE, pairs: dict[str, Tensor]) -> Tensor:
+def changes(events: Events, pairs: dict[str, Tensor]) -> Tensor:
     """[kinds]: mean squared change of pixels by each kind of event, and on top that of all, so that small things count more."""
     energy = torch.zeros(len(events.config.kinds))
     for kind in pairs["kind"].unique():
         rows = torch.nonzero(pairs["kind"] == kind)[:, 0][::7]
-        both = (vae.decode(pairs[name][rows].float())[0] for name in ("with", "without"))
-        energy[kind] = (next(both) - next(both)).square().mean()
+        energy[kind] = (_float(pairs["with"][rows]) - _float(pairs["without"][rows])).square().mean()
     return energy + energy[energy > 0].mean()
 
 
 def draw(
-    events: Events, vae: VideoVAE, pairs: dict[str, Tensor], rows: Tensor, taught: bool = False
+    events: Events, pairs: dict[str, Tensor], rows: Tensor, taught: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Painted and true pictures of blocks, and those without their event, [B, 3, K, H, W] each, as the autoencoder shows them;
-    where `taught`, things are where they truly were."""
+    """Painted and true pictures of blocks, and those without their event, [B, 3, K, H, W] each; where `taught`, things are where
+    they truly were."""
     part = {key: value[rows] for key, value in pairs.items()}
-    view, truth = part["without"].float(), part["with"].float()
-    names = ("kind", "place", "yaw", "pitch", "away", "course", "age")
-    facts = (*(part[name] for name in names), view)
-    things, covered = events(*facts, part["centre"] if taught else None)
-    with torch.no_grad():
-        plain, shown = (_last(vae.decode(part)[0], view.shape[2]) for part in (view, truth))
-    return torch.lerp(plain, things, covered), shown, plain
+    names = ("kind", "place", "yaw", "pitch", "away", "course", "age", "view")
+    things, covered = events(*(part[name] for name in names), part["centre"] if taught else None)
+    plain = _float(part["without"])
+    return torch.lerp(plain, things, covered), _float(part["with"]), plain
 
 
 @torch.no_grad()
-def errors(events: Events, vae: VideoVAE, pairs: dict[str, Tensor]) -> tuple[dict[str, float], list[list[np.ndarray]]]:
+def errors(events: Events, pairs: dict[str, Tensor]) -> tuple[dict[str, float], list[list[np.ndarray]]]:
     """On held-out walks: the share of what events change that is painted, by kind; rows of a contact sheet, true above painted."""
     held = torch.nonzero(pairs["walk"] < HELD_OUT)[:, 0]
     left: dict[str, float] = {}
     rows: list[list[np.ndarray]] = []
     for kind in pairs["kind"].unique().tolist():
         chosen = held[pairs["kind"][held] == kind]
-        painted, truth, view = draw(events, vae, pairs, chosen)
+        painted, truth, view = draw(events, pairs, chosen)
         left[events.config.kinds[kind][0]] = 1 - float(
             (painted - truth).square().mean() / (view - truth).square().mean()
         )
@@ -263,6 +295,7 @@ def train(
         (out / "new.safetensors").rename(out / PAIRS)
     pairs = load_file(out / PAIRS)
     learn_path(events, pairs)
+    learn_lanes(events, pairs)
     learnt = [events.mixtures, events.sides, events.looks, *events.light.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-3)
     run = Run("events", config, settings, out, {"events": events}, [optimizer], {"events": settings.ema})
@@ -270,12 +303,13 @@ def train(
     average.kind.load_state_dict(events.kind.state_dict())
     average.wording.copy_(events.wording)
     average.path.copy_(events.path)
-    energy = changes(events, vae, pairs)
+    average.lanes.copy_(events.lanes)
+    energy = changes(events, pairs)
     trained, losses = torch.nonzero(pairs["walk"] >= HELD_OUT)[:, 0], []
     for step in run.steps(steps, minutes):
         chosen = torch.randint(len(trained), (settings.batch,), generator=generator(settings.seed, "events", step))
         blocks = trained[chosen]
-        painted, truth, _ = draw(events, vae, pairs, blocks, taught=True)
+        painted, truth, _ = draw(events, pairs, blocks, taught=True)
         error = (painted - truth).square().flatten(1).mean(dim=1)
         loss = (error / energy[pairs["kind"][blocks]]).mean()
         run.accelerator.backward(loss)
@@ -288,12 +322,12 @@ def train(
         if step % 100 == 99:
             run.log({"loss": float(np.mean(losses[-100:]))})
         if step % 1000 == 999:
-            figures, rows = errors(average, vae, pairs)
+            figures, rows = errors(average, pairs)
             run.log(figures)
             run.sheet("events", rows)
             run.save()
     run.finish()
-    figures, rows = errors(average, vae, pairs)
+    figures, rows = errors(average, pairs)
     run.sheet("events", rows)
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
     facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in {**words, **figures}.items()}}

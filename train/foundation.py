@@ -34,6 +34,7 @@ from world_model.dit import DiT
 from world_model.rollout import advance, block_noise, denoise_block, dream_block, generator, prepare_block
 from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE
+from world_model.weights import load_dit
 from world_model.worlds import start_worlds
 
 HORIZONS = {"block1": (0, 1), "blocks2-4": (1, 4), "rest": (4, None)}  # blocks of a dream
@@ -245,21 +246,19 @@ def train(
     events: Path | None = None,
 ) -> None:
     """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from; `depth`, `places` and `events` are runs
-    of train.depth, train.places and train.events for fresh ones."""
+    of train.depth, train.places and train.events, for what it does not bring or what went on since."""
     torch.manual_seed(settings.seed)
     dit = DiT(config)
-    if initial is not None:
-        from world_model.weights import load_dit
-
-        load_dit(dit, initial)
     vae, _ = load_vae(config, vae_folder, str(own_device()))
     corpus = open_corpus(config, data, vae)
-    if initial is None and dit.depth is not None and dit.prior_deviation is not None:
-        load_depth(dit.depth, depth)
-        if dit.places is not None:
-            load_places(dit.places, places)
-        if dit.events is not None:
-            load_events(dit.events, events)
+    parts = {"depth": (load_depth, depth), "places": (load_places, places), "events": (load_events, events)}
+    own = [name for name, (_, run) in parts.items() if getattr(dit, name) is not None and (initial is None or run)]
+    if initial is not None:
+        load_dit(dit, initial, own)
+    for name in own:
+        load, folder = parts[name]
+        load(getattr(dit, name), folder)
+    if initial is None and dit.prior_deviation is not None:
         dit.prior_deviation.copy_(corpus.prior_deviation(dit, load_vae(config, vae_folder)[0]))
     conditioning, blind = Conditioning(config.text), vae if config.dit.guide else LatentsOnly(vae)
     trainers = {name: Trainer(config, corpus, blind, own, conditioning) for name, own in lanes_of(settings).items()}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from train import judge_data
 from train.judge_data import THINGS, UNKNOWN
-from train.judge_network import SEEN, WEIGHTS, Judge, axes_of, classes_of, judge_facts, to_float
+from train.judge_network import SEEN, WEIGHTS, Judge, axes_of, classes_of, judge_facts, load_weights, to_float
 from train.loop import Run, prepare_cpu
 from train.motion import LUMA
 from world_model.actions import LOOKS
@@ -172,13 +172,16 @@ def accuracy(judge: Judge, blocks: Blocks) -> dict[str, float]:
 
 def train(
     config: ModelConfig, data: Path, test: Path, out: Path, weights: Path, settings: Settings, steps: int,
-    initial: Path | None = None,
+    initial: Path | None = None, fresh: bool = False,
 ) -> None:  # fmt: skip
-    """Trains for `steps`, tests, and writes the weights; `initial` are weights to go on from."""
+    """Trains for `steps`, tests, and writes the weights; `initial` are weights to go on from, if `fresh` not for what is trained."""
     torch.manual_seed(settings.seed)
     judge = Judge.of(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if initial is not None:
-        judge.load_state_dict(Judge.load(config, initial).state_dict())
+        tensors = load_weights(initial)
+        if fresh:
+            tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] != settings.only}
+        judge.load_state_dict({**judge.state_dict(), **tensors})
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
     blocks, unseen = (Blocks(folder) for folder in (data, test))
@@ -206,6 +209,7 @@ def train(
         "towns": len(list(data.glob("town_*.safetensors"))),
     }  # fmt: skip
     before = [] if initial is None else judge_facts(initial)["training"]
+    before = [done for done in before if not (fresh and done["network"] == settings.only)]
     tested = {"blocks": len(unseen), "town": "one that the judge was not trained on"}
     average.save(weights, {"training": [*before, stage], "tested_on": tested, "accuracy": figures})
     print("\n".join(f"{name:20} {value:.3f}" for name, value in figures.items()))
@@ -230,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--steps", type=int, default=3000)
     command.add_argument("--only", choices=("motion", "sight"), help="train one of the two networks")
     command.add_argument("--initial", type=Path, help="weights to go on from")
+    command.add_argument("--fresh", action="store_true", help="only the network that is not trained is taken from them")
     given = parser.parse_args(argv)
     config = get_preset(given.model)
     if given.command == "render":
@@ -244,6 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Settings(only=given.only),
             given.steps,
             given.initial,
+            given.fresh,
         )
 
 

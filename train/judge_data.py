@@ -34,7 +34,8 @@ UNKNOWN = 255
 FIRST_TOWN = 9000  # seeds of the judge's towns; world models train on others
 BLOCKS = 8  # of a walk
 _TOWN_BLOCKS = 2
-_EVENT_SHARE, _EVENT_FIRST = 0.7, (1, 3)
+_EVENT_SHARE, _EVENT_FIRST = 0.8, (1, 3)
+_THING_WEIGHT = 2  # a thing comes so many times as often as a light or a weather
 _WATCHED = 0.6  # walks with a thing to see that keep looking at it
 _ROUGH_SHARE = 0.15  # walks of any keys, walls or not
 _CHANGED = 24  # grey levels by which a thing must change a pixel
@@ -102,6 +103,7 @@ def make_walk(street: StreetSimulator, rng: np.random.Generator, blocks: int = B
     kind, first = None, -1
     if rng.random() < _EVENT_SHARE:
         kinds = [kind for kind, (_, same) in EVENT_WEIGHTS.items() if same not in (light, weather)]
+        kinds += (_THING_WEIGHT - 1) * [kind for kind in kinds if kind in THINGS]
         kind = kinds[int(rng.integers(len(kinds)))]
         first = int(rng.integers(_EVENT_FIRST[0], _EVENT_FIRST[1] + 1))
     if kind in THINGS and rng.random() < _WATCHED:

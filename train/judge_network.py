@@ -29,7 +29,7 @@ from yume_gym.street.simulator import LIGHTS, WEATHERS
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 FEATURES = 64  # of each network
 STEP_FEATURES = 40  # of those of motion
-SEEN = 0.5  # probability from which a thing is seen
+SEEN = 0.8  # probability from which a thing is seen: rarely imagined, and little is missed
 _TURNS = tuple(direction for _, _, direction in LOOKS.values())
 _LUMA = (0.299, 0.587, 0.114)
 _MOVE_OF = {direction: int(move) for move, (_, _, direction) in MOVES.items()}
@@ -101,17 +101,34 @@ class MotionNetwork(nn.Module):
         return seen.view(batch, count, height, width)
 
 
+class _Residual(nn.Module):
+    """A stage of equal width whose input is added to its output."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stage = _stage(width, width, stride=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.stage(x)
+
+
 class SightNetwork(nn.Module):
-    """Pictures [N, 3, H, W] in 0..1 -> logits of light [N, 4], weather [N, 4], district [N, 5], things [N, 7]; features [N, 64]."""
+    """Pictures [N, 3, H, W] in 0..1 -> logits of light [N, 4], weather [N, 4], district [N, 5], things [N, 7]; features [N, 64].
+
+    Light, weather and district are of the whole picture. Things are small: each place of a map an eighth as fine as the picture
+    says what it sees, and a picture shows what any place sees.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            [_stage(3, 16, 5), _stage(16, 32), _stage(32, 64), _stage(64, 64, stride=1), _stage(64, 96)]
+            [_stage(3, 24, 5), _stage(24, 48), _Residual(48), _stage(48, 96), _Residual(96), _Residual(96), _stage(96, 128)]
         )
-        self.features = nn.Linear(2 * 96, FEATURES)
+        self.features = nn.Linear(2 * 128, FEATURES)
         self.light, self.weather = nn.Linear(FEATURES, len(LIGHTS)), nn.Linear(FEATURES, len(WEATHERS))
-        self.district, self.things = nn.Linear(FEATURES, len(DISTRICTS)), nn.Linear(FEATURES, len(THINGS))
+        self.district = nn.Linear(FEATURES, len(DISTRICTS))
+        self.things = nn.Conv2d(96, len(THINGS), 1)
+        nn.init.constant_(self.things.bias, -6.0)  # type: ignore[arg-type]
 
     def maps(self, picture: Tensor) -> list[Tensor]:
         """The outputs of all stages, finest first."""
@@ -123,10 +140,11 @@ class SightNetwork(nn.Module):
         return maps
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        last = self.maps(picture)[-1]
+        *_, fine, last = self.maps(picture)
         pooled = torch.cat([last.mean(dim=(2, 3)), last.amax(dim=(2, 3))], dim=1)
         features = F.relu(self.features(pooled))
-        return self.light(features), self.weather(features), self.district(features), self.things(features), features
+        things = self.things(fine).flatten(2).logsumexp(dim=2)
+        return self.light(features), self.weather(features), self.district(features), things, features
 
 
 @dataclass(frozen=True)
@@ -196,12 +214,7 @@ class Judge(nn.Module):
                 f"the judge {weights} reads {trained}, the model dreams {needed}: train one for it (train.judge)"
             )
         judge = cls.of(config)
-        judge.load_state_dict(
-            {
-                name: tensor.float() if tensor.is_floating_point() else tensor
-                for name, tensor in load_file(weights).items()
-            }
-        )
+        judge.load_state_dict(load_weights(weights))
         return judge.eval().requires_grad_(False)
 
     def save(self, weights: Path, facts: dict) -> None:
@@ -253,6 +266,11 @@ class Judge(nn.Module):
             (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(dim=1).mean(dim=(1, 2)) for x, y in zip(a, b)
         ]
         return torch.stack(parts).sum(dim=0).numpy()
+
+
+def load_weights(weights: Path) -> dict[str, Tensor]:
+    """The tensors of a judge's file, in float32."""
+    return {k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()}
 
 
 def to_float(pictures: np.ndarray) -> Tensor:

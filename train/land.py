@@ -29,7 +29,7 @@ from train.shards import HELD_OUT
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.text import Conditioning
-from world_model.weights import save_weights
+from world_model.weights import read_manifest, save_weights
 from yume_gym.street.simulator import StreetSimulator
 
 # (light, weather) of the starting pictures: mostly a clear day
@@ -94,12 +94,19 @@ def land(
     places: Path | None = None,
     finder: Path | None = None,
     events: Path | None = None,
+    initial: Path | None = None,
 ) -> dict[str, float]:
     """Writes the folder; returns its evaluation.
+
+    `initial` are the weights that the first of these runs began from: what they say of their making comes first, and their finder
+    is taken over unless another is given.
 
     `before` are earlier runs that this one continued, oldest first; `depth`, `places` and `events` are runs of those stages
     that went on since. `finder` is a run of train.finder, for a model that knows a town.
     """
+    earlier = read_manifest(initial) if initial is not None else {}
+    if finder is None and initial is not None and (initial / FINDER).is_file():
+        finder = initial
     if (finder is None) != (config.dit.places is None):
         raise ValueError(f"{config.name}: --finder is needed by models that know a town (dit.places), and by no others")
     dit, training = load_average(config, run)
@@ -118,14 +125,12 @@ def land(
     out.mkdir(parents=True, exist_ok=True)
     pictures, poses = starting_pictures(config)
     Image.fromarray(pictures).save(out / "starts.png", optimize=True)
+    parts = {"depth": depth, "places": places, "events": events, "finder": finder}
     stages = [run_facts(folder) for folder in before]
     facts = {
         "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],
-        "depth": _facts(depth, "depth"),
-        "places": _facts(places, "places"),
-        "events": _facts(events, "events"),
-        "finder": _facts(finder, "finder"),
-        "training": [*stages, training],
+        **{stage: _facts(run, stage, earlier) for stage, run in parts.items()},
+        "training": [*earlier.get("training", []), *stages, training],
         "evaluation": {"walks": HELD_OUT, **{k: round(v, 2) for k, v in figures.items()}},
     }
     tensors = {
@@ -139,9 +144,11 @@ def land(
     return figures
 
 
-def _facts(run: Path | None, stage: str) -> dict:
-    """What a run says of its training, without the config."""
-    return json.loads((run / f"{stage}.json").read_text())[f"{stage}_training"] if run is not None else {}
+def _facts(run: Path | None, stage: str, earlier: dict) -> dict:
+    """What a run says of its training, without the config; where it did not go on, what earlier weights say."""
+    if run is None or not (run / f"{stage}.json").is_file():
+        return earlier.get(stage, {})
+    return json.loads((run / f"{stage}.json").read_text())[f"{stage}_training"]
 
 
 def main() -> None:
@@ -162,12 +169,13 @@ def main() -> None:
         parser.add_argument(
             f"--{stage}", type=Path, help=f"run folder of train.{stage}, if it went on after --run began"
         )
+    parser.add_argument("--initial", type=Path, help="folder of weights that these runs began from: its facts are kept")
     parser.add_argument("--finder", type=Path, help="run folder of train.finder, for a model that knows a town")
     arguments = parser.parse_args()
     config = get_preset(arguments.model)
     figures = land(
         config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before, arguments.depth,
-        arguments.places, arguments.finder, arguments.events,
+        arguments.places, arguments.finder, arguments.events, arguments.initial,
     )  # fmt: skip
     print("\n".join(f"{name:24} {value:6.2f}" for name, value in figures.items()))
 

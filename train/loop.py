@@ -265,13 +265,17 @@ def load_progress(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_network(network: nn.Module, folder: Path | None, name: str, missing: str, what: str) -> None:
-    """Puts the file `name` of a run's folder into `network`. Raises FileNotFoundError (`missing` says what to do) without it,
-    ValueError where it does not hold `what`."""
+    """Puts the file `name` of a run's folder into `network`, or its part of the DiT in a folder of weights. Raises
+    FileNotFoundError (`missing` says what to do) without either, ValueError where they do not hold `what`."""
     path = folder / name if folder is not None else None
+    prefix = ""
+    if path is not None and not path.is_file():
+        path, prefix = path.with_name("dit.safetensors"), f"{path.stem}."
     if path is None or not path.is_file():
         raise FileNotFoundError(f"no {name} in {str(folder)!r}: {missing}")
     try:
-        network.load_state_dict(load_file(path))
+        tensors = load_file(path)
+        network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not hold {what} of this model: {error}") from error
 
@@ -283,9 +287,9 @@ PATHS = {
     "data": "folder of shards (train.data; encoded ones for a DiT), or of Sekai-style clips",
     "vae": "run folder of train.vae",
     "initial": "folder of weights to start from (train.land)",
-    "depth": "run folder of train.depth, for a model with a guide and no --initial",
-    "places": "run folder of train.places to start from, where --initial brings none",
-    "events": "run folder of train.events to start from, where --initial brings none",
+    "depth": "run folder of train.depth, where --initial brings none or an older one",
+    "places": "run folder of train.places, or a folder of weights, where --initial brings none or older ones",
+    "events": "run folder of train.events, where --initial brings none or older ones",
 }
 
 
@@ -308,7 +312,11 @@ def read_arguments(
     parser.add_argument("--minutes", type=float, help="stop after this much training")
     for name in numbers:
         default = getattr(settings, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+        else:
+            parser.add_argument(flag, type=type(default), default=default)
     arguments = parser.parse_args()
     values = {name: getattr(arguments, name) for name in numbers}
     try:

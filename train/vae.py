@@ -2,7 +2,8 @@
 
 A PCA of the pixel patches is an autoencoder for free: it is the encoder, and the decoder's convolutions learn to repair its losses
 (L1 + L1 of picture gradients + a little squared error), with noise on the latents so that the decoder forgives a dream's errors.
-Resumable. Writes `vae.safetensors` (the EMA, normalised) and `vae.json` (config, steps, PSNR on walks not trained on).
+With --initial the PCA is that of given weights: what was trained on its latents goes on, and only pictures improve. Resumable.
+Writes `vae.safetensors` (the EMA, normalised) and `vae.json` (config, steps, PSNR on walks not trained on).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from train.latents import WEIGHTS
 from train.loop import Run, prepare_cpu, read_arguments
 from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_pictures, to_video
@@ -29,11 +31,13 @@ from world_model.vae import PatchVAE
 class Settings:
     """Numbers of this stage."""
 
-    batch: int = 6
+    batch: int = 16
     latent_frames: int = 3  # of a training clip
     lr: float = 1e-3
+    cooldown: float = 0.4  # last share of the run over which the learning rate falls
     latent_noise: float = 0.05  # deviation, of normalised latents
     ema: float = 0.998
+    bfloat16: bool = False  # arithmetic of the convolutions in training: several times faster where the CPU has AMX
     seed: int = 0
 
 
@@ -74,15 +78,21 @@ def reconstruction_loss(video: Tensor, reference: Tensor) -> Tensor:
     return difference.abs().mean() + edges + difference.square().mean()
 
 
-def train(config: ModelConfig, data: Path, out: Path, settings: Settings, steps: int, minutes: float | None) -> None:
-    """Trains until `steps` or `minutes`, evaluates and writes the weights."""
+def train(
+    config: ModelConfig, data: Path, out: Path, settings: Settings, steps: int, minutes: float | None,
+    initial: Path | None = None,
+) -> None:  # fmt: skip
+    """Trains until `steps` or `minutes`, evaluates and writes the weights; `initial`: weights whose PCA is kept."""
     clips = Clips(data, settings.latent_frames * config.vae.temporal_stride)
     torch.manual_seed(settings.seed)
     vae = PatchVAE(config.vae)
-    vae.fit_linear(clips.draw(600, settings.seed, "pca"))
+    if initial is not None:
+        keep_linear(vae, initial)
+    else:
+        vae.fit_linear(clips.draw(600, settings.seed, "pca"))
+        with torch.no_grad():
+            vae.normalise(vae.encode_raw(clips.draw(200, settings.seed, "spread")))
     vae.to_latent.requires_grad_(False)  # latents are settled: the DiT may train on them while the decoder improves
-    with torch.no_grad():
-        vae.normalise(vae.encode_raw(clips.draw(200, settings.seed, "spread")))
     optimizer = torch.optim.AdamW(
         [p for p in vae.parameters() if p.requires_grad], lr=settings.lr, betas=(0.9, 0.95), weight_decay=1e-4
     )
@@ -92,16 +102,18 @@ def train(config: ModelConfig, data: Path, out: Path, settings: Settings, steps:
         video = clips.draw(settings.batch, settings.seed, "clips", step)
         raw = vae.encode_raw(video)
         noise = torch.randn(raw.shape, generator=generator(settings.seed, "noise", step))
-        decoded, _ = vae.decode_raw(raw + settings.latent_noise * vae.scale.view(1, -1, 1, 1, 1) * noise)
-        loss = reconstruction_loss(decoded, video)
+        noised = raw + settings.latent_noise * vae.scale.view(1, -1, 1, 1, 1) * noise
+        with torch.autocast(run.device.type, torch.bfloat16, settings.bfloat16):
+            decoded, _ = vae.decode_raw(noised)
+        loss = reconstruction_loss(decoded.float(), video)
         optimizer.zero_grad()
         run.accelerator.backward(loss)
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * min(1, (step + 1) / 50)
+            group["lr"] = settings.lr * run.rate(steps, minutes, 50, settings.cooldown, 0.03)
         optimizer.step()
         run.average("vae")
-        if step % 100 == 99:
+        if step % 250 == 249:
             _report(run, held_out, float(loss.detach()))
     _report(run, held_out, float("nan"))
     run.finish()
@@ -109,9 +121,19 @@ def train(config: ModelConfig, data: Path, out: Path, settings: Settings, steps:
     export(final, config, out, {"steps": run.progress.step, "psnr_held_out": round(_evaluate(final, held_out)[1], 2)})
 
 
+def keep_linear(vae: PatchVAE, weights: Path) -> None:
+    """Takes the linear part and the normalisation of the autoencoder in a folder of weights. ValueError where they do not fit."""
+    taken = load_file(weights / WEIGHTS)
+    own = vae.state_dict()
+    names = [name for name in own if not name.startswith("decoder")]
+    if any(name not in taken or taken[name].shape != own[name].shape for name in names):
+        raise ValueError(f"{weights / WEIGHTS} is no autoencoder with {vae.config.latent_channels} latent channels of 8x8 pixels")
+    vae.load_state_dict({**own, **{name: taken[name].float() for name in names}})
+
+
 def export(vae: PatchVAE, config: ModelConfig, out: Path, facts: dict[str, float]) -> None:
     """vae.safetensors (float32) and vae.json."""
-    save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, out / "vae.safetensors")
+    save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, out / WEIGHTS)
     (out / "vae.json").write_text(json.dumps({**json.loads(config.to_json()), "vae_training": facts}, indent=1))
 
 
@@ -131,8 +153,8 @@ def _report(run: Run, held_out: Tensor, loss: float) -> None:
 
 def main() -> None:
     prepare_cpu()
-    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr"), ("data",))
-    train(config, a.data, a.out, settings, a.steps, a.minutes)
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "bfloat16"), ("data",), ("initial",))
+    train(config, a.data, a.out, settings, a.steps, a.minutes, a.initial)
 
 
 if __name__ == "__main__":

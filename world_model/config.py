@@ -70,7 +70,7 @@ class EventsConfig:
     of light."""
 
     kinds: tuple[tuple[str, float, str], ...] = ()
-    looks: int = 4
+    looks: int = 10
     width: int = 32
 
 
@@ -268,7 +268,7 @@ PRESETS: dict[str, ModelConfig] = {
     "street": ModelConfig(
         name="street", height=64, width=96, fps=8, block_latents=4, start_latents=4,
         dit=_STREET_DIT,
-        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32),
+        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32, width=128, depth=2),
         text=TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=32),
         sampler=SamplerConfig(steps=4, shift=3.0, temperature=0.5),
     ),

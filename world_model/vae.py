@@ -36,16 +36,15 @@ class VideoVAE(Protocol):
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions with SiLU, residual; starts as the identity. On [N, channels, rows, columns]."""
+    """Two 3x3 convolutions with ReLU, residual; starts as the identity. On [N, channels, rows, columns]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(1, channels)
         self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
 class CausalTime(nn.Module):
@@ -64,7 +63,7 @@ class CausalTime(nn.Module):
         past = x[:, :1].expand(-1, self.reach, -1, -1, -1) if past is None else past
         seen = torch.cat([past, x], dim=1)
         mixed = self.mix(seen.transpose(1, 2)).transpose(1, 2)
-        return x + F.silu(mixed), seen[:, -self.reach :]
+        return x + F.relu(mixed), seen[:, -self.reach :]
 
 
 class PatchVAE(nn.Module):
@@ -87,7 +86,7 @@ class PatchVAE(nn.Module):
             raise ValueError(f"PatchVAE has a spatial stride of 8, got {s}")
         pixels = 3 * t * s * s
         self.to_latent, self.to_pixels = nn.Linear(pixels, c), nn.Linear(c, pixels)
-        self.decoder = self._convolutions(width, config.depth, 3 * t * 4) if width else None
+        self.decoder = self._convolutions(width, config.depth, 3 * t * (s // 2) ** 2) if width else None
         self.decoder_in = nn.Conv2d(c, width, 3, padding=1) if width else None
         self.decoder_time = CausalTime(width) if width else None
         self.register_buffer("mean", torch.zeros(c))
@@ -95,12 +94,11 @@ class PatchVAE(nn.Module):
 
     @staticmethod
     def _convolutions(width: int, depth: int, outputs: int) -> nn.Sequential:
-        """From latents' size to twice as fine pixels' size; the last layer starts at zero."""
+        """From latents' size to twice as fine, where each place says its pixels; the last layer starts at zero."""
         half = max(width // 2, 4)
         layers = nn.Sequential(
-            *(ResBlock(width) for _ in range(depth)), nn.Conv2d(width, 4 * width, 1), nn.PixelShuffle(2),
             *(ResBlock(width) for _ in range(depth)), nn.Conv2d(width, 4 * half, 1), nn.PixelShuffle(2),
-            ResBlock(half), nn.GroupNorm(1, half), nn.SiLU(), nn.Conv2d(half, outputs, 3, padding=1),
+            *(ResBlock(half) for _ in range(depth)), nn.ReLU(), nn.Conv2d(half, outputs, 3, padding=1),
         )  # fmt: skip
         nn.init.zeros_(layers[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
@@ -129,7 +127,7 @@ class PatchVAE(nn.Module):
         hidden = self.decoder_in(frames).unflatten(0, (latents.shape[0], latents.shape[2]))
         hidden, past = self.decoder_time(hidden, cache[0] if cache else None)
         fine = self.decoder(hidden.flatten(0, 1))
-        fine = rearrange(fine, "(B F) (c t p q) h w -> B c (F t) (h p) (w q)", B=latents.shape[0], t=t, p=2, q=2)
+        fine = rearrange(fine, "(B F) (c t p q) h w -> B c (F t) (h p) (w q)", B=latents.shape[0], t=t, p=s // 2, q=s // 2)
         return shortcut + fine, (past,)
 
     def encode(self, video: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,14 @@ def _fresh(name: str, tensor: Tensor, random: torch.Generator) -> Tensor:
     return tensor.fill_(1) if tensor.dim() == 1 else nn.init.xavier_uniform_(tensor, generator=random)
 
 
-def load_dit(module: nn.Module, folder: Path) -> None:
-    """The DiT of a weights folder, to continue training from."""
-    load_into(module, folder, "dit.safetensors")
+def load_dit(module: nn.Module, folder: Path, without: Sequence[str] = ()) -> None:
+    """The DiT of a weights folder, to continue training from; its parts `without` stay as they are in `module`."""
+    own = {k: v for k, v in module.state_dict().items() if k.split(".")[0] in without}
+    tensors = {k: v for k, v in load_tensors(folder, "dit.safetensors").items() if k.split(".")[0] not in without}
+    try:
+        module.load_state_dict({**tensors, **own}, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / 'dit.safetensors'} does not fit its config.json: {error}") from error
 
 
 def save_weights(

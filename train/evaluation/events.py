@@ -14,15 +14,17 @@ import numpy as np
 
 from train.evaluation.control import mean
 from train.evaluation.worlds import Scene, World
-from train.judge_data import THINGS
+from train.judge_data import THINGS, seen_things
 from train.judge_network import SEEN, Judge, Reading
 from train.routes import TO_AND_FRO, open_start
 from train.walks import EVENT_WEIGHTS
+from world_model.actions import Action
 from yume_gym.street.courses import KINDS
 from yume_gym.street.events import sample_phrase
 from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator
 
 PHRASINGS = ("seen", "unseen")
+IN_VIEW = 2  # blocks at the end of which the street itself must show a thing, for a scene to be a trial of it
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,40 @@ def kinds_for(scene: tuple[str, str]) -> list[str]:
 
 
 def make_scenes(street: StreetSimulator, plan: Plan, seed: int) -> list[tuple[Scene, list[str]]]:
-    """Scenes, each with the kinds of events to try in it."""
+    """Scenes, each with the kinds of events to try in it: a thing is tried from a place where the street itself shows it."""
     made, tried = [], set()
     for number, (light, weather) in enumerate(plan.scenes):
         rng = np.random.default_rng([seed, number])
-        picture = open_start(street, rng, light, weather)
-        kinds = [kind for kind in kinds_for((light, weather)) if not (plan.once and kind in tried)]
-        tried |= set(kinds)
-        made.append((Scene(street.get_state(), picture, seed * 1000 + number), kinds))
+        left = [kind for kind in kinds_for((light, weather)) if not (plan.once and kind in tried)]
+        tried |= set(left)
+        while left:
+            picture = open_start(street, rng, light, weather)
+            here = [kind for kind in left if kind not in THINGS or in_view(street, kind, plan)]
+            left = [kind for kind in left if kind not in here]
+            if here:
+                made.append((Scene(street.get_state(), picture, seed * 1000 + len(made)), here))
     return made
+
+
+def keys_of(plan: Plan) -> list[Action]:
+    """The keys of a trial, block by block."""
+    return [TO_AND_FRO[k % len(TO_AND_FRO)] for k in range(plan.before + plan.during + plan.after)]
+
+
+def in_view(street: StreetSimulator, kind: str, plan: Plan) -> bool:
+    """Whether a thing that comes where `street` stands now fills enough of the picture at the end of `IN_VIEW` blocks of a trial.
+
+    Told by the pixels that it changes, by no judge. The street stands there again afterwards.
+    """
+    begin, shown = street.get_state(), 0
+    for block, action in enumerate(keys_of(plan)[: plan.before + plan.during]):
+        if block == plan.before:
+            street.set_event(kind)
+        street.set_state(street.ahead(action)[0][-1])
+        if block >= plan.before:
+            shown += int(seen_things(street, street.render())[THINGS.index(kind)] == 1)
+    street.set_state(begin)
+    return shown >= min(IN_VIEW, plan.during // 2)
 
 
 def visible(kind: str, reading: Reading) -> np.ndarray:
@@ -82,7 +109,7 @@ def visible(kind: str, reading: Reading) -> np.ndarray:
 def run_scene(world: World, judge: Judge, scene: Scene, kinds: Sequence[str], plan: Plan, seed: int) -> dict[str, Any]:
     """One scene: a row for each kind and phrasing, and what the judge imagines where there is no event."""
     lead, place = [scene.picture], world.start(scene)
-    keys = [TO_AND_FRO[k % len(TO_AND_FRO)] for k in range(plan.before + plan.during + plan.after)]
+    keys = keys_of(plan)
     for action in keys[: plan.before]:
         place, frames = world.step(place, action)
         lead.append(frames[-1])
