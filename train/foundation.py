@@ -7,6 +7,7 @@ text starts and picture starts mixed, still-image histories (every world starts 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -251,12 +252,14 @@ def train(
     dit = DiT(config)
     vae, _ = load_vae(config, vae_folder, str(own_device()))
     corpus = open_corpus(config, data, vae)
-    parts = {"depth": (load_depth, depth), "places": (load_places, places), "events": (load_events, events)}
-    own = [name for name, (_, run) in parts.items() if getattr(dit, name) is not None and (initial is None or run)]
+    known: dict[str, tuple[Callable[..., None], Path | None]] = {
+        "depth": (load_depth, depth), "places": (load_places, places), "events": (load_events, events)
+    }  # fmt: skip
+    own = [name for name, (_, run) in known.items() if getattr(dit, name) is not None and (initial is None or run)]
     if initial is not None:
         load_dit(dit, initial, own)
     for name in own:
-        load, folder = parts[name]
+        load, folder = known[name]
         load(getattr(dit, name), folder)
     if initial is None and dit.prior_deviation is not None:
         dit.prior_deviation.copy_(corpus.prior_deviation(dit, load_vae(config, vae_folder)[0]))

@@ -174,7 +174,7 @@ def train(
     config: ModelConfig, data: Path, test: Path, out: Path, weights: Path, settings: Settings, steps: int,
     initial: Path | None = None, fresh: bool = False,
 ) -> None:  # fmt: skip
-    """Trains for `steps`, tests, and writes the weights; `initial` are weights to go on from, if `fresh` not for what is trained."""
+    """Trains for `steps`, tests and writes the weights; `initial` are weights to go on from, if `fresh` not for what is trained."""
     torch.manual_seed(settings.seed)
     judge = Judge.of(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if initial is not None:

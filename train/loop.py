@@ -264,9 +264,13 @@ def load_progress(checkpoint: Path) -> dict[str, Any]:
     return torch.load(checkpoint / (PROGRESS if many else "custom_checkpoint_0.pkl"), weights_only=True)
 
 
-def load_network(network: nn.Module, folder: Path | None, name: str, missing: str, what: str) -> None:
+def load_network(
+    network: nn.Module, folder: Path | None, name: str, missing: str, what: str,
+    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+) -> None:  # fmt: skip
     """Puts the file `name` of a run's folder into `network`, or its part of the DiT in a folder of weights. Raises
-    FileNotFoundError (`missing` says what to do) without either, ValueError where they do not hold `what`."""
+    FileNotFoundError (`missing` says what to do) without either, ValueError where they do not hold `what`. `adapt` makes tensors of
+    another shape of the network fit."""
     path = folder / name if folder is not None else None
     prefix = ""
     if path is not None and not path.is_file():
@@ -274,8 +278,8 @@ def load_network(network: nn.Module, folder: Path | None, name: str, missing: st
     if path is None or not path.is_file():
         raise FileNotFoundError(f"no {name} in {str(folder)!r}: {missing}")
     try:
-        tensors = load_file(path)
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        tensors = {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
+        network.load_state_dict(adapt(tensors) if adapt is not None else tensors)
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not hold {what} of this model: {error}") from error
 

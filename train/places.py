@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from safetensors.torch import save_file
 from scipy.ndimage import binary_dilation, distance_transform_edt
 from torch import Tensor
@@ -303,7 +304,24 @@ def train(
 def load_places(places: Places, folder: Path | None) -> None:
     """Puts the weights of a run of this stage into `places`. FileNotFoundError without them, ValueError for unfitting ones."""
     missing = "a model that knows places needs --places, a run of train.places"
-    load_network(places, folder, WEIGHTS, missing, "the places")
+    load_network(places, folder, WEIGHTS, missing, "the places", lambda state: with_finer_rays(state, places))
+
+
+def with_finer_rays(state: dict[str, Tensor], places: Places) -> dict[str, Tensor]:
+    """Weights of places that follow fewer rays a token, for `places` that follow n times as many each way: what one ray told, the
+    mean of n x n tells. Others are returned as they are."""
+    name, rays, look = "paint.0.weight", places.config.rays, places.config.look
+    own, weight = places.state_dict()[name], state.get(name)
+    if weight is None or weight.shape == own.shape:
+        return state
+    each = (own.shape[1] - look) // rays**2
+    fewer = math.isqrt((weight.shape[1] - look) // each)
+    if fewer**2 * each + look != weight.shape[1] or not fewer or rays % fewer:
+        return state
+    n = rays // fewer
+    seen = rearrange(weight[:, :-look], "d (p q c) -> d p q c", p=fewer, q=fewer) / n**2
+    finer = repeat(seen, "d p q c -> d (p m) (q n) c", m=n, n=n).flatten(1)
+    return {**state, name: torch.cat([finer, weight[:, -look:]], dim=1)}
 
 
 def main() -> None:

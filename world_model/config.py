@@ -260,7 +260,7 @@ _STREET_DIT = DiTConfig(
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
     mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
-    guide=12, guide_memory=12, places=PlacesConfig(),
+    guide=12, guide_memory=12, places=PlacesConfig(rays=4),
     events=EventsConfig(STREET_EVENTS), max_age=128,
 )  # fmt: skip
 

@@ -58,7 +58,8 @@ def kinds_for(scene: tuple[str, str]) -> list[str]:
 
 def make_scenes(street: StreetSimulator, plan: Plan, seed: int) -> list[tuple[Scene, list[str]]]:
     """Scenes, each with the kinds of events to try in it: a thing is tried from a place where the street itself shows it."""
-    made, tried = [], set()
+    made: list[tuple[Scene, list[str]]] = []
+    tried: set[str] = set()
     for number, (light, weather) in enumerate(plan.scenes):
         rng = np.random.default_rng([seed, number])
         left = [kind for kind in kinds_for((light, weather)) if not (plan.once and kind in tried)]
