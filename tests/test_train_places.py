@@ -33,10 +33,11 @@ from train.places import (
 )
 from train.shards import HELD_OUT, WalkInfo
 from train.walks import rephrased
+from world_model.camera import CameraConfig
 from world_model.config import ModelConfig, PlacesConfig
 from world_model.finder import Finder
 from world_model.model import WorldModel
-from world_model.places import FARTHEST, UNIT, Places
+from world_model.places import FARTHEST, UNIT, Places, Rays
 from world_model.rollout import generator
 from world_model.text import build_text_encoder
 from yume_gym.street.captions import scene_caption
@@ -368,3 +369,25 @@ def test_a_model_is_trained_and_landed_with_its_town(
 def test_models_without_a_town_land_without_a_finder(config, tmp_path):
     with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
         land(config, tmp_path, tmp_path, tmp_path, tmp_path, [], finder=tmp_path)
+
+
+def test_finer_rays_begin_with_what_coarser_ones_told(tmp_path):
+    """Where rays of a token tell the same, four times as many tell what one did."""
+    tiny = PlacesConfig(period=8.0, cell=0.5, height=3.0, tables=((2.0, 8, 4),), width=16, look=4, rays=1)
+    coarse, fine, other = (
+        Places(replace(tiny, rays=rays), CameraConfig(), (2, 3), 5, 6) for rays in (1, 2, 3)
+    )
+    save_file(coarse.state_dict(), tmp_path / "places.safetensors")
+    load_places(fine, tmp_path)
+    each = torch.randn(1, 1, 2, 3, 4 + 5)
+    look = torch.randn(1, 4)
+
+    def painted(places: Places) -> torch.Tensor:
+        rays = places.config.rays
+        same = each.repeat_interleave(rays, 2).repeat_interleave(rays, 3)
+        return places.painted(Rays(same[..., :3], same, same[..., 0]), look)
+
+    torch.testing.assert_close(painted(fine), painted(coarse))
+    save_file(fine.state_dict(), tmp_path / "places.safetensors")
+    with pytest.raises(ValueError, match="does not hold the places"):
+        load_places(other, tmp_path)
