@@ -24,7 +24,7 @@ from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import EventsConfig, ModelConfig
 from world_model.dit import LEAST, DiT
-from world_model.events import CLEARANCE, DETOUR, EXTENT, GLANCES, NEAREST, NOTHING, TEXELS, Events, scaled
+from world_model.events import CLEARANCE, DETOUR, EXTENT, GLANCES, NEAREST, NOTHING, PHRASINGS, TEXELS, Events, scaled
 from world_model.places import Places
 from world_model.rollout import advance, commanded, dream_block, generator, prepare_block
 from world_model.text import build_text_encoder
@@ -85,6 +85,22 @@ def test_texts_are_taken_for_their_kind_and_heard_in_its_wording(event_dit, even
     for row, number in ((0, 1), (3, 2), (4, 0)):
         assert torch.equal(heard[row], event_dit.events.wording[number])
     assert torch.equal(heard[1:3], shuffled[1:3])
+
+
+def test_texts_are_compared_with_known_phrasings_as_a_slow_form_does(event_config):
+    events, many = Events(event_config), torch.randn(9, event_config.text.dim, generator=generator("phrasings"))
+    kind = torch.tensor([0, 0, 1, 2, 2, 2, 3, 3, 1])
+    events.keep_phrasings(many, kind)
+    new = torch.randn(4, event_config.text.dim, generator=generator("new"))
+    unit = (many / many.norm(dim=1, keepdim=True)).double()
+    middle = unit.mean(dim=0)
+    for row, found in zip(new.double(), events.alike(new)):
+        own = row / row.norm() - middle
+        cosine = torch.stack([own @ (u - middle) / own.norm() / (u - middle).norm() for u in unit])
+        slow = [(cosine[kind == k] / 0.05).exp().mean().log() for k in range(4)]
+        torch.testing.assert_close(found.double(), torch.stack(slow), atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="more than the"):
+        events.keep_phrasings(torch.randn(PHRASINGS + 1, event_config.text.dim), torch.zeros(1, dtype=torch.int64))
 
 
 # ---- where things stand -----------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Teaches what events are (`world_model/events.py`): `python -m train.events street --vae RUN --places RUN --out RUN`.
 
-Words: a softmax regression from texts' mean tokens to kinds, on the phrasings of training and captions of nothing. Things: the same
-walk is rendered with an event and without (once, to `pairs.safetensors`), and the painter learns what turns one into the other.
+Words: a softmax regression from texts' mean tokens to kinds, on phrasings of training and texts of nothing known, all of which are
+kept to compare with. Things: the same walk is rendered with an event and without (once, to `pairs.safetensors`), and the painter
+learns what turns one into the other.
 Resumable. Writes `events.safetensors` (the EMA) and `events.json` (config, steps, errors on walks not trained on).
 """
 
@@ -106,8 +107,10 @@ def learn_words(events: Events, config: ModelConfig, settings: Settings) -> dict
     others = [text for number, text in enumerate(more["other"]) if number % UNSEEN]
     texts = [torch.cat([part, tokens(more["phrases"][name])]) for part, name in zip(told, kinds)]
     texts.append(tokens([*captions(settings.captions), *others]))
-    means = scaled(torch.cat([mean_token(part) for part in texts]))
+    told_mean = torch.cat([mean_token(part) for part in texts])
     label = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(part) for part in texts]))
+    events.keep_phrasings(told_mean, label)
+    means = scaled(told_mean)
     weight = 1 / torch.bincount(label)[label] / len(texts)
     optimizer = torch.optim.AdamW(events.kind.parameters(), lr=0.02, weight_decay=3.0)
     for _ in range(300):
@@ -301,9 +304,8 @@ def train(
     run = Run("events", config, settings, out, {"events": events}, [optimizer], {"events": settings.ema})
     average: Events = run.ema["events"].module  # type: ignore[assignment]
     average.kind.load_state_dict(events.kind.state_dict())
-    average.wording.copy_(events.wording)
-    average.path.copy_(events.path)
-    average.lanes.copy_(events.lanes)
+    for kept, own in zip(average.buffers(), events.buffers(), strict=True):
+        kept.copy_(own)
     energy = changes(events, pairs)
     trained, losses = torch.nonzero(pairs["walk"] >= HELD_OUT)[:, 0], []
     for step in run.steps(steps, minutes):

@@ -63,12 +63,21 @@ def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
         raise FileNotFoundError(
             f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
         )
-    began = config_of(run).dit.events  # a run may be older than the events that the model has come to know
-    average = AveragedModel(DiT(replace(config, dit=replace(config.dit, events=began))))
+    began, changed = config_of(run).dit, outgrown(config, run)
+    own = replace(config.dit, **{name: getattr(began, name) for name in changed})
+    average = AveragedModel(DiT(replace(config, dit=own)))
     loop.load_average(checkpoint, average)
     dit = DiT(config)
-    dit.load_state_dict(average.module.state_dict(), strict=began == config.dit.events)
+    kept = {k: v for k, v in dit.state_dict().items() if k.split(".")[0] in changed}
+    learnt = {k: v for k, v in average.module.state_dict().items() if k.split(".")[0] not in changed}
+    dit.load_state_dict({**learnt, **kept})
     return dit, run_facts(run)
+
+
+def outgrown(config: ModelConfig, run: Path) -> list[str]:
+    """What the model has come to know otherwise since a run began: those of "places" and "events" that have another shape now."""
+    began = config_of(run).dit
+    return [name for name in ("places", "events") if getattr(began, name) != getattr(config.dit, name)]
 
 
 def config_of(run: Path) -> ModelConfig:
@@ -110,8 +119,10 @@ def land(
     if (finder is None) != (config.dit.places is None):
         raise ValueError(f"{config.name}: --finder is needed by models that know a town (dit.places), and by no others")
     dit, training = load_average(config, run)
-    if events is None and config_of(run).dit.events != config.dit.events:
-        raise ValueError(f"{run} knows other events than {config.name}: pass --events, a run of train.events")
+    given = {"places": places, "events": events}
+    for name in outgrown(config, run):
+        if given[name] is None:
+            raise ValueError(f"{run} knows other {name} than {config.name}: pass --{name}, a run of train.{name}")
     if depth is not None and dit.depth is not None:
         load_depth(dit.depth, depth)
     if places is not None and dit.places is not None:

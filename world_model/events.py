@@ -1,7 +1,8 @@
 """Events: which kind a text tells of, and what it brings into the view, learnt by heart like the town (places.py).
 
-All of it is learnt by train.events. A softmax regression reads a text's mean token; words that it takes for a kind are then heard
-as that kind's best known wording, so that unseen phrasings are understood as the text encoder understands them. A table says
+All of it is learnt by train.events. A text's mean token is read by a softmax regression and by how alike it is to known phrasings;
+words that are taken for a kind are then heard as that kind's best known wording, so that unseen phrasings are understood as the
+text encoder understands them. A table says
 where the thing that an event brings is at each moment, another where in the town things go along its streets. Its looks are a
 picture with transparency, larger than life, that always faces the viewer (a billboard): a mixture of a few, by moment and by the
 side it is seen from, in the light of the place. Where a thing stands is chosen when the event begins, as people choose where to
@@ -33,12 +34,17 @@ BLUR = 0.5  # metres within which what is solid begins to hide a thing
 MOMENTS, FADED = 96, 16  # latent frames of an event that are told apart; later ones repeat those after the first FADED
 NOTHING = -1  # kind of a text that tells of no known event
 LANES = 8  # that a town has at most for each heading
+PHRASINGS = 2048  # that are kept at most
+ALIKE = 0.05  # cosine by which a phrasing must be nearer to count e times as much
 
 
 class Events(nn.Module):
     """The known kinds of events. Before training every text is taken for the first kind, and things cover next to nothing."""
 
     wording: Tensor
+    phrasings: Tensor
+    phrasing_kind: Tensor
+    middle: Tensor
     path: Tensor
     lanes: Tensor
 
@@ -54,6 +60,10 @@ class Events(nn.Module):
         nn.init.zeros_(self.kind.weight)
         nn.init.zeros_(self.kind.bias)
         self.register_buffer("wording", torch.zeros(kinds, text.event_tokens, text.dim))
+        # directions of known phrasings' mean tokens from the middle of all, and their kinds, the number of kinds for none; -1: no phrasing
+        self.register_buffer("phrasings", torch.zeros(PHRASINGS, text.dim))
+        self.register_buffer("phrasing_kind", torch.full((PHRASINGS,), -1))
+        self.register_buffer("middle", torch.zeros(text.dim))
         # where a thing is at each moment: metres forward, to the right and up from where it stands
         self.register_buffer("path", torch.zeros(kinds, MOMENTS, 3))
         # metres across the town at which things go along its streets, for headings of 0 to 3 quarter turns; inf: no further lane
@@ -73,9 +83,28 @@ class Events(nn.Module):
     def read(self, words: Tensor) -> Tensor:
         """Kind [B] int64 of texts' tokens [B, N, D], zero-padded; NOTHING for no text and for one of no known event."""
         mean = mean_token(words.float())
-        found = self.kind(scaled(mean).to(self.kind.weight.dtype)).argmax(dim=-1)
+        regressed = self.kind(scaled(mean).to(self.kind.weight.dtype)).float().log_softmax(dim=-1)
+        found = (regressed + self.alike(mean).log_softmax(dim=-1)).argmax(dim=-1)
         none = (found == len(self.config.kinds)) | (mean == 0).all(dim=-1)
         return torch.where(none, torch.full_like(found, NOTHING), found)
+
+    def alike(self, mean: Tensor) -> Tensor:
+        """How alike mean tokens [B, D] are to the phrasings of each kind, and to those of none: [B, kinds + 1], in logarithms."""
+        members = F.one_hot(self.phrasing_kind + 1, len(self.config.kinds) + 2)[:, 1:].float()
+        cosine = self.directions(mean) @ self.phrasings.float().T
+        return ((cosine / ALIKE).exp() @ members / members.sum(dim=0).clamp(min=1)).clamp(min=1e-12).log()
+
+    def directions(self, mean: Tensor) -> Tensor:
+        """Of mean tokens [..., D] from the middle of all known ones, at length 1."""
+        return F.normalize(F.normalize(mean, dim=-1) - self.middle.float(), dim=-1)
+
+    def keep_phrasings(self, mean: Tensor, kind: Tensor) -> None:
+        """Takes mean tokens [n, D] of known phrasings and their kind [n]. ValueError for more than `PHRASINGS`."""
+        if len(mean) > PHRASINGS:
+            raise ValueError(f"{len(mean)} phrasings are more than the {PHRASINGS} that can be kept")
+        self.middle.copy_(F.normalize(mean, dim=-1).mean(dim=0))
+        self.phrasings[: len(mean)] = self.directions(mean)
+        self.phrasing_kind[: len(mean)] = kind
 
     def heard(self, words: Tensor, kind: Tensor) -> Tensor:
         """`words` [B, N, D], as the known wording of their `kind` [B] if they have one."""
