@@ -264,7 +264,22 @@ class TestEvents:
 
     def test_once(self, street):
         plan = replace(self.PLAN, scenes=(("day", "clear"), ("overcast", "rain")), once=True)
-        assert [kinds for _, kinds in events.make_scenes(street, plan, 3)][1] == ["sun"]
+        scenes = [kinds for _, kinds in events.make_scenes(street, plan, 3)]
+        tried = [kind for kinds in scenes for kind in kinds]
+        assert scenes[-1] == ["sun"] and sorted(tried) == sorted(events.KINDS)
+
+    def test_a_thing_is_tried_where_the_street_shows_it(self, street):
+        """And the street stands where it stood."""
+        for scene, kinds in events.make_scenes(street, self.PLAN, 5):
+            street.set_state(scene.state)
+            begin = street.get_state()
+            for kind in kinds:
+                if kind in THINGS:
+                    assert events.in_view(street, kind, self.PLAN)
+                    assert street.get_state() == begin
+        wall = replace(begin, pitch=1.4)  # looking at the sky one sees no crowd
+        street.set_state(wall)
+        assert not events.in_view(street, "crowd", self.PLAN)
 
 
 class TestMemory:

@@ -60,7 +60,8 @@ class Events(nn.Module):
         nn.init.zeros_(self.kind.weight)
         nn.init.zeros_(self.kind.bias)
         self.register_buffer("wording", torch.zeros(kinds, text.event_tokens, text.dim))
-        # directions of known phrasings' mean tokens from the middle of all, and their kinds, the number of kinds for none; -1: no phrasing
+        # directions of known phrasings' mean tokens from the middle of all, and their kinds: one more than there are for none,
+        # -1 where no phrasing is kept
         self.register_buffer("phrasings", torch.zeros(PHRASINGS, text.dim))
         self.register_buffer("phrasing_kind", torch.full((PHRASINGS,), -1))
         self.register_buffer("middle", torch.zeros(text.dim))
