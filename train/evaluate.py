@@ -35,7 +35,7 @@ from world_model.model import WorldModel
 from world_model.weights import find_weights, read_manifest
 from yume_gym.street.simulator import StreetSimulator
 
-VERSION = 1  # of what is measured: results of another are not mixed
+VERSION = 2  # of what is measured: results of another are not mixed
 PICTURE_TIMES = (0.5, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 30.0, 60.0, 180.0, 600.0)  # seconds into a walk
 _ROUTES, _FAR, _EVENTS, _MEMORY, _STARTS = range(5)  # each part draws its scenes from a seed of its own
 
