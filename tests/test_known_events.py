@@ -18,6 +18,7 @@ from test_town_worlds import streets
 from torch import Tensor
 
 from train import events as stage
+from train import phrasings
 from train.events import Settings, draw, load_events, render_pairs
 from train.places import distance_field
 from world_model.actions import Action
@@ -35,7 +36,7 @@ from yume_gym.street.keywords import normalise
 
 KINDS = (("ufo", 9.0, "open"), ("fire", 12.0, "facade"), ("snow", 0.0, ""))
 STILL = Action()
-SHIPPED = stage.PHRASINGS
+SHIPPED = phrasings.PHRASINGS
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +332,7 @@ def learnt(event_config, make_vae, tmp_path_factory):
         shipped, few = json.loads(SHIPPED.read_text()), folder / "phrasings.json"  # words have no meaning here
         short = {name: {kind: texts[:1] for kind, texts in shipped[name].items()} for name in ("phrases", "fresh")}
         few.write_text(json.dumps({**short, "other": shipped["other"][:6]}))
-        patch.setattr(stage, "PHRASINGS", few)
+        patch.setattr(phrasings, "PHRASINGS", few)
         torch.manual_seed(3)
         dit = event_config.dit
         places = Places(

@@ -10,41 +10,35 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from train.latents import load_vae
 from train.loop import Run, load_network, prepare_cpu, read_arguments
+from train.phrasings import learn_words
 from train.places import load_places
 from train.sheet import to_pictures
-from train.walks import ATMOSPHERES, plan_walk
+from train.walks import ATMOSPHERES
 from world_model.actions import Action
 from world_model.config import ModelConfig
-from world_model.events import MOMENTS, Events, moments, quarter, scaled
+from world_model.events import MOMENTS, Events, moments, quarter
 from world_model.places import Places
 from world_model.rollout import generator
-from world_model.text import build_text_encoder, mean_token
 from world_model.vae import VideoVAE
-from yume_gym.street.captions import scene_caption
 from yume_gym.street.courses import FADE_SECONDS, Course
-from yume_gym.street.events import EVENTS
 from yume_gym.street.primitives import H, X, Z
 from yume_gym.street.simulator import StreetSimulator, StreetState
 from yume_gym.street.walker import Walker
 
 WEIGHTS, PAIRS = "events.safetensors", "pairs.safetensors"
 HELD_OUT = 42  # walks
-# more phrasings of each kind ("phrases"), some that are never trained on ("fresh"), and texts of no known event ("other"), one in
-# UNSEEN of which is kept for testing; all written without sight of the street's own phrasings
-PHRASINGS, UNSEEN = Path(__file__).with_name("phrasings.json"), 5
 # there and back, by those who stay to watch
 GLANCES = tuple(
     tuple(Action.from_keys(*keys) for keys in pair)
@@ -73,57 +67,6 @@ class Settings:
     town_blocks: int = 2
     ema: float = 0.995
     seed: int = 0
-
-
-def learn_words(events: Events, config: ModelConfig, settings: Settings) -> dict[str, float]:
-    """Fits `events.kind`, and keeps each kind's wording: of its phrasings the one nearest to their mean. Returns the share of
-    unseen phrasings, captions and texts of nothing known that it reads rightly."""
-    encoder, length = build_text_encoder(config.text), config.text.event_tokens
-    street, rng = (
-        StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
-        np.random.default_rng(settings.seed),
-    )
-    more = json.loads(PHRASINGS.read_text())
-
-    def tokens(texts: Sequence[str]) -> Tensor:
-        return torch.stack([encoder.encode(text, length) for text in texts])
-
-    def captions(count: int) -> tuple[str, ...]:
-        written = []
-        for _ in range(count):
-            plan = plan_walk(rng, 1)
-            street.reset(rng, light=plan.light, weather=plan.weather)
-            written.append(scene_caption(street.surroundings(), rng))
-        return tuple(written)
-
-    def read_as_told(phrasings: Callable[[str], Sequence[str]]) -> float:
-        return float(torch.cat([events.read(tokens(phrasings(name))) == i for i, name in enumerate(kinds)]).float().mean())
-
-    kinds = [name for name, *_ in events.config.kinds]
-    told = [tokens(EVENTS[name].phrases) for name in kinds]
-    for number, phrasings in enumerate(told):
-        means = F.normalize(mean_token(phrasings), dim=-1)
-        events.wording[number] = phrasings[(means @ means.mean(dim=0)).argmax()]
-    others = [text for number, text in enumerate(more["other"]) if number % UNSEEN]
-    texts = [torch.cat([part, tokens(more["phrases"][name])]) for part, name in zip(told, kinds)]
-    texts.append(tokens([*captions(settings.captions), *others]))
-    told_mean = torch.cat([mean_token(part) for part in texts])
-    label = torch.arange(len(texts)).repeat_interleave(torch.tensor([len(part) for part in texts]))
-    events.keep_phrasings(told_mean, label)
-    means = scaled(told_mean)
-    weight = 1 / torch.bincount(label)[label] / len(texts)
-    optimizer = torch.optim.AdamW(events.kind.parameters(), lr=0.02, weight_decay=3.0)
-    for _ in range(300):
-        optimizer.zero_grad()
-        (F.cross_entropy(events.kind(means), label, reduction="none") * weight).sum().backward()
-        optimizer.step()
-    return {
-        "phrasings": read_as_told(lambda name: EVENTS[name].phrases),
-        "unseen_phrasings": read_as_told(lambda name: EVENTS[name].held_out),
-        "fresh_phrasings": read_as_told(lambda name: more["fresh"][name]),
-        "captions": float((events.read(tokens(captions(60))) < 0).float().mean()),
-        "other_texts": float((events.read(tokens(more["other"][::UNSEEN])) < 0).float().mean()),
-    }
 
 
 @torch.no_grad()
@@ -291,7 +234,8 @@ def train(
     places = Places(dit.places, config.camera, config.latent_size, dit.latent_channels, config.text.dim)
     load_places(places, places_folder)
     events = Events(config)
-    words = learn_words(events, config, settings)
+    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
+    words = learn_words(events, config, street, settings.captions, settings.seed)
     out.mkdir(parents=True, exist_ok=True)
     if not (out / PAIRS).exists():
         save_file(render_pairs(config, places, vae, settings), out / "new.safetensors")
