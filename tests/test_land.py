@@ -20,6 +20,7 @@ from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.text import Conditioning
 from world_model.vae import build_vae
+from world_model.weights import load_dit
 from yume_gym.street.simulator import StreetSimulator
 
 SETTINGS = Settings(batch=2, draws=1, pool=3, warmup=1, ema=0.6)
@@ -121,3 +122,21 @@ def test_a_later_depth_network_is_landed(config, run_folder, vae_folder, data_fo
     for name, value in later.state_dict().items():
         torch.testing.assert_close(landed[f"depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["depth"] == {"steps": 7}
+
+
+def test_what_earlier_weights_say_of_their_making_comes_first(config, landed, run_folder, vae_folder, data_folder, tmp_path):
+    land(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], initial=landed[0])
+    facts = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [stage["steps"] for stage in facts["training"]] == [4, 4, 4]  # the two of the weights, then the run
+
+
+def test_parts_of_a_dit_are_left_out_of_what_is_loaded(config, landed):
+    dit, other = DiT(config), DiT(config)
+    before = {name: value.clone() for name, value in dit.state_dict().items()}
+    load_dit(dit, landed[0], ["depth"])
+    load_dit(other, landed[0])
+    for name, value in dit.state_dict().items():
+        assert torch.equal(value, (before if name.startswith("depth.") else other.state_dict())[name])
+    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in before.items() if name.startswith("depth."))
+    with pytest.raises(ValueError, match="does not fit"):
+        load_dit(dit.blocks, landed[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,15 @@ def test_command_line(config, data_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
     assert given == [(config, data_folder, tmp_path, Settings(batch=4, lr=0.01, bfloat16=True), 5, 2.5, None)]
+
+
+def test_the_pca_of_given_weights_is_kept(config, data_folder, tmp_path):
+    """Latents of what was trained on them stay what they were, on whatever walks training goes on."""
+    train(config, data_folder, tmp_path / "first", QUICK, 1, None)
+    train(config, data_folder, tmp_path / "second", replace(QUICK, seed=9), 2, None, tmp_path / "first")
+    first, second = (load_file(tmp_path / name / "vae.safetensors") for name in ("first", "second"))
+    for name in ("to_latent.weight", "to_latent.bias", "mean", "scale"):
+        assert torch.equal(first[name], second[name])
+    other = replace(config, vae=replace(config.vae, latent_channels=5), dit=replace(config.dit, latent_channels=5))
+    with pytest.raises(ValueError, match="5 latent channels"):
+        train(other, data_folder, tmp_path / "third", QUICK, 1, None, tmp_path / "first")

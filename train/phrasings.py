@@ -27,8 +27,8 @@ PHRASINGS, UNSEEN = Path(__file__).with_suffix(".json"), 5
 
 
 def learn_words(events: Events, config: ModelConfig, street: StreetSimulator, captions: int, seed: int) -> dict[str, float]:
-    """Fits `events.kind`, and keeps each kind's wording: of its phrasings the one nearest to their mean. Returns the share of
-    unseen phrasings, captions and texts of nothing known that it reads rightly."""
+    """Fits `events.kind`, and keeps each kind's wording: of its phrasings the one nearest to their mean. So many `captions` of
+    places in `street` are texts of no event. Returns the share of phrasings, captions and other texts that are read rightly."""
     encoder, length, rng = build_text_encoder(config.text), config.text.event_tokens, np.random.default_rng(seed)
     more = json.loads(PHRASINGS.read_text())
 
