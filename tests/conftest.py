@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from world_model.config import ModelConfig, PlacesConfig, get_preset
+from world_model.config import EventsConfig, ModelConfig, PlacesConfig, get_preset
 from world_model.depth import DepthNet
 from world_model.dit import DiT
 from world_model.model import WorldModel
@@ -58,6 +58,15 @@ def town_config(config) -> ModelConfig:
     """The same model, which knows a town: the street's own, in coarse voxels."""
     places = PlacesConfig(cell=1.0, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4)
     return dataclasses.replace(config, dit=dataclasses.replace(config.dit, places=places))
+
+
+@pytest.fixture(scope="session")
+def event_config(town_config) -> ModelConfig:
+    """The same model, which knows two things and a weather that events bring."""
+    kinds = (("ufo", 9.0, "open"), ("fire", 12.0, "facade"), ("snow", 0.0, ""))
+    return dataclasses.replace(
+        town_config, dit=dataclasses.replace(town_config.dit, events=EventsConfig(kinds, looks=2, width=8))
+    )
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from train import judge_data
-from train.judge import Blocks, Settings, accuracy, judge_loss
+from train.judge import Blocks, Settings, accuracy, judge_loss, train
 from train.judge import main as judge_main
 from train.judge_data import THINGS, UNKNOWN, make_walk, motion_between, ruling, seen_things, street_of
 from train.judge_network import WEIGHTS, Judge, axes_of, classes_of, judge_facts
@@ -283,6 +284,25 @@ class TestTraining:
         changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert changed == {"sight"}
         assert [stage["steps"] for stage in judge_facts(second)["training"]] == [7, 2]
+
+    def test_a_network_of_another_shape_is_trained_afresh(self, folder, judge, config, tmp_path):
+        """The other is taken as it is; what does not fit is refused otherwise, and so are weights for other pictures."""
+        first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+        judge.save(first, {"training": [{"network": "both", "steps": 7}, {"network": "sight", "steps": 8}]})
+        tensors = {**load_file(first), "sight.things.weight": torch.zeros(3)}
+        save_file(tensors, first)
+        words = ["--model", "debug", "train", "--data", str(folder), "--test", str(folder), "--out", str(tmp_path / "run"),
+                 "--weights", str(second), "--steps", "1", "--initial", str(first)]  # fmt: skip
+        with pytest.raises(RuntimeError, match=r"sight\.things\.weight"):
+            judge_main([*words, "--only", "sight"])
+        with pytest.raises(SystemExit):
+            judge_main([*words, "--fresh"])
+        judge_main([*words, "--only", "sight", "--fresh"])
+        after = load_file(second)
+        assert all(torch.equal(after[name], value) for name, value in tensors.items() if name.startswith("motion."))
+        assert [stage["steps"] for stage in judge_facts(second)["training"]] == [7, 1]
+        with pytest.raises(ValueError, match="train one for it"):
+            train(replace(config, fps=16), folder, folder, tmp_path / "other", second, Settings(only="sight"), 1, first, True)
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the trained judge is not in this checkout")

@@ -1,29 +1,21 @@
-"""Events known by heart: what texts are taken for, where things stand, what of the view they cover, and how that is learnt."""
+"""Events known by heart: what texts are taken for, where things stand, and what of the view they cover."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from stopped import stopped_after
-from test_events import content
 from test_town_worlds import streets
 from torch import Tensor
 
-from train import events as stage
-from train import phrasings
-from train.events import Settings, draw, load_events, render_pairs
 from train.places import distance_field
 from world_model.actions import Action
 from world_model.camera import rotation
-from world_model.config import EventsConfig, ModelConfig
+from world_model.config import ModelConfig
 from world_model.dit import LEAST, DiT
 from world_model.events import CLEARANCE, DETOUR, EXTENT, GLANCES, NEAREST, NOTHING, PHRASINGS, TEXELS, Events, scaled
 from world_model.places import Places
@@ -32,18 +24,9 @@ from world_model.text import build_text_encoder
 from world_model.warp import REMEMBERED, USELESS
 from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
-from yume_gym.street.keywords import normalise
 
-KINDS = (("ufo", 9.0, "open"), ("fire", 12.0, "facade"), ("snow", 0.0, ""))
+UFO, FIRE, SNOW = (EVENTS[name].phrases[0] for name in ("ufo", "fire", "snow"))
 STILL = Action()
-SHIPPED = phrasings.PHRASINGS
-
-
-@pytest.fixture(scope="module")
-def event_config(town_config) -> ModelConfig:
-    return dataclasses.replace(
-        town_config, dit=dataclasses.replace(town_config.dit, events=EventsConfig(KINDS, looks=2, width=8))
-    )
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +39,7 @@ def event_dit(event_config, make_dit) -> DiT:
     encoder, length = build_text_encoder(event_config.text), event_config.text.event_tokens
     dit.events.kind.weight.zero_()
     dit.events.kind.bias.zero_()
-    for number, (name, *_) in enumerate(KINDS):
+    for number, (name, *_) in enumerate(event_config.dit.events.kinds):
         words = encoder.encode(EVENTS[name].phrases[0], length)
         dit.events.wording[number] = words
         dit.events.kind.weight[number] = scaled(words[(words != 0).any(dim=1)].mean(dim=0))
@@ -68,9 +51,6 @@ def event_dit(event_config, make_dit) -> DiT:
 def words(config: ModelConfig, *texts: str) -> Tensor:
     encoder = build_text_encoder(config.text)
     return torch.stack([encoder.encode(text, config.text.event_tokens) for text in texts])
-
-
-UFO, FIRE, SNOW = (EVENTS[name].phrases[0] for name, *_ in KINDS)
 
 
 # ---- words ------------------------------------------------------------------------------------------------------------
@@ -125,8 +105,9 @@ def test_things_stand_where_the_view_is_freest(event_dit, pose):
     x, z, yaw = pose
     place, direction = torch.tensor([[x, z]], dtype=torch.float64), torch.tensor([yaw], dtype=torch.float64)
     found = event_dit.events.begin(torch.tensor([0]), event_dit.places, place, direction)[0]
+    ahead = event_dit.events.config.kinds[0][1]
     best = max(
-        (min(KINDS[0][1], marched(event_dit.places, x, z, yaw + turn) - CLEARANCE) - DETOUR * abs(turn), turn)
+        (min(ahead, marched(event_dit.places, x, z, yaw + turn) - CLEARANCE) - DETOUR * abs(turn), turn)
         for turn in GLANCES
     )
     reach = max(NEAREST, best[0] + DETOUR * abs(best[1]))
@@ -142,6 +123,26 @@ def test_a_facade_faces_the_street(event_dit, yaw, facing):
     assert heading == pytest.approx(facing)
     assert abs(abs(x) - 6.0) < 1.0  # fronts stand 6 m from the middle
     assert math.hypot(x, z - 20) > 5
+
+
+@pytest.mark.parametrize(
+    ("turns", "place", "expected"),
+    [
+        (0, (3.0, 7.0), (2.0, 7.0)),  # along z: across is x
+        (2, (3.0, 7.0), (3.0, 7.0)),  # the other way no lane is known
+        (1, (3.0, 7.0), (3.0, 5.0)),  # along x: across is z
+        (-3, (3.0, 7.0), (3.0, 5.0)),  # the same heading
+        (0, (79.5, -40.0), (82.0, -40.0)),  # around the torus of 80 metres the nearest lane is beyond the edge
+        (0, (901.0, 1.0), (900.0, 1.0)),  # a world may have walked far
+    ],
+)
+def test_what_goes_along_streets_keeps_to_its_lane(event_config, turns, place, expected):
+    events = Events(event_config)
+    assert events.period == 80.0
+    events.lanes[0, :2] = torch.tensor([2.0, 20.0])
+    events.lanes[1, 0] = 5.0
+    found = events.in_lane(torch.tensor([place], dtype=torch.float64), torch.tensor([turns * math.pi / 2]))
+    assert found.tolist() == [pytest.approx(list(expected))]
 
 
 # ---- what things look like --------------------------------------------------------------------------------------------
@@ -314,109 +315,3 @@ def test_only_texts_that_may_change_the_light_outdate_what_was_seen(event_dit, e
         motion, _, ahead = stepped(event_dit, vae, worlds, event_config, before)
         worlds, _ = advance(event_dit, vae, worlds, motion, ahead, noise, [generator("draw")])
         assert stepped(event_dit, vae, worlds, event_config, after)[2].changed.tolist() == [changed], (before, after)
-
-
-# ---- learning ---------------------------------------------------------------------------------------------------------
-
-
-QUICK = Settings(batch=4, lr=1e-1, walks=6, blocks=3, captions=24, ema=0.9)
-
-
-@pytest.fixture(scope="module")
-def learnt(event_config, make_vae, tmp_path_factory):
-    """(folder, train(out, steps))."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "HELD_OUT", 2)
-        patch.setattr(stage, "load_vae", lambda *_: (make_vae(event_config), "print"))
-        folder = tmp_path_factory.mktemp("events")
-        shipped, few = json.loads(SHIPPED.read_text()), folder / "phrasings.json"  # words have no meaning here
-        short = {name: {kind: texts[:1] for kind, texts in shipped[name].items()} for name in ("phrases", "fresh")}
-        few.write_text(json.dumps({**short, "other": shipped["other"][:6]}))
-        patch.setattr(phrasings, "PHRASINGS", few)
-        torch.manual_seed(3)
-        dit = event_config.dit
-        places = Places(
-            dit.places, event_config.camera, event_config.latent_size, dit.latent_channels, event_config.text.dim
-        )
-        solid, _ = streets(event_config)
-        places.distance.copy_(distance_field(solid, dit.places))
-        patch.setattr(stage, "load_places", lambda net, _: net.load_state_dict(places.state_dict()))
-        yield folder, lambda out, steps: stage.train(event_config, folder, folder, out, QUICK, steps, None)
-
-
-def test_a_painter_learns_what_events_change_and_resumes_exactly(learnt, event_config, make_vae, monkeypatch):
-    folder, train = learnt
-    whole, parted = folder / "whole", folder / "parted"
-    train(whole, 60)
-    facts = json.loads((whole / "events.json").read_text())["events_training"]
-    assert facts["steps"] == 60 and facts["phrasings"] > 0.8 and facts["captions"] > 0.6
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "Run", stopped_after(30))
-        train(parted, 60)
-    train(parted, 60)
-    one, other = (torch.load(f / "checkpoint" / "custom_checkpoint_1.pkl", weights_only=True) for f in (whole, parted))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    events = Events(event_config)
-    load_events(events, whole)
-    assert events.read(words(event_config, UFO, FIRE, SNOW)).tolist() == [0, 1, 2]
-    pairs = load_file(whole / "pairs.safetensors")
-    with torch.no_grad():
-        painted, truth, view = draw(events, pairs, torch.nonzero(pairs["walk"] >= 2)[:, 0])
-    assert (painted - truth).square().mean() < 0.7 * (view - truth).square().mean()
-    with pytest.raises(FileNotFoundError, match=r"train\.events"):
-        load_events(events, folder)
-
-
-def test_pairs_differ_by_the_event_alone(event_config, event_dit, make_vae):
-    pairs = render_pairs(event_config, event_dit.places, make_vae(event_config), QUICK)
-    assert len(pairs["kind"]) == QUICK.walks * QUICK.blocks and set(pairs["kind"].tolist()) == {0, 1}
-    change = (pairs["with"].float() - pairs["without"].float()).square().flatten(1).mean(dim=1)
-    assert change.max() > 0.05  # some show it
-    assert (torch.diff(pairs["age"].flatten(1), dim=1) > 0).all()
-    for walk in range(QUICK.walks):
-        assert len(pairs["course"][pairs["walk"] == walk].unique(dim=0)) == 1
-
-
-def test_phrasings_for_reading_are_worded_unlike_the_held_out_ones():
-    """By the same rule as the street's own, and none twice."""
-    told = json.loads(SHIPPED.read_text())
-    assert set(told["phrases"]) == set(told["fresh"]) == set(EVENTS)
-    known = [normalise(text) for kind in EVENTS.values() for text in kind.phrases + kind.held_out]
-    lists = [*told["phrases"].values(), *told["fresh"].values(), told["other"]]
-    texts = known + [normalise(text) for part in lists for text in part]
-    assert len(set(texts)) == len(texts)
-    for name, kind in EVENTS.items():
-        for held_out, trained in itertools.product(kind.held_out, told["phrases"][name]):
-            shared = content(held_out) & content(trained)
-            assert len(shared) <= len(content(held_out)) / 3, (held_out, trained)
-
-
-@pytest.mark.parametrize(
-    ("turns", "place", "expected"),
-    [
-        (0, (3.0, 7.0), (2.0, 7.0)),  # along z: across is x
-        (2, (3.0, 7.0), (3.0, 7.0)),  # the other way no lane is known
-        (1, (3.0, 7.0), (3.0, 5.0)),  # along x: across is z
-        (-3, (3.0, 7.0), (3.0, 5.0)),  # the same heading
-        (0, (79.5, -40.0), (82.0, -40.0)),  # around the torus of 80 metres the nearest lane is beyond the edge
-        (0, (901.0, 1.0), (900.0, 1.0)),  # a world may have walked far
-    ],
-)
-def test_what_goes_along_streets_keeps_to_its_lane(event_config, turns, place, expected):
-    events = Events(event_config)
-    assert events.period == 80.0
-    events.lanes[0, :2] = torch.tensor([2.0, 20.0])
-    events.lanes[1, 0] = 5.0
-    found = events.in_lane(torch.tensor([place], dtype=torch.float64), torch.tensor([turns * math.pi / 2]))
-    assert found.tolist() == [pytest.approx(list(expected))]
-
-
-def test_lanes_are_learnt_from_where_things_went(event_config):
-    kinds = (("ufo", 9.0, "open"), ("car", 8.0, "street"))
-    events = Events(dataclasses.replace(
-        event_config, dit=dataclasses.replace(event_config.dit, events=EventsConfig(kinds, looks=2, width=8))
-    ))  # fmt: skip
-    course = torch.tensor([[81.2, 4.0, 0.0], [1.2, 9.0, 2 * math.pi], [6.0, 17.0, -math.pi / 2], [9.0, 9.0, 0.0]])
-    stage.learn_lanes(events, {"kind": torch.tensor([1, 1, 1, 0]), "course": course.double()})
-    assert events.lanes[0, 0] == pytest.approx(1.2) and events.lanes[3, 0] == 17  # what is no car counts for nothing
-    assert int(events.lanes.isfinite().sum()) == 2

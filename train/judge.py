@@ -28,6 +28,7 @@ from train.motion import LUMA
 from world_model.actions import LOOKS
 from world_model.config import ModelConfig, get_preset
 from world_model.rollout import generator
+from world_model.weights import with_own
 
 LOOSE = 0.03  # deviation of the turn that pictures are turned back by in training, in shares of a held key's
 AXES = ("forward", "right", "turn", "tilt")
@@ -178,10 +179,8 @@ def train(
     torch.manual_seed(settings.seed)
     judge = Judge.of(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if initial is not None:
-        tensors = load_weights(initial)
-        if fresh:
-            tensors = {name: tensor for name, tensor in tensors.items() if name.split(".")[0] != settings.only}
-        judge.load_state_dict({**judge.state_dict(), **tensors})
+        own = [settings.only] if fresh and settings.only else []
+        judge.load_state_dict(with_own(judge, load_weights(config, initial), own))
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
     blocks, unseen = (Blocks(folder) for folder in (data, test))
@@ -236,6 +235,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--initial", type=Path, help="weights to go on from")
     command.add_argument("--fresh", action="store_true", help="only the network that is not trained is taken from them")
     given = parser.parse_args(argv)
+    if given.command == "train" and given.fresh and not (given.only and given.initial):
+        parser.error("--fresh leaves one network of given weights out: it needs --only and --initial")
     config = get_preset(given.model)
     if given.command == "render":
         judge_data.render(config, given.data, given.towns, given.walks, given.seed, given.first_town)

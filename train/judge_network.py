@@ -205,16 +205,8 @@ class Judge(nn.Module):
 
         Raises FileNotFoundError without weights, ValueError where it was trained for other pictures.
         """
-        if not weights.exists():
-            raise FileNotFoundError(f"no judge at {weights}: train one (python -m train.judge train --help)")
-        trained = judge_facts(weights)["pictures"]
-        needed = {name: getattr(config, name) for name in ("height", "width", "fps", "frames_per_block")}
-        if trained != needed:
-            raise ValueError(
-                f"the judge {weights} reads {trained}, the model dreams {needed}: train one for it (train.judge)"
-            )
         judge = cls.of(config)
-        judge.load_state_dict(load_weights(weights))
+        judge.load_state_dict(load_weights(config, weights))
         return judge.eval().requires_grad_(False)
 
     def save(self, weights: Path, facts: dict) -> None:
@@ -268,8 +260,16 @@ class Judge(nn.Module):
         return torch.stack(parts).sum(dim=0).numpy()
 
 
-def load_weights(weights: Path) -> dict[str, Tensor]:
-    """The tensors of a judge's file, in float32."""
+def load_weights(config: ModelConfig, weights: Path) -> dict[str, Tensor]:
+    """The tensors of a judge's file, in float32; errors as those of `Judge.load`."""
+    if not weights.exists():
+        raise FileNotFoundError(f"no judge at {weights}: train one (python -m train.judge train --help)")
+    trained = judge_facts(weights)["pictures"]
+    needed = {name: getattr(config, name) for name in ("height", "width", "fps", "frames_per_block")}
+    if trained != needed:
+        raise ValueError(
+            f"the judge {weights} reads {trained}, the model dreams {needed}: train one for it (train.judge)"
+        )
     return {k: v.float() if v.is_floating_point() else v for k, v in load_file(weights).items()}
 
 

@@ -29,7 +29,7 @@ from train.shards import HELD_OUT
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.text import Conditioning
-from world_model.weights import read_manifest, save_weights
+from world_model.weights import read_manifest, save_weights, with_own
 from yume_gym.street.simulator import StreetSimulator
 
 # (light, weather) of the starting pictures: mostly a clear day
@@ -68,9 +68,7 @@ def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
     average = AveragedModel(DiT(replace(config, dit=own)))
     loop.load_average(checkpoint, average)
     dit = DiT(config)
-    kept = {k: v for k, v in dit.state_dict().items() if k.split(".")[0] in changed}
-    learnt = {k: v for k, v in average.module.state_dict().items() if k.split(".")[0] not in changed}
-    dit.load_state_dict({**learnt, **kept})
+    dit.load_state_dict(with_own(dit, average.module.state_dict(), changed))
     return dit, run_facts(run)
 
 

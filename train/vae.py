@@ -37,7 +37,7 @@ class Settings:
     cooldown: float = 0.4  # last share of the run over which the learning rate falls
     latent_noise: float = 0.05  # deviation, of normalised latents
     ema: float = 0.998
-    bfloat16: bool = False  # arithmetic of the convolutions in training: several times faster where the CPU has AMX
+    bfloat16: bool = False  # arithmetic of the convolutions in training: 0.6 of the time where the CPU has AMX
     seed: int = 0
 
 

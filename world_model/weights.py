@@ -106,12 +106,19 @@ def load_tensors(folder: Path, name: str, dtype: torch.dtype = torch.float32) ->
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
 
 
-def load_into(module: nn.Module, folder: Path, name: str) -> None:
-    """Strict: every tensor of the file has its place and shape in `module`, and every parameter of `module` is in the file."""
+def load_into(module: nn.Module, folder: Path, name: str, without: Sequence[str] = ()) -> None:
+    """Strict: every tensor of the file has its place and shape in `module`, and every parameter of `module` is in the file, but for
+    parts `without`, which stay as they are."""
     try:
-        module.load_state_dict(load_tensors(folder, name), strict=True)
+        module.load_state_dict(with_own(module, load_tensors(folder, name), without), strict=True)
     except RuntimeError as error:
         raise ValueError(f"{folder / name} does not fit its config.json: {error}") from error
+
+
+def with_own(module: nn.Module, tensors: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
+    """`tensors` for `module`, with its own for the `parts` (first words of names) that are not to be taken."""
+    own = {name: value for name, value in module.state_dict().items() if name.split(".")[0] in parts}
+    return {**{name: value for name, value in tensors.items() if name.split(".")[0] not in parts}, **own}
 
 
 def load_released(dit: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -148,12 +155,7 @@ def _fresh(name: str, tensor: Tensor, random: torch.Generator) -> Tensor:
 
 def load_dit(module: nn.Module, folder: Path, without: Sequence[str] = ()) -> None:
     """The DiT of a weights folder, to continue training from; its parts `without` stay as they are in `module`."""
-    own = {k: v for k, v in module.state_dict().items() if k.split(".")[0] in without}
-    tensors = {k: v for k, v in load_tensors(folder, "dit.safetensors").items() if k.split(".")[0] not in without}
-    try:
-        module.load_state_dict({**tensors, **own}, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder / 'dit.safetensors'} does not fit its config.json: {error}") from error
+    load_into(module, folder, "dit.safetensors", without)
 
 
 def save_weights(

@@ -1,0 +1,116 @@
+"""How events are learnt by heart: from pairs of walks with an event and without, and from phrasings."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from stopped import stopped_after
+from test_events import content
+from test_town_worlds import streets
+
+from train import events as stage
+from train import phrasings
+from train.events import Settings, draw, load_events, render_pairs
+from train.places import distance_field
+from world_model.config import EventsConfig
+from world_model.events import Events
+from world_model.places import Places
+from world_model.text import build_text_encoder
+from yume_gym.street.events import EVENTS
+from yume_gym.street.keywords import normalise
+
+SHIPPED = phrasings.PHRASINGS
+
+QUICK = Settings(batch=4, lr=1e-1, walks=6, blocks=3, captions=24, ema=0.9)
+
+
+@pytest.fixture(scope="module")
+def places(event_config) -> Places:
+    """Random looks in a town of streets."""
+    torch.manual_seed(3)
+    dit = event_config.dit
+    town = Places(dit.places, event_config.camera, event_config.latent_size, dit.latent_channels, event_config.text.dim)
+    solid, _ = streets(event_config)
+    town.distance.copy_(distance_field(solid, dit.places))
+    return town
+
+
+@pytest.fixture(scope="module")
+def learnt(event_config, make_vae, places, tmp_path_factory):
+    """(folder, train(out, steps))."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "HELD_OUT", 2)
+        patch.setattr(stage, "load_vae", lambda *_: (make_vae(event_config), "print"))
+        folder = tmp_path_factory.mktemp("events")
+        shipped, few = json.loads(SHIPPED.read_text()), folder / "phrasings.json"  # words have no meaning here
+        short = {name: {kind: texts[:1] for kind, texts in shipped[name].items()} for name in ("phrases", "fresh")}
+        few.write_text(json.dumps({**short, "other": shipped["other"][:6]}))
+        patch.setattr(phrasings, "PHRASINGS", few)
+        patch.setattr(stage, "load_places", lambda net, _: net.load_state_dict(places.state_dict()))
+        yield folder, lambda out, steps: stage.train(event_config, folder, folder, out, QUICK, steps, None)
+
+
+def test_a_painter_learns_what_events_change_and_resumes_exactly(learnt, event_config, make_vae, monkeypatch):
+    folder, train = learnt
+    whole, parted = folder / "whole", folder / "parted"
+    train(whole, 60)
+    facts = json.loads((whole / "events.json").read_text())["events_training"]
+    assert facts["steps"] == 60 and facts["phrasings"] > 0.8 and facts["captions"] > 0.6
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "Run", stopped_after(30))
+        train(parted, 60)
+    train(parted, 60)
+    one, other = (torch.load(f / "checkpoint" / "custom_checkpoint_1.pkl", weights_only=True) for f in (whole, parted))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    events = Events(event_config)
+    load_events(events, whole)
+    encoder, length = build_text_encoder(event_config.text), event_config.text.event_tokens
+    told = torch.stack([encoder.encode(EVENTS[name].phrases[0], length) for name in ("ufo", "fire", "snow")])
+    assert events.read(told).tolist() == [0, 1, 2]
+    pairs = load_file(whole / "pairs.safetensors")
+    with torch.no_grad():
+        painted, truth, view = draw(events, pairs, torch.nonzero(pairs["walk"] >= 2)[:, 0])
+    assert (painted - truth).square().mean() < 0.7 * (view - truth).square().mean()
+    with pytest.raises(FileNotFoundError, match=r"train\.events"):
+        load_events(events, folder)
+
+
+def test_pairs_differ_by_the_event_alone(event_config, places, make_vae):
+    pairs = render_pairs(event_config, places, make_vae(event_config), QUICK)
+    assert len(pairs["kind"]) == QUICK.walks * QUICK.blocks and set(pairs["kind"].tolist()) == {0, 1}
+    change = (pairs["with"].float() - pairs["without"].float()).square().flatten(1).mean(dim=1)
+    assert change.max() > 0.05  # some show it
+    assert (torch.diff(pairs["age"].flatten(1), dim=1) > 0).all()
+    for walk in range(QUICK.walks):
+        assert len(pairs["course"][pairs["walk"] == walk].unique(dim=0)) == 1
+
+
+def test_phrasings_for_reading_are_worded_unlike_the_held_out_ones():
+    """By the same rule as the street's own, and none twice."""
+    told = json.loads(SHIPPED.read_text())
+    assert set(told["phrases"]) == set(told["fresh"]) == set(EVENTS)
+    known = [normalise(text) for kind in EVENTS.values() for text in kind.phrases + kind.held_out]
+    lists = [*told["phrases"].values(), *told["fresh"].values(), told["other"]]
+    texts = known + [normalise(text) for part in lists for text in part]
+    assert len(set(texts)) == len(texts)
+    for name, kind in EVENTS.items():
+        for held_out, trained in itertools.product(kind.held_out, told["phrases"][name]):
+            shared = content(held_out) & content(trained)
+            assert len(shared) <= len(content(held_out)) / 3, (held_out, trained)
+
+
+def test_lanes_are_learnt_from_where_things_went(event_config):
+    kinds = (("ufo", 9.0, "open"), ("car", 8.0, "street"))
+    events = Events(dataclasses.replace(
+        event_config, dit=dataclasses.replace(event_config.dit, events=EventsConfig(kinds, looks=2, width=8))
+    ))  # fmt: skip
+    course = torch.tensor([[81.2, 4.0, 0.0], [1.2, 9.0, 2 * math.pi], [6.0, 17.0, -math.pi / 2], [9.0, 9.0, 0.0]])
+    stage.learn_lanes(events, {"kind": torch.tensor([1, 1, 1, 0]), "course": course.double()})
+    assert events.lanes[0, 0] == pytest.approx(1.2) and events.lanes[3, 0] == 17  # what is no car counts for nothing
+    assert int(events.lanes.isfinite().sum()) == 2
