@@ -12,12 +12,12 @@ import torch
 from test_town_worlds import streets
 from torch import Tensor
 
-from train.places import distance_field
+from train.voxels import distance_field
 from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import ModelConfig
 from world_model.dit import LEAST, DiT
-from world_model.events import CLEARANCE, DETOUR, EXTENT, GLANCES, NEAREST, NOTHING, PHRASINGS, TEXELS, Events, scaled
+from world_model.events import CLEARANCE, DETOUR, GLANCES, NEAREST, NOTHING, PHRASINGS, TEXELS, Events, scaled
 from world_model.places import Places
 from world_model.rollout import advance, commanded, dream_block, generator, prepare_block
 from world_model.text import build_text_encoder
@@ -37,6 +37,7 @@ def event_dit(event_config, make_dit) -> DiT:
     dit.places.distance.copy_(distance_field(solid, event_config.dit.places))
     dit.places.walkable.copy_(walkable)
     encoder, length = build_text_encoder(event_config.text), event_config.text.event_tokens
+    dit.events.extent.copy_(torch.tensor([8.0, 5.0, 8.0]))
     dit.events.kind.weight.zero_()
     dit.events.kind.bias.zero_()
     for number, (name, *_) in enumerate(event_config.dit.events.kinds):
@@ -153,7 +154,7 @@ def spotted(dit: DiT, row: int, column: int) -> Events:
     events = copy.deepcopy(dit.events)
     for tensor in (events.looks, events.mixtures, events.sides, *events.light.parameters(), events.path):
         tensor.zero_()
-    events.mixtures[..., 0] = 1
+    events.mixtures[..., 0], events.extent[0] = 1, 5.0
     events.looks[:, 0, 3] = -30
     events.looks[:, 0, 3, row - 1 : row + 2, column - 1 : column + 2] = 30
     events.looks[:, 0, 0] = 0.7
@@ -183,7 +184,7 @@ def test_a_thing_is_seen_where_it_stands(event_dit, event_config, row, column):
     middle = np.array([x + forward * sin + right * cos, z + forward * cos - right * sin])
     sight = middle - STAND[0, 0].numpy()
     beside = np.array([sight[1], -sight[0]]) / np.linalg.norm(sight)  # to the right of who looks there
-    texel = 2 * EXTENT / TEXELS
+    texel = 2 * float(events.extent[0]) / TEXELS
     spot = middle + beside * (column + 0.5 - TEXELS / 2) * texel
     height = up - (row + 0.5 - TEXELS / 2) * texel
     world = np.array([spot[0] - 3.0, event_config.camera.eye_height - height, spot[1] - 20.0])
@@ -235,7 +236,7 @@ def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit
     plain = copy.copy(event_dit)
     plain._modules = {**event_dit._modules, "events": None}
     _, ready, ahead = stepped(event_dit, vae, worlds, event_config, UFO, "nothing of the sort")
-    _, bare, _ = stepped(plain, vae, worlds, event_config, UFO, "nothing of the sort")
+    _, bare, without = stepped(plain, vae, worlds, event_config, UFO, "nothing of the sort")
     assert torch.equal(ready.guide[1], bare.guide[1]) and torch.equal(ready.variance[1], bare.variance[1])
     places, events, kind = event_dit.places, event_dit.events, torch.tensor([0, NOTHING])
     begun = events.begin(kind, places, worlds.place, worlds.yaw)
@@ -259,13 +260,19 @@ def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit
     share, thing = (part.repeat_interleave(stride, dim=2) for part in (covered, things))
 
     def over(view: Tensor) -> Tensor:
-        return vae.encode(((1 - share) * vae.decode(view)[0] + share * thing).clamp(-1, 1))
+        return ((1 - share) * vae.decode(view)[0] + share * thing).clamp(-1, 1)
 
-    expected = torch.lerp(over(known), over(ahead.guide.latents), ahead.guide.valid)
+    seen = over(without.guide.latents)
+    latents = vae.encode(seen)
+    expected = torch.lerp(vae.encode(over(known)), latents, ahead.guide.valid)
     sure = covered.unflatten(3, (-1, 8)).unflatten(5, (-1, 8)).mean(dim=(4, 6))
     torch.testing.assert_close(ready.variance[0], (bare.variance * (1 - sure) + LEAST * sure)[0])
     torch.testing.assert_close(ready.guide[0], expected[0], atol=1e-5, rtol=1e-4)
     assert 0.05 < covered[0].mean() < 0.95 and torch.equal(ahead.covered, covered[:, :, -1])
+    # what latents lose of a thing is put back where the block shows it as it was drawn
+    detail = (1 - share) * without.guide.detail + share * (seen - vae.decode(latents)[0])
+    torch.testing.assert_close(ahead.guide.detail[0], detail[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ahead.guide.detail[1], without.guide.detail[1])
 
 
 def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_config, make_vae, pictures):

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
-from train.places import distance_field
 from train.shards import HELD_OUT
+from train.voxels import distance_field
 from world_model.actions import Action
 from world_model.conditions import Conditions
 from world_model.config import ModelConfig

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,9 +18,9 @@ from test_town_worlds import streets
 from train import events as stage
 from train import phrasings
 from train.events import Settings, draw, load_events, render_pairs
-from train.places import distance_field
+from train.voxels import distance_field
 from world_model.config import EventsConfig
-from world_model.events import Events
+from world_model.events import EXTENT, Events
 from world_model.places import Places
 from world_model.text import build_text_encoder
 from yume_gym.street.events import EVENTS
@@ -103,6 +104,27 @@ def test_phrasings_for_reading_are_worded_unlike_the_held_out_ones():
         for held_out, trained in itertools.product(kind.held_out, told["phrases"][name]):
             shared = content(held_out) & content(trained)
             assert len(shared) <= len(content(held_out)) / 3, (held_out, trained)
+
+
+def test_a_billboard_is_as_large_as_what_a_thing_changes(event_config):
+    """A disc of known size around the middle of a thing straight ahead; what lies farther out by a hundredth of it is left out."""
+    events, metres, ahead = Events(event_config), 1.5, 6.0
+    height, width, frames = event_config.height, event_config.width, 1
+    focal, middle = event_config.camera.focal(width), (event_config.camera.eye_height, 0.0)
+    row, column = np.mgrid[:height, :width] + 0.5
+    right, up = (column - width / 2) / focal * ahead, middle[0] - (row - height / 2) / focal * ahead
+    changed = torch.from_numpy(np.hypot(right, up - middle[0]) < metres)
+    changed[0, 0] = True
+    zero = torch.zeros(1, frames, dtype=torch.float64)
+    pairs = {
+        "kind": torch.tensor([1]), "place": torch.zeros(1, frames, 2, dtype=torch.float64), "yaw": zero, "pitch": zero,
+        "course": torch.tensor([[0.0, ahead, 0.0]], dtype=torch.float64), "age": torch.zeros(1, frames, dtype=torch.int64),
+        "centre": torch.tensor([[[0.0, 0.0, middle[0]]]]),
+        "without": torch.zeros(1, 3, frames, height, width, dtype=torch.uint8),
+        "with": (255 * changed.byte()).expand(1, 3, frames, height, width),
+    }  # fmt: skip
+    stage.learn_extent(events, pairs)
+    assert events.extent.tolist() == [EXTENT, pytest.approx(metres, abs=0.35), EXTENT]
 
 
 def test_lanes_are_learnt_from_where_things_went(event_config):

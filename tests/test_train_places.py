@@ -21,17 +21,16 @@ from train import places as stage
 from train.land import STARTS, land, starting_pictures
 from train.places import (
     Settings,
-    count_voxels,
-    distance_field,
+    filled,
     learn_views,
     load_places,
-    mark_walks,
     mixed,
     see,
     settled,
     train,
 )
 from train.shards import HELD_OUT, WalkInfo
+from train.voxels import count_voxels, distance_field, mark_walks
 from train.walks import rephrased
 from world_model.camera import CameraConfig
 from world_model.config import ModelConfig, PlacesConfig
@@ -45,7 +44,7 @@ from yume_gym.street.events import EVENTS
 from yume_gym.street.motion import WALL_MARGIN
 from yume_gym.street.simulator import StreetSimulator
 
-QUICK = Settings(batch=6, lr=1e-2, table_lr=1e-1, views=40, walks=2, blocks=20, captions=3, ema=0.9)
+QUICK = Settings(batch=6, lr=1e-2, table_lr=1e-1, views=40, walks=2, blocks=20, candidates=400, captions=3, ema=0.9)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -158,6 +157,24 @@ def test_a_text_chooses_views_of_what_it_describes(town_config, monkeypatch):
         pose = places.somewhere(generator("view", number), encoder.encode(caption, 40)[None])
         right.append(districts[poses.index(tuple(pose.tolist()))] == districts[number // 3])
     assert np.mean(right) > 2 * chance and np.mean(right) > 0.75
+
+
+def test_views_for_texts_are_typical_of_their_district(town_config, monkeypatch):
+    """Of ten times as many views those are kept that show most of what they are called; no district goes without."""
+    monkeypatch.setattr("world_model.places.VIEWS", 40)
+    few, many = places_of(town_config), places_of(town_config)
+    learn_views(few, town_config, replace(QUICK, candidates=40, captions=1))
+    learn_views(many, town_config, replace(QUICK, candidates=400, captions=1))
+    street, shares, counts = street_of(town_config), [], []
+    for places in (few, many):
+        share, names = [], []
+        for x, z, yaw in places.views.tolist():
+            street.reset(np.random.default_rng(0), position=(x, z), yaw=yaw)
+            share.append(filled(street))
+            names.append(street.surroundings()["district"])
+        shares.append(np.mean(share))
+        counts.append(np.unique(names, return_counts=True)[1])
+    assert shares[1] > shares[0] + 0.1 and counts[1].min() >= 8 and counts[1].max() <= 9
 
 
 # ---- learning what they look like -------------------------------------------------------------------------------------
@@ -304,12 +321,15 @@ def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(stage, "Run", stopped_after(3))
         assert not same(quick(town_config, folders, tmp_path / "parts", 6), whole)
-    for name in ("count_voxels", "mark_walks", "learn_views"):
+    for name in ("count_voxels", "mark_walks"):
         monkeypatch.setattr(stage, name, None)
-    assert same(quick(town_config, folders, tmp_path / "parts", 6), whole)
-    # a run may also begin from another's weights
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "learn_views", None)
+        assert same(quick(town_config, folders, tmp_path / "parts", 6), whole)
+    # a run may also begin from another's weights; only its views for texts are drawn anew
     other = quick(town_config, folders, tmp_path / "other", 0, before=tmp_path / "whole", settings={"seed": 5})
-    assert same(other, whole)
+    anew = {name for name in whole if not torch.equal(other[name], whole[name])}
+    assert other.keys() == whole.keys() and anew == {"views", "where.weight", "where.bias"}
 
 
 def test_only_models_with_places_learn_them(config, data_folder, vae_folder, tmp_path):
@@ -374,9 +394,7 @@ def test_models_without_a_town_land_without_a_finder(config, tmp_path):
 def test_finer_rays_begin_with_what_coarser_ones_told(tmp_path):
     """Where rays of a token tell the same, four times as many tell what one did."""
     tiny = PlacesConfig(period=8.0, cell=0.5, height=3.0, tables=((2.0, 8, 4),), width=16, look=4, rays=1)
-    coarse, fine, other = (
-        Places(replace(tiny, rays=rays), CameraConfig(), (2, 3), 5, 6) for rays in (1, 2, 3)
-    )
+    coarse, fine, other = (Places(replace(tiny, rays=rays), CameraConfig(), (2, 3), 5, 6) for rays in (1, 2, 3))
     save_file(coarse.state_dict(), tmp_path / "places.safetensors")
     load_places(fine, tmp_path)
     each = torch.randn(1, 1, 2, 3, 4 + 5)

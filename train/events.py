@@ -28,7 +28,7 @@ from train.sheet import to_pictures
 from train.walks import ATMOSPHERES
 from world_model.actions import Action
 from world_model.config import ModelConfig
-from world_model.events import MOMENTS, Events, moments, quarter
+from world_model.events import BLUR, MOMENTS, Events, moments, quarter
 from world_model.places import Places
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
@@ -39,6 +39,7 @@ from yume_gym.street.walker import Walker
 
 WEIGHTS, PAIRS = "events.safetensors", "pairs.safetensors"
 HELD_OUT = 42  # walks
+WITHIN = 0.985  # share of what a thing changes that its billboard holds
 # there and back, by those who stay to watch
 GLANCES = tuple(
     tuple(Action.from_keys(*keys) for keys in pair)
@@ -170,6 +171,20 @@ def learn_lanes(events: Events, pairs: dict[str, Tensor]) -> None:
         events.lanes[turn, : len(found)] = found.to(events.lanes.dtype)
 
 
+@torch.no_grad()
+def learn_extent(events: Events, pairs: dict[str, Tensor]) -> None:
+    """Sets `events.extent` to metres from things' middles within which WITHIN of what they change is seen."""
+    for kind in pairs["kind"].unique().tolist():
+        part = {key: value[torch.nonzero(pairs["kind"] == kind)[::3, 0]] for key, value in pairs.items()}
+        size = (part["with"].shape[-2], part["with"].shape[-1])
+        at = events.across(*(part[n] for n in ("kind", "place", "yaw", "pitch", "course", "age")), size, part["centre"])
+        changed = (_float(part["with"]) - _float(part["without"])).square().mean(dim=1) * (at.nearest > BLUR)
+        away, order = torch.maximum(at.beside.abs(), at.above.abs()).flatten().sort()
+        total = changed.flatten()[order].double().cumsum(dim=0)
+        if total[-1] > 0:
+            events.extent[kind] = away[torch.searchsorted(total, WITHIN * total[-1])]
+
+
 def learn_path(events: Events, pairs: dict[str, Tensor]) -> None:
     """Sets `events.path` to where things are on the mean at each moment; a moment that nobody saw is as the one before it."""
     row = (pairs["kind"][:, None] * MOMENTS + moments(pairs["age"])).flatten()
@@ -192,9 +207,7 @@ def changes(events: Events, pairs: dict[str, Tensor]) -> Tensor:
     return energy + energy[energy > 0].mean()
 
 
-def draw(
-    events: Events, pairs: dict[str, Tensor], rows: Tensor, taught: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def draw(events: Events, pairs: dict[str, Tensor], rows: Tensor, taught: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Painted and true pictures of blocks, and those without their event, [B, 3, K, H, W] each; where `taught`, things are where
     they truly were."""
     part = {key: value[rows] for key, value in pairs.items()}
@@ -242,6 +255,7 @@ def train(
         (out / "new.safetensors").rename(out / PAIRS)
     pairs = load_file(out / PAIRS)
     learn_path(events, pairs)
+    learn_extent(events, pairs)
     learn_lanes(events, pairs)
     learnt = [events.mixtures, events.sides, events.looks, *events.light.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,8 +57,9 @@ def starting_pictures(config: ModelConfig, seed: int = 1000) -> tuple[np.ndarray
     return np.concatenate(pictures), poses
 
 
-def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
-    """The averaged DiT of a run's checkpoint, and the run's settings and progress. Raises FileNotFoundError without one."""
+def load_average(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -> tuple[DiT, dict]:
+    """The averaged DiT of a run's checkpoint, and the run's settings and progress; parts that are `replaced` afterwards need not be
+    whole. Raises FileNotFoundError without one, ValueError if it is of another network."""
     checkpoint = run / "checkpoint"
     if not checkpoint.exists():
         raise FileNotFoundError(
@@ -66,7 +68,7 @@ def load_average(config: ModelConfig, run: Path) -> tuple[DiT, dict]:
     began, changed = config_of(run).dit, outgrown(config, run)
     own = replace(config.dit, **{name: getattr(began, name) for name in changed})
     average = AveragedModel(DiT(replace(config, dit=own)))
-    loop.load_average(checkpoint, average)
+    loop.load_average(checkpoint, average, replaced)
     dit = DiT(config)
     dit.load_state_dict(with_own(dit, average.module.state_dict(), changed))
     return dit, run_facts(run)
@@ -116,8 +118,8 @@ def land(
         finder = initial
     if (finder is None) != (config.dit.places is None):
         raise ValueError(f"{config.name}: --finder is needed by models that know a town (dit.places), and by no others")
-    dit, training = load_average(config, run)
     given = {"places": places, "events": events}
+    dit, training = load_average(config, run, [name for name, folder in given.items() if folder is not None])
     for name in outgrown(config, run):
         if given[name] is None:
             raise ValueError(f"{run} knows other {name} than {config.name}: pass --{name}, a run of train.{name}")

@@ -246,15 +246,20 @@ class Run:
                 tqdm.write(f"{self._checkpoint} holds no {name}: it begins afresh")
 
 
-def load_average(checkpoint: Path, average: AveragedModel) -> dict[str, Any]:
-    """Fills `average` with the first EMA of a checkpoint, however many processes wrote it; returns its `Progress`."""
+def load_average(checkpoint: Path, average: AveragedModel, replaced: Sequence[str] = ()) -> dict[str, Any]:
+    """Fills `average` with the first EMA of a checkpoint, however many processes wrote it; returns its `Progress`. Of parts of the
+    network that are `replaced` afterwards, one process's checkpoint may lack tensors. Raises ValueError where it lacks others."""
     shards = checkpoint / sharding.SHARDS
     if shards.exists():
         name = next(key.split(".")[1] for key in sharding.sizes_in(shards) if key.startswith("average."))
         tensors = {f"average.{name}.{key}": value for key, value in average.state_dict().items()}
         sharding.load_shards(shards, tensors)
     else:  # accelerate numbers the objects registered by Run: progress first, then the averages
-        average.load_state_dict(torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True))
+        held = torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True)
+        wrong = average.load_state_dict(held, strict=False)
+        parts = tuple(f"module.{part}." for part in replaced)
+        if names := [name for name in (*wrong.missing_keys, *wrong.unexpected_keys) if not name.startswith(parts)]:
+            raise ValueError(f"{checkpoint} is of another network: {', '.join(sorted(names)[:3])} do not fit")
     return load_progress(checkpoint)
 
 

@@ -7,6 +7,7 @@ look like: latents of the walks in DIR from their true poses, in the light and w
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from safetensors.torch import save_file
-from scipy.ndimage import binary_dilation, distance_transform_edt
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,20 +29,19 @@ from train.routes import open_start
 from train.shards import HELD_OUT, WalkInfo
 from train.sheet import to_pictures
 from train.vae import psnr
+from train.voxels import count_voxels, distance_field, mark_walks
 from train.walks import plan_walk, rephrased
-from world_model.config import ModelConfig, PlacesConfig
-from world_model.geometry import camera_rays
-from world_model.places import FARTHEST, UNIT, Places
+from world_model.config import ModelConfig
+from world_model.places import Places
 from world_model.rollout import generator
 from world_model.text import build_text_encoder, mean_token
 from world_model.vae import VideoVAE
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.simulator import StreetSimulator
-from yume_gym.street.walker import Walker
+from yume_gym.street.surroundings import describe
 
 WEIGHTS = "places.safetensors"
-KERB = 0.2  # metres: what is lower is ground
-THIN = 3  # one ray in so many, each way, is followed through the air
+SECTORS = 12  # of a view, for what fills it
 
 
 @dataclass(frozen=True)
@@ -59,76 +58,12 @@ class Settings:
     mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
     outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
     unheard: float = 0.25  # share of a text's tokens that are left out: other words are to be understood too
+    candidates: int = 3000  # views, of which the most typical of each district are kept for texts to choose from
     captions: int = 8  # of each view that a text can choose
     ema: float = 0.995
     town_seed: int = 0
     town_blocks: int = 2
     seed: int = 0
-
-
-def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
-    """bool [X, H, Z]: what is solid. A voxel is where more rays end than pass, or where none comes by."""
-    places = config.dit.places
-    assert places is not None
-    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
-    cells, levels = round(places.period / places.cell), round(places.height / places.cell)
-    hits, passes = (np.zeros(cells * levels * cells, np.int64) for _ in range(2))
-    rays = camera_rays(config.height, config.width, config.camera, torch.device("cpu")).numpy()
-    rng = np.random.default_rng([settings.seed, 1])
-
-    def index(points: np.ndarray) -> np.ndarray:
-        x, h, z = np.floor(points / places.cell).astype(np.int64).reshape(-1, 3).T
-        inside = (h >= 0) & (h < levels)
-        return ((x % cells * levels + h) * cells + z % cells)[inside]
-
-    for _ in tqdm(range(settings.views), desc="distances", mininterval=5):
-        street.reset(rng, yaw=float(rng.uniform(-math.pi, math.pi)), pitch=float(rng.uniform(-0.6, 0.6)))
-        away, (x, z) = street.depth(), street.position
-        direction = (rays @ street.pose[:3, :3].T) * (1, -1, 1)
-        origin = np.array([x, config.camera.eye_height, z])
-        points = origin + (away[..., None] + 0.05) * direction
-        met = (away < FARTHEST) & (points[..., 1] > KERB)
-        hits += np.bincount(index(points[met]), minlength=len(hits))
-        thin, reach = direction[::THIN, ::THIN].reshape(-1, 3), away[::THIN, ::THIN].reshape(-1)
-        steps = np.arange(0.2, FARTHEST, places.cell / 2)
-        for part in np.array_split(np.arange(len(thin)), 4):
-            ray, step = np.nonzero(steps[None] < reach[part, None] - places.cell)
-            passes += np.bincount(index(origin + steps[step][:, None] * thin[part][ray]), minlength=len(passes))
-    shape = (cells, levels, cells)
-    hit, passed = hits.reshape(shape), passes.reshape(shape)
-    near = binary_dilation(np.pad(passed > 0, 1, mode="wrap"), np.ones((3, 3, 3)))[1:-1, 1:-1, 1:-1]
-    return (hit * 2 > passed * 1) & (hit > 1) | ((passed == 0) & (hit == 0) & ~near)
-
-
-def distance_field(solid: np.ndarray, places: PlacesConfig) -> Tensor:
-    """uint8 [X, H, Z]: metres from each voxel to the nearest solid one, in steps of `UNIT`, around the torus."""
-    cells = solid.shape[0]
-    half = cells // 2
-    wrapped = np.pad(solid, ((half, half), (0, 0), (half, half)), mode="wrap")
-    away = distance_transform_edt(~wrapped) * places.cell
-    inner = slice(half, half + cells)
-    return torch.from_numpy(np.clip(away[inner, :, inner] / UNIT, 0, 255).astype(np.uint8))
-
-
-def mark_walks(config: ModelConfig, settings: Settings) -> Tensor:
-    """bool [X, Z]: where walkers came by."""
-    places = config.dit.places
-    assert places is not None
-    street, rng = (
-        StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
-        np.random.default_rng([settings.seed, 2]),
-    )
-    cells = round(places.period / places.cell)
-    marked = np.zeros((cells, cells), bool)
-    for _ in tqdm(range(settings.walks), desc="walkable", mininterval=5):
-        street.reset(rng)
-        walker = Walker(rng, street)
-        for _ in range(settings.blocks):
-            states, _ = street.ahead(walker.act())
-            street.set_state(states[-1])
-            for state in states:
-                marked[int(state.x // places.cell) % cells, int(state.z // places.cell) % cells] = True
-    return torch.from_numpy(marked)
 
 
 def see(
@@ -192,16 +127,22 @@ def mixed(pictures: Tensor, share: float, stream: torch.Generator) -> Tensor:
 
 
 def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None:
-    """Draws views of the town and fits `places.where`: which of them a caption describes (softmax regression)."""
+    """Draws views of the town, keeps typical ones of every district, and fits `places.where`: which of them a caption describes
+    (softmax regression)."""
     street, rng = (
         StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
         np.random.default_rng([settings.seed, 3]),
     )
-    encoder, tokens = build_text_encoder(config.text), []
-    for view in tqdm(places.views, desc="captions", mininterval=5):
+    drawn: dict[str, list[tuple[float, list[float], dict]]] = {}
+    for _ in tqdm(range(settings.candidates), desc="views", mininterval=5):
         open_start(street, rng, "day", "clear")
-        view.copy_(torch.tensor([*street.position, street.yaw]))
-        surroundings = street.surroundings()
+        facts = street.surroundings()
+        drawn.setdefault(facts["district"], []).append((filled(street), [*street.position, street.yaw], facts))
+    ranked = [sorted(views, key=lambda view: -view[0]) for views in drawn.values()]
+    turns = [view for row in itertools.zip_longest(*ranked) for view in row if view is not None]
+    encoder, tokens = build_text_encoder(config.text), []
+    for kept, (_, pose, surroundings) in zip(places.views, turns[: len(places.views)], strict=True):
+        kept.copy_(torch.tensor(pose))
         for _ in range(settings.captions):
             plan = plan_walk(rng, 1)
             facts = {**surroundings, "light": plan.light, "weather": plan.weather}
@@ -212,6 +153,15 @@ def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None
         F.cross_entropy(places.where(text), number).backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def filled(street: StreetSimulator) -> float:
+    """The share of narrow sectors of the view from where `street` stands that show the district of the whole."""
+    people, (x, z), fov = np.zeros((0, 2)), street.position, street.camera.horizontal_fov
+    district = street.surroundings()["district"]
+    turns = math.radians(fov) * ((np.arange(SECTORS) + 0.5) / SECTORS - 0.5)
+    seen = [describe(street.town, people, x, z, street.yaw + float(turn), fov / SECTORS)["district"] for turn in turns]
+    return seen.count(district) / SECTORS
 
 
 @torch.no_grad()
@@ -256,6 +206,7 @@ def train(
     elif not (out / "checkpoint").exists():
         places.distance.copy_(distance_field(count_voxels(config, settings), config.dit.places))
         places.walkable.copy_(mark_walks(config, settings))
+    if not (out / "checkpoint").exists():
         learn_views(places, config, settings)
     tables = list(places.tables)
     rest = [p for name, p in places.named_parameters() if not name.startswith("tables")]

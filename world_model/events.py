@@ -14,6 +14,7 @@ Shapes: B worlds, T views, h x w tokens, H x W pixels, C latent channels.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +30,27 @@ GLANCES = tuple(math.radians(turn) for turn in (-36, -27, -18, -9, 0, 9, 18, 27,
 DETOUR = 6.0  # metres of free sight that a radian to the side must gain
 CLEARANCE, NEAREST = 2.5, 3.0  # metres kept from what is solid behind a thing, and from the viewer
 WALL, TOO_NEAR = 13.0, 5.0  # metres to the facade that is liked best, and to one that is not taken
-EXTENT, TEXELS = 8.0, 48  # metres from a billboard's middle to its edge, and its texels each way
+EXTENT, TEXELS = 8.0, 48  # metres from a billboard's middle to its edge, if nothing is known, and its texels each way
 BLUR = 0.5  # metres within which what is solid begins to hide a thing
 MOMENTS, FADED = 96, 16  # latent frames of an event that are told apart; later ones repeat those after the first FADED
 NOTHING = -1  # kind of a text that tells of no known event
 LANES = 8  # that a town has at most for each heading
 PHRASINGS = 2048  # that are kept at most
 ALIKE = 0.05  # cosine by which a phrasing must be nearer to count e times as much
+
+
+@dataclass(frozen=True)
+class Across:
+    """Rays [B, T, H, W] of pictures and things: metres on the ground to where a ray passes the thing's axis, metres beside the
+    thing's middle and above it there, and metres on the ground that a ray covers in one of its own; and things from viewers:
+    distance [B, T] on the ground (metres), bearing [B, T, 2] (cosine and sine, from the thing's heading)."""
+
+    nearest: Tensor
+    beside: Tensor
+    above: Tensor
+    level: Tensor
+    distance: Tensor
+    bearing: Tensor
 
 
 class Events(nn.Module):
@@ -46,6 +61,7 @@ class Events(nn.Module):
     phrasing_kind: Tensor
     middle: Tensor
     path: Tensor
+    extent: Tensor
     lanes: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -67,6 +83,7 @@ class Events(nn.Module):
         self.register_buffer("middle", torch.zeros(text.dim))
         # where a thing is at each moment: metres forward, to the right and up from where it stands
         self.register_buffer("path", torch.zeros(kinds, MOMENTS, 3))
+        self.register_buffer("extent", torch.full((kinds,), EXTENT))
         # metres across the town at which things go along its streets, for headings of 0 to 3 quarter turns; inf: no further lane
         self.register_buffer("lanes", torch.full((4, LANES), torch.inf))
         self.period = config.dit.places.period
@@ -124,7 +141,9 @@ class Events(nn.Module):
         towards, reach = glances.gather(1, best)[:, 0], reach.gather(1, best)[:, 0].clamp(min=NEAREST)
         street = self._where("street")[number]
         heading, stand = torch.where(street, quarter(yaw), yaw), place + reach[:, None] * _direction(towards)
-        open_to = torch.cat([torch.where(street[:, None], self.in_lane(stand, heading), stand), heading[:, None]], dim=1)
+        open_to = torch.cat(
+            [torch.where(street[:, None], self.in_lane(stand, heading), stand), heading[:, None]], dim=1
+        )
         usable = met & (away > TOO_NEAR)
         cost = torch.where(usable, (away - WALL).abs() + DETOUR * turns.abs(), torch.full_like(away, torch.inf))
         best = cost.argmin(dim=1, keepdim=True)
@@ -137,7 +156,9 @@ class Events(nn.Module):
         turns = (heading / (math.pi / 2)).round().long() % 4
         across = (turns % 2)[:, None]  # streets that run along z have their lanes at an x, others at a z
         own = stand.gather(1, across)
-        offset = torch.remainder(self.lanes[turns].to(stand.dtype) - own + self.period / 2, self.period) - self.period / 2
+        offset = (
+            torch.remainder(self.lanes[turns].to(stand.dtype) - own + self.period / 2, self.period) - self.period / 2
+        )
         offset = torch.where(offset.isfinite(), offset, torch.inf)
         best = offset.gather(1, offset.abs().argmin(dim=1, keepdim=True))
         return stand.scatter(1, across, own + torch.where(best.isfinite(), best, 0.0))
@@ -164,46 +185,58 @@ class Events(nn.Module):
         number, views = self.looks.dtype, yaw.shape[1]
         height, width = (side * self.patch for side in view.shape[3:])
         known, moment = kind.clamp(min=0), moments(age)
-        row = self.path[known[:, None], moment] if centre is None else centre
-        heading = course[:, None, 2].float()
-        sin, cos, forward, right, up = heading.sin(), heading.cos(), *row.float().unbind(-1)
-        # the thing from the viewer, on the ground
-        to_x = forward * sin + right * cos - (stand[..., 0] - course[:, None, 0]).float()
-        to_z = forward * cos - right * sin - (stand[..., 1] - course[:, None, 1]).float()
-        rays = camera_rays(height, width, self.camera, yaw.device)
-        direction = torch.einsum("btij,hwj->bthwi", camera_to_world(yaw.float(), pitch.float()), rays)
-        x, down, z = direction.unbind(-1)
-        level = torch.hypot(x, z).clamp(min=0.05)
-        to_x, to_z = to_x[..., None, None], to_z[..., None, None]
-        nearest = (to_x * x + to_z * z) / level  # metres to where the ray passes the thing's axis, on the ground
-        beside = (to_z * x - to_x * z) / level
-        above = self.camera.eye_height - down / level * nearest - up[..., None, None]
-        grid = torch.stack([beside, -above], dim=-1) / EXTENT
-        distance = torch.hypot(to_x, to_z).clamp(min=0.1)
-        bearing = torch.cat([to_x * sin[..., None, None] + to_z * cos[..., None, None],
-                             to_x * cos[..., None, None] - to_z * sin[..., None, None]], dim=-1) / distance  # fmt: skip
+        at = self.across(known, stand, yaw, pitch, course, age, (height, width), centre)
+        grid = torch.stack([at.beside, -at.above], dim=-1) / self.extent[known].float()[:, None, None, None, None]
         mixture = self.mixtures[known[:, None], moment] + torch.einsum(
-            "btis,bsl->btl", bearing.to(number), self.sides[known]
+            "bts,bsl->btl", at.bearing.to(number), self.sides[known]
         )
         look = torch.einsum("btl,blchw->btchw", mixture, self.looks[known])
         seen = F.grid_sample(look.flatten(0, 1).float(), grid.flatten(0, 1), align_corners=False)
         colour, share = seen[:, :3].unflatten(0, (-1, views)), seen[:, 3:].unflatten(0, (-1, views))
         told = F.one_hot(known, len(self.config.kinds))[:, None].expand(-1, views, -1)
         mean = view.float().mean(dim=(3, 4)).transpose(1, 2)
-        lit = self.light(torch.cat([mean, distance[..., 0].log(), told], dim=-1).to(number)).float()[..., None, None]
+        lit = self.light(torch.cat([mean, at.distance[..., None].log(), told], dim=-1).to(number)).float()[
+            ..., None, None
+        ]
         colour = colour * lit[:, :, :3].exp() + lit[:, :, 3:6]
-        solid = F.interpolate(away.float(), (height, width), mode="bilinear", align_corners=False) * level
-        there = (nearest > BLUR) & (grid.abs() < 1).all(dim=-1) & self.things(kind)[:, None, None, None]
-        share = (share + lit[:, :, 6:]).sigmoid()[:, :, 0] * there * ((solid - nearest) / BLUR).sigmoid()
+        solid = F.interpolate(away.float(), (height, width), mode="bilinear", align_corners=False) * at.level
+        there = (at.nearest > BLUR) & (grid.abs() < 1).all(dim=-1) & self.things(kind)[:, None, None, None]
+        share = (share + lit[:, :, 6:]).sigmoid()[:, :, 0] * there * ((solid - at.nearest) / BLUR).sigmoid()
         return colour.transpose(1, 2), share[:, None]
 
-    def over(self, vae: VideoVAE, view: Tensor, drawn: Tensor, covered: Tensor) -> Tensor:
-        """The latents `view` [B, C, T, h, w] with what `forward` returned drawn over them; the same where that covers nothing."""
+    def across(
+        self, kind: Tensor, stand: Tensor, yaw: Tensor, pitch: Tensor, course: Tensor, age: Tensor, size: tuple[int, int],
+        centre: Tensor | None = None,
+    ) -> Across:  # fmt: skip
+        """Where the rays of pictures of `size` pass the things of known `kind` [B]; other arguments as for `forward`."""
+        row = self.path[kind[:, None], moments(age)] if centre is None else centre
+        heading = course[:, None, 2].float()
+        sin, cos, forward, right, up = heading.sin(), heading.cos(), *row.float().unbind(-1)
+        # the thing from the viewer, on the ground
+        to_x = forward * sin + right * cos - (stand[..., 0] - course[:, None, 0]).float()
+        to_z = forward * cos - right * sin - (stand[..., 1] - course[:, None, 1]).float()
+        rays = camera_rays(*size, self.camera, yaw.device)
+        direction = torch.einsum("btij,hwj->bthwi", camera_to_world(yaw.float(), pitch.float()), rays)
+        x, down, z = direction.unbind(-1)
+        level = torch.hypot(x, z).clamp(min=0.05)
+        distance = torch.hypot(to_x, to_z).clamp(min=0.1)
+        bearing = torch.stack([to_x * sin + to_z * cos, to_x * cos - to_z * sin], dim=-1) / distance[..., None]
+        to_x, to_z = to_x[..., None, None], to_z[..., None, None]
+        nearest = (to_x * x + to_z * z) / level
+        beside = (to_z * x - to_x * z) / level
+        above = self.camera.eye_height - down / level * nearest - up[..., None, None]
+        return Across(nearest, beside, above, level, distance, bearing)
+
+    def over(self, vae: VideoVAE, view: Tensor, drawn: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents `view` [B, C, T, h, w] with what `forward` returned drawn over them, the same where that covers nothing; and
+        what of the things such latents cannot hold, [B, 3, K, H, W] of as many pictures as they decode to."""
         plain = vae.decode(view)[0]
         stride = plain.shape[2] // view.shape[2]
         drawn, share = (part.repeat_interleave(stride, dim=2) for part in (drawn, covered))
         touched = F.max_pool3d(covered, (1, self.patch, self.patch)) > 0
-        return torch.where(touched, vae.encode(torch.lerp(plain, drawn, share).clamp(-1, 1)), view)
+        pictures = torch.lerp(plain, drawn, share).clamp(-1, 1)
+        latents = torch.where(touched, vae.encode(pictures), view)
+        return latents, (pictures - vae.decode(latents)[0]) * share
 
 
 def quarter(yaw: Tensor) -> Tensor:

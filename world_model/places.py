@@ -23,11 +23,12 @@ from world_model.geometry import camera_rays, camera_to_world
 from world_model.text import mean_token
 
 UNIT = 0.125  # metres of one step of the stored distances
-STEPS = 28  # of sphere tracing
+STEPS, HALVINGS = 40, 5  # of sphere tracing, and of the last step, to where the surface is
 FARTHEST = 90.0  # metres a ray is followed
 BANDS = 4  # rows of the picture whose mean colour tells light and weather
 PRIMES = (1, 2654435761, 805459861)
 VIEWS = 400  # of the town, among which a text chooses where to start
+OVERHEAD = 7.5  # metres up where only houses end the sight: above trees and lamps, below roofs
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,9 @@ class Places(nn.Module):
         return self.walkable[x, z]
 
     def free_sight(self, place: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
-        """Metres of free sight [B, n] float64 from places [B, 2] at eye height towards yaw [B, n], and if something ends it."""
+        """Metres of sight [B, n] float64 from places [B, 2] towards yaw [B, n] (radians) that no house ends, and if one ends it."""
         start = torch.remainder(place, self.config.period).float()[:, None].expand(-1, yaw.shape[1], -1)
-        height = torch.full_like(start[..., 0], self.camera.eye_height)
+        height = torch.full_like(start[..., 0], OVERHEAD)
         direction = torch.stack([yaw.sin(), torch.zeros_like(yaw), yaw.cos()], dim=-1).float()
         away, met = self.trace(torch.stack([start[..., 0], height, start[..., 1]], dim=-1), direction)
         return away.double(), met
@@ -168,14 +169,24 @@ class Places(nn.Module):
         return torch.cat([torch.cat(found, dim=-1) * met[..., None], facts], dim=-1), away
 
     def trace(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Metres along rays [..., 3] to the ground or a solid voxel, and whether that is within `FARTHEST`: sphere tracing."""
-        away = torch.full_like(origin[..., 0], 0.1)
-        ground = torch.where(direction[..., 1] < 0, -origin[..., 1] / direction[..., 1], torch.inf)
+        """Metres along rays [..., 3] to the ground or a solid voxel, and whether that is within `FARTHEST`: sphere tracing, then
+        bisection between the last free point and the first solid one."""
         cell = self.config.cell
+        ground = torch.where(direction[..., 1] < 0, -origin[..., 1] / direction[..., 1], torch.inf)
+        away = torch.full_like(origin[..., 0], 0.1)
+        outside = torch.zeros_like(away)
         for _ in range(STEPS):
             free = self._field(origin + away[..., None] * direction)
+            outside = torch.where(free > 0, away, outside)
             away = away + torch.where(free > 0, (free - 0.5 * cell).clamp(min=0.3 * cell), free)
-        met = (self._field(origin + away[..., None] * direction) == 0) | (ground < away)
+        solid = self._field(origin + away[..., None] * direction) == 0
+        outside = torch.maximum(outside, away - 2 * cell)  # no step goes deeper
+        for _ in range(HALVINGS):
+            middle = (outside + away) / 2
+            inside = self._field(origin + middle[..., None] * direction) == 0
+            outside = torch.where(inside, outside, middle)
+            away = torch.where(solid & inside, middle, away)
+        met = solid | (ground < away)
         away = torch.minimum(away, ground)
         return away.clamp(max=FARTHEST), met & (away < FARTHEST)
 

@@ -130,11 +130,12 @@ def prepare_block(
                 age = target.frame - course[:, 3:4].long()
                 thing = dit.events(kind, stand, target.yaw, target.pitch, rays.away, course[:, :3], age, known)
         guide = guided()
-    latents, valid = (guide.latents, guide.valid) if guide is not None else (None, None)
     sure = None
-    if thing is not None and dit.events is not None and known is not None and latents is not None:
-        known, latents = (dit.events.over(vae, view, *thing) for view in (known, latents))
+    if thing is not None and dit.events is not None and known is not None and guide is not None:
+        known, _ = dit.events.over(vae, known, *thing)
+        guide = guide.with_things(*dit.events.over(vae, guide.latents, *thing), thing[1])
         sure = F.avg_pool3d(thing[1], (1, dit.events.patch, dit.events.patch))
+    latents, valid = (guide.latents, guide.valid) if guide is not None else (None, None)
     conditions = dit.show(conditions, latents, valid, known, sure)
     place = History(
         worlds.history.latents[:, :, :0],

@@ -7,7 +7,7 @@ prior on control, so the same model without it is the ablation. Shapes: B worlds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -113,6 +113,12 @@ class Guide:
         error = (latents - self.latents).square().mean(dim=1, keepdim=True)
         agrees = F.interpolate((-error / UNLIKE**2).exp(), size=video.shape[2:], mode="trilinear", align_corners=False)
         return (video + agrees * self.detail).clamp(-1, 1)
+
+    def with_things(self, latents: Tensor, lost: Tensor, covered: Tensor) -> Guide:
+        """The guide of a block in which events bring things (events.py): its latents with them, what these lose of them, and where
+        in its latent frames they are, [B, 1, K, H, W] in 0..1."""
+        share = covered.repeat_interleave(self.detail.shape[2] // covered.shape[2], dim=2)
+        return replace(self, latents=latents, detail=self.detail * (1 - share) + lost)
 
 
 @torch.no_grad()
