@@ -177,7 +177,9 @@ def learn_extent(events: Events, pairs: dict[str, Tensor]) -> None:
     for kind in pairs["kind"].unique().tolist():
         part = {key: value[torch.nonzero(pairs["kind"] == kind)[::3, 0]] for key, value in pairs.items()}
         size = (part["with"].shape[-2], part["with"].shape[-1])
-        at = events.across(*(part[n] for n in ("kind", "place", "yaw", "pitch", "course", "age")), size, part["centre"])
+        at = events.across(
+            part["kind"], part["place"], part["yaw"], part["pitch"], part["course"], part["age"], size, part["centre"]
+        )
         changed = (_float(part["with"]) - _float(part["without"])).square().mean(dim=1) * (at.nearest > BLUR)
         away, order = torch.maximum(at.beside.abs(), at.above.abs()).flatten().sort()
         total = changed.flatten()[order].double().cumsum(dim=0)
