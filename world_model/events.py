@@ -141,9 +141,7 @@ class Events(nn.Module):
         towards, reach = glances.gather(1, best)[:, 0], reach.gather(1, best)[:, 0].clamp(min=NEAREST)
         street = self._where("street")[number]
         heading, stand = torch.where(street, quarter(yaw), yaw), place + reach[:, None] * _direction(towards)
-        open_to = torch.cat(
-            [torch.where(street[:, None], self.in_lane(stand, heading), stand), heading[:, None]], dim=1
-        )
+        open_to = torch.cat([torch.where(street[:, None], self.in_lane(stand, heading), stand), heading[:, None]], dim=1)
         usable = met & (away > TOO_NEAR)
         cost = torch.where(usable, (away - WALL).abs() + DETOUR * turns.abs(), torch.full_like(away, torch.inf))
         best = cost.argmin(dim=1, keepdim=True)
@@ -156,9 +154,7 @@ class Events(nn.Module):
         turns = (heading / (math.pi / 2)).round().long() % 4
         across = (turns % 2)[:, None]  # streets that run along z have their lanes at an x, others at a z
         own = stand.gather(1, across)
-        offset = (
-            torch.remainder(self.lanes[turns].to(stand.dtype) - own + self.period / 2, self.period) - self.period / 2
-        )
+        offset = torch.remainder(self.lanes[turns].to(stand.dtype) - own + self.period / 2, self.period) - self.period / 2
         offset = torch.where(offset.isfinite(), offset, torch.inf)
         best = offset.gather(1, offset.abs().argmin(dim=1, keepdim=True))
         return stand.scatter(1, across, own + torch.where(best.isfinite(), best, 0.0))
@@ -195,9 +191,8 @@ class Events(nn.Module):
         colour, share = seen[:, :3].unflatten(0, (-1, views)), seen[:, 3:].unflatten(0, (-1, views))
         told = F.one_hot(known, len(self.config.kinds))[:, None].expand(-1, views, -1)
         mean = view.float().mean(dim=(3, 4)).transpose(1, 2)
-        lit = self.light(torch.cat([mean, at.distance[..., None].log(), told], dim=-1).to(number)).float()[
-            ..., None, None
-        ]
+        seen_from = torch.cat([mean, at.distance[..., None].log(), told], dim=-1)
+        lit = self.light(seen_from.to(number)).float()[..., None, None]
         colour = colour * lit[:, :, :3].exp() + lit[:, :, 3:6]
         solid = F.interpolate(away.float(), (height, width), mode="bilinear", align_corners=False) * at.level
         there = (at.nearest > BLUR) & (grid.abs() < 1).all(dim=-1) & self.things(kind)[:, None, None, None]
@@ -229,14 +224,13 @@ class Events(nn.Module):
 
     def over(self, vae: VideoVAE, view: Tensor, drawn: Tensor, covered: Tensor) -> tuple[Tensor, Tensor]:
         """The latents `view` [B, C, T, h, w] with what `forward` returned drawn over them, the same where that covers nothing; and
-        what of the things such latents cannot hold, [B, 3, K, H, W] of as many pictures as they decode to."""
+        the pictures [B, 3, K, H, W] that these are of."""
         plain = vae.decode(view)[0]
         stride = plain.shape[2] // view.shape[2]
         drawn, share = (part.repeat_interleave(stride, dim=2) for part in (drawn, covered))
         touched = F.max_pool3d(covered, (1, self.patch, self.patch)) > 0
         pictures = torch.lerp(plain, drawn, share).clamp(-1, 1)
-        latents = torch.where(touched, vae.encode(pictures), view)
-        return latents, (pictures - vae.decode(latents)[0]) * share
+        return torch.where(touched, vae.encode(pictures), view), pictures
 
 
 def quarter(yaw: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ def prepare_block(
     sure = None
     if thing is not None and dit.events is not None and known is not None and guide is not None:
         known, _ = dit.events.over(vae, known, *thing)
-        guide = guide.with_things(*dit.events.over(vae, guide.latents, *thing), thing[1])
+        guide = guide.with_things(vae, *dit.events.over(vae, guide.latents, *thing), thing[1])
         sure = F.avg_pool3d(thing[1], (1, dit.events.patch, dit.events.patch))
     latents, valid = (guide.latents, guide.valid) if guide is not None else (None, None)
     conditions = dit.show(conditions, latents, valid, known, sure)

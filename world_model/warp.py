@@ -114,10 +114,11 @@ class Guide:
         agrees = F.interpolate((-error / UNLIKE**2).exp(), size=video.shape[2:], mode="trilinear", align_corners=False)
         return (video + agrees * self.detail).clamp(-1, 1)
 
-    def with_things(self, latents: Tensor, lost: Tensor, covered: Tensor) -> Guide:
-        """The guide of a block in which events bring things (events.py): its latents with them, what these lose of them, and where
-        in its latent frames they are, [B, 1, K, H, W] in 0..1."""
+    def with_things(self, vae: VideoVAE, latents: Tensor, pictures: Tensor, covered: Tensor) -> Guide:
+        """The guide of a block in which events bring things: its `latents` with them and the `pictures` that these are of
+        (`Events.over`), and where in its latent frames they are, [B, 1, K, H, W] in 0..1."""
         share = covered.repeat_interleave(self.detail.shape[2] // covered.shape[2], dim=2)
+        lost = (pictures - vae.decode(latents)[0]) * share
         return replace(self, latents=latents, detail=self.detail * (1 - share) + lost)
 
 
