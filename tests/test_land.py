@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +54,22 @@ def test_the_average_of_a_run_is_found(config, run_folder):
     assert any(not torch.equal(value, raw[name]) for name, value in own.items())  # it is not the last step's weights
     assert facts["stage"] == "first" and facts["steps"] == 4
     assert facts["settings"]["pool"] == 3
+
+
+def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, run_folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(run_folder, run)
+    file = run / "checkpoint" / "custom_checkpoint_1.pkl"
+    held = torch.load(file, weights_only=True)
+    gone, changed = [name for name in held if name.startswith("module.depth.")][:2]
+    held.pop(gone)
+    held[changed] = held[changed][:1]
+    torch.save(held, file)
+    with pytest.raises(RuntimeError, match=gone.removeprefix("module.")):
+        load_average(config, run)
+    found, whole = (load_average(config, *given)[0].state_dict() for given in ((run, ["depth"]), (run_folder,)))
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], value) for name, value in whole.items() if not name.startswith("depth."))
 
 
 def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder, frozen_vae):

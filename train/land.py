@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from train.shards import HELD_OUT
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.text import Conditioning
-from world_model.weights import read_manifest, save_weights, with_own
+from world_model.weights import read_manifest, save_weights
 from yume_gym.street.simulator import StreetSimulator
 
 # (light, weather) of the starting pictures: mostly a clear day
@@ -58,20 +57,16 @@ def starting_pictures(config: ModelConfig, seed: int = 1000) -> tuple[np.ndarray
 
 
 def load_average(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -> tuple[DiT, dict]:
-    """The averaged DiT of a run's checkpoint, and the run's settings and progress; parts that are `replaced` afterwards need not be
-    whole. Raises FileNotFoundError without one, ValueError if it is of another network."""
+    """The averaged DiT of a run's checkpoint, and the run's settings and progress; parts that are `replaced` afterwards are left
+    fresh, and may be of another shape in the run. Raises FileNotFoundError without one."""
     checkpoint = run / "checkpoint"
     if not checkpoint.exists():
         raise FileNotFoundError(
             f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
         )
-    began, changed = config_of(run).dit, outgrown(config, run)
-    own = replace(config.dit, **{name: getattr(began, name) for name in changed})
-    average = AveragedModel(DiT(replace(config, dit=own)))
+    average = AveragedModel(DiT(config))
     loop.load_average(checkpoint, average, replaced)
-    dit = DiT(config)
-    dit.load_state_dict(with_own(dit, average.module.state_dict(), changed))
-    return dit, run_facts(run)
+    return average.module, run_facts(run)  # type: ignore[return-value]
 
 
 def outgrown(config: ModelConfig, run: Path) -> list[str]:
@@ -118,11 +113,11 @@ def land(
         finder = initial
     if (finder is None) != (config.dit.places is None):
         raise ValueError(f"{config.name}: --finder is needed by models that know a town (dit.places), and by no others")
-    given = {"places": places, "events": events}
-    dit, training = load_average(config, run, [name for name, folder in given.items() if folder is not None])
+    parts = {"depth": depth, "places": places, "events": events, "finder": finder}
     for name in outgrown(config, run):
-        if given[name] is None:
+        if parts[name] is None:
             raise ValueError(f"{run} knows other {name} than {config.name}: pass --{name}, a run of train.{name}")
+    dit, training = load_average(config, run, [name for name, folder in parts.items() if folder is not None])
     if depth is not None and dit.depth is not None:
         load_depth(dit.depth, depth)
     if places is not None and dit.places is not None:
@@ -136,7 +131,6 @@ def land(
     out.mkdir(parents=True, exist_ok=True)
     pictures, poses = starting_pictures(config)
     Image.fromarray(pictures).save(out / "starts.png", optimize=True)
-    parts = {"depth": depth, "places": places, "events": events, "finder": finder}
     stages = [run_facts(folder) for folder in before]
     facts = {
         "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],

@@ -30,6 +30,7 @@ from train import sharding
 from train.sheet import save_sheet
 from world_model.config import ModelConfig, get_preset
 from world_model.plan import resized
+from world_model.weights import with_own
 
 PROGRESS = "progress.pt"  # beside the shards of a checkpoint that many processes wrote
 
@@ -247,19 +248,19 @@ class Run:
 
 
 def load_average(checkpoint: Path, average: AveragedModel, replaced: Sequence[str] = ()) -> dict[str, Any]:
-    """Fills `average` with the first EMA of a checkpoint, however many processes wrote it; returns its `Progress`. Of parts of the
-    network that are `replaced` afterwards, one process's checkpoint may lack tensors. Raises ValueError where it lacks others."""
+    """Fills `average` with the first EMA of a checkpoint, however many processes wrote it, but for parts of the network that are
+    `replaced` afterwards and may be of another shape by now; returns its `Progress`."""
     shards = checkpoint / sharding.SHARDS
     if shards.exists():
         name = next(key.split(".")[1] for key in sharding.sizes_in(shards) if key.startswith("average."))
-        tensors = {f"average.{name}.{key}": value for key, value in average.state_dict().items()}
-        sharding.load_shards(shards, tensors)
+        parts = tuple(f"module.{part}." for part in replaced)
+        wanted = {key: value for key, value in average.state_dict().items() if not key.startswith(parts)}
+        sharding.load_shards(shards, {f"average.{name}.{key}": value for key, value in wanted.items()})
     else:  # accelerate numbers the objects registered by Run: progress first, then the averages
         held = torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True)
-        wrong = average.load_state_dict(held, strict=False)
-        parts = tuple(f"module.{part}." for part in replaced)
-        if names := [name for name in (*wrong.missing_keys, *wrong.unexpected_keys) if not name.startswith(parts)]:
-            raise ValueError(f"{checkpoint} is of another network: {', '.join(sorted(names)[:3])} do not fit")
+        average.n_averaged.copy_(held.pop("n_averaged"))
+        tensors = {name.removeprefix("module."): value for name, value in held.items()}
+        average.module.load_state_dict(with_own(average.module, tensors, replaced))
     return load_progress(checkpoint)
 
 
