@@ -36,6 +36,7 @@ from world_model.places import Places
 from world_model.rollout import generator
 from world_model.text import build_text_encoder, mean_token
 from world_model.vae import VideoVAE
+from world_model.weights import read_manifest
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.simulator import StreetSimulator
 from yume_gym.street.surroundings import describe
@@ -137,7 +138,9 @@ def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None
     for _ in tqdm(range(settings.candidates), desc="views", mininterval=5):
         open_start(street, rng, "day", "clear")
         facts = street.surroundings()
-        drawn.setdefault(facts["district"], []).append((filled(street), [*street.position, street.yaw], facts))
+        drawn.setdefault(facts["district"], []).append(
+            (filled(street, facts["district"]), [*street.position, street.yaw], facts)
+        )
     ranked = [sorted(views, key=lambda view: -view[0]) for views in drawn.values()]
     turns = [view for row in itertools.zip_longest(*ranked) for view in row if view is not None]
     encoder, tokens = build_text_encoder(config.text), []
@@ -155,10 +158,9 @@ def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None
         optimizer.zero_grad()
 
 
-def filled(street: StreetSimulator) -> float:
-    """The share of narrow sectors of the view from where `street` stands that show the district of the whole."""
+def filled(street: StreetSimulator, district: str) -> float:
+    """The share of narrow sectors of the view from where `street` stands that show a district."""
     people, (x, z), fov = np.zeros((0, 2)), street.position, street.camera.horizontal_fov
-    district = street.surroundings()["district"]
     turns = math.radians(fov) * ((np.arange(SECTORS) + 0.5) / SECTORS - 0.5)
     seen = [describe(street.town, people, x, z, street.yaw + float(turn), fov / SECTORS)["district"] for turn in turns]
     return seen.count(district) / SECTORS
@@ -248,7 +250,8 @@ def train(
     figures, rows = errors(average, corpus, vae)
     run.sheet("places", rows)
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in figures.items()}}
+    trained = run.progress.step + (steps_of(before) if before is not None else 0)
+    facts = {"steps": trained, **{k: round(v, 4) for k, v in figures.items()}}
     (out / "places.json").write_text(json.dumps({**json.loads(config.to_json()), "places_training": facts}, indent=1))
 
 
@@ -256,6 +259,13 @@ def load_places(places: Places, folder: Path | None) -> None:
     """Puts the weights of a run of this stage into `places`. FileNotFoundError without them, ValueError for unfitting ones."""
     missing = "a model that knows places needs --places, a run of train.places"
     load_network(places, folder, WEIGHTS, missing, "the places", lambda state: with_finer_rays(state, places))
+
+
+def steps_of(folder: Path) -> int:
+    """Steps of training behind the places in a run of this stage, or in a folder of weights."""
+    if (folder / "places.json").is_file():
+        return json.loads((folder / "places.json").read_text())["places_training"]["steps"]
+    return read_manifest(folder).get("places", {}).get("steps", 0)
 
 
 def with_finer_rays(state: dict[str, Tensor], places: Places) -> dict[str, Tensor]:
