@@ -265,3 +265,23 @@ def test_configurations_are_what_accelerate_reads(path):
 
 def test_there_are_configurations_for_8_16_and_64_gpus():
     assert {"gpus8", "gpus16", "gpus64", "cpu2"} == {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpu", "on_cpu"),
+    [
+        ({}, True, True),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, True, False),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, False, True),
+        ({"WORLD_SIZE": "2"}, True, False),
+    ],
+    ids=["alone", "launched", "launched without a GPU", "many"],
+)
+def test_a_process_takes_the_gpu_only_if_it_was_launched(environment, gpu, on_cpu, monkeypatch):
+    for name in ("ACCELERATE_MIXED_PRECISION", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(sharding, "PartialState", lambda cpu: cpu)
+    assert sharding.process_state() == on_cpu

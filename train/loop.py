@@ -102,6 +102,8 @@ class Run:
             (folder / "settings.json").write_text(json.dumps(dataclasses.asdict(settings), indent=1, default=str))
         self.accelerator.wait_for_everyone()
         self.accelerator.init_trackers(stage)
+        for network in () if self.many else (*models.values(), *frozen):
+            network.to(self.device)
         self.ema = {
             name: AveragedModel(models[name], multi_avg_fn=warm_average(decay)) for name, decay in averaged.items()
         }
@@ -257,7 +259,7 @@ def load_average(checkpoint: Path, average: AveragedModel, replaced: Sequence[st
         wanted = {key: value for key, value in average.state_dict().items() if not key.startswith(parts)}
         sharding.load_shards(shards, {f"average.{name}.{key}": value for key, value in wanted.items()})
     else:  # accelerate numbers the objects registered by Run: progress first, then the averages
-        held = torch.load(checkpoint / "custom_checkpoint_1.pkl", weights_only=True)
+        held = torch.load(checkpoint / "custom_checkpoint_1.pkl", map_location="cpu", weights_only=True)
         average.n_averaged.copy_(held.pop("n_averaged"))
         tensors = {name.removeprefix("module."): value for name, value in held.items()}
         average.module.load_state_dict(with_own(average.module, tensors, replaced))

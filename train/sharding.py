@@ -33,9 +33,10 @@ PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16}
 def process_state() -> PartialState:
     """This process among those that accelerate launched; joins them on the first call.
 
-    A process alone stays on the CPU, whatever else the machine has: data, pools and averages live there.
+    A process alone stays on the CPU, whatever else the machine has, unless `accelerate launch` started it: then it takes the GPU.
     """
-    return PartialState(cpu=int(os.environ.get("WORLD_SIZE", 1)) == 1 or not torch.cuda.is_available())
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return PartialState(cpu=not launched or not torch.cuda.is_available())
 
 
 def own_device() -> torch.device:

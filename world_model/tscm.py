@@ -87,6 +87,7 @@ class History:
 
     def select(self, index: Tensor) -> History:
         """Frames `index` [B, n] of every world."""
+        index = index.to(self.latents.device)
         latents = torch.stack([world[:, i] for world, i in zip(self.latents, index)])
         rest = (torch.gather(values, 1, index) for values in (self.frame, self.yaw, self.pitch, self.present))
         return History(latents, *rest)
@@ -137,18 +138,18 @@ def append_tiers(history: History, block: History, tiers: Tiers, generators: Seq
     count = tiers.old[0]
     joined = history.join(block)
     keep = torch.arange(joined.frames).repeat(joined.latents.shape[0], 1)
-    new = block.frames
+    new, numbers = block.frames, joined.frame.tolist()
     for world, generator in enumerate(generators):
         for leaving in range(1 + count, 1 + count + new):
             # frames of index >= 0 that have left so far, this one included
-            seen = int(joined.frame[world, leaving]) + 1
+            seen = numbers[world][leaving] + 1
             if seen <= 0 or not count:
                 continue
             slot = int(torch.randint(seen, (), generator=generator)) if seen > count else seen - 1
             if slot < count:
                 keep[world, 1 + slot] = leaving
     keep = torch.cat([keep[:, : 1 + count], keep[:, 1 + count + new :]], dim=1)
-    return joined.select(keep.to(joined.latents.device))
+    return joined.select(keep)
 
 
 @dataclass(frozen=True)

@@ -135,23 +135,18 @@ def guide_block(
     seen.
     """
     parts = []
-    # one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
-    for i in range(picture.shape[0]):
-        one = slice(i, i + 1)
-        views = (yaws[one], pitches[one])
-        video, valid = _seen(
-            depth,
-            picture[one],
-            yaw[one],
-            pitch[one],
-            *views,
-            displacement[one],
-            doubt=doubt[one] if doubt is not None else None,
-        )
-        if recalled is not None and (recalled.present.is_meta or recalled.present[i]):  # plans count the dearer case
-            walked = recalled.walked[one, None] + displacement[one]
-            old, there = _seen(depth, recalled.picture[one], recalled.yaw[one], recalled.pitch[one], *views, walked)
-            filled = (1 - valid) * there
+    # on a CPU one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
+    together = len(picture) if picture.is_cuda else 1
+    for first in range(0, len(picture), together):
+        own = slice(first, first + together)
+        views = (yaws[own], pitches[own])
+        seen = None if doubt is None else doubt[own]
+        video, valid = _seen(depth, picture[own], yaw[own], pitch[own], *views, displacement[own], doubt=seen)
+        # plans count the dearer case
+        if recalled is not None and (recalled.present.is_meta or bool(recalled.present[own].any())):
+            walked = recalled.walked[own, None] + displacement[own]
+            old, there = _seen(depth, recalled.picture[own], recalled.yaw[own], recalled.pitch[own], *views, walked)
+            filled = (1 - valid) * there * recalled.present[own, None, None, None, None]
             video, valid = torch.lerp(video, old, filled), valid + REMEMBERED * filled
         parts.append((video, valid))
     videos, valid = (torch.cat(part) for part in zip(*parts))
