@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.deepen import deepened
 from world_model.conditions import Target
 from world_model.config import ChannelConfig, ModelConfig, Tiers
 from world_model.dit import DiT
@@ -386,3 +387,20 @@ def test_a_network_can_be_planned_without_memory(config):
         dit = DiT(config)
     assert all(parameter.is_meta for parameter in dit.parameters())
     assert not any(frequency.is_meta for frequency in dit.frequencies)
+
+
+@pytest.mark.parametrize("layers", [2, 3, 5])
+def test_a_deepened_network_computes_the_same_and_learns_in_every_layer(layers, config, make_dit, inputs):
+    dit, deeper = make_dit(config), make_dit(varied(config, layers=layers))
+    deeper.load_state_dict(deepened(dit.state_dict(), layers))
+    x, given = inputs(dit)
+    expected = dit(x, SIGMA, dit.prepare(**given))
+    found = deeper(x, SIGMA, deeper.prepare(**{**given, "memory": deeper.remember(given["history"])}))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    found.square().mean().backward()
+    assert all(block.self_attn.o.weight.grad.abs().max() > 0 for block in deeper.layers)
+
+
+def test_a_network_is_not_made_shallower(config, make_dit):
+    with pytest.raises(ValueError, match="weights of 2 layers cannot go on as 1"):
+        deepened(make_dit(config).state_dict(), 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from train.clips import open_corpus
 from train.corpus import Corpus
+from train.deepen import deepened
 from train.depth import load_depth
 from train.events import load_events
 from train.latents import LatentsOnly, load_vae
@@ -246,8 +248,8 @@ def train(
     places: Path | None = None,
     events: Path | None = None,
 ) -> None:
-    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from; `depth`, `places` and `events` are runs
-    of train.depth, train.places and train.events, for what it does not bring or what went on since."""
+    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, of as many layers or fewer; `depth`, `places` and
+    `events` are runs of train.depth, train.places and train.events, for what it does not bring or what went on since."""
     torch.manual_seed(settings.seed)
     dit = DiT(config)
     vae, _ = load_vae(config, vae_folder, str(own_device()))
@@ -257,7 +259,7 @@ def train(
     }  # fmt: skip
     own = [name for name, (_, run) in known.items() if getattr(dit, name) is not None and (initial is None or run)]
     if initial is not None:
-        load_dit(dit, initial, own)
+        load_dit(dit, initial, own, partial(deepened, layers=config.dit.layers))
     for name in own:
         load, folder = known[name]
         load(getattr(dit, name), folder)

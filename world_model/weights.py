@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from world_model.checkpoint import Shape, require_shapes, shapes_of
 from world_model.config import PRESETS, ModelConfig
+
+Adapt = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 EMBEDDED = Path(__file__).parent / "weights"
 
@@ -106,11 +108,14 @@ def load_tensors(folder: Path, name: str, dtype: torch.dtype = torch.float32) ->
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
 
 
-def load_into(module: nn.Module, folder: Path, name: str, without: Sequence[str] = ()) -> None:
+def load_into(
+    module: nn.Module, folder: Path, name: str, without: Sequence[str] = (), adapt: Adapt | None = None
+) -> None:
     """Strict: every tensor of the file has its place and shape in `module`, and every parameter of `module` is in the file, but for
-    parts `without`, which stay as they are."""
+    parts `without`, which stay as they are. `adapt` makes the tensors of another shape of the network fit."""
+    tensors = load_tensors(folder, name)
     try:
-        module.load_state_dict(with_own(module, load_tensors(folder, name), without), strict=True)
+        module.load_state_dict(with_own(module, adapt(tensors) if adapt else tensors, without), strict=True)
     except RuntimeError as error:
         raise ValueError(f"{folder / name} does not fit its config.json: {error}") from error
 
@@ -153,9 +158,10 @@ def _fresh(name: str, tensor: Tensor, random: torch.Generator) -> Tensor:
     return tensor.fill_(1) if tensor.dim() == 1 else nn.init.xavier_uniform_(tensor, generator=random)
 
 
-def load_dit(module: nn.Module, folder: Path, without: Sequence[str] = ()) -> None:
-    """The DiT of a weights folder, to continue training from; its parts `without` stay as they are in `module`."""
-    load_into(module, folder, "dit.safetensors", without)
+def load_dit(module: nn.Module, folder: Path, without: Sequence[str] = (), adapt: Adapt | None = None) -> None:
+    """The DiT of a weights folder, to continue training from; its parts `without` stay as they are in `module`. For `adapt` see
+    `load_into`."""
+    load_into(module, folder, "dit.safetensors", without, adapt)
 
 
 def save_weights(
