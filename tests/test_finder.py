@@ -18,7 +18,7 @@ from train import finder as stage
 from train.finder import Settings, Views, errors, train
 from train.shards import Shard, find_shards
 from train.sheet import to_video
-from world_model.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, Finder
+from world_model.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, WIDER, Finder
 from world_model.rollout import generator
 
 PERIOD = 80.0
@@ -148,6 +148,17 @@ def test_the_search_finds_the_pose_from_a_candidate_nearby(off, rank, finder, mo
     assert away[:2].max() < 0.1 and math.degrees(away[2]) < 1
     assert 0 <= error < 0.01
     assert town.asked - 1 == CANDIDATES + 27 * sum(kept for kept, *_ in ROUNDS)
+
+
+def test_a_search_in_doubt_is_repeated_among_more_candidates(finder, monkeypatch):
+    """The pose is none of the candidates that are looked at first."""
+    town, pose = Waves(), torch.tensor([23.4, 61.8, 2.2], dtype=torch.float64)
+    wrong = torch.tensor([3.0, 2.0, 5.0], dtype=torch.float64).repeat(WIDER * CANDIDATES, 1)
+    wrong[CANDIDATES + 3] = pose + torch.tensor([1.2, -1.1, 0.1])
+    monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: wrong[:count])
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))  # type: ignore[arg-type]
+    assert apart(found, pose)[:2].max() < 0.1 and error < 0.01
+    assert town.asked - 1 == (1 + WIDER) * (CANDIDATES + 27 * sum(kept for kept, *_ in ROUNDS))
 
 
 def test_a_picture_of_elsewhere_looks_unlike_everything(finder, monkeypatch):

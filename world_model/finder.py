@@ -1,7 +1,8 @@
 """Where in its town a picture was taken: a start picture tells a model that knows the town (places.py) where it stands.
 
 A small network names likely cells and headings (train.finder teaches it on views of the town); each is then moved about, ever more
-finely, to where the town as the model knows it looks most like the picture. Shapes: B pictures, H x W pixels.
+finely, to where the town as the model knows it looks most like the picture. A pose that still looks unlike it is looked for once
+more, more widely. Shapes: B pictures, H x W pixels.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ CANDIDATES = 32  # of the network: the likeliest are kept anyhow, of the others 
 LIKELIEST = 4
 # (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
 ROUNDS = ((8, 1.6, 0.14), (4, 0.6, 0.06), (2, 0.2, 0.02), (1, 0.07, 0.007))
+UNLIKE, WIDER = 0.4, 4  # how unlike is in doubt: then so many times as many candidates are tried and kept
 
 
 class Finder(nn.Module):
@@ -62,7 +64,6 @@ class Finder(nn.Module):
     def find(self, places: Places, picture: Tensor, latents: Tensor) -> tuple[Tensor, float]:
         """The pose [3] float64 (x, z; metres; yaw, radians) of one picture [1, 3, H, W] with latents [1, C, h, w], and how unlike
         the town it still looks there: mean squared error over the picture's own variance."""
-        poses = self.candidates(picture, CANDIDATES)
         moves = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device=picture.device)
         around = torch.cartesian_prod(moves, moves, moves)
         silence = latents.new_zeros(1, 1, places.words)
@@ -73,14 +74,19 @@ class Finder(nn.Module):
             seen = [places(place, yaw, torch.zeros_like(yaw), look)[0] for place, yaw in views]
             return (torch.cat(seen, dim=1) - latents[0, :, None]).square().mean(dim=(0, 2, 3))
 
-        errors = unlike(poses)
-        errors[:LIKELIEST] = 0
-        for kept, metres, angle in ROUNDS:
-            poses = poses[errors.argsort()[:kept]]
-            poses = (poses[:, None] + around * poses.new_tensor([metres, metres, angle])).flatten(0, 1)
+        def search(times: int) -> tuple[Tensor, float]:
+            poses = self.candidates(picture, times * CANDIDATES)
             errors = unlike(poses)
-        best = int(errors.argmin())
-        return poses[best], float(errors[best] / latents.var())
+            errors[: times * LIKELIEST] = 0
+            for kept, metres, angle in ROUNDS:
+                poses = poses[errors.argsort()[: times * kept]]
+                poses = (poses[:, None] + around * poses.new_tensor([metres, metres, angle])).flatten(0, 1)
+                errors = unlike(poses)
+            best = int(errors.argmin())
+            return poses[best], float(errors[best] / latents.var())
+
+        found = search(1)
+        return found if found[1] < UNLIKE else min(found, search(WIDER), key=lambda pose: pose[1])
 
 
 def _stage(inputs: int, outputs: int) -> list[nn.Module]:
