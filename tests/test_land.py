@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,22 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
     found, whole = (load_average(config, *given)[0].state_dict() for given in ((run, ["depth"]), (run_folder,)))
     assert found.keys() == whole.keys()
     assert all(torch.equal(found[name], value) for name, value in whole.items() if not name.startswith("depth."))
+
+
+def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, depth_folder, tmp_path):
+    other = tmp_path / "second"
+    foundation.train(config, data_folder, vae_folder, other, replace(SETTINGS, seed=1), 4, None, None, depth_folder)
+    land(config, other, vae_folder, data_folder, tmp_path / "out", [run_folder], share=0.25)
+    found = load_file(tmp_path / "out" / "dit.safetensors")
+    first, second = (load_average(config, run)[0].state_dict() for run in (run_folder, other))
+    name = "blocks.0.self_attn.q.weight"
+    assert not torch.allclose(first[name], second[name], atol=1e-3)
+    torch.testing.assert_close(found[name].float(), 0.75 * first[name] + 0.25 * second[name], rtol=0, atol=1e-3)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["training"][-1]["share"] == 0.25
+    for before, share in (([], 0.5), ([run_folder], 1.5)):
+        with pytest.raises(ValueError, match=f"--share {share} must be from 0 to 1"):
+            land(config, other, vae_folder, data_folder, tmp_path / "none", before, share=share)
+    assert not (tmp_path / "none").exists()
 
 
 def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder, frozen_vae):

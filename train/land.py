@@ -99,8 +99,13 @@ def land(
     finder: Path | None = None,
     events: Path | None = None,
     initial: Path | None = None,
+    share: float = 1.0,
 ) -> dict[str, float]:
     """Writes the folder; returns its evaluation.
+
+    With a `share` below 1 the DiT's weights lie between those of the run before this one (0) and this one's (1): distillation
+    sharpens, and overshoots, while what lies between a network and its fine-tuned self is often better than both (Wortsman et al.
+    2022, arXiv:2109.01903).
 
     `initial` are the weights that the first of these runs began from: what they say of their making comes first, and their finder
     is taken over unless another is given.
@@ -117,7 +122,15 @@ def land(
     for name in outgrown(config, run):
         if parts[name] is None:
             raise ValueError(f"{run} knows other {name} than {config.name}: pass --{name}, a run of train.{name}")
-    dit, training = load_average(config, run, [name for name, folder in parts.items() if folder is not None])
+    replaced = [name for name, folder in parts.items() if folder is not None]
+    dit, training = load_average(config, run, replaced)
+    if share != 1:
+        if not before or not 0 <= share < 1:
+            raise ValueError(f"--share {share} must be from 0 to 1, and --before name the run that the rest is of")
+        earlier_dit = load_average(config, before[-1], replaced)[0]
+        for parameter, other in zip(dit.parameters(), earlier_dit.parameters(), strict=True):
+            parameter.data.lerp_(other.data, 1 - share)
+        training["share"] = share
     if depth is not None and dit.depth is not None:
         load_depth(dit.depth, depth)
     if places is not None and dit.places is not None:
@@ -175,12 +188,15 @@ def main() -> None:
             f"--{stage}", type=Path, help=f"run folder of train.{stage}, if it went on after --run began"
         )
     parser.add_argument("--initial", type=Path, help="folder of weights that these runs began from: its facts are kept")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the run's weights; the rest are those of the last --before"
+    )
     parser.add_argument("--finder", type=Path, help="run folder of train.finder, for a model that knows a town")
     arguments = parser.parse_args()
     config = get_preset(arguments.model)
     figures = land(
         config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before, arguments.depth,
-        arguments.places, arguments.finder, arguments.events, arguments.initial,
+        arguments.places, arguments.finder, arguments.events, arguments.initial, arguments.share,
     )  # fmt: skip
     print("\n".join(f"{name:24} {value:6.2f}" for name, value in figures.items()))
 
