@@ -255,7 +255,8 @@ def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit
         latents[:, :, 0], latents[:, :, -1], worlds.history.known, words(event_config, UFO, "nothing of the sort")
     )
     known = places.painted(rays, look)
-    things, covered = events(kind, stand, yaw, 0 * yaw, rays.away, ahead.course[:, :3], ages.expand(2, -1), known)
+    away = places.clear_sight(stand, yaw, 0 * yaw)
+    things, covered = events(kind, stand, yaw, 0 * yaw, away, ahead.course[:, :3], ages.expand(2, -1), known)
     stride = event_config.vae.temporal_stride
     share, thing = (part.repeat_interleave(stride, dim=2) for part in (covered, things))
 

@@ -117,7 +117,7 @@ def render_pairs(config: ModelConfig, places: Places, vae: VideoVAE, settings: S
                 "kind": torch.tensor(kind), "walk": torch.tensor(walk),
                 "place": place, "yaw": yaw, "pitch": pitch,
                 "course": torch.tensor(stands, dtype=torch.float64),
-                "away": places.rays(place[None], yaw[None], pitch[None]).away[0].half(),
+                "away": places.clear_sight(place[None], yaw[None], pitch[None])[0].half(),
                 "centre": torch.tensor([_centre(happening, s.frame / config.fps, stands) for s in with_it[last]]),
                 "age": torch.arange(age, age + len(path)),
             }  # fmt: skip

@@ -175,8 +175,8 @@ class Events(nn.Module):
         """Pictures [B, 3, T, H, W] of what events show, and the share [B, 1, T, H, W] of each pixel that they cover.
 
         kind [B]; viewers stand at [B, T, 2] (world x, z; metres), look to yaw, pitch [B, T] (radians) and see as far as `away`
-        (Places.rays); course [B, 3] of `begin`; age [B, T] int64 latent frames since; view [B, C, T, h, w]: latents of the place
-        without them; centre [B, T, 3] of the things if not as `path` has it.
+        (Places.clear_sight); course [B, 3] of `begin`; age [B, T] int64 latent frames since; view [B, C, T, h, w]: latents of the
+        place without them; centre [B, T, 3] of the things if not as `path` has it.
         """
         number, views = self.looks.dtype, yaw.shape[1]
         height, width = (side * self.patch for side in view.shape[3:])

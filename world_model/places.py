@@ -25,9 +25,12 @@ from world_model.text import mean_token
 UNIT = 0.125  # metres of one step of the stored distances
 STEPS, HALVINGS = 40, 5  # of sphere tracing, and of the last step, to where the surface is
 FARTHEST = 90.0  # metres a ray is followed
+# metres above and below a solid's inside that may be air, as voxels are solid where anything touches them; of a step in there
+SHELL, INSIDE = 0.4, 0.12
 BANDS = 4  # rows of the picture whose mean colour tells light and weather
 PRIMES = (1, 2654435761, 805459861)
-VIEWS = 400  # of the town, among which a text chooses where to start
+VIEWS = 400  # of the town, among which a text chooses where to start ...
+CHOOSY = 1.5  # ... by likelihoods to this power: views that fit a text a little are many
 OVERHEAD = 7.5  # metres up where only houses end the sight: above trees and lamps, below roofs
 
 
@@ -88,7 +91,7 @@ class Places(nn.Module):
 
     def rays(self, place: Tensor, yaw: Tensor, pitch: Tensor) -> Rays:
         """What the rays of views meet; arguments as for `forward`."""
-        upward = self.directions(yaw, pitch)
+        upward = self.directions(yaw, pitch, self.config.rays)
         # metres on the torus in double precision: a world may have walked far
         start = torch.remainder(place, self.config.period).float()
         origin = torch.stack(
@@ -96,9 +99,9 @@ class Places(nn.Module):
         )
         return Rays(upward, *self.features(origin[:, :, None, None].expand_as(upward), upward))
 
-    def directions(self, yaw: Tensor, pitch: Tensor) -> Tensor:
-        """Directions [B, T, h r, w r, 3] (x, height, z) of the rays of views at yaw, pitch [B, T] (radians)."""
-        rows, columns = (side * self.config.rays for side in self.size)
+    def directions(self, yaw: Tensor, pitch: Tensor, each: int) -> Tensor:
+        """Directions [B, T, h n, w n, 3] (x, height, z) of views at yaw, pitch [B, T] (radians), `each` (n) a token both ways."""
+        rows, columns = (side * each for side in self.size)
         rays = camera_rays(rows, columns, self.camera, yaw.device)
         direction = torch.einsum("btij,hwj->bthwi", camera_to_world(yaw.float(), pitch.float()), rays)
         return direction * direction.new_tensor([1.0, -1.0, 1.0])  # height grows upwards
@@ -127,7 +130,7 @@ class Places(nn.Module):
         any if there is no text."""
         logits = self.where(mean_token(context.float()).to(self.where.weight.dtype))[0].double().cpu()
         told = bool((context != 0).any())
-        share = logits.softmax(-1) if told else torch.ones_like(logits)
+        share = (CHOOSY * logits).softmax(-1) if told else torch.ones_like(logits)
         return self.views[torch.multinomial(share, 1, generator=stream)[0]].double()
 
     def walk(self, place: Tensor, displacement: Tensor) -> Tensor:
@@ -155,6 +158,24 @@ class Places(nn.Module):
         direction = torch.stack([yaw.sin(), torch.zeros_like(yaw), yaw.cos()], dim=-1).float()
         away, met = self.trace(torch.stack([start[..., 0], height, start[..., 1]], dim=-1), direction)
         return away.double(), met
+
+    def clear_sight(self, place: Tensor, yaw: Tensor, pitch: Tensor) -> Tensor:
+        """Metres [B, T, 2 h, 2 w] that one sees in views as for `forward`: to the ground or into a solid, whose highest and lowest
+        `SHELL` hide nothing: the voxels of a crown begin at eye height, the crown does not."""
+        upward = self.directions(yaw, pitch, 2)
+        start = torch.remainder(place, self.config.period).float()[:, :, None, None].expand(*upward.shape[:-1], 2)
+        height = torch.full_like(start[..., 0], self.camera.eye_height)
+        origin = torch.stack([start[..., 0], height, start[..., 1]], dim=-1)
+        around = torch.tensor([[0.0, SHELL, 0.0], [0.0, -SHELL, 0.0]], device=yaw.device)
+        away = torch.full_like(height, 0.1)
+        for _ in range(STEPS):
+            point = origin + away[..., None] * upward
+            free = self._field(point)
+            deep = (free == 0) & (self._field(point[..., None, :] + around) == 0).all(dim=-1)
+            step = torch.where(free > 0, (free - 0.5 * self.config.cell).clamp(min=0.3 * self.config.cell), INSIDE)
+            away = away + torch.where(deep, 0.0, step)
+        ground = torch.where(upward[..., 1] < 0, -height / upward[..., 1], torch.inf)
+        return torch.minimum(away, ground).clamp(max=FARTHEST)
 
     def features(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """What rays [..., 3] (x, height, z) meet: features of the tables, how far, whether anything, where they look [..., n]; and

@@ -128,7 +128,8 @@ def prepare_block(
             known = dit.places.painted(rays, look)
             if dit.events is not None and kind is not None and _some(things):
                 age = target.frame - course[:, 3:4].long()
-                thing = dit.events(kind, stand, target.yaw, target.pitch, rays.away, course[:, :3], age, known)
+                away = dit.places.clear_sight(stand, target.yaw, target.pitch)
+                thing = dit.events(kind, stand, target.yaw, target.pitch, away, course[:, :3], age, known)
         guide = guided()
     sure = None
     if thing is not None and dit.events is not None and known is not None and guide is not None:
