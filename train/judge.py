@@ -44,7 +44,8 @@ class Settings:
     warmup: int = 50
     ema: float = 0.99
     things: float = 0.6  # share of pictures to look at that show something unusual, which few blocks do
-    blurred: float = 0.4  # share of blocks seen through a blur
+    blurred: float = 0.5  # share of blocks seen through a blur ...
+    passes: int = 5  # ... of up to so many means over 3 x 3 pixels
     noise: float = 0.025  # largest deviation of the noise added to pictures of 0..1
     seed: int = 0
     only: str | None = None  # "motion" or "sight": the network that is trained; both if None
@@ -96,19 +97,15 @@ class Blocks:
         grey = torch.from_numpy(turned @ (LUMA / 255).astype(np.float32))
         grey[reversed_] = grey[reversed_].flip(1)
         noise = settings.noise * torch.rand(settings.batch, 1, 1, 1, generator=stream)
+        passes = np.where(blurred, rng.integers(1, settings.passes + 1, settings.batch), 0)
         for seen in (grey, sight):
-            seen[blurred] = _blurred(seen[blurred])
+            for number in range(settings.passes):
+                seen[passes > number] = F.avg_pool2d(seen[passes > number], 3, 1, 1, count_include_pad=False)
             seen += noise * torch.randn(seen.shape, generator=stream)
         # steps are judged after about the true turn every other time, else after the judged one, so that both parts learn at once
         loose = LOOSE * torch.randn(settings.batch, 2, generator=stream)
         loose[::2] = torch.nan
         return grey, sight, {**{name: torch.from_numpy(array) for name, array in labels.items()}, "loose": loose}
-
-
-def _blurred(pictures: Tensor) -> Tensor:
-    for _ in range(2):
-        pictures = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
-    return pictures
 
 
 def motion_loss(judge: Judge, grey: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
