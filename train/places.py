@@ -288,7 +288,7 @@ def with_finer_rays(state: dict[str, Tensor], places: Places) -> dict[str, Tenso
 def main() -> None:
     prepare_cpu()
     config, settings, a = read_arguments(
-        __doc__, Settings, ("batch", "lr", "table_lr", "seed"), ("data", "vae"), ("places",)
+        __doc__, Settings, ("batch", "lr", "table_lr", "unseen", "seed"), ("data", "vae"), ("places",)
     )
     train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.places)
 
