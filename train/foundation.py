@@ -248,8 +248,9 @@ def train(
     places: Path | None = None,
     events: Path | None = None,
 ) -> None:
-    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, of as many layers or fewer; `depth`, `places` and
-    `events` are runs of train.depth, train.places and train.events, for what it does not bring or what went on since."""
+    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, of as many layers or fewer; `depth`,
+    `places` and `events` are runs of train.depth, train.places and train.events, for what it does not bring or what went on since.
+    """
     torch.manual_seed(settings.seed)
     dit = DiT(config)
     vae, _ = load_vae(config, vae_folder, str(own_device()))

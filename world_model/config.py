@@ -255,7 +255,7 @@ STREET_EVENTS = (
 )  # fmt: skip
 
 _STREET_DIT = DiTConfig(
-    dim=160, ffn_dim=480, heads=4, layers=4, patch=(1, 1, 1), latent_channels=32, text_dim=384, freq_dim=64,
+    dim=160, ffn_dim=480, heads=4, layers=6, patch=(1, 1, 1), latent_channels=32, text_dim=384, freq_dim=64,
     packing=Tiers(recent=((1, 1), (3, 2), (8, 4)), initial=2, old=(2, 2)),
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
