@@ -30,7 +30,7 @@ from train import sharding
 from train.sheet import save_sheet
 from world_model.config import ModelConfig, get_preset
 from world_model.plan import resized
-from world_model.weights import with_own
+from world_model.weights import Adapt, with_own
 
 PROGRESS = "progress.pt"  # beside the shards of a checkpoint that many processes wrote
 
@@ -274,7 +274,7 @@ def load_progress(checkpoint: Path) -> dict[str, Any]:
 
 def load_network(
     network: nn.Module, folder: Path | None, name: str, missing: str, what: str,
-    adapt: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    adapt: Adapt | None = None,
 ) -> None:  # fmt: skip
     """Puts the file `name` of a run's folder into `network`, or its part of the DiT in a folder of weights. Raises
     FileNotFoundError (`missing` says what to do) without either, ValueError where they do not hold `what`. `adapt` makes tensors of

@@ -92,11 +92,7 @@ class Places(nn.Module):
     def rays(self, place: Tensor, yaw: Tensor, pitch: Tensor) -> Rays:
         """What the rays of views meet; arguments as for `forward`."""
         upward = self.directions(yaw, pitch, self.config.rays)
-        # metres on the torus in double precision: a world may have walked far
-        start = torch.remainder(place, self.config.period).float()
-        origin = torch.stack(
-            [start[..., 0], torch.full_like(start[..., 0], self.camera.eye_height), start[..., 1]], dim=-1
-        )
+        origin = self._origin(place, self.camera.eye_height)
         return Rays(upward, *self.features(origin[:, :, None, None].expand_as(upward), upward))
 
     def directions(self, yaw: Tensor, pitch: Tensor, each: int) -> Tensor:
@@ -153,29 +149,24 @@ class Places(nn.Module):
 
     def free_sight(self, place: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
         """Metres of sight [B, n] float64 from places [B, 2] towards yaw [B, n] (radians) that no house ends, and if one ends it."""
-        start = torch.remainder(place, self.config.period).float()[:, None].expand(-1, yaw.shape[1], -1)
-        height = torch.full_like(start[..., 0], OVERHEAD)
         direction = torch.stack([yaw.sin(), torch.zeros_like(yaw), yaw.cos()], dim=-1).float()
-        away, met = self.trace(torch.stack([start[..., 0], height, start[..., 1]], dim=-1), direction)
+        origin = self._origin(place, OVERHEAD)[:, None].expand_as(direction)
+        away, met = self.trace(origin, direction)
         return away.double(), met
 
     def clear_sight(self, place: Tensor, yaw: Tensor, pitch: Tensor) -> Tensor:
         """Metres [B, T, 2 h, 2 w] that one sees in views as for `forward`: to the ground or into a solid, whose highest and lowest
         `SHELL` hide nothing: the voxels of a crown begin at eye height, the crown does not."""
         upward = self.directions(yaw, pitch, 2)
-        start = torch.remainder(place, self.config.period).float()[:, :, None, None].expand(*upward.shape[:-1], 2)
-        height = torch.full_like(start[..., 0], self.camera.eye_height)
-        origin = torch.stack([start[..., 0], height, start[..., 1]], dim=-1)
+        origin = self._origin(place, self.camera.eye_height)[:, :, None, None].expand_as(upward)
         around = torch.tensor([[0.0, SHELL, 0.0], [0.0, -SHELL, 0.0]], device=yaw.device)
-        away = torch.full_like(height, 0.1)
+        away = torch.full_like(origin[..., 0], 0.1)
         for _ in range(STEPS):
             point = origin + away[..., None] * upward
             free = self._field(point)
             deep = (free == 0) & (self._field(point[..., None, :] + around) == 0).all(dim=-1)
-            step = torch.where(free > 0, (free - 0.5 * self.config.cell).clamp(min=0.3 * self.config.cell), INSIDE)
-            away = away + torch.where(deep, 0.0, step)
-        ground = torch.where(upward[..., 1] < 0, -height / upward[..., 1], torch.inf)
-        return torch.minimum(away, ground).clamp(max=FARTHEST)
+            away = away + torch.where(deep, 0.0, torch.where(free > 0, self._step(free), INSIDE))
+        return torch.minimum(away, _to_ground(origin, upward)).clamp(max=FARTHEST)
 
     def features(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """What rays [..., 3] (x, height, z) meet: features of the tables, how far, whether anything, where they look [..., n]; and
@@ -193,13 +184,13 @@ class Places(nn.Module):
         """Metres along rays [..., 3] to the ground or a solid voxel, and whether that is within `FARTHEST`: sphere tracing, then
         bisection between the last free point and the first solid one."""
         cell = self.config.cell
-        ground = torch.where(direction[..., 1] < 0, -origin[..., 1] / direction[..., 1], torch.inf)
+        ground = _to_ground(origin, direction)
         away = torch.full_like(origin[..., 0], 0.1)
         outside = torch.zeros_like(away)
         for _ in range(STEPS):
             free = self._field(origin + away[..., None] * direction)
             outside = torch.where(free > 0, away, outside)
-            away = away + torch.where(free > 0, (free - 0.5 * cell).clamp(min=0.3 * cell), free)
+            away = away + torch.where(free > 0, self._step(free), free)
         solid = self._field(origin + away[..., None] * direction) == 0
         outside = torch.maximum(outside, away - 2 * cell)  # no step goes deeper
         for _ in range(HALVINGS):
@@ -210,6 +201,16 @@ class Places(nn.Module):
         met = solid | (ground < away)
         away = torch.minimum(away, ground)
         return away.clamp(max=FARTHEST), met & (away < FARTHEST)
+
+    def _origin(self, place: Tensor, height: float) -> Tensor:
+        """Points [..., 3] (x, height, z) so many metres above places [..., 2]: on the torus in double precision, since a world may have
+        walked far, then in float32."""
+        x, z = torch.remainder(place, self.config.period).float().unbind(-1)
+        return torch.stack([x, torch.full_like(x, height), z], dim=-1)
+
+    def _step(self, free: Tensor) -> Tensor:
+        """Metres that sphere tracing goes on where `_field` says `free`."""
+        return (free - 0.5 * self.config.cell).clamp(min=0.3 * self.config.cell)
 
     def _field(self, point: Tensor) -> Tensor:
         """Metres from the middle of a point's voxel to the nearest solid one; 0 inside."""
@@ -235,3 +236,8 @@ class Places(nn.Module):
             weight = torch.where(part.new_tensor(bits) > 0, part, 1 - part).prod(dim=-1, keepdim=True)
             total = total + F.embedding(key & (len(table) - 1), table) * weight
         return total
+
+
+def _to_ground(origin: Tensor, direction: Tensor) -> Tensor:
+    """Metres along rays [..., 3] to the ground; inf for those that do not go down."""
+    return torch.where(direction[..., 1] < 0, -origin[..., 1] / direction[..., 1], torch.inf)
