@@ -203,8 +203,8 @@ class Places(nn.Module):
         return away.clamp(max=FARTHEST), met & (away < FARTHEST)
 
     def _origin(self, place: Tensor, height: float) -> Tensor:
-        """Points [..., 3] (x, height, z) so many metres above places [..., 2]: on the torus in double precision, since a world may have
-        walked far, then in float32."""
+        """Points [..., 3] (x, height, z) so many metres above places [..., 2]: on the torus in double precision, since a world may
+        have walked far, then in float32."""
         x, z = torch.remainder(place, self.config.period).float().unbind(-1)
         return torch.stack([x, torch.full_like(x, height), z], dim=-1)
 
