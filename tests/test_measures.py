@@ -98,6 +98,16 @@ class TestEndurance:
         assert endurance.ageing(marks) > 1.5
         assert marks["60s"]["sharpness"] == 1
 
+    def test_a_feature_that_hardly_moves_does_not_outweigh_the_others(self):
+        """In real walks one feature of ten has a deviation of 1e-3; a block where it is .5 is not five hundred deviations away."""
+        features = np.random.default_rng(0).normal(size=(400, 10)) * np.where(np.arange(10) == 3, 1e-3, 1.0)
+        rest = {k: np.repeat(record()[k], 2, axis=0) for k in ("sharpness", "colour", "change", "motion")}
+        real = endurance.RealWalks({"features": features, **rest})
+        np.testing.assert_allclose(real.spread[[0, 3]], [1, 0.09], rtol=0.1)
+        assert real.distance(features) == pytest.approx(0, abs=1e-6)
+        moved = features + np.where(np.arange(10) == 3, 0.5, 0.0)
+        assert real.distance(moved) == pytest.approx((0.5 / real.spread[3]) ** 2, rel=1e-6)
+
     def test_a_frozen_picture_scores_badly(self, street, judge):
         """Many different sharp pictures that never move must be further from real walks than other real walks are."""
         trials = [make_trial(street, 5, n, 8, ("day", "clear")) for n in range(5)]

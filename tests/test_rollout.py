@@ -87,6 +87,7 @@ def test_noise_of_a_world_is_its_own_in_any_batch(config):
     assert abs(float(batch.std()) - 1) < 0.1
     cool = replace(config, sampler=replace(config.sampler, temperature=0.25))
     torch.testing.assert_close(block_noise(cool, [1, 2, 1], [4, 4, 5]), 0.25 * batch)
+    torch.testing.assert_close(block_noise(cool, [1, 2, 1], [4, 4, 5], temperature=0.5), 0.5 * batch)
 
 
 # ---- worlds -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ from train import foundation
 from train import places as stage
 from train.land import STARTS, land, starting_pictures
 from train.places import (
+    error_of,
     filled,
+    hidden,
     learn_views,
     load_places,
     mixed,
@@ -30,6 +32,7 @@ from train.places import (
     train,
 )
 from train.shards import HELD_OUT, WalkInfo
+from train.voxels import distance_field
 from train.walks import rephrased
 from world_model.camera import CameraConfig
 from world_model.config import ModelConfig, PlacesConfig
@@ -54,6 +57,19 @@ def few_views() -> Iterator[None]:
 
 
 # ---- learning which views a text describes ----------------------------------------------------------------------------
+
+
+def test_a_wall_at_arms_length_hides_a_view(town_config):
+    """Two metres east of a place stands a wall without end: it hides what one sees eastwards, and nothing westwards."""
+    c, places = town_config.dit.places, places_of(town_config)
+    cells, levels = round(c.period / c.cell), round(c.height / c.cell)
+    solid = np.zeros((cells, levels, cells), bool)
+    solid[cells // 2] = True
+    places.distance.copy_(distance_field(solid, c))
+    x = c.period / 2 - 2.0
+    assert hidden(places, [x, 5.0, math.pi / 2]) == 1 and hidden(places, [x, 5.0, -math.pi / 2]) == 0
+    # along it: what is more than asin(2 / 5) to its side, (1 - tan) / 2 = .28 of the columns
+    assert hidden(places, [x, 5.0, 0.0]) == pytest.approx(0.28, abs=0.05)
 
 
 def test_a_text_chooses_views_of_what_it_describes(town_config, monkeypatch):
@@ -276,6 +292,16 @@ def test_places_that_are_missing_or_do_not_fit_are_refused(places_folder, town_c
     finer = replace(town_config, dit=replace(town_config.dit, places=replace(town_config.dit.places, cell=0.8)))
     with pytest.raises(ValueError, match="does not hold the places of this model"):
         load_places(places_of(finer), places_folder)
+
+
+def test_the_error_of_a_whole_block_counts_besides_that_of_its_tokens():
+    truth = torch.randn(2, 3, 4, 5, 6, generator=generator("truth"))
+    lighter = truth + torch.tensor([0.5, -0.5, 0.1])[:, None, None, None]
+    plain = float((lighter - truth).square().mean())
+    assert float(error_of(lighter, truth, 10.0)) == pytest.approx(11 * plain, rel=1e-5)
+    noise = torch.randn(truth.shape, generator=generator("noise"))
+    noise = noise - noise.mean(dim=(2, 3, 4), keepdim=True)  # leaves every block's mean as it is
+    assert float(error_of(truth + noise, truth, 10.0)) == pytest.approx(float(noise.square().mean()), rel=1e-4)
 
 
 # ---- training and landing of a model that knows a town ----------------------------------------------------------------

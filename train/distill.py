@@ -56,9 +56,13 @@ class Settings:
 
 
 def dmd_direction(fake: Tensor, real: Tensor, x: Tensor) -> Tensor:
-    """(fake - real) / mean |x - real| per sample: the normalised gradient of the distribution matching loss (DMD, eq. 7-8)."""
+    """(fake - real) / mean |x - real|: the normalised gradient of the distribution matching loss (DMD, eq. 7-8).
+
+    The mean is the sample's own, but not less than the batch's: in the dark all differences are small, and a push in units of
+    them would burn nights and fog.
+    """
     scale = (x - real).abs().mean(dim=tuple(range(1, x.dim())), keepdim=True)
-    return (fake - real) / scale.clamp(min=1e-6)
+    return (fake - real) / torch.maximum(scale, scale.mean()).clamp(min=1e-6)
 
 
 def dmd_loss(x: Tensor, direction: Tensor) -> Tensor:

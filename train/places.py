@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from yume_gym.street.surroundings import describe
 
 WEIGHTS = "places.safetensors"
 SECTORS = 12  # of a view, for what fills it
+CLOSE = 5.0  # metres: what is nearer hides what a view is of
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Settings:
     views: int = 3000  # whose distances are counted
     walks: int = 300  # that mark where one can walk, of `blocks` blocks
     blocks: int = 300
+    whole: float = 10.0  # weight of the error of a block's mean, beside that of its tokens
     unseen: float = 0.15  # share of blocks whose light and weather only the caption tells
     mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
     outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
@@ -105,6 +108,13 @@ def see(
     return places(stand, motion.yaw[:, last], motion.pitch[:, last], look), truth
 
 
+def error_of(found: Tensor, truth: Tensor, whole: float) -> Tensor:
+    """Mean squared error of latents [B, C, K, h, w], and `whole` times that of each block's mean: light and weather are a small
+    part of the first and all of the second."""
+    error = found - truth
+    return error.square().mean() + whole * error.mean(dim=(2, 3, 4)).square().mean()
+
+
 def _start(info: WalkInfo, block: int, stream: torch.Generator) -> int:
     """A block before `block` at which a world that is there now may have begun: without an event, if there is one."""
     calm = [b for b in range(block) if info.event_at(b) is None] or list(range(block))
@@ -128,8 +138,8 @@ def mixed(pictures: Tensor, share: float, stream: torch.Generator) -> Tensor:
 
 
 def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None:
-    """Draws views of the town, keeps typical ones of every district, and fits `places.where`: which of them a caption describes
-    (softmax regression)."""
+    """Draws views of the town, keeps typical and open ones of every district, and fits `places.where`: which of them a caption
+    describes (softmax regression)."""
     street, rng = (
         StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
         np.random.default_rng([settings.seed, 3]),
@@ -137,10 +147,9 @@ def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None
     drawn: dict[str, list[tuple[float, list[float], dict]]] = {}
     for _ in tqdm(range(settings.candidates), desc="views", mininterval=5):
         open_start(street, rng, "day", "clear")
-        facts = street.surroundings()
-        drawn.setdefault(facts["district"], []).append(
-            (filled(street, facts["district"]), [*street.position, street.yaw], facts)
-        )
+        facts, pose = street.surroundings(), [*street.position, street.yaw]
+        typical = filled(street, facts["district"]) - hidden(places, pose)
+        drawn.setdefault(facts["district"], []).append((typical, pose, facts))
     ranked = [sorted(views, key=lambda view: -view[0]) for views in drawn.values()]
     turns = [view for row in itertools.zip_longest(*ranked) for view in row if view is not None]
     encoder, tokens = build_text_encoder(config.text), []
@@ -164,6 +173,14 @@ def filled(street: StreetSimulator, district: str) -> float:
     turns = math.radians(fov) * ((np.arange(SECTORS) + 0.5) / SECTORS - 0.5)
     seen = [describe(street.town, people, x, z, street.yaw + float(turn), fov / SECTORS)["district"] for turn in turns]
     return seen.count(district) / SECTORS
+
+
+@torch.no_grad()
+def hidden(places: Places, pose: Sequence[float]) -> float:
+    """The share of a view's upper half, from a pose (x, z; metres; yaw, radians), that something `CLOSE` fills."""
+    x, z, yaw = torch.tensor(pose, dtype=torch.float64)
+    away = places.clear_sight(torch.stack([x, z])[None, None], yaw[None, None], torch.zeros(1, 1, dtype=torch.float64))
+    return float((away[..., : away.shape[-2] // 2, :] < CLOSE).float().mean())
 
 
 @torch.no_grad()
@@ -230,7 +247,7 @@ def train(
         unseen = torch.rand(settings.batch, generator=stream) < settings.unseen
         blocks = [(w, settled(corpus.info(w), b, corpus.blocks)) for w, b in zip(walks, numbers)]
         found, truth = see(places, corpus, blocks, unseen, stream, settings)
-        loss = (found - truth).square().mean()
+        loss = error_of(found, truth, settings.whole)
         run.accelerator.backward(loss)
         for optimizer, rate in zip(run.optimizers, rates):
             for group in optimizer.param_groups:

@@ -64,13 +64,13 @@ class Pool:
     """`size` worlds; `draw` takes some of them, `put` returns them one block later.
 
     blocks: a world's longest life. memory_blocks: how much of its past is kept for the channel path's gradient.
-    text_start: share of worlds that start from a caption alone. caption: how often the caption is told though nothing happens.
-    Worlds live on `device`.
+    text_start: share of worlds that start from a caption alone, and live one block. caption: how often the caption is told though
+    nothing happens. Worlds live on `device`.
     """
 
     def __init__(
         self, corpus: Corpus, conditioning: Conditioning, size: int, seed: int, blocks: int = 12, memory_blocks: int = 16,
-        text_start: float = 0.06, caption: float = 0.4, device: torch.device | str = "cpu",
+        text_start: float = 0.4, caption: float = 0.4, device: torch.device | str = "cpu",
     ) -> None:  # fmt: skip
         if corpus.blocks < 3:
             raise ValueError(

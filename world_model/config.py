@@ -143,7 +143,8 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """Few-step Euler sampler on the shifted rectified-flow schedule; `start_steps` dream the first block of a text start.
+    """Few-step Euler sampler on the shifted rectified-flow schedule; the first block of a text start is dreamt in `start_steps` at
+    `start_temperature`.
 
     `temperature` scales the initial noise: 1 samples what the model has learnt, lower keeps to what it is sure of, at the
     price of detail (0 is the same dream for every seed).
@@ -153,6 +154,7 @@ class SamplerConfig:
     shift: float = 7.0
     start_steps: int = 4
     temperature: float = 1.0
+    start_temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ PRESETS: dict[str, ModelConfig] = {
         dit=_STREET_DIT,
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32, width=128, depth=2),
         text=TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=32),
-        sampler=SamplerConfig(steps=4, shift=3.0, temperature=0.5),
+        sampler=SamplerConfig(steps=2, shift=3.0, start_steps=2, temperature=0.75, start_temperature=0.5),
     ),
     "yume-5b": ModelConfig(
         name="yume-5b", height=704, width=1280, fps=16, block_latents=8, start_latents=5,

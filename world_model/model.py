@@ -236,8 +236,9 @@ class WorldModel:
             words = context[:, : self.config.text.event_tokens]
             pose = self.dit.places.somewhere(generator("place", seed), words).to(self.device)
             nothing = replace(nothing, place=pose[None, :2], yaw=pose[None, 2])
-        noise = block_noise(self.config, [seed], [-1]).to(self.device)
-        sigmas = flow.sigma_schedule(self.config.sampler.start_steps, self.config.sampler.shift)
+        sampler = self.config.sampler
+        noise = block_noise(self.config, [seed], [-1], sampler.start_temperature).to(self.device)
+        sigmas = flow.sigma_schedule(sampler.start_steps, sampler.shift)
         after, _, _ = dream_block(
             self.dit, self.vae, nothing, [Action()], context, pooled, noise, sigmas, [generator("start", seed)]
         )

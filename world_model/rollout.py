@@ -50,11 +50,14 @@ def generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def block_noise(config: ModelConfig, seeds: Sequence[int], steps: Sequence[int]) -> Tensor:
-    """Initial noise [B, C, K, h, w] of block number `steps[i]` in the world of seed `seeds[i]`."""
+def block_noise(
+    config: ModelConfig, seeds: Sequence[int], steps: Sequence[int], temperature: float | None = None
+) -> Tensor:
+    """Initial noise [B, C, K, h, w] of block number `steps[i]` in the world of seed `seeds[i]`, at the sampler's temperature or
+    another."""
     shape = (config.dit.latent_channels, config.block_latents, *config.latent_size)
     noise = torch.stack([torch.randn(shape, generator=generator("noise", s, n)) for s, n in zip(seeds, steps)])
-    return noise * config.sampler.temperature
+    return noise * (config.sampler.temperature if temperature is None else temperature)
 
 
 @dataclass(frozen=True)

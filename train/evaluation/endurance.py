@@ -20,6 +20,7 @@ from yume_gym.street.simulator import StreetSimulator
 
 MARKS = (10.0, 60.0, 180.0, 600.0)  # seconds
 WINDOW = 10.0  # seconds before each mark that are looked at
+LEAST_SPREAD = 0.1  # of the features' mean one: what hardly ever moves in real walks would outweigh all else the first time it does
 DIMENSIONS = 24  # principal directions of the real features that distances are taken in
 
 
@@ -28,7 +29,8 @@ class RealWalks:
 
     def __init__(self, record: dict[str, np.ndarray]) -> None:
         features = record["features"]
-        self.middle, self.spread = features.mean(axis=0), features.std(axis=0) + 1e-3
+        self.middle, spread = features.mean(axis=0), features.std(axis=0)
+        self.spread = np.maximum(spread, LEAST_SPREAD * spread.mean())
         _, _, directions = svd((features - self.middle) / self.spread, full_matrices=False)
         self.directions = directions[:DIMENSIONS]
         self.points = self.project(features)
