@@ -67,9 +67,11 @@ def test_a_wall_at_arms_length_hides_a_view(town_config):
     solid[cells // 2] = True
     places.distance.copy_(distance_field(solid, c))
     x = c.period / 2 - 2.0
-    assert hidden(places, [x, 5.0, math.pi / 2]) == 1 and hidden(places, [x, 5.0, -math.pi / 2]) == 0
+    looks = (math.pi / 2, -math.pi / 2, 0.0)
+    east, west, along = hidden(places, torch.tensor([[x, 5.0, yaw] for yaw in looks], dtype=torch.float64)).tolist()
+    assert east == 1 and west == 0
     # along it: what is more than asin(2 / 5) to its side, (1 - tan) / 2 = .28 of the columns
-    assert hidden(places, [x, 5.0, 0.0]) == pytest.approx(0.28, abs=0.05)
+    assert along == pytest.approx(0.28, abs=0.05)
 
 
 def test_a_text_chooses_views_of_what_it_describes(town_config, monkeypatch):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,12 +143,15 @@ def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None
         StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
         np.random.default_rng([settings.seed, 3]),
     )
-    drawn: dict[str, list[tuple[float, list[float], dict]]] = {}
+    seen: list[tuple[float, list[float], dict]] = []
     for _ in tqdm(range(settings.candidates), desc="views", mininterval=5):
         open_start(street, rng, "day", "clear")
-        facts, pose = street.surroundings(), [*street.position, street.yaw]
-        typical = filled(street, facts["district"]) - hidden(places, pose)
-        drawn.setdefault(facts["district"], []).append((typical, pose, facts))
+        facts = street.surroundings()
+        seen.append((filled(street, facts["district"]), [*street.position, street.yaw], facts))
+    lost = hidden(places, torch.tensor([pose for _, pose, _ in seen], dtype=torch.float64)).tolist()
+    drawn: dict[str, list[tuple[float, list[float], dict]]] = {}
+    for (share, pose, facts), less in zip(seen, lost, strict=True):
+        drawn.setdefault(facts["district"], []).append((share - less, pose, facts))
     ranked = [sorted(views, key=lambda view: -view[0]) for views in drawn.values()]
     turns = [view for row in itertools.zip_longest(*ranked) for view in row if view is not None]
     encoder, tokens = build_text_encoder(config.text), []
@@ -176,11 +178,10 @@ def filled(street: StreetSimulator, district: str) -> float:
 
 
 @torch.no_grad()
-def hidden(places: Places, pose: Sequence[float]) -> float:
-    """The share of a view's upper half, from a pose (x, z; metres; yaw, radians), that something `CLOSE` fills."""
-    x, z, yaw = torch.tensor(pose, dtype=torch.float64)
-    away = places.clear_sight(torch.stack([x, z])[None, None], yaw[None, None], torch.zeros(1, 1, dtype=torch.float64))
-    return float((away[..., : away.shape[-2] // 2, :] < CLOSE).float().mean())
+def hidden(places: Places, poses: Tensor) -> Tensor:
+    """The share [n] of the upper half of each view, from poses [n, 3] (x, z; metres; yaw, radians), that something `CLOSE` fills."""
+    away = places.clear_sight(poses[:, None, :2], poses[:, 2:], torch.zeros_like(poses[:, 2:]))
+    return (away[..., : away.shape[-2] // 2, :] < CLOSE).float().mean(dim=(1, 2, 3))
 
 
 @torch.no_grad()
