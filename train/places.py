@@ -179,7 +179,7 @@ def filled(street: StreetSimulator, district: str) -> float:
 
 @torch.no_grad()
 def hidden(places: Places, poses: Tensor) -> Tensor:
-    """The share [n] of the upper half of each view, from poses [n, 3] (x, z; metres; yaw, radians), that something `CLOSE` fills."""
+    """The share [n] of the upper halves of views from poses [n, 3] (x, z; metres; yaw, radians) that something `CLOSE` fills."""
     away = places.clear_sight(poses[:, None, :2], poses[:, 2:], torch.zeros_like(poses[:, 2:]))
     return (away[..., : away.shape[-2] // 2, :] < CLOSE).float().mean(dim=(1, 2, 3))
 
