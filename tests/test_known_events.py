@@ -17,12 +17,21 @@ from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import ModelConfig
 from world_model.dit import LEAST, DiT
-from world_model.events import CLEARANCE, DETOUR, GLANCES, NEAREST, NOTHING, PHRASINGS, TEXELS, Events, scaled
+from world_model.events import (
+    CLEARANCE,
+    DETOUR,
+    GLANCES,
+    NEAREST,
+    NOTHING,
+    PHRASINGS,
+    TEXELS,
+    Events,
+)
 from world_model.places import Places
 from world_model.rollout import advance, commanded, dream_block, generator, prepare_block
-from world_model.text import build_text_encoder
+from world_model.text import build_text_encoder, scaled
 from world_model.warp import REMEMBERED, USELESS
-from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
 
 UFO, FIRE, SNOW = (EVENTS[name].phrases[0] for name in ("ufo", "fire", "snow"))
@@ -34,7 +43,7 @@ def event_dit(event_config, make_dit) -> DiT:
     """Random weights in a town of streets. A text is taken for the kind whose first phrasing is most like it."""
     dit = make_dit(event_config).requires_grad_(False)
     solid, walkable = streets(event_config)
-    dit.places.distance.copy_(distance_field(solid, event_config.dit.places))
+    dit.places.stand(distance_field(solid, event_config.dit.places))
     dit.places.walkable.copy_(walkable)
     encoder, length = build_text_encoder(event_config.text), event_config.text.event_tokens
     dit.events.extent.copy_(torch.tensor([8.0, 5.0, 8.0]))
@@ -228,6 +237,16 @@ def stepped(dit: DiT, vae, worlds: Worlds, config: ModelConfig, *texts: str):
     motion = commanded(dit, worlds, [STILL] * len(texts))
     ready, ahead = prepare_block(dit, vae, worlds, motion, *context_of(config, *texts))
     return motion, ready, ahead
+
+
+def test_a_first_text_describes_a_place_and_is_no_event(event_dit, event_config, make_vae, pictures, monkeypatch):
+    """Words of snow bring snow to a world that was seen; before anything was they are heard as they are."""
+    vae, kinds = make_vae(event_config), []
+    heard = event_dit.events.heard
+    monkeypatch.setattr(event_dit.events, "heard", lambda told, kind: kinds.append(kind.tolist()) or heard(told, kind))
+    stepped(event_dit, vae, worlds_of(event_dit, vae, pictures, 2), event_config, SNOW, UFO)
+    _, _, ahead = stepped(event_dit, vae, empty_worlds(event_dit, vae, 2, torch.device("cpu")), event_config, SNOW, UFO)
+    assert kinds[0] == [2, 0] and kinds[1] == [NOTHING, NOTHING] and ahead.covered is None
 
 
 def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit, event_config, make_vae, pictures):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from train.walks import plan_walk
 from world_model.config import ModelConfig
-from world_model.events import Events, scaled
-from world_model.text import build_text_encoder, mean_token
+from world_model.events import Events
+from world_model.text import build_text_encoder, mean_token, scaled
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.events import EVENTS
 from yume_gym.street.simulator import StreetSimulator

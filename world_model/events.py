@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from world_model.config import ModelConfig
 from world_model.geometry import camera_rays, camera_to_world
 from world_model.places import Places
-from world_model.text import mean_token
+from world_model.text import mean_token, scaled
 from world_model.vae import VideoVAE
 
 GLANCES = tuple(math.radians(turn) for turn in (-36, -27, -18, -9, 0, 9, 18, 27, 36))
@@ -241,11 +241,6 @@ def quarter(yaw: Tensor) -> Tensor:
 def moments(age: Tensor) -> Tensor:
     """Which of the MOMENTS an event is in after `age` int64 latent frames."""
     return torch.where(age < MOMENTS, age, FADED + (age - FADED) % (MOMENTS - FADED)).clamp(min=0)
-
-
-def scaled(mean: Tensor) -> Tensor:
-    """Mean tokens at one length, for the regression."""
-    return 6 * F.normalize(mean, dim=-1)
 
 
 def _facade(places: Places, place: Tensor, towards: Tensor, reach: Tensor) -> Tensor:

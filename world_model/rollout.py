@@ -19,6 +19,7 @@ from world_model.camera import commanded_motion
 from world_model.conditions import Conditions, Target
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
+from world_model.events import NOTHING
 from world_model.threads import beside
 from world_model.tscm import History, append_all, append_tiers
 from world_model.vae import VideoVAE
@@ -107,7 +108,7 @@ def prepare_block(
     new = (told != worlds.told).any(dim=-1)
     course, kind, quiet = worlds.course, None, (told == 0).all(dim=-1)
     if dit.events is not None and dit.places is not None:
-        kind = dit.events.read(words)
+        kind = dit.events.read(words).masked_fill(~worlds.history.known, NOTHING)  # a first text describes, nothing happens
         words = dit.events.heard(words, kind)
         context = torch.cat([words, context[:, config.text.event_tokens :]], dim=1)
         things = dit.events.things(kind)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.actions import ALL_ACTIONS, Action
@@ -147,3 +148,9 @@ def mean_token(tokens: Tensor) -> Tensor:
     """Mean over a text's real (non-zero) tokens: [..., n, dim] -> [..., dim]."""
     real = (tokens != 0).any(dim=-1, keepdim=True)
     return (tokens * real).sum(dim=-2) / real.sum(dim=-2).clamp(min=1)
+
+
+
+def scaled(mean: Tensor) -> Tensor:
+    """Mean tokens at one length, for regressions."""
+    return 6 * F.normalize(mean, dim=-1)
