@@ -56,7 +56,9 @@ def config() -> ModelConfig:
 @pytest.fixture(scope="session")
 def town_config(config) -> ModelConfig:
     """The same model, which knows a town: the street's own, in coarse voxels."""
-    places = PlacesConfig(cell=1.0, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4)
+    places = PlacesConfig(
+        cell=1.0, fine=2, bricks=8192, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4
+    )
     return dataclasses.replace(config, dit=dataclasses.replace(config.dit, places=places))
 
 

@@ -51,7 +51,7 @@ def town_dit(town_config, make_dit) -> DiT:
     """Random weights in which every layer does something, a town of streets, and views from all over them."""
     dit, rng = make_dit(town_config).requires_grad_(False), np.random.default_rng(5)
     solid, walkable = streets(town_config)
-    dit.places.distance.copy_(distance_field(solid, town_config.dit.places))
+    dit.places.stand(distance_field(solid, town_config.dit.places))
     dit.places.walkable.copy_(walkable)
     cells = walkable.nonzero().numpy()
     cells = (cells[rng.integers(len(cells), size=len(dit.places.views))] + 0.5) * town_config.dit.places.cell
@@ -304,10 +304,10 @@ def test_weights_keep_where_things_stand_as_whole_numbers(town_folder, town_dit,
     with safe_open(town_folder / "dit.safetensors", framework="pt") as file:
         kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
     assert kinds["places.distance"] == torch.uint8 and kinds["places.walkable"] == torch.bool
-    assert all(
-        kind == torch.float16 for name, kind in kinds.items() if name.split(".")[-1] not in ("distance", "walkable")
-    )
-    for name in ("distance", "walkable"):
+    whole = ("distance", "walkable", "bricks")
+    assert kinds["places.bricks"] == torch.int64
+    assert all(kind == torch.float16 for name, kind in kinds.items() if name.split(".")[-1] not in whole)
+    for name in whole:
         ours, right = (getattr(dit.places, name) for dit in (town_model.dit, town_dit))
         assert ours.dtype == right.dtype and torch.equal(ours, right)
     assert torch.equal(town_model.dit.places.tables[0], town_dit.places.tables[0].half().float())

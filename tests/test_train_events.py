@@ -38,7 +38,7 @@ def places(event_config) -> Places:
     dit = event_config.dit
     town = Places(dit.places, event_config.camera, event_config.latent_size, dit.latent_channels, event_config.text.dim)
     solid, _ = streets(event_config)
-    town.distance.copy_(distance_field(solid, dit.places))
+    town.stand(distance_field(solid, dit.places))
     return town
 
 

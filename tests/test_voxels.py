@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from train.places import Settings
-from train.voxels import count_voxels, distance_field, mark_walks
+from train.voxels import KERB, NEAR, _count, count_bricks, count_voxels, distance_field, mark_walks
 from world_model.config import ModelConfig, PlacesConfig
 from world_model.places import FARTHEST, UNIT, Places
 from yume_gym.street.motion import WALL_MARGIN
@@ -43,8 +44,19 @@ def counted(town_config) -> Places:
     """The town's own voxels, from a few views of it."""
     c, places = town_config, places_of(town_config)
     solid = count_voxels(c, replace(COUNTED, views=100))
-    places.distance.copy_(distance_field(solid, c.dit.places))
+    places.stand(distance_field(solid, c.dit.places))
     places.walkable.copy_(mark_walks(c, replace(COUNTED, walks=4, blocks=60)))
+    return places
+
+
+@pytest.fixture(scope="module")
+def finer(counted, town_config) -> Places:
+    """The same voxels, those at surfaces in parts."""
+    places = places_of(town_config)
+    solid = (counted.distance == 0).numpy()
+    partly, bricks = count_bricks(town_config, replace(COUNTED, views=150), solid)
+    assert (partly <= solid).all() and 500 < partly.sum() == len(bricks)
+    places.stand(distance_field(solid, town_config.dit.places, partly), bricks)
     return places
 
 
@@ -52,10 +64,11 @@ def street_of(config: ModelConfig) -> StreetSimulator:
     return StreetSimulator(height=config.height, width=config.width, fps=config.fps, camera=config.camera)
 
 
-def test_counted_voxels_have_the_true_distances_of_other_views(counted, town_config):
-    street, rng, errors, metres, right = street_of(town_config), np.random.default_rng(99), [], [], []
-    rows, columns, eye = town_config.height, town_config.width, town_config.camera.eye_height
-    focal = town_config.camera.focal(columns)
+def errors_of(places: Places, config: ModelConfig) -> tuple[np.ndarray, np.ndarray, float]:
+    """Of the distances of things in a few other views: metres, and shares of the truth; and how often sky is told from town."""
+    street, rng, metres, shares, right = street_of(config), np.random.default_rng(99), [], [], []
+    rows, columns, eye = config.height, config.width, config.camera.eye_height
+    focal = config.camera.focal(columns)
     y, x = np.meshgrid(np.arange(rows) + 0.5 - rows / 2, np.arange(columns) + 0.5 - columns / 2, indexing="ij")
     rays = np.stack([x / focal, y / focal, np.ones_like(x)], axis=-1)
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
@@ -64,16 +77,68 @@ def test_counted_voxels_have_the_true_distances_of_other_views(counted, town_con
         true, place = street.depth(), np.array(street.position) % 80
         direction = (rays @ street.pose[:3, :3].T) * (1, -1, 1)
         origin = torch.tensor([place[0], eye, place[1]], dtype=torch.float32).expand(rows, columns, 3)
-        away, met = (t.numpy() for t in counted.trace(origin, torch.from_numpy(direction).float()))
+        away, met = (t.numpy() for t in places.trace(origin, torch.from_numpy(direction).float()))
         with np.errstate(divide="ignore"):
             ground = np.where(direction[..., 1] < 0, -eye / direction[..., 1], np.inf)
         thing = (true < 60) & (true < ground - 0.3)  # the ground would be right without any counting
-        errors.append((np.abs(away - true) / true)[thing])
         metres.append(np.abs(away - true)[thing])
+        shares.append((np.abs(away - true) / true)[thing])
         right.append(met == (true < FARTHEST))
-    assert np.median(np.concatenate(errors)) < 0.06
-    assert np.median(np.concatenate(metres)) < 0.6  # voxels are a metre
-    assert np.mean(right) > 0.93
+    return np.concatenate(metres), np.concatenate(shares), float(np.mean(right))
+
+
+def test_counted_voxels_have_the_true_distances_of_other_views(counted, town_config):
+    metres, shares, right = errors_of(counted, town_config)
+    assert np.median(shares) < 0.06
+    assert np.median(metres) < 0.6  # voxels are a metre
+    assert right > 0.93
+
+
+def test_parts_of_voxels_have_truer_distances(counted, finer, town_config):
+    (whole, _, _), (metres, _, right) = (errors_of(places, town_config) for places in (counted, finer))
+    assert (metres > 1).mean() < 0.5 * (whole > 1).mean()
+    assert right > 0.97
+
+
+def test_parts_are_counted_as_in_a_slow_loop():
+    """Where rays end, and through which parts they pass, ray by ray."""
+    cell, fine, rng = 1.0, 2, np.random.default_rng(6)
+    slots = np.full((8, 4, 8), -1, np.int32)
+    slots[rng.random(slots.shape) < 0.5] = 0
+    slots[slots == 0] = np.arange((slots == 0).sum())
+    counts = np.zeros((slots.max() + 1, 8, 2), np.int32)
+    direction = rng.normal(size=(40, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    away = rng.uniform(0.5, 6, 40)
+    away[:5] = 1000.0
+    origin = np.array([3.3, 1.65, 6.1])
+    _count(origin, direction, away, slots, counts, cell, fine)
+    expected = np.zeros_like(counts)
+
+    def part_at(distance: float, way: np.ndarray) -> tuple[int, int] | None:
+        x, h, z = (origin + distance * way) / 0.5
+        cells = [math.floor(a) for a in (x, h, z)]
+        if not 0 <= cells[1] < 8:
+            return None
+        slot = slots[cells[0] // 2 % 8, cells[1] // 2, cells[2] // 2 % 8]
+        return (int(slot), cells[0] % 2 * 4 + cells[1] % 2 * 2 + cells[2] % 2) if slot >= 0 else None
+
+    for way, reach in zip(direction, away):
+        seen = [part_at(d, way) for d in np.arange(0.2, min(reach, NEAR) - 0.5 + 1e-9, 0.25)]
+        for before, here in zip([None, *seen], seen):
+            if here is not None and here != before:
+                expected[(*here, 1)] += 1
+        end = part_at(reach + 0.2, way) if reach < NEAR else None
+        if end is not None and (origin + (reach + 0.2) * way)[1] >= KERB:
+            expected[(*end, 0)] += 1
+    assert expected[..., 0].sum() > 5 and expected[..., 1].sum() > 100
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_more_parts_than_there_is_room_for_are_refused(counted, town_config):
+    crowded = replace(town_config, dit=replace(town_config.dit, places=replace(town_config.dit.places, bricks=10)))
+    with pytest.raises(ValueError, match=r"voxels are solid in part, but places\.bricks is 10: raise it"):
+        count_bricks(crowded, replace(COUNTED, views=20), (counted.distance == 0).numpy())
 
 
 def test_walks_are_marked_where_one_can_walk(counted, town_config):

@@ -19,7 +19,7 @@ def corridor() -> Places:
     places = Places(SMALL, CAMERA, (4, 6), channels=8, text=5)
     solid = np.ones((CELLS, LEVELS, CELLS), bool)
     solid[6:18, :, 1:] = False  # x from 3 to 9
-    places.distance.copy_(distance_field(solid, SMALL))
+    places.stand(distance_field(solid, SMALL))
     places.walkable.zero_()
     places.walkable[8:16] = True
     return places

@@ -7,43 +7,35 @@ look like: latents of the walks in DIR from their true poses, in the light and w
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from train.clips import open_corpus
 from train.corpus import Corpus
+from train.descriptions import learn_skies, learn_sky_words, learn_views
 from train.latents import load_vae
 from train.loop import Run, load_network, prepare_cpu, read_arguments
-from train.routes import open_start
 from train.shards import HELD_OUT, WalkInfo
 from train.sheet import to_pictures
 from train.vae import psnr
-from train.voxels import count_voxels, distance_field, mark_walks
-from train.walks import plan_walk, rephrased
+from train.voxels import count_bricks, count_voxels, distance_field, mark_walks
+from train.walks import rephrased
 from world_model.config import ModelConfig
-from world_model.places import Places
+from world_model.places import PARTLY, Places
 from world_model.rollout import generator
-from world_model.text import build_text_encoder, mean_token
 from world_model.vae import VideoVAE
 from world_model.weights import read_manifest
-from yume_gym.street.captions import scene_caption
-from yume_gym.street.simulator import StreetSimulator
-from yume_gym.street.surroundings import describe
 
 WEIGHTS = "places.safetensors"
-SECTORS = 12  # of a view, for what fills it
-CLOSE = 5.0  # metres: what is nearer hides what a view is of
 
 
 @dataclass(frozen=True)
@@ -57,12 +49,12 @@ class Settings:
     walks: int = 300  # that mark where one can walk, of `blocks` blocks
     blocks: int = 300
     whole: float = 10.0  # weight of the error of a block's mean, beside that of its tokens
-    unseen: float = 0.15  # share of blocks whose light and weather only the caption tells
     mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
     outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
     unheard: float = 0.25  # share of a text's tokens that are left out: other words are to be understood too
-    candidates: int = 3000  # views, of which the most typical of each district are kept for texts to choose from
-    captions: int = 8  # of each view that a text can choose
+    candidates: int = 9000  # views, of which the most typical of each district are kept for texts to choose from
+    captions: int = 8  # of each view that a text can choose, and as many sentences
+    texts: int = 120  # of each light and weather
     ema: float = 0.995
     town_seed: int = 0
     town_blocks: int = 2
@@ -73,11 +65,10 @@ def see(
     places: Places,
     corpus: Corpus,
     blocks: list[tuple[int, int]],
-    unseen: Tensor,
     stream: torch.Generator,
     drift: Settings | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on); where `unseen` [B], light comes from words.
+    """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on).
 
     With the shares of `drift` the picture before is mixed with another or is an earlier one, because a dream's light drifts and
     comes late, and words set it right; events are then told in any phrasing, with tokens left out.
@@ -90,16 +81,16 @@ def see(
     starts = [_start(corpus.info(w), b, stream) for w, b in blocks]
     first = torch.stack([corpus.block(w, b)[:, 0] for (w, _), b in zip(blocks, starts)])
     words = []
-    for (walk, block), blind in zip(blocks, unseen.tolist()):
+    for walk, block in blocks:
         info = corpus.info(walk)
         event = info.event_at(block)
-        told = event is None and (blind or float(torch.rand((), generator=stream)) < 0.4)
+        told = event is None and float(torch.rand((), generator=stream)) < 0.4
         words.append(corpus.text(info.caption if told else rephrased(info, block, stream) if drift else event))
     context = torch.stack(words)
     if drift:
         shown = mixed(shown, drift.mixed, stream)
         context = context * (torch.rand(context.shape[:2], generator=stream) >= drift.unheard)[..., None]
-    look = places.looks(first, shown, ~unseen, context)
+    look = places.looks(first, shown, torch.ones(len(blocks), dtype=torch.bool), context)
     walks, numbers = zip(*blocks)
     motion, last = corpus.motion(walks, numbers), slice(stride - 1, None, stride)
     start = torch.tensor([corpus.position(w, b) for w, b in blocks], dtype=torch.float64)
@@ -136,61 +127,13 @@ def mixed(pictures: Tensor, share: float, stream: torch.Generator) -> Tensor:
     return torch.lerp(pictures, pictures[torch.randperm(len(pictures), generator=stream)], amount)
 
 
-def learn_views(places: Places, config: ModelConfig, settings: Settings) -> None:
-    """Draws views of the town, keeps typical and open ones of every district, and fits `places.where`: which of them a caption
-    describes (softmax regression)."""
-    street, rng = (
-        StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
-        np.random.default_rng([settings.seed, 3]),
-    )
-    seen: list[tuple[float, list[float], dict]] = []
-    for _ in tqdm(range(settings.candidates), desc="views", mininterval=5):
-        open_start(street, rng, "day", "clear")
-        facts = street.surroundings()
-        seen.append((filled(street, facts["district"]), [*street.position, street.yaw], facts))
-    lost = hidden(places, torch.tensor([pose for _, pose, _ in seen], dtype=torch.float64)).tolist()
-    drawn: dict[str, list[tuple[float, list[float], dict]]] = {}
-    for (share, pose, facts), less in zip(seen, lost, strict=True):
-        drawn.setdefault(facts["district"], []).append((share - less, pose, facts))
-    ranked = [sorted(views, key=lambda view: -view[0]) for views in drawn.values()]
-    turns = [view for row in itertools.zip_longest(*ranked) for view in row if view is not None]
-    encoder, tokens = build_text_encoder(config.text), []
-    for kept, (_, pose, surroundings) in zip(places.views, turns[: len(places.views)], strict=True):
-        kept.copy_(torch.tensor(pose))
-        for _ in range(settings.captions):
-            plan = plan_walk(rng, 1)
-            facts = {**surroundings, "light": plan.light, "weather": plan.weather}
-            tokens.append(mean_token(encoder.encode(scene_caption(facts, rng), config.text.event_tokens)[None]))
-    text, number = torch.cat(tokens), torch.arange(len(places.views)).repeat_interleave(settings.captions)
-    optimizer = torch.optim.AdamW(places.where.parameters(), lr=0.3, weight_decay=0.1)
-    for _ in range(300):
-        F.cross_entropy(places.where(text), number).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-def filled(street: StreetSimulator, district: str) -> float:
-    """The share of narrow sectors of the view from where `street` stands that show a district."""
-    people, (x, z), fov = np.zeros((0, 2)), street.position, street.camera.horizontal_fov
-    turns = math.radians(fov) * ((np.arange(SECTORS) + 0.5) / SECTORS - 0.5)
-    seen = [describe(street.town, people, x, z, street.yaw + float(turn), fov / SECTORS)["district"] for turn in turns]
-    return seen.count(district) / SECTORS
-
-
-@torch.no_grad()
-def hidden(places: Places, poses: Tensor) -> Tensor:
-    """The share [n] of the upper halves of views from poses [n, 3] (x, z; metres; yaw, radians) that something `CLOSE` fills."""
-    away = places.clear_sight(poses[:, None, :2], poses[:, 2:], torch.zeros_like(poses[:, 2:]))
-    return (away[..., : away.shape[-2] // 2, :] < CLOSE).float().mean(dim=(1, 2, 3))
-
-
 @torch.no_grad()
 def errors(places: Places, corpus: Corpus, vae: VideoVAE) -> tuple[dict[str, float], list[list[np.ndarray]]]:
     """On held-out walks: PSNR of decoded latents, explained share of the latents' variance; rows of a contact sheet."""
     stream, rows, found, true = torch.Generator().manual_seed(0), [], [], []
     for walk in range(min(HELD_OUT, len(corpus))):
         blocks = [(walk, b) for b in range(1, corpus.blocks, 2)]
-        latents, truth = see(places, corpus, blocks, torch.zeros(len(blocks), dtype=torch.bool), stream)
+        latents, truth = see(places, corpus, blocks, stream)
         videos = [vae.decode(part)[0] for part in (truth, latents)]
         rows += [[to_pictures(v)[-1] for v in video[:12]] for video in videos]
         found.append((latents, videos[1]))
@@ -219,15 +162,19 @@ def train(
     if config.dit.places is None:
         raise ValueError(f"{config.name} learns no places: its config has no dit.places")
     vae, _ = load_vae(config, vae_folder)
-    corpus = open_corpus(config, data, vae)
+    corpus, town = open_corpus(config, data, vae), (settings.town_seed, settings.town_blocks)
     places = Places(config.dit.places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
     if before is not None:
         load_places(places, before)
     elif not (out / "checkpoint").exists():
-        places.distance.copy_(distance_field(count_voxels(config, settings), config.dit.places))
+        places.stand(distance_field(count_voxels(config, settings), config.dit.places))
         places.walkable.copy_(mark_walks(config, settings))
+    if places.bricks is not None and not ((places.distance == PARTLY).any() or (out / "checkpoint").exists()):
+        solid = (places.distance == 0).numpy()
+        partly, bricks = count_bricks(config, settings, solid)
+        places.stand(distance_field(solid, config.dit.places, partly), bricks)
     if not (out / "checkpoint").exists():
-        learn_views(places, config, settings)
+        learn_views(places, config, settings.seed, town, settings.candidates, settings.captions)
     tables = list(places.tables)
     rest = [p for name, p in places.named_parameters() if not name.startswith("tables")]
     optimizers: list[torch.optim.Optimizer] = [
@@ -236,7 +183,7 @@ def train(
     ]
     run = Run("places", config, settings, out, {"places": places}, optimizers, {"places": settings.ema})
     average: Places = run.ema["places"].module  # type: ignore[assignment]
-    average.distance.copy_(places.distance)
+    average.stand(places.distance, places.bricks)
     average.walkable.copy_(places.walkable)
     average.views.copy_(places.views)
     average.where.load_state_dict(places.where.state_dict())
@@ -245,9 +192,8 @@ def train(
         stream = generator(settings.seed, "places", step)
         walks = torch.randint(HELD_OUT, len(corpus), (settings.batch,), generator=stream).tolist()
         numbers = torch.randint(1, corpus.blocks, (settings.batch,), generator=stream).tolist()
-        unseen = torch.rand(settings.batch, generator=stream) < settings.unseen
         blocks = [(w, settled(corpus.info(w), b, corpus.blocks)) for w, b in zip(walks, numbers)]
-        found, truth = see(places, corpus, blocks, unseen, stream, settings)
+        found, truth = see(places, corpus, blocks, stream, settings)
         loss = error_of(found, truth, settings.whole)
         run.accelerator.backward(loss)
         for optimizer, rate in zip(run.optimizers, rates):
@@ -265,18 +211,21 @@ def train(
             run.sheet("places", rows)
             run.save()
     run.finish()
+    learn_skies(average, corpus, partial(error_of, whole=settings.whole), settings.seed)
+    words = learn_sky_words(places, config, settings.seed, town, settings.texts)
+    average.sky.load_state_dict(places.sky.state_dict())
     figures, rows = errors(average, corpus, vae)
     run.sheet("places", rows)
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
     trained = run.progress.step + (steps_of(before) if before is not None else 0)
-    facts = {"steps": trained, **{k: round(v, 4) for k, v in figures.items()}}
+    facts = {"steps": trained, **{k: round(v, 4) for k, v in {**figures, **words}.items()}}
     (out / "places.json").write_text(json.dumps({**json.loads(config.to_json()), "places_training": facts}, indent=1))
 
 
 def load_places(places: Places, folder: Path | None) -> None:
     """Puts the weights of a run of this stage into `places`. FileNotFoundError without them, ValueError for unfitting ones."""
     missing = "a model that knows places needs --places, a run of train.places"
-    load_network(places, folder, WEIGHTS, missing, "the places", lambda state: with_finer_rays(state, places))
+    load_network(places, folder, WEIGHTS, missing, "the places", lambda state: grown(state, places))
 
 
 def steps_of(folder: Path) -> int:
@@ -286,9 +235,11 @@ def steps_of(folder: Path) -> int:
     return read_manifest(folder).get("places", {}).get("steps", 0)
 
 
-def with_finer_rays(state: dict[str, Tensor], places: Places) -> dict[str, Tensor]:
-    """Weights of places that follow fewer rays a token, for `places` that follow n times as many each way: what one ray told, the
-    mean of n x n tells. Others are returned as they are."""
+def grown(state: dict[str, Tensor], places: Places) -> dict[str, Tensor]:
+    """Weights of smaller places for `places`: parts of voxels and skies that those lack are as in untrained ones. What one
+    ray told, the mean of n x n tells where n times as many each way are followed. Others are returned as they are."""
+    new = {k: v for k, v in places.state_dict().items() if k.startswith(("bricks", "sky.", "skies"))}
+    state = {**new, **state}
     name, rays, look = "paint.0.weight", places.config.rays, places.config.look
     own, weight = places.state_dict()[name], state.get(name)
     if weight is None or weight.shape == own.shape:
@@ -306,7 +257,7 @@ def with_finer_rays(state: dict[str, Tensor], places: Places) -> dict[str, Tenso
 def main() -> None:
     prepare_cpu()
     config, settings, a = read_arguments(
-        __doc__, Settings, ("batch", "lr", "table_lr", "unseen", "seed"), ("data", "vae"), ("places",)
+        __doc__, Settings, ("batch", "lr", "table_lr", "seed"), ("data", "vae"), ("places",)
     )
     train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.places)
 

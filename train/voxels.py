@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_dilation, distance_transform_edt
+from numba import njit
+from scipy.ndimage import binary_dilation, distance_transform_edt, generate_binary_structure
 from torch import Tensor
 from tqdm import tqdm
 
 from world_model.config import ModelConfig, PlacesConfig
 from world_model.geometry import camera_rays
-from world_model.places import FARTHEST, UNIT
+from world_model.places import FARTHEST, PARTLY, UNIT
 from yume_gym.street.simulator import StreetSimulator
 from yume_gym.street.walker import Walker
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from train.places import Settings
 
 KERB = 0.2  # metres: what is lower is ground
+NEAR = 50.0  # metres: parts of voxels that are farther are not told apart
 THIN = 3  # one ray in so many, each way, is followed through the air
 
 
@@ -58,14 +60,68 @@ def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
     return (hit * 2 > passed * 1) & (hit > 1) | ((passed == 0) & (hit == 0) & ~near)
 
 
-def distance_field(solid: np.ndarray, places: PlacesConfig) -> Tensor:
-    """uint8 [X, H, Z]: metres from each voxel to the nearest solid one, in steps of `UNIT`, around the torus."""
+def count_bricks(config: ModelConfig, settings: Settings, solid: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    """Of voxels that are `solid` [X, H, Z] and lie open: which are so only in part, bool [X, H, Z], and their parts as bits, int64
+    [n], as `Places.stand` takes them. A part is air where more than twice as many rays pass as end. ValueError without room."""
+    places = config.dit.places
+    assert places is not None
+    free = np.pad(~solid, ((1, 1), (0, 0), (1, 1)), mode="wrap")
+    free = np.pad(free, ((0, 0), (1, 1), (0, 0)), constant_values=((0, 0), (False, True), (0, 0)))
+    cross = generate_binary_structure(3, 1)
+    surface = solid & binary_dilation(free, cross)[1:-1, 1:-1, 1:-1]
+    slots = np.where(surface, np.cumsum(surface).reshape(surface.shape) - 1, -1).astype(np.int32)
+    counts = np.zeros((int(surface.sum()), places.fine**3, 2), np.int32)
+    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
+    rays = camera_rays(config.height, config.width, config.camera, torch.device("cpu")).numpy()
+    rng = np.random.default_rng([settings.seed, 4])
+    for _ in tqdm(range(2 * settings.views), desc="surfaces", mininterval=5):
+        street.reset(rng, yaw=float(rng.uniform(-math.pi, math.pi)), pitch=float(rng.uniform(-0.6, 0.6)))
+        away, (x, z) = street.depth(), street.position
+        direction = ((rays @ street.pose[:3, :3].T) * (1, -1, 1)).reshape(-1, 3)
+        origin = np.array([x, config.camera.eye_height, z])
+        _count(origin, direction, away.reshape(-1), slots, counts, places.cell, places.fine)
+    parts = counts[..., 1] <= 2 * counts[..., 0]  # also where none comes by
+    partly = ~parts.all(axis=1)
+    if partly.sum() > places.bricks:
+        raise ValueError(f"{int(partly.sum())} voxels are solid in part, but places.bricks is {places.bricks}: raise it")
+    surface[surface] = partly
+    bits = (parts[partly].astype(np.uint64) << np.arange(places.fine**3, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
+    return surface, torch.from_numpy(bits.view(np.int64))
+
+
+@njit
+def _count(origin, direction, away, slots, counts, cell, fine):  # type: ignore[no-untyped-def]
+    """Adds to `counts` [n, fine^3, 2] how many rays end and pass in parts of the voxels that have `slots` [X, H, Z]."""
+    cells, levels, _ = slots.shape
+    side, (from_x, eye, from_z) = cell / fine, origin
+    for r in range(len(direction)):
+        (to_x, up, to_z), reach = direction[r], away[r]
+        passes = int((min(reach, NEAR) - 0.2 - side) / (0.5 * side)) + 1
+        last_slot, last_part = -1, -1
+        for step in range(passes + (reach < NEAR)):
+            ends = step >= passes
+            distance = reach + 0.4 * side if ends else 0.2 + 0.5 * side * step
+            h = eye + distance * up
+            if h < (KERB if ends else 0.0) or h >= levels * cell:
+                continue
+            i, k = math.floor((from_x + distance * to_x) / side), math.floor((from_z + distance * to_z) / side)
+            j = int(h / side)
+            slot = slots[i // fine % cells, j // fine, k // fine % cells]
+            part = (i % fine * fine + j % fine) * fine + k % fine
+            if slot >= 0 and (ends or slot != last_slot or part != last_part):
+                counts[slot, part, 0 if ends else 1] += 1
+            last_slot, last_part = slot, part
+
+
+def distance_field(solid: np.ndarray, places: PlacesConfig, partly: np.ndarray | None = None) -> Tensor:
+    """uint8 [X, H, Z]: metres from each voxel to the nearest solid one around the torus in steps of `UNIT`, PARTLY if `partly`."""
     cells = solid.shape[0]
     half = cells // 2
     wrapped = np.pad(solid, ((half, half), (0, 0), (half, half)), mode="wrap")
     away = distance_transform_edt(~wrapped) * places.cell
     inner = slice(half, half + cells)
-    return torch.from_numpy(np.clip(away[inner, :, inner] / UNIT, 0, 255).astype(np.uint8))
+    steps = np.clip(away[inner, :, inner] / UNIT, 0, 255).astype(np.uint8)
+    return torch.from_numpy(steps if partly is None else np.where(partly, np.uint8(PARTLY), steps))
 
 
 def mark_walks(config: ModelConfig, settings: Settings) -> Tensor:

@@ -49,14 +49,16 @@ class ChannelConfig:
 class PlacesConfig:
     """What a town looks like from anywhere in it, learnt by heart (places.py).
 
-    period: side of the torus in metres. cell, height: voxels' side and how high they reach, metres. tables: (voxel size in metres,
-    log2 of entries, width) of each hashed table. rays: along each side of a token. width, look: channels of the network and of
-    light and weather.
+    period: side of the torus in metres. cell, height: voxels' side and how high they reach, metres. fine: parts each way of those
+    at surfaces, 1 to 4; bricks: how many these may be. tables: (voxel size in metres, log2 of entries, width) of each hashed table.
+    rays: along each side of a token. width, look: channels of the network and of light and weather.
     """
 
     period: float = 80.0
     cell: float = 0.5
     height: float = 46.0
+    fine: int = 1
+    bricks: int = 0
     tables: tuple[tuple[float, int, int], ...] = ((1.0, 15, 8), (0.5, 17, 8), (0.25, 18, 4))
     rays: int = 2
     width: int = 128
@@ -190,6 +192,9 @@ class ModelConfig:
             raise ValueError(f"{self.name}: a guide is where a data prediction starts from; it needs prediction='data'")
         if self.dit.places and not self.dit.guide:
             raise ValueError(f"{self.name}: places fill in what a guide does not show; they need a guide")
+        places = self.dit.places
+        if places and (places.fine not in range(1, 5) or (places.fine > 1) != (places.bricks > 0)):
+            raise ValueError(f"{self.name}: places.fine must be 1 to 4, and places.bricks more than 0 where it is more than 1")
         if self.dit.events and not self.dit.places:
             raise ValueError(f"{self.name}: events take place somewhere; they need places")
 
@@ -262,7 +267,7 @@ _STREET_DIT = DiTConfig(
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
     mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
-    guide=12, guide_memory=12, places=PlacesConfig(rays=4),
+    guide=12, guide_memory=12, places=PlacesConfig(fine=4, bricks=16384, rays=4),
     events=EventsConfig(STREET_EVENTS), max_age=128,
 )  # fmt: skip
 

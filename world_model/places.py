@@ -1,9 +1,9 @@
 """Places: what a town looks like from anywhere in it, learnt by heart, for what neither the last picture nor the album shows.
 
-Two parts, both learnt by train.places. A field of distances to whatever is solid (voxels on a torus) says where a ray ends; hashed
-tables of features at several sizes of voxel (multiresolution hash encoding, arXiv 2201.05989) say what is there, and a small
-network turns the features under a token's rays into latents, in the light and weather of the last picture or the text. The DiT
-starts from them where the guide (warp.py) has nothing, and is free to disagree.
+Two parts, both learnt by train.places. A field of distances to whatever is solid (voxels on a torus, finer ones where they are
+so only in part) says where a ray ends; hashed tables of features at several sizes of voxel (multiresolution hash encoding, arXiv
+2201.05989) say what is there, and a small network turns the features under a token's rays into latents, in the light and weather
+of the last picture or the text. The DiT starts from them where the guide (warp.py) has nothing, and is free to disagree.
 
 Shapes: B worlds, T views, h x w tokens, C latent channels.
 """
@@ -20,16 +20,18 @@ from torch import Tensor, nn
 from world_model.camera import CameraConfig
 from world_model.config import PlacesConfig
 from world_model.geometry import camera_rays, camera_to_world
-from world_model.text import mean_token
+from world_model.text import mean_token, scaled
 
 UNIT = 0.125  # metres of one step of the stored distances
-STEPS, HALVINGS = 40, 5  # of sphere tracing, and of the last step, to where the surface is
-FARTHEST = 90.0  # metres a ray is followed
-# metres above and below a solid's inside that may be air, as voxels are solid where anything touches them; of a step in there
+PARTLY = 1  # the stored distance of a voxel that is solid in part: bits of a brick say where
+STEPS, ROUNDS, HALVINGS = 12, 8, 5  # of sphere tracing, in rounds after which rays that met something rest; of the last step
+# metres above and below a solid's inside that hide nothing, as things stand only about where they are thought to; the step there
 SHELL, INSIDE = 0.4, 0.12
+FARTHEST = 90.0  # metres a ray is followed
 BANDS = 4  # rows of the picture whose mean colour tells light and weather
 PRIMES = (1, 2654435761, 805459861)
 VIEWS = 400  # of the town, among which a text chooses where to start ...
+LIGHTS, WEATHERS = 4, 4  # that a text can tell of
 CHOOSY = 1.5  # ... by likelihoods to this power: views that fit a text a little are many
 OVERHEAD = 7.5  # metres up where only houses end the sight: above trees and lamps, below roofs
 
@@ -52,7 +54,10 @@ class Places(nn.Module):
     """
 
     distance: Tensor
+    bricks: Tensor | None
+    field: Tensor
     walkable: Tensor
+    skies: Tensor
     views: Tensor
 
     def __init__(
@@ -62,6 +67,9 @@ class Places(nn.Module):
         self.config, self.camera, self.size, self.words = config, camera, size, text
         cells, levels = round(config.period / config.cell), round(config.height / config.cell)
         self.register_buffer("distance", torch.full((cells, levels, cells), 255, dtype=torch.uint8))
+        self.register_buffer("bricks", torch.zeros(config.bricks, dtype=torch.int64) if config.bricks else None)
+        self.register_buffer("field", self.distance.int(), persistent=False)
+        self.register_load_state_dict_post_hook(lambda places, _: places.stand(places.distance, places.bricks))  # type: ignore[operator,arg-type]
         self.register_buffer("walkable", torch.ones(cells, cells, dtype=torch.bool))
         self.tables = nn.ParameterList(
             nn.Parameter(1e-2 * torch.randn(2**log_entries, width)) for _, log_entries, width in config.tables
@@ -76,6 +84,8 @@ class Places(nn.Module):
         self.glance = nn.Linear(2 * 48, config.look)
         nn.init.zeros_(self.glance.weight)
         nn.init.zeros_(self.glance.bias)
+        self.sky = nn.Linear(text, LIGHTS + WEATHERS)  # which of them a text tells of, where there is no picture yet
+        self.register_buffer("skies", torch.zeros(LIGHTS, WEATHERS, config.look))
         self.register_buffer("views", torch.zeros(VIEWS, 3))
         self.where = nn.Linear(text, VIEWS)
         self.paint = nn.Sequential(
@@ -84,6 +94,17 @@ class Places(nn.Module):
         )  # fmt: skip
         self.blend = nn.Conv2d(config.width, config.width, 3, padding=1)  # of neighbouring tokens
         self.head = nn.Linear(config.width, channels)
+
+    def stand(self, distance: Tensor, bricks: Tensor | None = None) -> None:
+        """Puts where things stand: `distance` uint8 [X, H, Z], in steps of `UNIT` metres from each voxel to the nearest solid, 0
+        in solid ones and PARTLY in those whose solid parts are the bits of `bricks` int64 [n], in the order in which these voxels
+        lie in memory (bit (x fine + height) fine + z for the part at x, height, z of `fine` each way)."""
+        partly = distance == PARTLY
+        self.distance.copy_(distance)
+        if bricks is not None and self.bricks is not None:
+            self.bricks[: len(bricks)].copy_(bricks)
+        slot = partly.flatten().cumsum(0, dtype=torch.int32).view(partly.shape)
+        self.field = torch.where(partly, -slot, distance.int())
 
     def forward(self, place: Tensor, yaw: Tensor, pitch: Tensor, look: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] of views at place [B, T, 2] (x, z; metres), yaw and pitch [B, T] (radians), look [B, L]."""
@@ -112,14 +133,17 @@ class Places(nn.Module):
         return rearrange(self.head(blended), "(b t) h w c -> b c t h w", t=views).float()
 
     def looks(self, first: Tensor, last: Tensor, present: Tensor, context: Tensor) -> Tensor:
-        """Light and weather [B, L]: of a world's first and last pictures' latents [B, C, h, w] where `present` [B], and of a text's
-        tokens [B, N, D], zero-padded. The first tells what light returns when an event ends."""
+        """Light and weather [B, L]: of a world's first and last pictures' latents [B, C, h, w] and of a text's tokens [B, N, D],
+        zero-padded; of the text alone where none is `present` [B]. The first tells what light an event's end brings back."""
         bands = [F.adaptive_avg_pool2d(x.float(), (BANDS, 1)).flatten(1) * present[:, None] for x in (last, first)]
         text = mean_token(context.float())
         known = torch.cat([bands[0], present[:, None].float(), text, bands[1]], dim=1)
         number = self.tables[0].dtype
         seen = [self.sight(x.to(number)) * present[:, None] for x in (last, first)]
-        return self.look(known.to(number)) + self.glance(torch.cat(seen, dim=1))
+        shown = self.look(known.to(number)) + self.glance(torch.cat(seen, dim=1))
+        read = self.sky(scaled(text).to(number)).split((LIGHTS, WEATHERS), dim=-1)
+        light, weather = (part.argmax(dim=-1) for part in read)  # a mixture of two would look like a third
+        return torch.where(present[:, None], shown, self.skies[light, weather].to(shown.dtype))
 
     def somewhere(self, stream: torch.Generator, context: Tensor) -> Tensor:
         """One of the `views`: a pose [3] float64 (x, z; metres; yaw, radians), likelier what the text's tokens [1, N, D] describe;
@@ -155,16 +179,16 @@ class Places(nn.Module):
         return away.double(), met
 
     def clear_sight(self, place: Tensor, yaw: Tensor, pitch: Tensor) -> Tensor:
-        """Metres [B, T, 2 h, 2 w] that one sees in views as for `forward`: to the ground or into a solid, whose highest and lowest
-        `SHELL` hide nothing: the voxels of a crown begin at eye height, the crown does not."""
+        """Metres [B, T, 2 h, 2 w] that one sees in views as for `forward`: to the ground or into what is solid, whose highest and
+        lowest `SHELL` hide nothing: rather a thing that shows too much than one that is lost behind a twig."""
         upward = self.directions(yaw, pitch, 2)
         origin = self._origin(place, self.camera.eye_height)[:, :, None, None].expand_as(upward)
         around = torch.tensor([[0.0, SHELL, 0.0], [0.0, -SHELL, 0.0]], device=yaw.device)
         away = torch.full_like(origin[..., 0], 0.1)
-        for _ in range(STEPS):
+        for _ in range(5 * STEPS):
             point = origin + away[..., None] * upward
-            free = self._field(point)
-            deep = (free == 0) & (self._field(point[..., None, :] + around) == 0).all(dim=-1)
+            free, solid = self._meet(point)
+            deep = solid & self._meet(point[..., None, :] + around)[1].all(dim=-1)
             away = away + torch.where(deep, 0.0, torch.where(free > 0, self._step(free), INSIDE))
         return torch.minimum(away, _to_ground(origin, upward)).clamp(max=FARTHEST)
 
@@ -181,26 +205,37 @@ class Places(nn.Module):
         return torch.cat([torch.cat(found, dim=-1) * met[..., None], facts], dim=-1), away
 
     def trace(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Metres along rays [..., 3] to the ground or a solid voxel, and whether that is within `FARTHEST`: sphere tracing, then
+        """Metres along rays [..., 3] to the ground or something solid, and whether that is within `FARTHEST`: sphere tracing, then
         bisection between the last free point and the first solid one."""
-        cell = self.config.cell
+        shape, device = direction.shape[:-1], direction.device
+        origin, direction = origin.reshape(-1, 3), direction.reshape(-1, 3)
         ground = _to_ground(origin, direction)
-        away = torch.full_like(origin[..., 0], 0.1)
-        outside = torch.zeros_like(away)
-        for _ in range(STEPS):
-            free = self._field(origin + away[..., None] * direction)
-            outside = torch.where(free > 0, away, outside)
-            away = away + torch.where(free > 0, self._step(free), free)
-        solid = self._field(origin + away[..., None] * direction) == 0
-        outside = torch.maximum(outside, away - 2 * cell)  # no step goes deeper
+        away, outside = torch.full_like(ground, 0.1), torch.zeros_like(ground)
+        hit = torch.zeros_like(ground, dtype=torch.bool)
+        flying = torch.arange(len(ground), device=device)
+        end = ground.clamp(max=FARTHEST)
+        for _ in range(ROUNDS):
+            start, way, now, free_until = origin[flying], direction[flying], away[flying], outside[flying]
+            for _ in range(STEPS):
+                free, solid = self._meet(start + now[:, None] * way)
+                free_until = torch.where(solid, free_until, now)
+                now = now + torch.where(solid, 0.0, self._step(free))
+            away[flying], outside[flying], hit[flying] = now, free_until, solid
+            if not away.is_meta:  # plans count the dearer case
+                flying = flying[~solid & (now < end[flying])]
+            if not len(flying):
+                break
+        found = hit.nonzero()[:, 0] if not hit.is_meta else flying
+        start, way, far = origin[found], direction[found], away[found]
+        near = torch.maximum(outside[found], far - 2 * self.config.cell)  # no step goes deeper
         for _ in range(HALVINGS):
-            middle = (outside + away) / 2
-            inside = self._field(origin + middle[..., None] * direction) == 0
-            outside = torch.where(inside, outside, middle)
-            away = torch.where(solid & inside, middle, away)
-        met = solid | (ground < away)
-        away = torch.minimum(away, ground)
-        return away.clamp(max=FARTHEST), met & (away < FARTHEST)
+            middle = (near + far) / 2
+            _, inside = self._meet(start + middle[:, None] * way)
+            near, far = torch.where(inside, near, middle), torch.where(inside, middle, far)
+        away[found] = far
+        hit[flying] = True  # along a wall: near enough
+        met = hit & (away < ground) | (ground < FARTHEST)
+        return torch.minimum(away, end).view(shape), (met & (torch.minimum(away, ground) < FARTHEST)).view(shape)
 
     def _origin(self, place: Tensor, height: float) -> Tensor:
         """Points [..., 3] (x, height, z) so many metres above places [..., 2]: on the torus in double precision, since a world may
@@ -209,24 +244,33 @@ class Places(nn.Module):
         return torch.stack([x, torch.full_like(x, height), z], dim=-1)
 
     def _step(self, free: Tensor) -> Tensor:
-        """Metres that sphere tracing goes on where `_field` says `free`."""
-        return (free - 0.5 * self.config.cell).clamp(min=0.3 * self.config.cell)
+        """Metres that sphere tracing goes on where `_meet` says `free`."""
+        cell = self.config.cell
+        return torch.where(free > 0, (free - 0.5 * cell).clamp(min=0.3 * cell), 0.8 * cell / self.config.fine)
 
-    def _field(self, point: Tensor) -> Tensor:
-        """Metres from the middle of a point's voxel to the nearest solid one; 0 inside."""
-        cells, levels, _ = self.distance.shape
-        x, h, z = (point / self.config.cell).floor().long().unbind(-1)
-        above = h >= levels
+    def _meet(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Metres from the middle of a point's voxel to the nearest that is solid at least in part, 0 inside; whether the point is
+        in something solid."""
+        (cells, levels, _), fine = self.field.shape, self.config.fine
+        units = point / self.config.cell
+        low = units.floor()
+        x, h, z = low.long().unbind(-1)
         index = (torch.remainder(x, cells) * levels + h.clamp(0, levels - 1)) * cells + torch.remainder(z, cells)
-        found = self.distance.view(-1)[index].float() * UNIT
-        return torch.where(above, found.clamp(min=2.0), found)
+        found = self.field.view(-1)[index]
+        found = torch.where(h >= levels, found.clamp(min=round(2 / UNIT)), found)
+        free = found.clamp(min=0) * UNIT
+        if self.bricks is None:
+            return free, free == 0
+        x, h, z = ((units - low) * fine).long().unbind(-1)
+        part = self.bricks[(-1 - found).clamp(min=0)] >> ((x * fine + h) * fine + z)
+        return free, torch.where(found < 0, (part & 1) > 0, free == 0)
 
     def _table(self, table: Tensor, point: Tensor, size: float) -> Tensor:
         """Trilinear interpolation of a hashed table at points [..., 3]."""
         cells = round(self.config.period / size)
-        scaled = point / size
-        low = scaled.floor()
-        part = scaled - low
+        units = point / size
+        low = units.floor()
+        part = units - low
         low = low.long()
         total = table.new_zeros(*point.shape[:-1], table.shape[1])
         for corner in range(8):
