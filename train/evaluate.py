@@ -53,7 +53,7 @@ class Settings:
     natural_walks: int = 16  # walks of 10 s as in training, for the autoencoder
     far_walks: int = 4  # in a town that neither the world model nor the judge was trained on
     flow_every: int = 4  # blocks; optical flow is slow
-    starts: int = 40
+    starts: int = 160
     film: float = 20.0  # seconds of the first walk
     events: events.Plan = events.Plan()
     memory: memory.Plan = memory.Plan()

@@ -37,7 +37,7 @@ class Plan:
     before: int = 2
     during: int = 6
     after: int = 4
-    scenes: tuple[tuple[str, str], ...] = (
+    scenes: tuple[tuple[str, str], ...] = 2 * (
         ("day", "clear"),
         ("day", "clear"),
         ("overcast", "clear"),
