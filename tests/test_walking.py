@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_places import CAMERA, CELLS, LEVELS, SMALL
+from test_rays import CAMERA, CELLS, LEVELS, SMALL
 from torch import Tensor
 
 from train.voxels import distance_field
