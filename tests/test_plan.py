@@ -28,7 +28,7 @@ from world_model.costs import (
 )  # fmt: skip
 from world_model.count import Cost, count, size_of
 from world_model.dit import DiT
-from world_model.places import BANDS
+from world_model.places import BANDS, LIGHTS, WEATHERS
 from world_model.plan import DEVICES, Plan, make_plan, report, resized
 from world_model.tscm import Group, History, released_packing
 
@@ -203,7 +203,8 @@ def test_a_town_known_by_heart_is_counted(town_config, quick_samples):
     rows, columns = town_config.latent_size
     sight = 2 * 9 * 48 * (rows * columns * channels + ceil(rows / 2) * ceil(columns / 2) * 48)  # of two pictures
     rays = tokens * c.rays**2 * 3 * 3  # are turned
-    assert flops == 2 * (tokens * layers + light + sight + 2 * 48 * c.look + rays)
+    sky = town_config.dit.text_dim * (LIGHTS + WEATHERS)
+    assert flops == 2 * (tokens * layers + light + sight + 2 * 48 * c.look + sky + rays)
 
 
 def test_pictures_are_resized_and_odd_ones_refused():

@@ -197,7 +197,7 @@ def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path
     # a run may also begin from another's weights; only what texts tell is learnt anew
     other = quick(town_config, folders, tmp_path / "other", 0, before=tmp_path / "whole", settings={"seed": 5})
     anew = {name for name in whole if not torch.equal(other[name], whole[name])}
-    assert other.keys() == whole.keys() and anew == {"views", "where.weight", "where.bias", "sky.weight", "sky.bias"}
+    assert other.keys() == whole.keys() and anew == {"views", "where.weight", "where.bias", "sky.weight", "sky.bias", "skies"}
     facts = json.loads((tmp_path / "other" / "places.json").read_text())["places_training"]
     assert facts["steps"] == 6  # of both
 
