@@ -24,7 +24,8 @@ from world_model.text import mean_token, scaled
 
 UNIT = 0.125  # metres of one step of the stored distances
 PARTLY = 1  # the stored distance of a voxel that is solid in part: bits of a brick say where
-STEPS, ROUNDS, HALVINGS = 12, 8, 5  # of sphere tracing, in rounds after which rays that met something rest; of the last step
+STEPS, ROUNDS, HALVINGS = 8, 8, 5  # of sphere tracing, in rounds after which rays that met something rest; of the last step
+FEW = 64  # one ray in so many may rest along a wall that it grazes
 # metres above and below a solid's inside that hide nothing, as things stand only about where they are thought to; the step there
 SHELL, INSIDE = 0.4, 0.12
 FARTHEST = 90.0  # metres a ray is followed
@@ -185,7 +186,7 @@ class Places(nn.Module):
         origin = self._origin(place, self.camera.eye_height)[:, :, None, None].expand_as(upward)
         around = torch.tensor([[0.0, SHELL, 0.0], [0.0, -SHELL, 0.0]], device=yaw.device)
         away = torch.full_like(origin[..., 0], 0.1)
-        for _ in range(5 * STEPS):
+        for _ in range(STEPS * ROUNDS):
             point = origin + away[..., None] * upward
             free, solid = self._meet(point)
             deep = solid & self._meet(point[..., None, :] + around)[1].all(dim=-1)
@@ -214,6 +215,8 @@ class Places(nn.Module):
         hit = torch.zeros_like(ground, dtype=torch.bool)
         flying = torch.arange(len(ground), device=device)
         end = ground.clamp(max=FARTHEST)
+        top = self.config.height - origin[:, 1]
+        over = torch.where(direction[:, 1] > 0, top / direction[:, 1], end)  # above all is nothing
         for _ in range(ROUNDS):
             start, way, now, free_until = origin[flying], direction[flying], away[flying], outside[flying]
             for _ in range(STEPS):
@@ -222,8 +225,8 @@ class Places(nn.Module):
                 now = now + torch.where(solid, 0.0, self._step(free))
             away[flying], outside[flying], hit[flying] = now, free_until, solid
             if not away.is_meta:  # plans count the dearer case
-                flying = flying[~solid & (now < end[flying])]
-            if not len(flying):
+                flying = flying[~solid & (now < torch.minimum(end, over)[flying])]
+            if len(flying) <= len(ground) // FEW:
                 break
         found = hit.nonzero()[:, 0] if not hit.is_meta else flying
         start, way, far = origin[found], direction[found], away[found]
@@ -235,7 +238,8 @@ class Places(nn.Module):
         away[found] = far
         hit[flying] = True  # along a wall: near enough
         met = hit & (away < ground) | (ground < FARTHEST)
-        return torch.minimum(away, end).view(shape), (met & (torch.minimum(away, ground) < FARTHEST)).view(shape)
+        seen = (met & (torch.minimum(away, ground) < FARTHEST)).view(shape)
+        return torch.where(hit, torch.minimum(away, end), end).view(shape), seen
 
     def _origin(self, place: Tensor, height: float) -> Tensor:
         """Points [..., 3] (x, height, z) so many metres above places [..., 2]: on the torus in double precision, since a world may
@@ -254,16 +258,19 @@ class Places(nn.Module):
         (cells, levels, _), fine = self.field.shape, self.config.fine
         units = point / self.config.cell
         low = units.floor()
-        x, h, z = low.long().unbind(-1)
-        index = (torch.remainder(x, cells) * levels + h.clamp(0, levels - 1)) * cells + torch.remainder(z, cells)
-        found = self.field.view(-1)[index]
+        around = low - (low / cells).floor() * cells  # int64 remainders take several times as long
+        x, h, z = around[..., 0].long(), low[..., 1].long(), around[..., 2].long()
+        found = self.field.view(-1)[(x * levels + h.clamp(0, levels - 1)) * cells + z]
         found = torch.where(h >= levels, found.clamp(min=round(2 / UNIT)), found)
         free = found.clamp(min=0) * UNIT
         if self.bricks is None:
             return free, free == 0
-        x, h, z = ((units - low) * fine).long().unbind(-1)
-        part = self.bricks[(-1 - found).clamp(min=0)] >> ((x * fine + h) * fine + z)
-        return free, torch.where(found < 0, (part & 1) > 0, free == 0)
+        solid, partly = found == 0, found < 0
+        if not found.is_meta:  # few are
+            some = partly.nonzero(as_tuple=True)
+            x, h, z = ((units[some] - low[some]) * fine).long().unbind(-1)
+            solid[some] = (self.bricks[-1 - found[some]] >> ((x * fine + h) * fine + z)) & 1 > 0
+        return free, solid
 
     def _table(self, table: Tensor, point: Tensor, size: float) -> Tensor:
         """Trilinear interpolation of a hashed table at points [..., 3]."""
