@@ -24,8 +24,7 @@ from world_model.text import mean_token, scaled
 
 UNIT = 0.125  # metres of one step of the stored distances
 PARTLY = 1  # the stored distance of a voxel that is solid in part: bits of a brick say where
-STEPS, ROUNDS, HALVINGS = 8, 8, 5  # of sphere tracing, in rounds after which rays that met something rest; of the last step
-FEW = 64  # one ray in so many may rest along a wall that it grazes
+STEPS, ROUNDS, HALVINGS = 8, 6, 5  # of sphere tracing, in rounds after which rays that met something rest; of the last step
 # metres above and below a solid's inside that hide nothing, as things stand only about where they are thought to; the step there
 SHELL, INSIDE = 0.4, 0.12
 FARTHEST = 90.0  # metres a ray is followed
@@ -226,7 +225,7 @@ class Places(nn.Module):
             away[flying], outside[flying], hit[flying] = now, free_until, solid
             if not away.is_meta:  # plans count the dearer case
                 flying = flying[~solid & (now < torch.minimum(end, over)[flying])]
-            if len(flying) <= len(ground) // FEW:
+            if not len(flying):
                 break
         found = hit.nonzero()[:, 0] if not hit.is_meta else flying
         start, way, far = origin[found], direction[found], away[found]
