@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -90,16 +90,15 @@ def learn_views(
         drawn.setdefault(facts["district"], []).append((share - less, pose, facts))
     ranked = [sorted(views, key=lambda view: -view[0]) for views in drawn.values()]
     turns = [view for row in itertools.zip_longest(*ranked) for view in row if view is not None]
-    encoder, tokens = build_text_encoder(config.text), []
+    texts = []
     for kept, (_, pose, surroundings) in zip(places.views, turns[: len(places.views)], strict=True):
         kept.copy_(torch.tensor(pose))
         for number in range(2 * captions):
             plan = plan_walk(rng, 1)
             facts = {**surroundings, "light": plan.light, "weather": plan.weather}
-            text = sentence(facts, rng) if number % 2 else scene_caption(facts, rng)
-            tokens.append(mean_token(encoder.encode(text, config.text.event_tokens)[None]))
+            texts.append(sentence(facts, rng) if number % 2 else scene_caption(facts, rng))
     label = torch.arange(len(places.views)).repeat_interleave(2 * captions)
-    _regress(places.where, torch.cat(tokens), label[:, None], rate=0.3, decay=0.1)
+    _regress(places.where, _means(config, texts), label[:, None], rate=0.3, decay=0.1)
 
 
 def filled(street: StreetSimulator, district: str) -> float:
@@ -160,17 +159,16 @@ def learn_sky_words(places: Places, config: ModelConfig, seed: int, town: tuple[
     """Fits `places.sky`: which light and which weather a text tells of (two softmax regressions on so many `texts` of each sky,
     half of them captions of the `town`, its seed and blocks). Returns the share of texts left out that are read rightly."""
     rng = np.random.default_rng([seed, 5])
-    street, encoder, tokens = StreetSimulator.like(config, *town), build_text_encoder(config.text), []
-    for light, weather, _ in tqdm(ATMOSPHERES, desc="skies", mininterval=5):
+    street, told = StreetSimulator.like(config, *town), []
+    for light, weather, _ in ATMOSPHERES:
         for number in range(texts):
             if number % 2:
                 street.reset(rng, light=light, weather=weather)
-                told = scene_caption(street.surroundings(), rng)
+                told.append(scene_caption(street.surroundings(), rng))
             else:
-                told = sentence(_some_facts(light, weather, rng), rng)
-            tokens.append(scaled(mean_token(encoder.encode(told, config.text.event_tokens)[None])))
+                told.append(sentence(_some_facts(light, weather, rng), rng))
     sky = torch.tensor([[LIGHTS.index(light), WEATHERS.index(weather)] for light, weather, _ in ATMOSPHERES])
-    means, label = torch.cat(tokens), sky.repeat_interleave(texts, dim=0)
+    means, label = scaled(_means(config, told)), sky.repeat_interleave(texts, dim=0)
     kept = torch.arange(len(means)) // 2 % 5 == 0
     _regress(places.sky, means[~kept], label[~kept], rate=0.01, decay=1.0)
     parts = places.sky(means[kept]).split((len(LIGHTS), len(WEATHERS)), dim=1)
@@ -185,6 +183,12 @@ def _some_facts(light: str, weather: str, rng: np.random.Generator) -> dict[str,
     usual = light == USUAL.get(weather, "day") and rng.random() < SILENT
     district = districts[int(rng.integers(len(districts)))]
     return {"light": None if usual else light, "weather": None if dry else weather, "district": district}
+
+
+def _means(config: ModelConfig, texts: Sequence[str]) -> Tensor:
+    """Mean tokens [n, D] of texts."""
+    encoder, told = build_text_encoder(config.text), tqdm(texts, desc="texts", mininterval=5)
+    return torch.cat([mean_token(encoder.encode(text, config.text.event_tokens)[None]) for text in told])
 
 
 def _regress(layer: nn.Linear, text: Tensor, label: Tensor, rate: float, decay: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,26 +27,30 @@ NEAR = 50.0  # metres: parts of voxels that are farther are not told apart
 THIN = 3  # one ray in so many, each way, is followed through the air
 
 
+def _looks(config: ModelConfig, settings: Settings, count: int, seed: int, what: str) -> Iterator[tuple[np.ndarray, ...]]:
+    """`count` views of the town, every way: from where [3] (x, height, z), directions of pixels' rays [H, W, 3], metres [H, W]."""
+    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
+    rays = camera_rays(config.height, config.width, config.camera, torch.device("cpu")).numpy()
+    rng = np.random.default_rng([settings.seed, seed])
+    for _ in tqdm(range(count), desc=what, mininterval=5):
+        street.reset(rng, yaw=float(rng.uniform(-math.pi, math.pi)), pitch=float(rng.uniform(-0.6, 0.6)))
+        away, (x, z) = street.depth(), street.position
+        yield np.array([x, config.camera.eye_height, z]), (rays @ street.pose[:3, :3].T) * (1, -1, 1), away
+
+
 def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
     """bool [X, H, Z]: what is solid. A voxel is where more rays end than pass, or where none comes by."""
     places = config.dit.places
     assert places is not None
-    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
     cells, levels = round(places.period / places.cell), round(places.height / places.cell)
     hits, passes = (np.zeros(cells * levels * cells, np.int64) for _ in range(2))
-    rays = camera_rays(config.height, config.width, config.camera, torch.device("cpu")).numpy()
-    rng = np.random.default_rng([settings.seed, 1])
 
     def index(points: np.ndarray) -> np.ndarray:
         x, h, z = np.floor(points / places.cell).astype(np.int64).reshape(-1, 3).T
         inside = (h >= 0) & (h < levels)
         return ((x % cells * levels + h) * cells + z % cells)[inside]
 
-    for _ in tqdm(range(settings.views), desc="distances", mininterval=5):
-        street.reset(rng, yaw=float(rng.uniform(-math.pi, math.pi)), pitch=float(rng.uniform(-0.6, 0.6)))
-        away, (x, z) = street.depth(), street.position
-        direction = (rays @ street.pose[:3, :3].T) * (1, -1, 1)
-        origin = np.array([x, config.camera.eye_height, z])
+    for origin, direction, away in _looks(config, settings, settings.views, 1, "distances"):
         points = origin + (away[..., None] + 0.05) * direction
         met = (away < FARTHEST) & (points[..., 1] > KERB)
         hits += np.bincount(index(points[met]), minlength=len(hits))
@@ -71,15 +76,8 @@ def count_bricks(config: ModelConfig, settings: Settings, solid: np.ndarray) -> 
     surface = solid & binary_dilation(free, cross)[1:-1, 1:-1, 1:-1]
     slots = np.where(surface, np.cumsum(surface).reshape(surface.shape) - 1, -1).astype(np.int32)
     counts = np.zeros((int(surface.sum()), places.fine**3, 2), np.int32)
-    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
-    rays = camera_rays(config.height, config.width, config.camera, torch.device("cpu")).numpy()
-    rng = np.random.default_rng([settings.seed, 4])
-    for _ in tqdm(range(2 * settings.views), desc="surfaces", mininterval=5):
-        street.reset(rng, yaw=float(rng.uniform(-math.pi, math.pi)), pitch=float(rng.uniform(-0.6, 0.6)))
-        away, (x, z) = street.depth(), street.position
-        direction = ((rays @ street.pose[:3, :3].T) * (1, -1, 1)).reshape(-1, 3)
-        origin = np.array([x, config.camera.eye_height, z])
-        _count(origin, direction, away.reshape(-1), slots, counts, places.cell, places.fine)
+    for origin, direction, away in _looks(config, settings, 2 * settings.views, 4, "surfaces"):
+        _count(origin, direction.reshape(-1, 3), away.reshape(-1), slots, counts, places.cell, places.fine)
     parts = counts[..., 1] <= 2 * counts[..., 0]  # also where none comes by
     partly = ~parts.all(axis=1)
     if partly.sum() > places.bricks:

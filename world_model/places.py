@@ -30,8 +30,8 @@ SHELL, INSIDE = 0.4, 0.12
 FARTHEST = 90.0  # metres a ray is followed
 BANDS = 4  # rows of the picture whose mean colour tells light and weather
 PRIMES = (1, 2654435761, 805459861)
-VIEWS = 400  # of the town, among which a text chooses where to start ...
 LIGHTS, WEATHERS = 4, 4  # that a text can tell of
+VIEWS = 400  # of the town, among which a text chooses where to start ...
 CHOOSY = 1.5  # ... by likelihoods to this power: views that fit a text a little are many
 OVERHEAD = 7.5  # metres up where only houses end the sight: above trees and lamps, below roofs
 
@@ -236,9 +236,8 @@ class Places(nn.Module):
             near, far = torch.where(inside, near, middle), torch.where(inside, middle, far)
         away[found] = far
         hit[flying] = True  # along a wall: near enough
-        met = hit & (away < ground) | (ground < FARTHEST)
-        seen = (met & (torch.minimum(away, ground) < FARTHEST)).view(shape)
-        return torch.where(hit, torch.minimum(away, end), end).view(shape), seen
+        away = torch.where(hit, torch.minimum(away, end), end).view(shape)
+        return away, away < FARTHEST
 
     def _origin(self, place: Tensor, height: float) -> Tensor:
         """Points [..., 3] (x, height, z) so many metres above places [..., 2]: on the torus in double precision, since a world may

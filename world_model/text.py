@@ -150,7 +150,6 @@ def mean_token(tokens: Tensor) -> Tensor:
     return (tokens * real).sum(dim=-2) / real.sum(dim=-2).clamp(min=1)
 
 
-
 def scaled(mean: Tensor) -> Tensor:
     """Mean tokens at one length, for regressions."""
     return 6 * F.normalize(mean, dim=-1)
