@@ -18,7 +18,7 @@ from train import finder as stage
 from train.finder import Settings, Views, errors, train
 from train.shards import Shard, find_shards
 from train.sheet import to_video
-from world_model.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, WIDER, Finder
+from world_model.finder import CANDIDATES, CELL, HEADINGS, NOWHERE, ROUNDS, WIDER, Finder
 from world_model.rollout import generator
 
 PERIOD = 80.0
@@ -116,6 +116,7 @@ class Waves:
     def __init__(self) -> None:
         stream = generator("waves")
         self.mixing = torch.randn(8 * 4 * 6, 6, generator=stream, dtype=torch.float64)
+        self.views = torch.rand(7, 3, generator=stream) * torch.tensor([PERIOD, PERIOD, 6.0])
         self.asked = 0
 
     def looks(self, first: Tensor, last: Tensor, present: Tensor, context: Tensor) -> Tensor:
@@ -161,14 +162,25 @@ def test_a_search_in_doubt_is_repeated_among_more_candidates(finder, monkeypatch
     assert town.asked - 1 == (1 + WIDER) * (CANDIDATES + 27 * sum(kept for kept, *_ in ROUNDS))
 
 
-def test_a_picture_of_elsewhere_looks_unlike_everything(finder, monkeypatch):
-    """The error says so: in units of the picture's own variance, about the share that nothing explains."""
+def test_a_picture_of_elsewhere_starts_at_the_view_that_is_most_like_it(finder, monkeypatch):
+    """The error says how unlike: about the share of the picture, its colours' means aside, that nothing explains."""
     town = Waves()
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: torch.zeros(count, 3, dtype=torch.float64))
     noise = torch.randn(1, 8, 4, 6, generator=generator("noise"))
     found, error = finder.find(town, torch.zeros(1, 3, 32, 48), noise)  # type: ignore[arg-type]
-    expected = (town.at(found) - noise).square().mean() / noise.var()
-    assert error == pytest.approx(float(expected), rel=1e-4) and error > 1
+    errors = torch.stack([(town.at(view) - noise).square().sum() for view in town.views.double()])
+    assert torch.equal(found, town.views[errors.argmin()].double()) and len(errors.unique()) == len(errors)
+    rest, own = (x.flatten(2) - x.flatten(2).mean(dim=2, keepdim=True) for x in (town.at(found) - noise, noise))
+    assert error == pytest.approx(float(rest.square().sum() / own.square().sum()), rel=1e-4) and error > NOWHERE
+
+
+def test_another_light_is_no_other_place(finder, monkeypatch):
+    """A picture of the town that is brighter or darker in every channel is found as if it were not, and as like."""
+    town, pose = Waves(), torch.tensor([23.4, 61.8, 2.2], dtype=torch.float64)
+    start = pose + torch.tensor([1.2, -1.1, 0.1])
+    monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: start.repeat(count, 1))
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose) + 0.3)  # type: ignore[arg-type]
+    assert apart(found, pose)[:2].max() < 0.3 and error < 0.1
 
 
 # ---- views ------------------------------------------------------------------------------------------------------------

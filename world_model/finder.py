@@ -20,7 +20,8 @@ CANDIDATES = 32  # of the network: the likeliest are kept anyhow, of the others 
 LIKELIEST = 4
 # (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
 ROUNDS = ((8, 1.6, 0.14), (4, 0.6, 0.06), (2, 0.2, 0.02), (1, 0.07, 0.007))
-UNLIKE, WIDER = 0.4, 4  # how unlike is in doubt: then so many times as many candidates are tried and kept
+UNLIKE, WIDER = 0.6, 4  # how unlike is in doubt: then so many times as many candidates are tried and kept
+NOWHERE = 0.7  # how unlike is no place of the town
 
 
 class Finder(nn.Module):
@@ -63,30 +64,41 @@ class Finder(nn.Module):
     @torch.no_grad()
     def find(self, places: Places, picture: Tensor, latents: Tensor) -> tuple[Tensor, float]:
         """The pose [3] float64 (x, z; metres; yaw, radians) of one picture [1, 3, H, W] with latents [1, C, h, w], and how unlike
-        the town it still looks there: mean squared error over the picture's own variance."""
+        the town it still looks there: squared error over squared latents, both about each channel's mean, for a light that is a
+        little off is no other place. Of the pictures that look like no place, the typical view of the town that is most like it."""
         moves = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device=picture.device)
         around = torch.cartesian_prod(moves, moves, moves)
         silence = latents.new_zeros(1, 1, places.words)
         look = places.looks(latents, latents, torch.ones(1, dtype=torch.bool, device=picture.device), silence)
 
-        def unlike(poses: Tensor) -> Tensor:
+        def errors_at(poses: Tensor) -> Tensor:
             views = ((part[None, :, :2], part[None, :, 2]) for part in poses.split(32))
             seen = [places(place, yaw, torch.zeros_like(yaw), look)[0] for place, yaw in views]
-            return (torch.cat(seen, dim=1) - latents[0, :, None]).square().mean(dim=(0, 2, 3))
+            return torch.cat(seen, dim=1).transpose(0, 1) - latents
+
+        def likest(poses: Tensor, errors: Tensor) -> tuple[Tensor, float]:
+            best = errors.square().mean(dim=(1, 2, 3)).argmin()
+            return poses[best], float(_about_mean(errors[best]) / _about_mean(latents[0]))
 
         def search(times: int) -> tuple[Tensor, float]:
             poses = self.candidates(picture, times * CANDIDATES)
-            errors = unlike(poses)
+            errors = errors_at(poses)
             errors[: times * LIKELIEST] = 0
             for kept, metres, angle in ROUNDS:
-                poses = poses[errors.argsort()[: times * kept]]
+                poses = poses[errors.square().mean(dim=(1, 2, 3)).argsort()[: times * kept]]
                 poses = (poses[:, None] + around * poses.new_tensor([metres, metres, angle])).flatten(0, 1)
-                errors = unlike(poses)
-            best = int(errors.argmin())
-            return poses[best], float(errors[best] / latents.var())
+                errors = errors_at(poses)
+            return likest(poses, errors)
 
         found = search(1)
-        return found if found[1] < UNLIKE else min(found, search(WIDER), key=lambda pose: pose[1])
+        if found[1] > UNLIKE:
+            found = min(found, search(WIDER), key=lambda pose: pose[1])
+        return found if found[1] < NOWHERE else likest(views := places.views.double(), errors_at(views))
+
+
+def _about_mean(latents: Tensor) -> Tensor:
+    """The sum of squares of latents [C, h, w] about the mean of each channel."""
+    return (latents - latents.mean(dim=(1, 2), keepdim=True)).square().sum()
 
 
 def _stage(inputs: int, outputs: int) -> list[nn.Module]:
