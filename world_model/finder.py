@@ -21,7 +21,7 @@ LIKELIEST = 4
 # (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
 ROUNDS = ((8, 1.6, 0.14), (4, 0.6, 0.06), (2, 0.2, 0.02), (1, 0.07, 0.007))
 UNLIKE, WIDER = 0.6, 4  # how unlike is in doubt: then so many times as many candidates are tried and kept
-NOWHERE = 0.7  # how unlike is no place of the town
+INDOORS = 1e3  # added to the errors of poses where nobody can stand
 
 
 class Finder(nn.Module):
@@ -65,7 +65,7 @@ class Finder(nn.Module):
     def find(self, places: Places, picture: Tensor, latents: Tensor) -> tuple[Tensor, float]:
         """The pose [3] float64 (x, z; metres; yaw, radians) of one picture [1, 3, H, W] with latents [1, C, h, w], and how unlike
         the town it still looks there: squared error over squared latents, both about each channel's mean, for a light that is a
-        little off is no other place. Of the pictures that look like no place, the typical view of the town that is most like it."""
+        little off is no other place. It is a pose where one can stand, for pictures of elsewhere as well: they go on from there."""
         moves = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device=picture.device)
         around = torch.cartesian_prod(moves, moves, moves)
         silence = latents.new_zeros(1, 1, places.words)
@@ -76,24 +76,22 @@ class Finder(nn.Module):
             seen = [places(place, yaw, torch.zeros_like(yaw), look)[0] for place, yaw in views]
             return torch.cat(seen, dim=1).transpose(0, 1) - latents
 
-        def likest(poses: Tensor, errors: Tensor) -> tuple[Tensor, float]:
-            best = errors.square().mean(dim=(1, 2, 3)).argmin()
-            return poses[best], float(_about_mean(errors[best]) / _about_mean(latents[0]))
+        def unlike(poses: Tensor, errors: Tensor) -> Tensor:
+            return errors.square().mean(dim=(1, 2, 3)) + INDOORS * ~places.free(poses[:, :2])
 
         def search(times: int) -> tuple[Tensor, float]:
             poses = self.candidates(picture, times * CANDIDATES)
             errors = errors_at(poses)
             errors[: times * LIKELIEST] = 0
             for kept, metres, angle in ROUNDS:
-                poses = poses[errors.square().mean(dim=(1, 2, 3)).argsort()[: times * kept]]
+                poses = poses[unlike(poses, errors).argsort()[: times * kept]]
                 poses = (poses[:, None] + around * poses.new_tensor([metres, metres, angle])).flatten(0, 1)
                 errors = errors_at(poses)
-            return likest(poses, errors)
+            best = unlike(poses, errors).argmin()
+            return poses[best], float(_about_mean(errors[best]) / _about_mean(latents[0]))
 
         found = search(1)
-        if found[1] > UNLIKE:
-            found = min(found, search(WIDER), key=lambda pose: pose[1])
-        return found if found[1] < NOWHERE else likest(views := places.views.double(), errors_at(views))
+        return found if found[1] < UNLIKE else min(found, search(WIDER), key=lambda pose: pose[1])
 
 
 def _about_mean(latents: Tensor) -> Tensor:

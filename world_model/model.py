@@ -200,7 +200,8 @@ class WorldModel:
 
     def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
         """Where in the town that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how unlike
-        the town it looks there: 0 is the same, 1 and more nothing alike. Raises ValueError for models that know none."""
+        the town it looks there: 0 is the same, 1 and more nothing alike; pictures of the town are mostly below .6. One can
+        stand at the pose, whatever the picture. Raises ValueError for models that know none."""
         if self._finder is None or self.dit.places is None:
             raise ValueError(f"{self.config.name!r} knows no town: it finds no picture in one")
         with torch.inference_mode():

@@ -157,16 +157,16 @@ class Places(nn.Module):
         """How far one gets: displacement [B, T, 2] (metres since the block's start) from place [B, 2], stopped by what cannot be
         walked on, one axis at a time, so that one slides along walls."""
         now, ways = torch.zeros_like(place), []
-        lost = ~self._free(place)  # somewhere nobody ever walked: let them go
+        lost = ~self.free(place)  # somewhere nobody ever walked: let them go
         for step in torch.diff(displacement, dim=1, prepend=now[:, None]).unbind(1):
             for axis in (0, 1):
                 moved = now.clone()
                 moved[:, axis] += step[:, axis]
-                now = torch.where((self._free(place + moved) | lost)[:, None], moved, now)
+                now = torch.where((self.free(place + moved) | lost)[:, None], moved, now)
             ways.append(now)
         return torch.stack(ways, dim=1)
 
-    def _free(self, place: Tensor) -> Tensor:
+    def free(self, place: Tensor) -> Tensor:
         """Whether walkers came by [B] at places [B, 2]."""
         x, z = torch.remainder((place / self.config.cell).floor().long(), len(self.walkable)).unbind(-1)
         return self.walkable[x, z]
