@@ -9,8 +9,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_town_worlds import streets
 from torch import Tensor
+from towns import streets
 
 from train.voxels import distance_field
 from world_model.actions import Action

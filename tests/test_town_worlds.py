@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
+from towns import streets
 
 from train.shards import HELD_OUT
 from train.voxels import distance_field
 from world_model.actions import Action
 from world_model.conditions import Conditions
-from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.finder import Finder
 from world_model.model import WorldModel, WorldState
@@ -33,17 +33,6 @@ WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 
 
 # ---- worlds that stand in a town --------------------------------------------------------------------------------------
-
-
-def streets(config: ModelConfig) -> tuple[np.ndarray, Tensor]:
-    """Solid voxels and walkable cells of a made-up town: streets 12 m wide every 40 m, houses of 15 m between them."""
-    cells, levels = (round(side / config.dit.places.cell) for side in (80, config.dit.places.height))
-    middle = (np.arange(cells) + 0.5) * config.dit.places.cell
-    lot = np.abs(middle % 40 - 20) < 14
-    solid = np.zeros((cells, levels, cells), bool)
-    solid[:, : round(15 / config.dit.places.cell)] = (lot[:, None] & lot[None])[:, None]
-    road = np.abs((middle + 20) % 40 - 20) < 5
-    return solid, torch.from_numpy(road[:, None] | road[None])
 
 
 @pytest.fixture(scope="module")

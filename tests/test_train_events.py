@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from stopped import stopped_after
 from test_events import content
-from test_town_worlds import streets
+from towns import streets
 
 from train import events as stage
 from train import phrasings

@@ -16,7 +16,7 @@ from world_model.places import Places
 
 CELL = 4.0  # metres
 HEADINGS = 16
-CANDIDATES = 32  # of the network: the likeliest are kept anyhow, of the others those that look best as they are
+CANDIDATES = 32  # of the network: the likeliest that one can stand at are kept anyhow, of the others those that look best
 LIKELIEST = 4
 # (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
 ROUNDS = ((8, 1.6, 0.14), (4, 0.6, 0.06), (2, 0.2, 0.02), (1, 0.07, 0.007))
