@@ -43,7 +43,7 @@ def test_a_text_chooses_views_of_what_it_describes(town_config, monkeypatch):
     monkeypatch.setattr("world_model.places.VIEWS", 40)
     places = places_of(config)
     before = places.where.weight.clone()
-    learn_views(places, config, 0, (0, 2), candidates=400, captions=8)
+    learn_views(places, config, 0, 0, candidates=400, captions=8)
     assert not torch.equal(places.where.weight, before) and places.where.weight.grad is None
     street, rng, encoder = street_of(config), np.random.default_rng(77), build_text_encoder(config.text)
     districts, captions = [], []
@@ -69,8 +69,8 @@ def test_views_for_texts_are_typical_of_their_district(town_config, monkeypatch)
     """Of ten times as many views those are kept that show most of what they are called; no district goes without."""
     monkeypatch.setattr("world_model.places.VIEWS", 40)
     few, many = places_of(town_config), places_of(town_config)
-    learn_views(few, town_config, 0, (0, 2), candidates=40, captions=1)
-    learn_views(many, town_config, 0, (0, 2), candidates=400, captions=1)
+    learn_views(few, town_config, 0, 0, candidates=40, captions=1)
+    learn_views(many, town_config, 0, 0, candidates=400, captions=1)
     street, shares, counts = street_of(town_config), [], []
     for places in (few, many):
         share, names = [], []
@@ -111,7 +111,7 @@ def test_a_text_is_read_as_its_light_and_weather(town_config):
     config = replace(town_config, text=longer, dit=replace(town_config.dit, text_dim=256))
     places = places_of(config)
     torch.nn.init.normal_(places.skies)
-    figures = learn_sky_words(places, config, 0, (0, 2), texts=60)
+    figures = learn_sky_words(places, config, 0, texts=60)
     encoder, rng, right = build_text_encoder(config.text), np.random.default_rng(9), []
     assert figures["skies"] > 0.4  # of sixteen, by hashed words
     silent, picture = torch.zeros(1, dtype=torch.bool), torch.zeros(1, 8, *config.latent_size)

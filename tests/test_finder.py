@@ -201,7 +201,8 @@ def test_another_light_is_no_other_place(finder, monkeypatch):
 
 def test_views_carry_the_pose_they_were_drawn_from(views, monkeypatch):
     """Against the camera of the simulator at the moment of each picture."""
-    street, drawn = views.street, []
+    ((street, start),), drawn = views.streets, []
+    assert not start.any()
     reset = street.reset
 
     def watched(*given, **named) -> np.ndarray:
@@ -280,7 +281,7 @@ def test_it_learns_where_a_few_pictures_were_taken(town_config, data_folder, tmp
     known = views.draw(6, "few")
     monkeypatch.setattr(Views, "draw", lambda self, count, *key: known)
     monkeypatch.setattr(Views, "walked", lambda self, count, *key: (known[0][:0], known[1][:0]))
-    monkeypatch.setattr(stage, "Finder", lambda period, size: Finder(period, size, width=8))
+    monkeypatch.setattr(stage, "Finder", lambda period, size, towns: Finder(period, size, width=8, towns=towns))
     train(town_config, data_folder, tmp_path, replace(QUICK, blurred=0.0, ema=0.8), 60, None)
     facts = json.loads((tmp_path / "finder.json").read_text())["finder_training"]
     assert facts["x"] >= 0.8 and facts["z"] >= 0.8 and facts["heading"] >= 0.8
@@ -300,4 +301,4 @@ def test_command_line(town_config, data_folder, tmp_path, monkeypatch):
     words = f"finder {path} --data {data_folder} --out {tmp_path} --steps 5 --batch 7 --walked 9"
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
-    assert given == [(town_config, Path(data_folder), tmp_path, Settings(batch=7, walked=9), 5, None)]
+    assert given == [(town_config, Path(data_folder), tmp_path, Settings(batch=7, walked=9), 5, None, None)]

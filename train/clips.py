@@ -60,6 +60,7 @@ class Clips:
                 f"{config.name} has a guide and trains on shards: python -m train.data {config.name} sekai-read"
             )
         self.config, self.blocks, self._vae, self._kept = config, blocks, vae, kept
+        self.towns = [0]
         self._videos = sekai.find_clips(folder)
         self._header = Header(
             config.name, config.height, config.width, config.fps, config.frames_per_block, blocks, 0, {}

@@ -13,11 +13,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.latents import block_guides, encode_walk, walk_video
-from train.shards import HELD_OUT, Shard, Walk, WalkInfo, find_shards, latents_path
+from train.shards import HELD_OUT, Header, Shard, Walk, WalkInfo, find_shards, latents_path
 from train.sheet import to_video
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.dit import DiT
+from world_model.places import APART
 from world_model.rollout import Motion
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
@@ -25,10 +26,28 @@ from world_model.warp import guide_block
 from yume_gym.street.events import EVENTS
 
 
+def town_of(config: ModelConfig, header: Header) -> int:
+    """Which of the towns that models of this config know shards show; the first where they know none, or shards name none.
+    ValueError for another town."""
+    places, seed = config.dit.places, header.source.get("town_seed")
+    if places is None or seed is None:
+        return 0
+    if seed not in places.towns:
+        raise ValueError(f"these walks are of town {seed}; {config.name} knows the towns {places.towns} (places.towns)")
+    return places.towns.index(int(seed))
+
+
+def town_start(config: ModelConfig, town: int) -> np.ndarray:
+    """(x, z) float64 in metres at which a known town begins (`Places`); zeros for models that know none."""
+    places = config.dit.places
+    return np.array([town * APART * places.period if places is not None else 0.0, 0.0])
+
+
 class Corpus:
     """All walks of a folder: latents float16 in memory, pictures on disk, texts encoded once.
 
-    Walks are numbered through all shards; the first `HELD_OUT` are for evaluation.
+    Walks are numbered through all shards; the first `HELD_OUT` are for evaluation. Each is in the coordinates of its town
+    (`Places`); `towns` are the numbers of all there are.
     """
 
     def __init__(self, config: ModelConfig, folder: Path) -> None:
@@ -41,9 +60,12 @@ class Corpus:
         self._shards = [Shard(path) for path in paths]
         self._places = [(shard, i) for shard in self._shards for i in range(len(shard))]
         self.latents = np.concatenate([load_file(latents_path(path))["latent"] for path in paths])
-        self.actions, self.yaw, self.pitch, self._positions = (
-            np.concatenate([getattr(s, name) for s in self._shards]) for name in ("action", "yaw", "pitch", "position")
+        self.actions, self.yaw, self.pitch = (
+            np.concatenate([getattr(s, name) for s in self._shards]) for name in ("action", "yaw", "pitch")
         )
+        starts = [town_start(config, town_of(config, s.header)) for s in self._shards]
+        self._positions = np.concatenate([s.position + start for s, start in zip(self._shards, starts)])
+        self.towns = sorted({town_of(config, s.header) for s in self._shards})
         self.blocks = self._shards[0].header.blocks_per_walk
         texts = {info.caption for shard in self._shards for info in shard.walks}
         texts |= {text for shard in self._shards for info in shard.walks for _, text, _ in info.event if text}
@@ -68,19 +90,21 @@ class Corpus:
             guide = block_guides(self.config, partial(guide_block, dit.depth, vae), walk_video(walk), walk)
             later = data.unflatten(1, (self.blocks, -1))[:, 1:].transpose(0, 1)  # the guide's blocks
             seen = (guide.valid > 0.99).expand_as(later)
-            known = self._known(dit, walk, data) if dit.places is not None else 0
+            start = town_start(self.config, town_of(self.config, shard.header))
+            known = self._known(dit, walk, start, data) if dit.places is not None else 0
             spread += (later - known).square().transpose(0, 1).flatten(1).mean(dim=1)
             error += ((later - guide.latents).square() * seen).transpose(0, 1).flatten(1).sum(dim=1)
             count += seen.transpose(0, 1).flatten(1).sum(dim=1)
         return torch.stack([spread / len(places), error / count]).sqrt()
 
-    def _known(self, dit: DiT, walk: Walk, data: Tensor) -> Tensor:
-        """How `dit` knows the places of a walk [B, C, K, h, w], from its second block on; light as in the picture before."""
+    def _known(self, dit: DiT, walk: Walk, start: np.ndarray, data: Tensor) -> Tensor:
+        """How `dit` knows the places of a walk [B, C, K, h, w] in the town that begins at `start`, from its second block on; light
+        as in the picture before."""
         assert dit.places is not None
         size, stride = self.config.frames_per_block, self.config.vae.temporal_stride
         place, yaw, pitch = (
             torch.from_numpy(a).double().unflatten(0, (self.blocks, size))[1:, stride - 1 :: stride]
-            for a in (walk.position, walk.yaw, walk.pitch)
+            for a in (walk.position + start, walk.yaw, walk.pitch)
         )
         before = data.unflatten(1, (self.blocks, -1))[:, :-1, -1].transpose(0, 1)
         words = torch.stack([self.text(walk.info.event_at(block)) for block in range(1, self.blocks)])

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from train.corpus import Corpus
+from train.corpus import Corpus, town_start
 from train.routes import open_start
-from train.walks import ATMOSPHERES, plan_walk
+from train.walks import ATMOSPHERES, known_street, plan_walk
 from world_model.config import ModelConfig
 from world_model.places import Places
 from world_model.rollout import generator
@@ -73,32 +73,60 @@ def _fragments() -> dict:
     return json.loads(FRAGMENTS.read_text())
 
 
-def learn_views(
-    places: Places, config: ModelConfig, seed: int, town: tuple[int, int], candidates: int, captions: int
-) -> None:  # fmt: skip
-    """Draws `candidates` views of the `town` (its seed and blocks), keeps typical and open ones of every district, and fits
-    `places.where`: which of them a text describes (softmax regression on so many `captions` of each, and as many sentences)."""
-    street, rng = StreetSimulator.like(config, *town), np.random.default_rng([seed, 3])
+def learn_views(places: Places, config: ModelConfig, seed: int, town: int, candidates: int, captions: int) -> None:
+    """Draws `candidates` views of a known town (its number), keeps typical and open ones of every district, and fits
+    `places.where`: which view of all known towns a text describes (softmax regression on so many `captions` of each, and as many
+    sentences)."""
+    rng, own = np.random.default_rng([seed, 3]), places.choices(town)
+    poses, facts = typical_views(places, config, rng, town, candidates)
+    places.views[own] = poses
+    numbers, texts = [], []
+    for other in range(len(config.dit.places.towns) if config.dit.places else 0):
+        if other != town and not places.known(other):
+            continue
+        rows = places.choices(other)
+        seen = facts if other == town else facts_of(config, other, places.views[rows])
+        for number, surroundings in enumerate(seen, start=rows.start):
+            for sort in range(2 * captions):
+                plan = plan_walk(rng, 1)
+                told = {**surroundings, "light": plan.light, "weather": plan.weather}
+                texts.append(sentence(told, rng) if sort % 2 else scene_caption(told, rng))
+                numbers.append(number)
+    places.where.bias.data[own].clamp_(min=-1.0)
+    _regress(places.where, _means(config, texts), torch.tensor(numbers)[:, None], rate=0.3, decay=0.1)
+
+
+def typical_views(
+    places: Places, config: ModelConfig, rng: np.random.Generator, town: int, candidates: int
+) -> tuple[Tensor, list[dict]]:
+    """Poses [n, 3] (x, z; metres in the town; yaw, radians) of so many `candidates`, one for each of a town's choices, and what
+    they show."""
+    street = known_street(config, town)
     seen: list[tuple[float, list[float], dict]] = []
     for _ in tqdm(range(candidates), desc="views", mininterval=5):
         open_start(street, rng, "day", "clear")
         facts = street.surroundings()
         seen.append((filled(street, facts["district"]), [*street.position, street.yaw], facts))
-    lost = hidden(places, torch.tensor([pose for _, pose, _ in seen], dtype=torch.float64)).tolist()
+    poses = torch.tensor([pose for _, pose, _ in seen], dtype=torch.float64)
+    poses[:, :2] += torch.from_numpy(town_start(config, town))
+    lost = hidden(places, poses).tolist()
     drawn: dict[str, list[tuple[float, list[float], dict]]] = {}
     for (share, pose, facts), less in zip(seen, lost, strict=True):
         drawn.setdefault(facts["district"], []).append((share - less, pose, facts))
     ranked = [sorted(views, key=lambda view: -view[0]) for views in drawn.values()]
     turns = [view for row in itertools.zip_longest(*ranked) for view in row if view is not None]
-    texts = []
-    for kept, (_, pose, surroundings) in zip(places.views, turns[: len(places.views)], strict=True):
-        kept.copy_(torch.tensor(pose))
-        for number in range(2 * captions):
-            plan = plan_walk(rng, 1)
-            facts = {**surroundings, "light": plan.light, "weather": plan.weather}
-            texts.append(sentence(facts, rng) if number % 2 else scene_caption(facts, rng))
-    label = torch.arange(len(places.views)).repeat_interleave(2 * captions)
-    _regress(places.where, _means(config, texts), label[:, None], rate=0.3, decay=0.1)
+    own = places.choices(town)
+    kept = turns[: own.stop - own.start]
+    return torch.tensor([pose for _, pose, _ in kept]), [facts for *_, facts in kept]
+
+
+def facts_of(config: ModelConfig, town: int, views: Tensor) -> list[dict]:
+    """What poses [n, 3] (x, z; metres in the town; yaw, radians) of a known town show."""
+    street, shown = known_street(config, town), []
+    for x, z, yaw in views.tolist():
+        street.reset(np.random.default_rng(0), position=(x, z), yaw=yaw)
+        shown.append(street.surroundings())
+    return shown
 
 
 def filled(street: StreetSimulator, district: str) -> float:
@@ -155,11 +183,11 @@ def learn_skies(places: Places, corpus: Corpus, error: Error, seed: int) -> None
     places.skies.copy_(skies.detach().view_as(places.skies))
 
 
-def learn_sky_words(places: Places, config: ModelConfig, seed: int, town: tuple[int, int], texts: int) -> dict[str, float]:
+def learn_sky_words(places: Places, config: ModelConfig, seed: int, texts: int) -> dict[str, float]:
     """Fits `places.sky`: which light and which weather a text tells of (two softmax regressions on so many `texts` of each sky,
-    half of them captions of the `town`, its seed and blocks). Returns the share of texts left out that are read rightly."""
+    half of them captions of the first known town). Returns the share of texts left out that are read rightly."""
     rng = np.random.default_rng([seed, 5])
-    street, told = StreetSimulator.like(config, *town), []
+    street, told = known_street(config), []
     for light, weather, _ in ATMOSPHERES:
         for number in range(texts):
             if number % 2:

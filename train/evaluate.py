@@ -93,7 +93,9 @@ class Evaluation:
         report["starts"] = {name: self.starts(name) for name in ("street", "decoded", "dream")}
         report["memory"] = {name: self.memory(name) for name in ("street", "frozen", "dream")}
         report["events"] = {name: self.events(name) for name in ("street", "frozen", "dream")}
-        report["unseen_town"] = self.unseen_town()
+        towns = self.config.dit.places.towns[1:] if self.config.dit.places else ()
+        report["other_towns"] = {str(seed): self.elsewhere(seed, f"town_{seed}") for seed in towns}
+        report["unseen_town"] = self.elsewhere(self.settings.far_town, "far")
         records = {name: self.walks(name) for name in ("street", "decoded", "frozen", "dream")}
         real = self.real(self.street, "real", _ROUTES, self.settings.walks)
         report["control"] = {name: control.by_time(r, self.units, self.seconds) for name, r in records.items()}
@@ -151,20 +153,20 @@ class Evaluation:
 
         return self.store.result("autoencoder", make)
 
-    def unseen_town(self) -> dict[str, Any]:
-        """Control and endurance where the model was never trained."""
+    def elsewhere(self, seed: int, name: str) -> dict[str, Any]:
+        """Control and endurance in another town, stored under `name`."""
         s = self.settings
-        street = town(self.street, s.far_town)
+        street = town(self.street, seed)
         trials = [
             make_trial(street, self.seed(_FAR), n, self.blocks(min(s.side_horizon, s.horizon)))
             for n in range(s.far_walks)
         ]
-        real = self.real(street, "real_far", _FAR, s.far_walks)
+        real = self.real(street, f"real_{name}", _FAR, s.far_walks)
         figures = {}
         for world in (Street(street), self.worlds["dream"]):
             records = [
                 self.store.arrays(
-                    f"far_{world.name}_{n:02d}",
+                    f"{name}_{world.name}_{n:02d}",
                     lambda t=trial, w=world: measure_walk(w, street, self.judge, t, flow_every=s.flow_every),  # type: ignore[misc]
                 )
                 for n, trial in enumerate(trials)

@@ -1,7 +1,8 @@
-"""Teaches where in its town a picture was taken (`world_model/finder.py`): `python -m train.finder street --data DIR --out RUN`.
+"""Teaches where in its towns a picture was taken (`world_model/finder.py`): `python -m train.finder street --data DIR --out RUN`.
 
-Pictures of the walks in DIR, and views that are rendered as they are needed, in every light and weather; most look level and along
-streets, as start pictures do. Resumable. Writes `finder.safetensors` (the EMA) and `finder.json` (steps, errors on other views).
+Pictures of the walks in DIR (folders of several towns may lie in it), and views that are rendered as they are needed, in every
+light and weather; most look level and along streets, as start pictures do. Resumable. Writes `finder.safetensors` (the EMA) and
+`finder.json` (steps, errors on other views).
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from train.corpus import town_of, town_start
 from train.depth import degrade
-from train.loop import Run, prepare_cpu, read_arguments
+from train.loop import Run, load_network, prepare_cpu, read_arguments
 from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
+from train.walks import known_street
 from world_model.config import ModelConfig
-from world_model.finder import Finder
+from world_model.finder import HEADINGS, Finder
 from world_model.rollout import generator
-from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator
+from yume_gym.street.simulator import LIGHTS, WEATHERS
 
 WEIGHTS = "finder.safetensors"
 HELD_OUT_VIEWS = 128
@@ -41,21 +44,18 @@ class Settings:
     tilted: float = 0.2  # share that look a little up or down
     blurred: float = 0.2
     ema: float = 0.995
-    town_seed: int = 0
-    town_blocks: int = 2
     seed: int = 0
 
 
 class Views:
-    """Pictures with poses, drawn by key."""
+    """Pictures with poses of all towns that models of a config know, drawn by key."""
 
     def __init__(self, config: ModelConfig, data: Path, settings: Settings) -> None:
         self.settings = settings
         self.shards = [Shard(path) for path in find_shards(data)]
-        self.street = StreetSimulator(
-            height=config.height, width=config.width, fps=1, frames_per_block=1, camera=config.camera,
-            town_seed=settings.town_seed, blocks=settings.town_blocks,
-        )  # fmt: skip
+        self.starts = [town_start(config, town_of(config, shard.header)) for shard in self.shards]
+        towns = range(len(config.dit.places.towns) if config.dit.places else 0)
+        self.streets = [(known_street(config, town), town_start(config, town)) for town in towns]
 
     def walked(self, count: int, *key: int | str) -> tuple[Tensor, Tensor]:
         """Pictures of the walks and their poses, as `draw` gives them."""
@@ -67,7 +67,7 @@ class Views:
             walk = int(torch.randint(min(first, len(shard) - 1), len(shard), (), generator=stream))
             frame = int(torch.randint(shard.header.frames_per_walk, (), generator=stream))
             pictures.append(shard.frames(walk, frame, frame + 1))
-            poses.append((*shard.position[walk, frame], shard.yaw[walk, frame]))
+            poses.append((*(self.starts[number] + shard.position[walk, frame]), shard.yaw[walk, frame]))
         return to_video(np.stack(pictures))[:, :, 0], torch.tensor(np.array(poses), dtype=torch.float64)
 
     def draw(self, count: int, *key: int | str) -> tuple[Tensor, Tensor]:
@@ -75,11 +75,12 @@ class Views:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator(*key))))
         pictures, poses, s = [], [], self.settings
         for _ in range(count):
+            street, start = self.streets[int(rng.integers(len(self.streets)))]
             light, weather = (names[int(rng.integers(len(names)))] for names in (LIGHTS, WEATHERS))
             yaw = None if rng.random() < s.along else float(rng.uniform(-math.pi, math.pi))
             pitch = float(rng.uniform(-0.2, 0.2)) if rng.random() < s.tilted else 0.0
-            pictures.append(self.street.reset(rng, light=light, weather=weather, yaw=yaw, pitch=pitch))
-            poses.append((*self.street.position, self.street.yaw))
+            pictures.append(street.reset(rng, light=light, weather=weather, yaw=yaw, pitch=pitch))
+            poses.append((*(start + street.position), street.yaw))
         return to_video(np.stack(pictures)[:, None])[:, :, 0], torch.tensor(poses, dtype=torch.float64)
 
 
@@ -95,14 +96,20 @@ def errors(finder: Finder, views: tuple[Tensor, Tensor]) -> dict[str, float]:
     }
 
 
-def train(config: ModelConfig, data: Path, out: Path, settings: Settings, steps: int, minutes: float | None) -> None:
-    """Trains until `steps` or `minutes`, evaluates and writes the weights."""
+def train(
+    config: ModelConfig, data: Path, out: Path, settings: Settings, steps: int, minutes: float | None,
+    initial: Path | None = None,
+) -> None:  # fmt: skip
+    """Trains until `steps` or `minutes`, from the finder of the folder `initial` if given, evaluates and writes the weights."""
     torch.manual_seed(settings.seed)
     if config.dit.places is None:
         raise ValueError(f"{config.name} knows no town: its config has no dit.places")
     views = Views(config, data, settings)
     held_out = views.draw(HELD_OUT_VIEWS, settings.seed, "held out")
-    finder = Finder(config.dit.places.period, (config.height, config.width))
+    finder = Finder(config.dit.places.period, (config.height, config.width), towns=len(config.dit.places.towns))
+    if initial is not None:
+        missing = "--initial must be a folder of weights, or a run of train.finder"
+        load_network(finder, initial, WEIGHTS, missing, "the finder", lambda state: grown(state, finder))
     optimizer = torch.optim.AdamW(finder.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-2)
     run = Run("finder", config, settings, out, {"finder": finder}, [optimizer], {"finder": settings.ema})
     average: Finder = run.ema["finder"].module  # type: ignore[assignment]
@@ -136,10 +143,22 @@ def train(config: ModelConfig, data: Path, out: Path, settings: Settings, steps:
     (out / "finder.json").write_text(json.dumps({"finder_training": facts}, indent=1))
 
 
+def grown(state: dict[str, Tensor], finder: Finder) -> dict[str, Tensor]:
+    """Weights of a finder of fewer towns for `finder`: cells of the others are as in an untrained one."""
+    fresh, grown_state = finder.state_dict(), dict(state)
+    side, cells = finder.cells[1], finder.cells[0]
+    for name in ("scores.weight", "scores.bias"):
+        own, known = fresh[name], state[name]
+        before = len(known) - side - HEADINGS  # x cells come first
+        if 0 <= before < cells and known.shape[1:] == own.shape[1:]:
+            grown_state[name] = torch.cat([known[:before], own[before:cells].to(known.dtype), known[before:]])
+    return grown_state
+
+
 def main() -> None:
     prepare_cpu()
-    config, settings, a = read_arguments(__doc__, Settings, ("batch", "walked", "lr", "seed"), ("data",))
-    train(config, a.data, a.out, settings, a.steps, a.minutes)
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "walked", "lr", "seed"), ("data",), ("initial",))
+    train(config, a.data, a.out, settings, a.steps, a.minutes, a.initial)
 
 
 if __name__ == "__main__":

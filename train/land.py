@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
 from train import loop
-from train.corpus import Corpus
+from train.corpus import Corpus, town_start
 from train.depth import load_depth
 from train.events import load_events
 from train.finder import WEIGHTS as FINDER
@@ -25,7 +25,9 @@ from train.foundation import held_out_psnr
 from train.latents import load_vae
 from train.loop import prepare_cpu
 from train.places import load_places
+from train.routes import open_start
 from train.shards import HELD_OUT
+from train.walks import known_street
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.text import Conditioning
@@ -38,21 +40,17 @@ STARTS = [("day", "clear")] * 16 + [
     ("overcast", "rain"), ("overcast", "snow"), ("day", "fog"), ("night", "clear"),
 ]  # fmt: skip
 
-OPEN_VIEW = ((0.0, 20.0), (-0.4, 5.0), (0.4, 5.0))  # (radians off the middle, metres that must be free there)
-
 
 def starting_pictures(config: ModelConfig, seed: int = 1000) -> tuple[np.ndarray, list[tuple[float, float, float]]]:
-    """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS`, below each other; none stares at a wall. And where each
-    was taken: (x, z; metres; yaw, radians)."""
-    street = StreetSimulator.like(config)
+    """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS` in each known town, below each other; none stares at a
+    wall. And where each was taken: (x, z; metres; yaw, radians)."""
     pictures, poses = [], []
-    for number, (light, weather) in enumerate(STARTS):
-        rng = np.random.default_rng((seed, number))
-        picture = street.reset(rng, light=light, weather=weather)
-        while any(street.free_distance(street.yaw + turn) < metres for turn, metres in OPEN_VIEW):
-            picture = street.reset(rng, light=light, weather=weather)
-        pictures.append(picture)
-        poses.append((*street.position, street.yaw))
+    for town in range(len(config.dit.places.towns) if config.dit.places else 1):
+        street = known_street(config, town) if config.dit.places else StreetSimulator.like(config)
+        x, z = town_start(config, town)
+        for number, (light, weather) in enumerate(STARTS):
+            pictures.append(open_start(street, np.random.default_rng((seed, number)), light, weather))
+            poses.append((x + street.position[0], z + street.position[1], street.yaw))
     return np.concatenate(pictures), poses
 
 

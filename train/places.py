@@ -3,6 +3,9 @@
 First where things stand: true distances of many views are counted into voxels, and walkers mark where one can walk. Then what they
 look like: latents of the walks in DIR from their true poses, in the light and weather of the picture before. Resumable. Writes
 `places.safetensors` (the EMA) and `places.json` (config, steps, errors on walks not trained on).
+
+The walks say which of the model's towns (`PlacesConfig.towns`) is learnt. A further one goes on from `--places` that know the
+first: its field and tables are its own, and the network, light and weather stay as they are.
 """
 
 from __future__ import annotations
@@ -56,8 +59,6 @@ class Settings:
     captions: int = 8  # of each view that a text can choose, and as many sentences
     texts: int = 120  # of each light and weather
     ema: float = 0.995
-    town_seed: int = 0
-    town_blocks: int = 2
     seed: int = 0
 
 
@@ -162,31 +163,29 @@ def train(
     if config.dit.places is None:
         raise ValueError(f"{config.name} learns no places: its config has no dit.places")
     vae, _ = load_vae(config, vae_folder)
-    corpus, town = open_corpus(config, data, vae), (settings.town_seed, settings.town_blocks)
+    corpus = open_corpus(config, data, vae)
+    if len(corpus.towns) > 1:
+        raise ValueError(f"{data} holds walks of several towns: learn one after the other")
+    (town,) = corpus.towns
     places = Places(config.dit.places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
     if before is not None:
         load_places(places, before)
-    elif not (out / "checkpoint").exists():
-        places.stand(distance_field(count_voxels(config, settings), config.dit.places))
-        places.walkable.copy_(mark_walks(config, settings))
-    if places.bricks is not None and not ((places.distance == PARTLY).any() or (out / "checkpoint").exists()):
-        solid = (places.distance == 0).numpy()
-        partly, bricks = count_bricks(config, settings, solid)
-        places.stand(distance_field(solid, config.dit.places, partly), bricks)
+    elif town:
+        raise ValueError(f"{data} holds walks of town number {town}: pass --places that know the first")
     if not (out / "checkpoint").exists():
+        learn_map(places, config, settings, town)
         learn_views(places, config, settings.seed, town, settings.candidates, settings.captions)
     tables = list(places.tables)
     rest = [p for name, p in places.named_parameters() if not name.startswith("tables")]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(tables, lr=settings.table_lr, betas=(0.9, 0.99), eps=1e-12),
-        torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4),
+        torch.optim.Adam(tables, lr=settings.table_lr, betas=(0.9, 0.99), eps=1e-12)
     ]
+    if not town:
+        optimizers.append(torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4))
+    for parameter in rest:
+        parameter.requires_grad_(not town)
     run = Run("places", config, settings, out, {"places": places}, optimizers, {"places": settings.ema})
     average: Places = run.ema["places"].module  # type: ignore[assignment]
-    average.stand(places.distance, places.bricks)
-    average.walkable.copy_(places.walkable)
-    average.views.copy_(places.views)
-    average.where.load_state_dict(places.where.state_dict())
     rates, losses = [settings.table_lr, settings.lr], []
     for step in run.steps(steps, minutes):
         stream = generator(settings.seed, "places", step)
@@ -211,15 +210,36 @@ def train(
             run.sheet("places", rows)
             run.save()
     run.finish()
-    learn_skies(average, corpus, partial(error_of, whole=settings.whole), settings.seed)
-    words = learn_sky_words(places, config, settings.seed, town, settings.texts)
-    average.sky.load_state_dict(places.sky.state_dict())
+    words = {}
+    if not town:
+        learn_skies(average, corpus, partial(error_of, whole=settings.whole), settings.seed)
+        words = learn_sky_words(places, config, settings.seed, settings.texts)
+        average.sky.load_state_dict(places.sky.state_dict())
     figures, rows = errors(average, corpus, vae)
     run.sheet("places", rows)
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    trained = run.progress.step + (steps_of(before) if before is not None else 0)
-    facts = {"steps": trained, **{k: round(v, 4) for k, v in {**figures, **words}.items()}}
+    earlier = facts_of(before) if before is not None else {}
+    measured = {k: round(v, 4) for k, v in {**figures, **words}.items()}
+    if town:
+        own = f"town {config.dit.places.towns[town]}"
+        steps_before = earlier.get(own, {}).get("steps", 0)
+        facts = {**earlier, own: {"steps": run.progress.step + steps_before, **measured}}
+    else:
+        facts = {**earlier, "steps": run.progress.step + earlier.get("steps", 0), **measured}
     (out / "places.json").write_text(json.dumps({**json.loads(config.to_json()), "places_training": facts}, indent=1))
+
+
+def learn_map(places: Places, config: ModelConfig, settings: Settings, town: int) -> None:
+    """Counts where things stand in a town and where one can walk, and then its bricks, if places do not know them."""
+    assert config.dit.places is not None
+    own = places.rows(town)
+    if not places.known(town):
+        places.stand(distance_field(count_voxels(config, settings, town), config.dit.places), None, town)
+        places.walkable[own] = mark_walks(config, settings, town)
+    if places.bricks is not None and not (places.distance[own] == PARTLY).any():
+        solid = (places.distance[own] == 0).numpy()
+        partly, bricks = count_bricks(config, settings, solid, town)
+        places.stand(distance_field(solid, config.dit.places, partly), bricks, town)
 
 
 def load_places(places: Places, folder: Path | None) -> None:
@@ -228,20 +248,23 @@ def load_places(places: Places, folder: Path | None) -> None:
     load_network(places, folder, WEIGHTS, missing, "the places", lambda state: grown(state, places))
 
 
-def steps_of(folder: Path) -> int:
-    """Steps of training behind the places in a run of this stage, or in a folder of weights."""
+def facts_of(folder: Path) -> dict:
+    """What a run of this stage, or a folder of weights, says of its places' training; further towns under "town SEED"."""
     if (folder / "places.json").is_file():
-        return json.loads((folder / "places.json").read_text())["places_training"]["steps"]
-    return read_manifest(folder).get("places", {}).get("steps", 0)
+        return json.loads((folder / "places.json").read_text())["places_training"]
+    return read_manifest(folder).get("places", {})
 
 
 def grown(state: dict[str, Tensor], places: Places) -> dict[str, Tensor]:
-    """Weights of smaller places for `places`: parts of voxels and skies that those lack are as in untrained ones. What one
+    """Weights of smaller places for `places`: parts of voxels, skies and towns that those lack are as in untrained ones. What one
     ray told, the mean of n x n tells where n times as many each way are followed. Others are returned as they are."""
-    new = {k: v for k, v in places.state_dict().items() if k.startswith(("bricks", "sky.", "skies"))}
-    state = {**new, **state}
+    fresh = places.state_dict()
+    state = {**{k: v for k, v in fresh.items() if k.startswith(("bricks", "sky.", "skies"))}, **state}
+    for k, v in state.items():  # towns come one after the other
+        if k.startswith(("distance", "walkable", "bricks", "tables.", "views", "where.")) and k in fresh:
+            state[k] = torch.cat([v, fresh[k][len(v) :].to(v.dtype)]) if v.shape[1:] == fresh[k].shape[1:] else v
     name, rays, look = "paint.0.weight", places.config.rays, places.config.look
-    own, weight = places.state_dict()[name], state.get(name)
+    own, weight = fresh[name], state.get(name)
     if weight is None or weight.shape == own.shape:
         return state
     each = (own.shape[1] - look) // rays**2

@@ -233,8 +233,8 @@ def latents_path(shard: str | os.PathLike) -> Path:
 
 
 def find_shards(directory: str | os.PathLike) -> list[Path]:
-    """The finished shards of a folder, in order. Raises FileNotFoundError where there are none."""
-    found = sorted(Path(directory).glob("shard_*.safetensors"))
+    """The finished shards of a folder and of those in it, in order. Raises FileNotFoundError where there are none."""
+    found = sorted(Path(directory).rglob("shard_*.safetensors"))
     whole = [path for path in found if path.with_suffix(".json").is_file()]
     if not whole:
         raise FileNotFoundError(

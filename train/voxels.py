@@ -13,10 +13,10 @@ from scipy.ndimage import binary_dilation, distance_transform_edt, generate_bina
 from torch import Tensor
 from tqdm import tqdm
 
+from train.walks import known_street
 from world_model.config import ModelConfig, PlacesConfig
 from world_model.geometry import camera_rays
 from world_model.places import FARTHEST, PARTLY, UNIT
-from yume_gym.street.simulator import StreetSimulator
 from yume_gym.street.walker import Walker
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ NEAR = 50.0  # metres: parts of voxels that are farther are not told apart
 THIN = 3  # one ray in so many, each way, is followed through the air
 
 
-def _looks(config: ModelConfig, settings: Settings, count: int, seed: int, what: str) -> Iterator[tuple[np.ndarray, ...]]:
+def _looks(
+    config: ModelConfig, settings: Settings, town: int, count: int, seed: int, what: str
+) -> Iterator[tuple[np.ndarray, ...]]:
     """`count` views of the town, every way: from where [3] (x, height, z), directions of pixels' rays [H, W, 3], metres [H, W]."""
-    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
+    street = known_street(config, town)
     rays = camera_rays(config.height, config.width, config.camera, torch.device("cpu")).numpy()
     rng = np.random.default_rng([settings.seed, seed])
     for _ in tqdm(range(count), desc=what, mininterval=5):
@@ -38,8 +40,8 @@ def _looks(config: ModelConfig, settings: Settings, count: int, seed: int, what:
         yield np.array([x, config.camera.eye_height, z]), (rays @ street.pose[:3, :3].T) * (1, -1, 1), away
 
 
-def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
-    """bool [X, H, Z]: what is solid. A voxel is where more rays end than pass, or where none comes by."""
+def count_voxels(config: ModelConfig, settings: Settings, town: int = 0) -> np.ndarray:
+    """bool [X, H, Z]: what is solid in a known town. A voxel is where more rays end than pass, or where none comes by."""
     places = config.dit.places
     assert places is not None
     cells, levels = round(places.period / places.cell), round(places.height / places.cell)
@@ -50,7 +52,7 @@ def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
         inside = (h >= 0) & (h < levels)
         return ((x % cells * levels + h) * cells + z % cells)[inside]
 
-    for origin, direction, away in _looks(config, settings, settings.views, 1, "distances"):
+    for origin, direction, away in _looks(config, settings, town, settings.views, 1, "distances"):
         points = origin + (away[..., None] + 0.05) * direction
         met = (away < FARTHEST) & (points[..., 1] > KERB)
         hits += np.bincount(index(points[met]), minlength=len(hits))
@@ -65,7 +67,9 @@ def count_voxels(config: ModelConfig, settings: Settings) -> np.ndarray:
     return (hit * 2 > passed * 1) & (hit > 1) | ((passed == 0) & (hit == 0) & ~near)
 
 
-def count_bricks(config: ModelConfig, settings: Settings, solid: np.ndarray) -> tuple[np.ndarray, Tensor]:
+def count_bricks(
+    config: ModelConfig, settings: Settings, solid: np.ndarray, town: int = 0
+) -> tuple[np.ndarray, Tensor]:
     """Of voxels that are `solid` [X, H, Z] and lie open: which are so only in part, bool [X, H, Z], and their parts as bits, int64
     [n], as `Places.stand` takes them. A part is air where more than twice as many rays pass as end. ValueError without room."""
     places = config.dit.places
@@ -76,7 +80,7 @@ def count_bricks(config: ModelConfig, settings: Settings, solid: np.ndarray) -> 
     surface = solid & binary_dilation(free, cross)[1:-1, 1:-1, 1:-1]
     slots = np.where(surface, np.cumsum(surface).reshape(surface.shape) - 1, -1).astype(np.int32)
     counts = np.zeros((int(surface.sum()), places.fine**3, 2), np.int32)
-    for origin, direction, away in _looks(config, settings, 2 * settings.views, 4, "surfaces"):
+    for origin, direction, away in _looks(config, settings, town, 2 * settings.views, 4, "surfaces"):
         _count(origin, direction.reshape(-1, 3), away.reshape(-1), slots, counts, places.cell, places.fine)
     parts = counts[..., 1] <= 2 * counts[..., 0]  # also where none comes by
     partly = ~parts.all(axis=1)
@@ -122,14 +126,11 @@ def distance_field(solid: np.ndarray, places: PlacesConfig, partly: np.ndarray |
     return torch.from_numpy(steps if partly is None else np.where(partly, np.uint8(PARTLY), steps))
 
 
-def mark_walks(config: ModelConfig, settings: Settings) -> Tensor:
-    """bool [X, Z]: where walkers came by."""
+def mark_walks(config: ModelConfig, settings: Settings, town: int = 0) -> Tensor:
+    """bool [X, Z]: where walkers came by in a known town."""
     places = config.dit.places
     assert places is not None
-    street, rng = (
-        StreetSimulator.like(config, settings.town_seed, settings.town_blocks),
-        np.random.default_rng([settings.seed, 2]),
-    )
+    street, rng = known_street(config, town), np.random.default_rng([settings.seed, 2])
     cells = round(places.period / places.cell)
     marked = np.zeros((cells, cells), bool)
     for _ in tqdm(range(settings.walks), desc="walkable", mininterval=5):

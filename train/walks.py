@@ -14,6 +14,7 @@ from world_model.camera import CameraConfig, commanded_motion
 from world_model.config import ModelConfig
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.events import EVENTS, sample_phrase
+from yume_gym.street.layout import CELL, CELLS_PER_BLOCK
 from yume_gym.street.simulator import StreetSimulator
 from yume_gym.street.walker import Walker
 
@@ -129,6 +130,13 @@ def render_walk(recipe: StreetRecipe, index: int) -> Walk:
         blocked=np.array(blocked, np.uint8),
         info=WalkInfo(caption, changes, plan.light, plan.weather),
     )
+
+
+def known_street(config: ModelConfig, town: int = 0) -> StreetSimulator:
+    """The street that is number `town` of the towns that models of this config know by heart."""
+    places = config.dit.places
+    assert places is not None
+    return StreetSimulator.like(config, places.towns[town], round(places.period / (CELL * CELLS_PER_BLOCK)))
 
 
 @lru_cache(maxsize=1)

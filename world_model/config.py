@@ -47,13 +47,15 @@ class ChannelConfig:
 
 @dataclass(frozen=True)
 class PlacesConfig:
-    """What a town looks like from anywhere in it, learnt by heart (places.py).
+    """What towns look like from anywhere in them, learnt by heart (places.py).
 
-    period: side of the torus in metres. cell, height: voxels' side and how high they reach, metres. fine: parts each way of those
-    at surfaces, 1 to 4; bricks: how many these may be. tables: (voxel size in metres, log2 of entries, width) of each hashed table.
-    rays: along each side of a token. width, look: channels of the network and of light and weather.
+    towns: which, by their seeds in YumeStreet. period: side of a town's torus in metres. cell, height: voxels' side and how high
+    they reach, metres. fine: parts each way of those at surfaces, 1 to 4; bricks: how many these may be, in all towns. tables:
+    (voxel size in metres, log2 of entries, width) of each hashed table of a town. rays: along each side of a token. width, look:
+    channels of the network and of light and weather.
     """
 
+    towns: tuple[int, ...] = (0,)
     period: float = 80.0
     cell: float = 0.5
     height: float = 46.0
@@ -193,6 +195,8 @@ class ModelConfig:
         if self.dit.places and not self.dit.guide:
             raise ValueError(f"{self.name}: places fill in what a guide does not show; they need a guide")
         places = self.dit.places
+        if places and (not places.towns or len(set(places.towns)) < len(places.towns)):
+            raise ValueError(f"{self.name}: places.towns must be different seeds, at least one, got {places.towns}")
         if places and (places.fine not in range(1, 5) or (places.fine > 1) != (places.bricks > 0)):
             raise ValueError(f"{self.name}: places.fine must be 1 to 4, and places.bricks more than 0 where it is more than 1")
         if self.dit.events and not self.dit.places:
@@ -267,7 +271,7 @@ _STREET_DIT = DiTConfig(
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
     mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
-    guide=12, guide_memory=12, places=PlacesConfig(fine=4, bricks=16384, rays=4),
+    guide=12, guide_memory=12, places=PlacesConfig(towns=(0, 1), fine=4, bricks=20480, rays=4),
     events=EventsConfig(STREET_EVENTS), max_age=128,
 )  # fmt: skip
 

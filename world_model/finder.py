@@ -1,4 +1,4 @@
-"""Where in its town a picture was taken: a start picture tells a model that knows the town (places.py) where it stands.
+"""Where a picture was taken: a start picture tells a model that knows towns (places.py) in which it stands, and where.
 
 A small network names likely cells and headings (train.finder teaches it on views of the town); each is then moved about, ever more
 finely, to where the town as the model knows it looks most like the picture. A pose that still looks unlike it is looked for once
@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from world_model.places import Places
+from world_model.places import APART, Places
 
 CELL = 4.0  # metres
 HEADINGS = 16
@@ -25,12 +25,12 @@ INDOORS = 1e3  # added to the errors of poses where nobody can stand
 
 
 class Finder(nn.Module):
-    """Pictures [B, 3, H, W] in -1..1 -> scores of x and z cells and of headings, [B, cells], [B, cells], [B, HEADINGS], and where
-    inside these: cosines and sines [B, 3, 2], one turn a cell."""
+    """Pictures [B, 3, H, W] in -1..1 -> scores of x and z cells and of headings, [B, towns cells], [B, cells], [B, HEADINGS], and
+    where inside these: cosines and sines [B, 3, 2], one turn a cell. x cells are those of one town after the other."""
 
-    def __init__(self, period: float, size: tuple[int, int], width: int = 32) -> None:
+    def __init__(self, period: float, size: tuple[int, int], width: int = 32, towns: int = 1) -> None:
         super().__init__()
-        self.cells = (round(period / CELL), round(period / CELL), HEADINGS)
+        self.cells = (towns * round(period / CELL), round(period / CELL), HEADINGS)
         self.stages = nn.Sequential(
             *_stage(3, width), *_stage(width, 2 * width), *_stage(2 * width, 4 * width), *_stage(4 * width, 6 * width),
             nn.Flatten(),
@@ -46,8 +46,9 @@ class Finder(nn.Module):
     def labels(self, pose: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` should answer for poses [B, 3] (x, z, yaw): cells and heading [B, 3], and cosines and sines [B, 3, 2]."""
         units = pose / pose.new_tensor([CELL, CELL, 2 * math.pi / HEADINGS])
-        turn = 2 * math.pi * units
-        index = torch.remainder(units.floor().long(), torch.tensor(self.cells, device=pose.device))
+        turn, side = 2 * math.pi * units, self.cells[1]
+        index = torch.remainder(units.floor().long(), torch.tensor([side, side, HEADINGS], device=pose.device))
+        index[:, 0] += (units[:, 0] / (APART * side)).round().long() * side
         return index, torch.stack([turn.cos(), turn.sin()], dim=-1).float()
 
     @torch.no_grad()
@@ -58,13 +59,17 @@ class Finder(nn.Module):
         joint = x[:, None, None] + z[:, None] + heading
         best = torch.stack(torch.unravel_index(joint.flatten().topk(count).indices, joint.shape), dim=-1)
         part = torch.remainder(torch.atan2(inside[0, :, 1], inside[0, :, 0]) / (2 * math.pi), 1)
+        side = self.cells[1]
+        town, best[:, 0] = best[:, 0] // side, best[:, 0] % side
         scale = torch.tensor([CELL, CELL, 2 * math.pi / HEADINGS], dtype=torch.float64, device=picture.device)
-        return (best + part).double() * scale
+        poses = (best + part).double() * scale
+        poses[:, 0] += town * (APART * side * CELL)
+        return poses
 
     @torch.no_grad()
     def find(self, places: Places, picture: Tensor, latents: Tensor) -> tuple[Tensor, float]:
         """The pose [3] float64 (x, z; metres; yaw, radians) of one picture [1, 3, H, W] with latents [1, C, h, w], and how unlike
-        the town it still looks there: squared error over squared latents, both about each channel's mean, for a light that is a
+        its town it still looks there: squared error over squared latents, both about each channel's mean, for a light that is a
         little off is no other place. It is a pose where one can stand, for pictures of elsewhere as well: they go on from there."""
         moves = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device=picture.device)
         around = torch.cartesian_prod(moves, moves, moves)

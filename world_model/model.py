@@ -110,7 +110,8 @@ class WorldModel:
         if config.dit.places is None:
             return cls(config, placed, placed_vae, conditioning, starts)
         with torch.random.fork_rng(devices=[]):
-            finder = Finder(config.dit.places.period, (config.height, config.width))
+            places = config.dit.places
+            finder = Finder(places.period, (config.height, config.width), towns=len(places.towns))
         load_into(finder, folder, "finder.safetensors")
         poses = json.loads(check_file(folder, "starts.json").read_text()) if starts is not None else []
         return cls(
@@ -199,9 +200,9 @@ class WorldModel:
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
 
     def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
-        """Where in the town that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how unlike
-        the town it looks there: 0 is the same, 1 and more nothing alike; pictures of the town are mostly below .6. One can
-        stand at the pose, whatever the picture. Raises ValueError for models that know none."""
+        """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians; `Places` says
+        in which town that is), and how unlike the town it looks there: 0 is the same, 1 and more nothing alike; pictures of the
+        towns are mostly below .6. One can stand at the pose, whatever the picture. Raises ValueError for models that know none."""
         if self._finder is None or self.dit.places is None:
             raise ValueError(f"{self.config.name!r} knows no town: it finds no picture in one")
         with torch.inference_mode():

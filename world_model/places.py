@@ -1,15 +1,19 @@
-"""Places: what a town looks like from anywhere in it, learnt by heart, for what neither the last picture nor the album shows.
+"""Places: what towns look like from anywhere in them, learnt by heart, for what neither the last picture nor the album shows.
 
 Two parts, both learnt by train.places. A field of distances to whatever is solid (voxels on a torus, finer ones where they are
 so only in part) says where a ray ends; hashed tables of features at several sizes of voxel (multiresolution hash encoding, arXiv
 2201.05989) say what is there, and a small network turns the features under a token's rays into latents, in the light and weather
 of the last picture or the text. The DiT starts from them where the guide (warp.py) has nothing, and is free to disagree.
 
+Each town has a field and tables of its own; the network is theirs together. Towns lie on one plane, so far apart that nobody walks
+from one to another: where somebody stands says in which town.
+
 Shapes: B worlds, T views, h x w tokens, C latent channels.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +32,8 @@ STEPS, ROUNDS, HALVINGS = 8, 6, 5  # of sphere tracing, in rounds after which ra
 # metres above and below a solid's inside that hide nothing, as things stand only about where they are thought to; the step there
 SHELL, INSIDE = 0.4, 0.12
 FARTHEST = 90.0  # metres a ray is followed
+APART = 2**20  # towns' sides between the middles of two towns
+UNKNOWN = -1e4  # logit of views of towns not yet learnt
 BANDS = 4  # rows of the picture whose mean colour tells light and weather
 PRIMES = (1, 2654435761, 805459861)
 LIGHTS, WEATHERS = 4, 4  # that a text can tell of
@@ -47,10 +53,10 @@ class Rays:
 
 
 class Places(nn.Module):
-    """Latents seen from anywhere in one town.
+    """Latents seen from anywhere in the known towns.
 
-    The town is a torus of `period` x `period` metres; a world's place (x, z) is in its coordinates. Before training nothing is
-    solid and all is sky.
+    A town is a torus of `period` x `period` metres; a world's place (x, z) is in its coordinates, town n's x from
+    n * APART * period on. Before training nothing is solid and all is sky.
     """
 
     distance: Tensor
@@ -65,14 +71,15 @@ class Places(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.camera, self.size, self.words = config, camera, size, text
-        cells, levels = round(config.period / config.cell), round(config.height / config.cell)
-        self.register_buffer("distance", torch.full((cells, levels, cells), 255, dtype=torch.uint8))
+        cells, levels, towns = round(config.period / config.cell), round(config.height / config.cell), len(config.towns)
+        self.stride = config.period * math.ceil(1 + 4 * FARTHEST / config.period)  # between towns' rays, in float32
+        self.register_buffer("distance", torch.full((towns * cells, levels, cells), 255, dtype=torch.uint8))
         self.register_buffer("bricks", torch.zeros(config.bricks, dtype=torch.int64) if config.bricks else None)
         self.register_buffer("field", self.distance.int(), persistent=False)
-        self.register_load_state_dict_post_hook(lambda places, _: places.stand(places.distance, places.bricks))  # type: ignore[operator,arg-type]
-        self.register_buffer("walkable", torch.ones(cells, cells, dtype=torch.bool))
+        self.register_load_state_dict_post_hook(lambda places, _: places.number_bricks())  # type: ignore[operator]
+        self.register_buffer("walkable", torch.ones(towns * cells, cells, dtype=torch.bool))
         self.tables = nn.ParameterList(
-            nn.Parameter(1e-2 * torch.randn(2**log_entries, width)) for _, log_entries, width in config.tables
+            nn.Parameter(1e-2 * torch.randn(towns * 2**log_entries, width)) for _, log_entries, width in config.tables
         )
         inputs = sum(width for *_, width in config.tables) + 5
         self.look = nn.Sequential(nn.Linear(2 * BANDS * channels + 1 + text, 64), nn.ReLU(), nn.Linear(64, config.look))
@@ -86,8 +93,9 @@ class Places(nn.Module):
         nn.init.zeros_(self.glance.bias)
         self.sky = nn.Linear(text, LIGHTS + WEATHERS)  # which of them a text tells of, where there is no picture yet
         self.register_buffer("skies", torch.zeros(LIGHTS, WEATHERS, config.look))
-        self.register_buffer("views", torch.zeros(VIEWS, 3))
-        self.where = nn.Linear(text, VIEWS)
+        self.register_buffer("views", torch.zeros(towns * VIEWS, 3))  # each in its own town's coordinates
+        self.where = nn.Linear(text, towns * VIEWS)
+        nn.init.constant_(self.where.bias[VIEWS:], UNKNOWN)
         self.paint = nn.Sequential(
             nn.Linear(inputs * config.rays**2 + config.look, config.width), nn.ReLU(),
             nn.Linear(config.width, config.width), nn.ReLU(),
@@ -95,16 +103,35 @@ class Places(nn.Module):
         self.blend = nn.Conv2d(config.width, config.width, 3, padding=1)  # of neighbouring tokens
         self.head = nn.Linear(config.width, channels)
 
-    def stand(self, distance: Tensor, bricks: Tensor | None = None) -> None:
-        """Puts where things stand: `distance` uint8 [X, H, Z], in steps of `UNIT` metres from each voxel to the nearest solid, 0
-        in solid ones and PARTLY in those whose solid parts are the bits of `bricks` int64 [n], in the order in which these voxels
-        lie in memory (bit (x fine + height) fine + z for the part at x, height, z of `fine` each way)."""
-        partly = distance == PARTLY
-        self.distance.copy_(distance)
+    def stand(self, distance: Tensor, bricks: Tensor | None = None, town: int = 0) -> None:
+        """Puts where things stand in a town: `distance` uint8 [X, H, Z], in steps of `UNIT` metres from each voxel to the nearest
+        solid, 0 in solid ones and PARTLY in those whose solid parts are the bits of `bricks` int64 [n], in the order in which these
+        voxels lie in memory (bit (x fine + height) fine + z for the part at x, height, z of `fine` each way). ValueError for more
+        bricks than there is room for."""
+        own = self.rows(town)
         if bricks is not None and self.bricks is not None:
-            self.bricks[: len(bricks)].copy_(bricks)
+            before, until, total = (int((self.distance[:end] == PARTLY).sum()) for end in (own.start, own.stop, None))
+            kept = torch.cat([self.bricks[:before], bricks.to(self.bricks.device), self.bricks[until:total]])
+            if len(kept) > len(self.bricks):
+                raise ValueError(f"{len(kept)} voxels are solid in part, places.bricks is {len(self.bricks)}: raise it")
+            self.bricks[: len(kept)] = kept
+        self.distance[own] = distance
+        self.number_bricks()
+
+    def rows(self, town: int) -> slice:
+        """The rows of `distance` and `walkable` that are a town's."""
+        cells = self.distance.shape[2]
+        return slice(town * cells, (town + 1) * cells)
+
+    def known(self, town: int) -> bool:
+        """Whether anything is known to stand in a town."""
+        return bool((self.distance[self.rows(town)] < 255).any())
+
+    def number_bricks(self) -> None:
+        """Sets `field`, which says where distances are and where bricks: the number of each below zero."""
+        partly = self.distance == PARTLY
         slot = partly.flatten().cumsum(0, dtype=torch.int32).view(partly.shape)
-        self.field = torch.where(partly, -slot, distance.int())
+        self.field = torch.where(partly, -slot, self.distance.int())
 
     def forward(self, place: Tensor, yaw: Tensor, pitch: Tensor, look: Tensor) -> Tensor:
         """Latents [B, C, T, h, w] of views at place [B, T, 2] (x, z; metres), yaw and pitch [B, T] (radians), look [B, L]."""
@@ -151,7 +178,15 @@ class Places(nn.Module):
         logits = self.where(mean_token(context.float()).to(self.where.weight.dtype))[0].double().cpu()
         told = bool((context != 0).any())
         share = (CHOOSY * logits).softmax(-1) if told else torch.ones_like(logits)
-        return self.views[torch.multinomial(share, 1, generator=stream)[0]].double()
+        number = torch.multinomial(share, 1, generator=stream)[0]
+        pose = self.views[number].double()
+        pose[0] += (number // (len(self.views) // len(self.config.towns))) * APART * self.config.period
+        return pose
+
+    def choices(self, town: int) -> slice:
+        """The rows of `views` that are a town's."""
+        each = len(self.views) // len(self.config.towns)
+        return slice(town * each, (town + 1) * each)
 
     def walk(self, place: Tensor, displacement: Tensor) -> Tensor:
         """How far one gets: displacement [B, T, 2] (metres since the block's start) from place [B, 2], stopped by what cannot be
@@ -168,8 +203,12 @@ class Places(nn.Module):
 
     def free(self, place: Tensor) -> Tensor:
         """Whether walkers came by [B] at places [B, 2]."""
-        x, z = torch.remainder((place / self.config.cell).floor().long(), len(self.walkable)).unbind(-1)
-        return self.walkable[x, z]
+        x, z = torch.remainder((place / self.config.cell).floor().long(), self.walkable.shape[1]).unbind(-1)
+        return self.walkable[self.town(place) * self.walkable.shape[1] + x, z]
+
+    def town(self, place: Tensor) -> Tensor:
+        """The number [...] int64 of the town that places [..., 2] are in."""
+        return (place[..., 0] / (APART * self.config.period)).round().long().clamp(0, len(self.config.towns) - 1)
 
     def free_sight(self, place: Tensor, yaw: Tensor) -> tuple[Tensor, Tensor]:
         """Metres of sight [B, n] float64 from places [B, 2] towards yaw [B, n] (radians) that no house ends, and if one ends it."""
@@ -206,7 +245,7 @@ class Places(nn.Module):
 
     def trace(self, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Metres along rays [..., 3] to the ground or something solid, and whether that is within `FARTHEST`: sphere tracing, then
-        bisection between the last free point and the first solid one."""
+        bisection between the last free point and the first solid one. Town n's x begin at n * `stride`."""
         shape, device = direction.shape[:-1], direction.device
         origin, direction = origin.reshape(-1, 3), direction.reshape(-1, 3)
         ground = _to_ground(origin, direction)
@@ -243,7 +282,12 @@ class Places(nn.Module):
         """Points [..., 3] (x, height, z) so many metres above places [..., 2]: on the torus in double precision, since a world may
         have walked far, then in float32."""
         x, z = torch.remainder(place, self.config.period).float().unbind(-1)
-        return torch.stack([x, torch.full_like(x, height), z], dim=-1)
+        return torch.stack([x + self.town(place) * self.stride, torch.full_like(x, height), z], dim=-1)
+
+    def _met_town(self, x: Tensor) -> Tensor:
+        """The number [...] int64 of the town that points of rays at x [...] (metres) are in."""
+        number = ((x + (self.stride - self.config.period) / 2) / self.stride).floor()
+        return number.clamp(0, len(self.config.towns) - 1).long()
 
     def _step(self, free: Tensor) -> Tensor:
         """Metres that sphere tracing goes on where `_meet` says `free`."""
@@ -253,11 +297,12 @@ class Places(nn.Module):
     def _meet(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Metres from the middle of a point's voxel to the nearest that is solid at least in part, 0 inside; whether the point is
         in something solid."""
-        (cells, levels, _), fine = self.field.shape, self.config.fine
+        (_, levels, cells), fine = self.field.shape, self.config.fine
         units = point / self.config.cell
         low = units.floor()
         around = low - (low / cells).floor() * cells  # int64 remainders take several times as long
         x, h, z = around[..., 0].long(), low[..., 1].long(), around[..., 2].long()
+        x = self._met_town(point[..., 0]) * cells + x
         found = self.field.view(-1)[(x * levels + h.clamp(0, levels - 1)) * cells + z]
         found = torch.where(h >= levels, found.clamp(min=round(2 / UNIT)), found)
         free = found.clamp(min=0) * UNIT
@@ -272,7 +317,8 @@ class Places(nn.Module):
 
     def _table(self, table: Tensor, point: Tensor, size: float) -> Tensor:
         """Trilinear interpolation of a hashed table at points [..., 3]."""
-        cells = round(self.config.period / size)
+        cells, entries = round(self.config.period / size), len(table) // len(self.config.towns)
+        first = self._met_town(point[..., 0]) * entries
         units = point / size
         low = units.floor()
         part = units - low
@@ -283,7 +329,7 @@ class Places(nn.Module):
             x, h, z = (low[..., axis] + bits[axis] for axis in range(3))
             key = torch.remainder(x, cells) * PRIMES[0] ^ h * PRIMES[1] ^ torch.remainder(z, cells) * PRIMES[2]
             weight = torch.where(part.new_tensor(bits) > 0, part, 1 - part).prod(dim=-1, keepdim=True)
-            total = total + F.embedding(key & (len(table) - 1), table) * weight
+            total = total + F.embedding(first + (key & (entries - 1)), table) * weight
         return total
 
 

@@ -50,7 +50,7 @@ ENDURANCE: Columns = (
 )  # fmt: skip
 MEMORY: Columns = tuple((name, name, False) for name in ("return", "away", "unrelated", "looked_away", "score"))
 FIDELITY: Columns = (("PSNR dB", "psnr", False), ("SSIM", "ssim", False), ("perceptual distance", "distance", False))
-UNSEEN: Columns = (
+ELSEWHERE: Columns = (
     ("blocks", "control/blocks", False), ("joint", "control/joint", True), ("yaw slope", "control/slope/turn", False),
     ("R²", "control/r2/turn", False), *((head, f"endurance/{path}", percent) for head, path, percent in ENDURANCE[:5]),
 )  # fmt: skip
@@ -107,7 +107,11 @@ def as_markdown(report: dict[str, Any]) -> str:
         "## Fidelity with the street", table({**_flat(fidelity), **unrelated}, FIDELITY), _plots("fidelity"),
         f"The autoencoder on {autoencoder['walks']} walks like those of training: {autoencoder['psnr']:.1f} dB.",
         "`side_by_side.mp4`: the street to the left, the dream to the right.",
-        "## A town never trained on", table(_unseen(report["unseen_town"]), UNSEEN),
+        *(
+            part for seed, worlds in report["other_towns"].items()
+            for part in (f"## Town {seed}, known by heart as well", table(_elsewhere(worlds), ELSEWHERE))
+        ),
+        "## A town never trained on", table(_elsewhere(report["unseen_town"]), ELSEWHERE),
     )  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
@@ -145,7 +149,7 @@ def _kinds(worlds: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _unseen(worlds: Mapping[str, Any]) -> dict[str, Any]:
+def _elsewhere(worlds: Mapping[str, Any]) -> dict[str, Any]:
     """Control of all blocks, endurance at the last mark."""
     return {
         LABELS[name]: {"control": figures["control"]["all"], "endurance": list(figures["endurance"].values())[-1]}

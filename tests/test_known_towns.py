@@ -1,0 +1,341 @@
+"""Several towns known by heart: one model, one plane, each town as if it were alone."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_rays import CAMERA, SMALL, town_of_a_box
+from test_voxels import COUNTED, places_of
+from torch import Tensor, nn
+
+from train import finder as finder_stage
+from train import places as stage
+from train.corpus import Corpus, town_of, town_start
+from train.data import render
+from train.land import STARTS, starting_pictures
+from train.latents import encode
+from train.places import load_places, train
+from train.shards import Shard, find_shards
+from train.voxels import distance_field
+from train.walks import known_street
+from world_model.actions import Action
+from world_model.config import ModelConfig
+from world_model.finder import Finder
+from world_model.places import APART, PARTLY, UNKNOWN, Places
+from world_model.rollout import commanded, generator
+from world_model.worlds import start_worlds
+from yume_gym.street.simulator import StreetSimulator
+
+QUICK = replace(COUNTED, batch=6, table_lr=1e-1, candidates=60, captions=2, texts=4, ema=0.9)
+THERE = APART * SMALL.period  # metres in x at which the second town begins
+
+
+@pytest.fixture(scope="module")
+def boxed() -> Places:
+    return town_of_a_box()
+
+
+@pytest.fixture(scope="module")
+def other() -> Places:
+    """A town of walls and thin posts, parts of voxels among them; the network is that of the box's town."""
+    places = Places(replace(SMALL, fine=2, bricks=120), CAMERA, (4, 6), channels=8, text=5).requires_grad_(False)
+    rng = np.random.default_rng(3)
+    solid = rng.random((32, 16, 32)) < 0.01
+    solid[20, :12] = True
+    partly = solid & (rng.random(solid.shape) < 0.2)
+    bits = torch.randint(1, 2**8, (int(partly.sum()),), generator=generator("bits"))
+    places.stand(distance_field(solid, SMALL, partly), bits)
+    places.walkable.copy_(torch.rand(32, 32, generator=generator("walkable")) < 0.6)
+    for table in places.tables:
+        nn.init.normal_(table)
+    return places
+
+
+@pytest.fixture(scope="module")
+def both(boxed, other) -> Places:
+    """The two of them as one; parts that towns share are the box's town's."""
+    config = replace(SMALL, towns=(0, 5), fine=2, bricks=140)
+    places = Places(config, CAMERA, (4, 6), channels=8, text=5).requires_grad_(False)
+    places.stand(boxed.distance)
+    places.stand(other.distance, other.bricks[: int((other.distance == PARTLY).sum())], town=1)
+    places.walkable.copy_(torch.cat([boxed.walkable, other.walkable]))
+    shared = {k: v for k, v in boxed.state_dict().items() if k.split(".")[0] in ("look", "paint", "blend", "head")}
+    places.load_state_dict(shared, strict=False)
+    for table, one, two in zip(places.tables, boxed.tables, other.tables):
+        table.copy_(torch.cat([one, two]))
+    return places
+
+
+def poses(count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Places [count, 3, 2] here and there around the torus, yaw and pitch [count, 3]."""
+    draw = generator("poses")
+    place = (torch.rand(count, 3, 2, generator=draw, dtype=torch.float64) * 6 - 3) * SMALL.period
+    yaw = torch.rand(count, 3, generator=draw, dtype=torch.float64) * 2 * math.pi
+    return place, yaw, torch.rand(count, 3, generator=draw, dtype=torch.float64) - 0.5
+
+
+def test_each_town_is_seen_as_if_it_were_alone(both, boxed, other):
+    """Two worlds in each town, in one batch: rays, sights and steps are those of the town by itself."""
+    place, yaw, pitch = poses(4)
+    where = place.clone()
+    where[2:, :, 0] += THERE
+    assert both.town(where).tolist() == [[0] * 3, [0] * 3, [1] * 3, [1] * 3]
+    rays = both.rays(where, yaw, pitch)
+    heights = both.clear_sight(where, yaw, pitch)
+    for town, rows in ((boxed, slice(0, 2)), (other, slice(2, 4))):
+        alone = town.rays(place[rows], yaw[rows], pitch[rows])
+        torch.testing.assert_close(rays.away[rows], alone.away, atol=1e-3, rtol=1e-3)
+        close = ((rays.features[rows] - alone.features).abs() < 0.02).all(dim=-1)
+        assert close.float().mean() > 0.99  # a point on the edge of a voxel may lie on its other side
+        assert alone.away.unique().numel() > 100
+        same = (heights[rows] - town.clear_sight(place[rows], yaw[rows], pitch[rows])).abs() < 0.02
+        assert same.float().mean() > 0.99
+        reach, met = both.free_sight(where[rows, 0], yaw[rows])
+        expected = town.free_sight(place[rows, 0], yaw[rows])
+        torch.testing.assert_close(reach, expected[0], atol=1e-3, rtol=1e-3)
+        assert torch.equal(met, expected[1])
+    assert not torch.equal(
+        boxed.rays(place[2:], yaw[2:], pitch[2:]).away, other.rays(place[2:], yaw[2:], pitch[2:]).away
+    )
+
+
+def test_each_town_is_walked_as_if_it_were_alone(both, boxed, other):
+    place = poses(60)[0][:, 0]
+    way = torch.randn(60, 4, 2, generator=generator("way"), dtype=torch.float64).cumsum(dim=1)
+    far = place + torch.tensor([THERE, 0.0], dtype=torch.float64)
+    assert torch.equal(both.free(far), other.free(place)) and torch.equal(both.free(place), boxed.free(place))
+    assert torch.equal(both.walk(far, way), other.walk(place, way))
+    assert not torch.equal(other.walk(place, way), boxed.walk(place, way))
+
+
+def test_nobody_walks_from_one_town_to_another(both):
+    """Forty thousand kilometres either way are still the same town."""
+    config = replace(SMALL, period=80.0, towns=(0, 5), height=2.0, tables=((2.0, 4, 2),))
+    places, far = Places(config, CAMERA, (1, 1), channels=2, text=2), 40_000_000.0
+    there = [[x + start, z] for start in (0.0, APART * 80.0) for x, z in ((1.0, 0.0), (-far, 0.0), (far, -far))]
+    assert places.town(torch.tensor(there, dtype=torch.float64)).tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_town_that_is_learnt_leaves_the_bricks_of_others(both, other):
+    """The first town gets bricks after the second has them, then others, then none."""
+    places = copy.deepcopy(both)
+    count = int((other.distance == PARTLY).sum())
+    for parts in (7, 12, 0):
+        distance = places.distance[places.rows(0)].clone().clamp(min=2)
+        distance.view(-1)[torch.arange(parts) * 11] = PARTLY
+        bits = torch.arange(1, parts + 1)
+        places.stand(distance, bits)
+        assert places.bricks[:parts].tolist() == bits.tolist()
+        assert torch.equal(places.bricks[parts : parts + count], other.bricks[:count])
+        slots = -places.field[places.distance == PARTLY]
+        assert slots.tolist() == list(range(1, parts + count + 1))
+    with pytest.raises(ValueError, match=rf"{count + 90} voxels are solid in part, places.bricks is 140: raise it"):
+        places.stand(torch.full_like(places.distance[places.rows(0)], PARTLY), torch.ones(90, dtype=torch.int64))
+
+
+def test_a_text_starts_in_towns_that_are_known(monkeypatch):
+    monkeypatch.setattr("world_model.places.VIEWS", 4)
+    places = Places(replace(SMALL, towns=(0, 5)), CAMERA, (4, 6), channels=8, text=5).requires_grad_(False)
+    places.views.copy_(torch.arange(24.0).view(8, 3) / 3)
+    text, silence = torch.randn(1, 3, 5, generator=generator("text")), torch.zeros(1, 3, 5)
+
+    def towns(words: Tensor) -> set[int]:
+        found = torch.stack([places.somewhere(generator("somewhere", seed), words) for seed in range(60)])
+        number = places.town(found[:, :2])
+        views = found - torch.stack([number * THERE, 0 * number, 0 * number], dim=1)
+        rows = torch.cdist(views, places.views.double()).argmin(dim=1)
+        torch.testing.assert_close(views, places.views[rows].double())
+        assert torch.equal(rows // 4, number)
+        return set(number.tolist())
+
+    assert (places.where.bias[4:] == UNKNOWN).all()
+    assert towns(text) == {0}
+    places.where.bias[4:] = 0.0
+    assert towns(text) == {0, 1} and towns(silence) == {0, 1}
+    places.where.bias[:4] = UNKNOWN
+    assert towns(text) == {1}
+
+
+# ---- finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finder_names_towns(monkeypatch):
+    """The pose that was labelled is the likeliest candidate, in every town."""
+    finder = Finder(80.0, (32, 48), width=8, towns=3).requires_grad_(False)
+    assert finder.cells == (60, 20, 16)
+    side = APART * 80.0
+    pose = torch.tensor([[3.0, 71.0, 1.0], [side - 2.0, 5.0, -9.0], [2 * side + 79.9, 0.1, 3.0]], dtype=torch.float64)
+    index, inside = finder.labels(pose)
+    assert index[:, 0].tolist() == [0, 20 + 19, 40 + 19]
+    around = torch.tensor([80.0, 80.0, 2 * math.pi], dtype=torch.float64)
+    for town in range(3):
+        scores = tuple(torch.zeros(1, n).index_fill(1, i[None], 9.0) for n, i in zip(finder.cells, index[town]))
+        monkeypatch.setattr(Finder, "forward", lambda self, _, s=scores, t=town: (s, inside[t][None]))
+        found = finder.candidates(torch.zeros(1, 3, 32, 48), 1)[0]
+        start = town * side
+        assert 0 <= float(found[0]) - start < 80 + 1e-6 and 0 <= float(found[1]) < 80 + 1e-6
+        apart = (found - pose[town] + around / 2) % around - around / 2
+        assert apart.abs().max() < 1e-3
+
+
+def test_a_finder_of_more_towns_begins_with_what_it_knew(tmp_path):
+    one, two = (Finder(80.0, (32, 48), width=8, towns=n).requires_grad_(False) for n in (1, 2))
+    save_file(one.state_dict(), tmp_path / finder_stage.WEIGHTS)
+    two.load_state_dict(finder_stage.grown(load_file(tmp_path / finder_stage.WEIGHTS), two))
+    picture = torch.randn(2, 3, 32, 48, generator=generator("picture"))
+    (x, z, heading), inside = one(picture)
+    (wide, *rest), turns = two(picture)
+    assert torch.equal(wide[:, :20], x) and torch.equal(turns, inside)
+    assert all(torch.equal(a, b) for a, b in zip(rest, (z, heading)))
+    assert wide.shape == (2, 40)
+    same = finder_stage.grown(two.state_dict(), two)
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in same.items())
+
+
+# ---- data and training ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_towns(town_config) -> ModelConfig:
+    places = replace(town_config.dit.places, towns=(0, 5), bricks=16384)
+    return replace(town_config, dit=replace(town_config.dit, places=places))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_views():  # type: ignore[no-untyped-def]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("world_model.places.VIEWS", 12)
+        yield
+
+
+@pytest.fixture(scope="module")
+def walks_there(two_towns, vae_folder, tmp_path_factory) -> Path:
+    """Walks through the second town, encoded."""
+    folder = tmp_path_factory.mktemp("there")
+    render(two_towns, folder, walks=6, blocks_per_walk=16, seed=3, town_seed=5)
+    encode(two_towns, folder, vae_folder, device="cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learnt(two_towns, town_config, data_folder, vae_folder, walks_there, tmp_path_factory) -> tuple[Path, Path]:
+    """Runs that learn the first town, knowing no other, and then the second."""
+    first, second = (tmp_path_factory.mktemp(name) for name in ("first", "second"))
+    train(town_config, data_folder, vae_folder, first, QUICK, 30, None)
+    train(two_towns, walks_there, vae_folder, second, QUICK, 40, None, first)
+    return first, second
+
+
+def test_walks_are_in_the_coordinates_of_their_town(two_towns, walks_there, town_config):
+    corpus, shard = Corpus(two_towns, walks_there), Shard(find_shards(walks_there)[0])
+    assert corpus.towns == [1] and town_of(two_towns, shard.header) == 1
+    start = APART * two_towns.dit.places.period
+    assert town_start(two_towns, 1).tolist() == [start, 0.0]
+    x, z = corpus.position(2, 3)
+    frame = 3 * two_towns.frames_per_block - 1
+    assert (x - start, z) == pytest.approx(tuple(shard.position[2, frame].tolist()), abs=1e-6)
+    with pytest.raises(ValueError, match=r"walks are of town 5; debug knows the towns \(0,\)"):
+        Corpus(town_config, walks_there)
+
+
+def test_a_further_town_leaves_the_first_as_it_was(learnt, two_towns, town_config):
+    """All that the first town is made of is bit by bit what it was, and worlds in it look the same."""
+    first, second = (load_file(folder / stage.WEIGHTS) for folder in learnt)
+    for name, value in first.items():
+        if not name.startswith(("where.", "bricks")):
+            assert torch.equal(second[name][: len(value)], value), name
+    for name in ("distance", "walkable", "tables.0", "tables.1", "views"):
+        own, fresh = second[name][len(first[name]) :], places_of(two_towns).state_dict()[name][len(first[name]) :]
+        assert own.shape == first[name].shape and not torch.equal(own, fresh)
+    one, two = places_of(town_config), places_of(two_towns)
+    load_places(one, learnt[0])
+    load_places(two, learnt[1])
+    place, yaw = torch.rand(1, 5, 2, dtype=torch.float64) * 200, torch.rand(1, 5, dtype=torch.float64) * 6
+    look = torch.randn(1, two_towns.dit.places.look)
+    assert torch.equal(two(place, yaw, 0 * yaw, look), one(place, yaw, 0 * yaw, look))
+    there = place + torch.tensor([APART * two_towns.dit.places.period, 0.0], dtype=torch.float64)
+    assert not torch.equal(two(there, yaw, 0 * yaw, look), two(place, yaw, 0 * yaw, look))
+    facts = json.loads((learnt[1] / "places.json").read_text())["places_training"]
+    assert facts["steps"] == 30 and facts["town 5"]["steps"] == 40 and facts["town 5"]["psnr"] > 0
+    views = two.views[two.choices(1)]
+    street = known_street(two_towns, 1)
+    assert street.town_seed == 5 and all(street.town.free(x, z, 0.3) for x, z, _ in views.tolist())
+
+
+def test_training_learns_a_further_town(learnt, two_towns, walks_there):
+    corpus = Corpus(two_towns, walks_there)
+    blocks = [(walk, block) for walk in (4, 5) for block in (1, 2, 3)]
+
+    @torch.no_grad()
+    def loss(places: Places) -> float:
+        found, truth = stage.see(places, corpus, blocks, generator("loss"))
+        return float((found - truth).square().mean())
+
+    before, after = places_of(two_towns), places_of(two_towns)
+    load_places(before, learnt[0])
+    load_places(after, learnt[1])
+    assert not before.known(1) and after.known(1)
+    before.stand(after.distance[after.rows(1)], None, town=1)  # the map without what it looks like
+    assert loss(after) < 0.99 * loss(before)
+
+
+def test_a_further_town_needs_the_first(two_towns, walks_there, vae_folder, data_folder, tmp_path):
+    with pytest.raises(ValueError, match="town number 1: pass --places that know the first"):
+        train(two_towns, walks_there, vae_folder, tmp_path / "alone", QUICK, 1, None)
+    for name, folder in (("a", data_folder), ("b", walks_there)):
+        (tmp_path / "mixed" / name).mkdir(parents=True)
+        for path in folder.iterdir():
+            (tmp_path / "mixed" / name / path.name).hardlink_to(path)
+    assert Corpus(two_towns, tmp_path / "mixed").towns == [0, 1]
+    with pytest.raises(ValueError, match="walks of several towns: learn one after the other"):
+        train(two_towns, tmp_path / "mixed", vae_folder, tmp_path / "mixed run", QUICK, 1, None)
+
+
+def test_views_for_the_finder_come_from_every_town(two_towns, walks_there):
+    views = finder_stage.Views(two_towns, walks_there, finder_stage.Settings())
+    _, walked = views.walked(5, 1)
+    pictures, drawn = views.draw(12, 1)
+    finder = Finder(two_towns.dit.places.period, (two_towns.height, two_towns.width), width=8, towns=2)
+    assert (finder.labels(walked)[0][:, 0] >= 20).all()
+    towns = (finder.labels(drawn)[0][:, 0] >= 20).tolist()
+    assert 0 < sum(towns) < 12
+    for picture, pose, there in zip(pictures, drawn.tolist(), towns):
+        street = StreetSimulator.like(two_towns, 5 if there else 0)
+        assert street.town.free(pose[0] - there * APART * 80.0, pose[1], 0.3)
+        assert picture.shape == (3, two_towns.height, two_towns.width)
+
+
+def test_starting_pictures_come_from_every_town(two_towns):
+    pictures, found = starting_pictures(two_towns)
+    assert len(found) == 2 * len(STARTS) and len(pictures) == 2 * len(STARTS) * two_towns.height
+    numbers = [round(x / (APART * 80.0)) for x, _, _ in found]
+    assert numbers == [0] * len(STARTS) + [1] * len(STARTS)
+    street, (x, z, yaw) = StreetSimulator.like(two_towns, 5), found[len(STARTS) + 1]
+    light, weather = STARTS[1]
+    own = street.reset(np.random.default_rng(0), light=light, weather=weather, position=(x - APART * 80.0, z), yaw=yaw)
+    shown = pictures[(len(STARTS) + 1) * two_towns.height :][: two_towns.height]
+    assert np.abs(own.astype(int) - shown).mean() < 6  # people have moved on
+
+
+@torch.no_grad()
+def test_worlds_of_several_towns_go_on_side_by_side(learnt, two_towns, make_dit, make_vae):
+    """Each stands where its town lets it: walks of a batch are those of each world alone."""
+    dit, vae = make_dit(two_towns).requires_grad_(False), make_vae(two_towns)
+    load_places(dit.places, learnt[1])
+    place = torch.stack([torch.from_numpy(town_start(two_towns, town)) + 40.0 for town in (0, 1)])
+    yaw = torch.zeros(2, dtype=torch.float64)
+    pictures, present = torch.zeros(2, 3, two_towns.height, two_towns.width), torch.ones(2, dtype=torch.bool)
+    worlds = start_worlds(dit, vae, pictures, present, yaw=yaw, place=place)
+    walk = [Action.from_keys("W"), Action.from_keys("W")]
+    together = commanded(dit, worlds, walk).displacement
+    for town in (0, 1):
+        alone = start_worlds(dit, vae, pictures[:1], present[:1], yaw=yaw[:1], place=place[town : town + 1])
+        assert torch.equal(commanded(dit, alone, walk[:1]).displacement[0], together[town])
