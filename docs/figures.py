@@ -1,9 +1,10 @@
-"""Draws the documentation's pictures of the dream with the shipped weights: minute.png, minute-ends.png and events.png.
+"""Draws the documentation's pictures of the dream with the shipped weights: minute.png, minute-ends.png, town-1.png and events.png.
 
-    python docs/figures.py [--model street] [--out docs] [--walks 20]
+    python docs/figures.py [--model street] [--out docs] [--walks 20] [--only town-1 events]
 
 minute.png: a minute of walking and turning, the dream above the real street under the same keys: the first three walks.
 minute-ends.png: the last picture of every walk, the dream's above the street's.
+town-1.png: three such minutes in the other town that the model knows.
 events.png: events told on the way, half a second to four seconds later; and worlds that began with a text alone.
 """
 
@@ -30,7 +31,8 @@ CLEAR_DAY = 0  # seed of a starting picture by day
 # and the keys held: what comes is best seen by who stays
 EVENTS = {
     "night falls": "W", "heavy rain": "W", "it starts snowing": "W", "thick fog": "W",
-    "a UFO flies by": "", "a ghost appears": "", "a building is on fire": "",
+    "a UFO flies by": "", "a ghost appears": "", "a building is on fire": "", "a tornado whirls through the street": "",
+    "a dinosaur stomps into the street": "", "giant soap bubbles drift past": "",
 }  # fmt: skip
 AFTER = (0, 1, 2, 4, 8)  # blocks
 TEXTS = (
@@ -42,14 +44,14 @@ TEXTS = (
 )
 
 
-def minute(model: str, walks: int) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
-    """For each walk its labelled pictures: the dream's, and the street's."""
+def minute(model: str, walks: int, town: int = 0) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """For each walk through a town (its seed) its labelled pictures: the dream's, and the street's."""
     rows = []
     env = gymnasium.make("YumeWorld-v0", model=model)
     config = env.unwrapped.model.config
     blocks = round(SECONDS[-1] * config.fps / config.frames_per_block)
     for number in range(walks):
-        walk = render_walk(StreetRecipe.of(config, blocks + 16, SEED), number)
+        walk = render_walk(StreetRecipe.of(config, blocks + 16, SEED, town_seed=town), number)
         first = first_level_block(walk, config.frames_per_block)
         start = first * config.frames_per_block - 1
         _, info = env.reset(seed=number, options={"image": walk.frames[start]})
@@ -113,14 +115,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="street")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--walks", type=int, default=20)
+    parser.add_argument("--only", nargs="+", choices=("minute", "town-1", "events"), default=("minute", "town-1", "events"))
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    walks = minute(args.model, args.walks)
-    sheets = {
-        "minute": [row for pair in walks[:SHOWN] for row in pair],
-        "minute-ends": ends(walks),
-        "events": events(args.model),
-    }
+    sheets = {}
+    if "minute" in args.only:
+        walks = minute(args.model, args.walks)
+        sheets = {"minute": [row for pair in walks[:SHOWN] for row in pair], "minute-ends": ends(walks)}
+    if "town-1" in args.only:
+        sheets["town-1"] = [row for pair in minute(args.model, SHOWN, town=1) for row in pair]
+    if "events" in args.only:
+        sheets["events"] = events(args.model)
     for name, rows in sheets.items():
         sheet = Image.fromarray(contact_sheet(rows)).quantize(256, dither=Image.Dither.FLOYDSTEINBERG)  # half the size
         sheet.save(args.out / f"{name}.png", optimize=True)
