@@ -222,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--first-town", type=int, default=judge_data.FIRST_TOWN)
     command.add_argument("--walks", type=int, default=100, help="of each town")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--later", type=int, default=0, help="times as often as others that later kinds of events come")
     command = commands.add_parser("train", help="walks -> judge.safetensors")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--test", type=Path, required=True, help="walks to test on")
@@ -236,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--fresh leaves one network of given weights out: it needs --only and --initial")
     config = get_preset(given.model)
     if given.command == "render":
-        judge_data.render(config, given.data, given.towns, given.walks, given.seed, given.first_town)
+        judge_data.render(config, given.data, given.towns, given.walks, given.seed, given.first_town, given.later)
     else:
         train(
             config,
