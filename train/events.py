@@ -2,8 +2,9 @@
 
 Words: a softmax regression from texts' mean tokens to kinds, on phrasings of training and texts of nothing known, all of which are
 kept to compare with. Things: the same walk is rendered with an event and without (once, to `pairs.safetensors`), and the painter
-learns what turns one into the other. With `--events` (a run of this stage, or a folder of weights) only kinds that it lacks are learnt:
-the others keep their looks, words are read among all.
+learns what turns one into the other.
+With `--events` (a run of this stage, or a folder of weights) kinds that are known there keep their looks (train/growth.py), only
+others are learnt; words are read among all.
 Resumable. Writes `events.safetensors` (the EMA) and `events.json` (config, steps, errors on walks not trained on).
 """
 
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from train.growth import WEIGHTS, keep, known_in, load_events
+from train.growth import WEIGHTS, keep, known_in
 from train.latents import load_vae
 from train.loop import Run, prepare_cpu, read_arguments
 from train.phrasings import learn_words
@@ -76,9 +77,9 @@ class Settings:
 def render_pairs(
     config: ModelConfig, places: Places, vae: VideoVAE, settings: Settings, first: int = 0
 ) -> dict[str, Tensor]:
-    """Blocks [N, ...] of walks through events of kinds from number `first` on, those of a walk after each other: pictures with the event and without, uint8
-    [3, K, H, W]; view: latents of those without it, [C, K, h, w] float16; kind, walk; place [K, 2], yaw, pitch [K], and away,
-    centre [K, 3], course [3] and age [K] as `Events` takes them."""
+    """Blocks [N, ...] of walks through events, of kinds from number `first` on, those of a walk after each other: pictures with the
+    event and without, uint8 [3, K, H, W]; view: latents of those without it, [C, K, h, w] float16; kind, walk; place [K, 2], yaw,
+    pitch [K], and away, centre [K, 3], course [3] and age [K] as `Events` takes them."""
     assert config.dit.events is not None
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)

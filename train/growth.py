@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from train.loop import load_network
-from world_model.config import ModelConfig
+from world_model.config import EventsConfig, ModelConfig
 from world_model.events import Events
 from world_model.weights import read_manifest
 
@@ -48,10 +48,11 @@ def known_in(folder: Path, config: ModelConfig) -> Known:
     """What a run of train.events, or a folder of weights, knows of the first kinds of `config`. ValueError where its kinds are
     others, or as many."""
     before = ModelConfig.from_json((folder / "config.json").read_text())
-    old, new = before.dit.events, config.dit.events
-    kinds = () if old is None else old.kinds
-    if old is None or new is None or kinds != new.kinds[: len(kinds)] or (old.looks, old.width) != (new.looks, new.width):
-        raise ValueError(f"{folder} knows {_names(kinds)}: {config.name} must begin with these and learn more after them")
+    old, new = before.dit.events or EventsConfig(()), config.dit.events or EventsConfig(())
+    kinds = old.kinds
+    if not kinds or old != dataclasses.replace(new, kinds=new.kinds[: len(kinds)]):
+        names = ", ".join(name for name, *_ in kinds) or "no events"
+        raise ValueError(f"{folder} knows {names}: {config.name} must begin with these and learn more after them")
     if len(kinds) == len(new.kinds):
         raise ValueError(f"{folder} knows all events of {config.name}: there is nothing to learn")
     events = Events(dataclasses.replace(config, dit=dataclasses.replace(config.dit, events=old)))
@@ -60,7 +61,9 @@ def known_in(folder: Path, config: ModelConfig) -> Known:
     if all(how != "street" for *_, how in kinds):
         del tensors["lanes"]  # nothing went along the streets yet
     path = folder / "events.json"
-    facts = json.loads(path.read_text())["events_training"] if path.is_file() else read_manifest(folder).get("events", {})
+    facts = (
+        json.loads(path.read_text())["events_training"] if path.is_file() else read_manifest(folder).get("events", {})
+    )
     return Known(len(kinds), tensors, {name: share for name, share in facts.items() if name.startswith("painted/")})
 
 
@@ -73,7 +76,3 @@ def keep(events: Events, known: Known) -> None:
     own = events.state_dict()
     for name, value in known.tensors.items():
         own[name][tuple(slice(side) for side in value.shape)] = value
-
-
-def _names(kinds: tuple[tuple[str, float, str], ...]) -> str:
-    return ", ".join(name for name, *_ in kinds) or "no events"

@@ -22,7 +22,17 @@ from torch import Tensor
 
 from train import judge_data
 from train.judge_data import THINGS, UNKNOWN
-from train.judge_network import FIRST_THINGS, SEEN, WEIGHTS, Judge, axes_of, classes_of, judge_facts, load_weights, to_float
+from train.judge_network import (
+    FIRST_THINGS,
+    SEEN,
+    WEIGHTS,
+    Judge,
+    axes_of,
+    classes_of,
+    judge_facts,
+    load_weights,
+    to_float,
+)
 from train.loop import Run, prepare_cpu
 from train.motion import LUMA
 from train.walks import LATER_EVENTS
@@ -241,7 +251,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--first-town", type=int, default=judge_data.FIRST_TOWN)
     command.add_argument("--walks", type=int, default=100, help="of each town")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--later", type=int, default=0, help="times as often as others that later kinds of events come")
+    command.add_argument(
+        "--later", type=int, default=0, help="times as often as others that later kinds of events come"
+    )
     command = commands.add_parser("train", help="walks -> judge.safetensors")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--test", type=Path, required=True, help="walks to test on")

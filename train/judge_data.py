@@ -89,9 +89,7 @@ def seen_things(street: StreetSimulator, picture: np.ndarray) -> np.ndarray:
     return seen
 
 
-def make_walk(
-    street: StreetSimulator, rng: np.random.Generator, blocks: int = BLOCKS, later: int = 0
-) -> JudgeWalk:
+def make_walk(street: StreetSimulator, rng: np.random.Generator, blocks: int = BLOCKS, later: int = 0) -> JudgeWalk:
     """A walk somewhere in the street's town: a pure function of the town, `rng` and how many times as often as others the
     kinds of events come that came `later` than the judge's first walks."""
     light, weather = (

@@ -117,8 +117,8 @@ class _Residual(nn.Module):
 
 
 class SightNetwork(nn.Module):
-    """Pictures [N, 3, H, W] in 0..1 -> logits of light [N, 4], weather [N, 4], district [N, 5], the first things [N, 7]; features [N, 64];
-    and the map [N, 96, h, w] that things are told from.
+    """Pictures [N, 3, H, W] in 0..1 -> logits of light [N, 4], weather [N, 4], district [N, 5] and the first things [N, 7],
+    features [N, 64], and the map [N, 96, h, w] that things are told from.
 
     Light, weather and district are of the whole picture. Things are small: each place of a map an eighth as fine as the picture
     says what it sees, and a picture shows what any place sees.
@@ -127,7 +127,15 @@ class SightNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            [_stage(3, 24, 5), _stage(24, 48), _Residual(48), _stage(48, 96), _Residual(96), _Residual(96), _stage(96, 128)]
+            [
+                _stage(3, 24, 5),
+                _stage(24, 48),
+                _Residual(48),
+                _stage(48, 96),
+                _Residual(96),
+                _Residual(96),
+                _stage(96, 128),
+            ]
         )
         self.features = nn.Linear(2 * 128, FEATURES)
         self.light, self.weather = nn.Linear(FEATURES, len(LIGHTS)), nn.Linear(FEATURES, len(WEATHERS))
