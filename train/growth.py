@@ -1,6 +1,6 @@
 """Events that are known already, for train.events to go on from: more kinds are learnt beside them, and they look as they did.
 
-Words are no part of it: which of more kinds a text tells of is another question.
+How texts are read is no part of it: which of more kinds one tells of is another question. The words that a kind is heard as are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from world_model.events import Events
 from world_model.weights import read_manifest
 
 WEIGHTS = "events.safetensors"
-_WORDS = ("kind.", "wording", "phrasings", "phrasing_kind", "middle")
+_READING = ("kind.", "phrasings", "phrasing_kind", "middle")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def known_in(folder: Path, config: ModelConfig) -> Known:
         raise ValueError(f"{folder} knows all events of {config.name}: there is nothing to learn")
     events = Events(dataclasses.replace(config, dit=dataclasses.replace(config.dit, events=old)))
     load_events(events, folder)
-    tensors = {name: value for name, value in events.state_dict().items() if not name.startswith(_WORDS)}
+    tensors = {name: value for name, value in events.state_dict().items() if not name.startswith(_READING)}
     if all(how != "street" for *_, how in kinds):
         del tensors["lanes"]  # nothing went along the streets yet
     path = folder / "events.json"

@@ -23,6 +23,7 @@ from torch import Tensor
 from train import judge_data
 from train.judge_data import THINGS, UNKNOWN
 from train.judge_network import (
+    EARLY,
     FIRST_THINGS,
     SEEN,
     WEIGHTS,
@@ -143,10 +144,10 @@ def sight_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[s
 
 
 def later_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The loss of later things in pictures, as the network of sight sees them, which this teaches nothing."""
+    """The loss of later things in pictures; the stages of sight that they are told from learn nothing by it."""
     with torch.no_grad():
-        *_, fine = judge.sight(sight)
-    return {"later": things_loss(judge.later(fine), labels["things"][:, FIRST_THINGS:])}
+        edges = judge.sight.maps(sight, EARLY)[-1]
+    return {"later": things_loss(judge.later(edges), labels["things"][:, FIRST_THINGS:])}
 
 
 def things_loss(logits: Tensor, labels: Tensor) -> Tensor:
