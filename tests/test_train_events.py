@@ -17,8 +17,8 @@ from towns import streets
 
 from train import events as stage
 from train import phrasings
-from train.events import Settings, draw, load_events, render_pairs
-from train.growth import keep, known_in
+from train.events import Settings, draw, render_pairs
+from train.growth import keep, known_in, load_events
 from train.voxels import distance_field
 from world_model.config import EventsConfig
 from world_model.events import EXTENT, Events
