@@ -14,6 +14,7 @@ from yume_gym.street.keywords import best_match, normalise
 
 KINDS = {"heavy_rain", "snow", "fog", "night", "sun", "sunset", "ufo", "fireworks"}
 KINDS |= {"ghost", "fire", "crowd", "car", "balloon"}
+KINDS |= {"tornado", "dinosaur", "tram", "bubbles"}
 ALL_PHRASES = [(name, phrase) for name, kind in EVENTS.items() for phrase in kind.phrases + kind.held_out]
 FILLER = {
     "a",
@@ -77,6 +78,9 @@ def test_keywords_alone_recognise_every_phrasing(name, phrase):
         ("the house is burning", "fire"),
         ("fireworks in the snow", "fireworks"),
         ("the rain stops", "sun"),
+        ("a tornado in a thunderstorm", "tornado"),
+        ("a tramp with a trampoline", None),
+        ("T. rex!", "dinosaur"),
         ("heavy_rain", "heavy_rain"),
         ("a rainbow over a carpet", None),
         ("zzz", None),

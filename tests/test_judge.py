@@ -15,7 +15,7 @@ from train import judge_data
 from train.judge import Blocks, Settings, accuracy, judge_loss, train
 from train.judge import main as judge_main
 from train.judge_data import THINGS, UNKNOWN, make_walk, motion_between, ruling, seen_things, street_of
-from train.judge_network import WEIGHTS, Judge, axes_of, classes_of, judge_facts
+from train.judge_network import FIRST_THINGS, WEIGHTS, Judge, axes_of, classes_of, judge_facts
 from train.motion import LUMA
 from train.routes import balanced_route, open_start
 from world_model.actions import ALL_ACTIONS, Action
@@ -135,6 +135,15 @@ class TestLabels:
         assert all(np.array_equal(getattr(walk, name), getattr(same, name)) for name in vars(walk))
         assert walk.frames.shape == (1 + judge_data.BLOCKS * config.frames_per_block, config.height, config.width, 3)
         assert walk.things.shape == (judge_data.BLOCKS, len(THINGS))
+
+    def test_later_kinds_come_only_when_asked_for(self, street, monkeypatch):
+        """And then often; other walks are as they were without them."""
+        often = [make_walk(street, rng(20 + k), blocks=5, later=40) for k in range(6)]
+        assert sum((walk.things[:, FIRST_THINGS:] == 1).any() for walk in often) >= 2
+        walk = make_walk(street, rng(12))
+        monkeypatch.setattr(judge_data, "LATER_EVENTS", ())
+        same = make_walk(street, rng(12))
+        assert all(np.array_equal(getattr(walk, name), getattr(same, name)) for name in vars(walk))
 
     def test_finished_towns_are_kept(self, folder, config):
         times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -284,6 +293,26 @@ class TestTraining:
         changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert changed == {"sight"}
         assert [stage["steps"] for stage in judge_facts(second)["training"]] == [7, 2]
+
+    def test_later_things_are_learnt_beside_all_else(self, folder, judge, config, tmp_path):
+        """A judge that lacks them goes on; whatever it said of a picture it says still."""
+        first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+        judge.save(first, {"training": [{"network": "both", "steps": 7}], "tested_on": "a", "accuracy": {"joint": 0.5}})
+        save_file({name: value for name, value in load_file(first).items() if not name.startswith("later.")}, first)
+        judge_main(
+            ["--model", "debug", "train", "--data", str(folder), "--test", str(folder), "--out", str(tmp_path / "run"),
+             "--weights", str(second), "--steps", "3", "--only", "later", "--fresh", "--initial", str(first)]
+        )  # fmt: skip
+        before, after = load_file(first), load_file(second)
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"later"}
+        frames = rng().integers(0, 256, (2, config.frames_per_block + 1, config.height, config.width, 3), dtype=np.uint8)
+        said, says = judge.half().float().read(frames), Judge.load(config, second).read(frames)
+        assert np.array_equal(said.things[:, :FIRST_THINGS], says.things[:, :FIRST_THINGS])
+        assert np.array_equal(said.features, says.features) and says.things.shape == (2, len(THINGS))
+        facts = judge_facts(second)
+        assert facts["tested_on"] == "a" and facts["accuracy"]["joint"] == 0.5 and "imagined/tram" in facts["accuracy"]
+        assert [stage["network"] for stage in facts["training"]] == ["both", "later"]
 
     def test_a_network_of_another_shape_is_trained_afresh(self, folder, judge, config, tmp_path):
         """The other is taken as it is; what does not fit is refused otherwise, and so are weights for other pictures."""

@@ -13,6 +13,7 @@ from train.evaluation.walks import make_trial, measure_walk, psnr, sharpness, ss
 from train.evaluation.worlds import Decoded, Dream, Frozen, Scene, Street
 from train.judge_data import THINGS, street_of
 from train.judge_network import Judge, Reading
+from train.walks import LATER_EVENTS
 from world_model.actions import Action
 from yume_gym.street.events import EVENTS, match_event
 from yume_gym.street.simulator import LIGHTS, WEATHERS
@@ -276,7 +277,18 @@ class TestEvents:
         plan = replace(self.PLAN, scenes=(("day", "clear"), ("overcast", "rain")), once=True)
         scenes = [kinds for _, kinds in events.make_scenes(street, plan, 3)]
         tried = [kind for kinds in scenes for kind in kinds]
-        assert scenes[-1] == ["sun"] and sorted(tried) == sorted(events.KINDS)
+        assert ["sun"] in scenes and sorted(tried) == sorted(events.KINDS)
+
+    def test_later_kinds_change_no_scene_of_the_others(self, street, monkeypatch):
+        plan = replace(self.PLAN, scenes=(("day", "clear"), ("golden", "clear")))
+        made = events.make_scenes(street, plan, 6)
+        monkeypatch.setattr(events, "LATER_EVENTS", ())
+        without = events.make_scenes(street, plan, 6)
+        for (scene, kinds), (other, others) in zip(made, without):
+            assert (scene.state, scene.seed, kinds) == (other.state, other.seed, others)
+        later = [kind for _, kinds in made[len(without) :] for kind in kinds]
+        assert sorted(later) == sorted(2 * LATER_EVENTS) and not set(later) & {k for _, kinds in without for k in kinds}
+        assert events.THINGS[-len(LATER_EVENTS) :] == LATER_EVENTS
 
     def test_a_thing_is_tried_where_the_street_shows_it(self, street):
         """And the street stands where it stood."""

@@ -11,9 +11,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from train.walks import LATER_EVENTS
 from world_model.actions import ALL_ACTIONS, Action
+from world_model.events import FADED, MOMENTS
 from yume_gym.street import layout as L
 from yume_gym.street import primitives as P
+from yume_gym.street.apparitions import ROUND
+from yume_gym.street.courses import KINDS, Course
 from yume_gym.street.materials import band, pulses
 from yume_gym.street.simulator import EVENTS, LIGHTS, WALL_MARGIN, WEATHERS, StreetSimulator
 from yume_gym.street.town import build_town
@@ -222,6 +226,28 @@ def test_events_come_and_go(kind: str) -> None:
     for _ in range(3):
         a, b = (simulator.step(STILL).frames for simulator in pair)
     assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", LATER_EVENTS)
+def test_later_events_repeat_themselves(kind: str) -> None:
+    """As often as what is known by heart does; in between they move."""
+    course, draw = Course(kind, 0.0, (3.0, 20.0), 0.4), KINDS[kind].draw
+    now, soon, again = (np.array(draw(course, age, 1.0)) for age in (4.3, 4.8, 4.3 + ROUND))
+    np.testing.assert_allclose(now, again, atol=1e-6)
+    assert np.abs(soon - now).max() > 0.05
+    assert (MOMENTS - FADED) / StreetSimulator().fps == ROUND
+
+
+def test_a_tram_goes_where_cars_go() -> None:
+    """Down its lane of the street towards the viewer, whichever way he looks."""
+    for heading in (0.1, 1.5, 3.0, -1.6):
+        x, z, along_z, direction = Course("tram", 0.0, (41.0, 79.0), heading).in_lane(5.0)
+        toward = math.cos(heading) if along_z else math.sin(heading)
+        assert direction * toward < 0 and along_z == (heading in (0.1, 3.0))
+        assert abs((x if along_z else z) - (40.0 if along_z else 80.0)) == pytest.approx(1.2)
+        assert ((z - 79.0) if along_z else (x - 41.0)) == pytest.approx(5.0 * direction)
+        shapes = KINDS["tram"].draw(Course("tram", 0.0, (41.0, 79.0), heading), 5.0, 1.0)
+        assert np.mean([row[P.X] for row in shapes]) == pytest.approx(x, abs=1.0)
 
 
 def test_an_event_follows_another(street: StreetSimulator) -> None:

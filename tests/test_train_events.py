@@ -10,14 +10,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from stopped import stopped_after
 from test_events import content
 from towns import streets
 
 from train import events as stage
 from train import phrasings
-from train.events import Settings, draw, load_events, render_pairs
+from train.events import Settings, draw, render_pairs
+from train.growth import keep, known_in, load_events
 from train.voxels import distance_field
 from world_model.config import EventsConfig
 from world_model.events import EXTENT, Events
@@ -82,6 +83,62 @@ def test_a_painter_learns_what_events_change_and_resumes_exactly(learnt, event_c
         load_events(events, folder)
 
 
+def test_more_kinds_are_learnt_beside_known_ones(learnt, event_config):
+    """Which look as they did, in every light."""
+    folder, train = learnt
+    before, after = folder / "before", folder / "after"
+    train(before, 12)
+    more = with_kinds(event_config, *event_config.dit.events.kinds, ("tram", 6.0, "street"))
+    stage.train(more, folder, folder, after, QUICK, 60, None, before)
+    old, new = Events(event_config), Events(more)
+    load_events(old, before)
+    load_events(new, after)
+    known = known_in(before, more)
+    assert known.kinds == 3
+    assert {"looks", "mixtures", "sides", "path", "extent", "wording", "light.0.weight"} <= known.tensors.keys()
+    state = new.state_dict()
+    for name, value in known.tensors.items():
+        assert torch.equal(state[name][tuple(slice(side) for side in value.shape)], value), name
+    pairs, own = load_file(before / "pairs.safetensors"), load_file(after / "pairs.safetensors")
+    assert set(own["kind"].tolist()) == {3}
+    with torch.no_grad():
+        painted, paints = (draw(events, pairs, torch.arange(len(pairs["kind"])))[0] for events in (old, new))
+        torch.testing.assert_close(paints, painted, atol=1e-5, rtol=0)
+        painted, truth, view = draw(new, own, torch.nonzero(own["walk"] >= 2)[:, 0], taught=True)
+    assert (painted - truth).square().mean() < 0.9 * (view - truth).square().mean()
+    assert new.extent[3] != EXTENT and new.lanes.isfinite().any()
+    facts, earlier = (json.loads((f / "events.json").read_text())["events_training"] for f in (after, before))
+    assert facts["painted/ufo"] == earlier["painted/ufo"]
+    assert facts["painted"] == pytest.approx(np.mean([facts[f"painted/{kind}"] for kind in ("ufo", "fire", "tram")]), abs=1e-3)
+    with pytest.raises(ValueError, match="nothing to learn"):
+        known_in(after, more)
+    with pytest.raises(ValueError, match="knows ufo, fire, snow, tram"):
+        known_in(after, with_kinds(event_config, ("fire", 12.0, "facade"), ("ufo", 9.0, "open")))
+
+
+def with_kinds(config, *kinds):
+    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, events=EventsConfig(kinds, looks=2, width=8)))
+
+
+def test_lanes_that_are_known_stay_and_others_are_learnt(event_config, tmp_path):
+    """Things that are known to go along streets go where they went."""
+    lanes = {}
+    for how in ("street", "open"):
+        config = with_kinds(event_config, ("car", 8.0, how))
+        (tmp_path / how).mkdir()
+        events = Events(config)
+        events.lanes[0, 0] = 1.5
+        save_file(events.state_dict(), tmp_path / how / "events.safetensors")
+        (tmp_path / how / "config.json").write_text(config.to_json())
+        (tmp_path / how / "events.json").write_text('{"events_training": {}}')
+        more = with_kinds(event_config, ("car", 8.0, how), ("tram", 8.0, "street"))
+        grown = Events(more)
+        grown.lanes[0, 0] = 2.5
+        keep(grown, known_in(tmp_path / how, more))
+        lanes[how] = float(grown.lanes[0, 0])
+    assert lanes == {"street": 1.5, "open": 2.5}
+
+
 def test_pairs_differ_by_the_event_alone(event_config, places, make_vae):
     pairs = render_pairs(event_config, places, make_vae(event_config), QUICK)
     assert len(pairs["kind"]) == QUICK.walks * QUICK.blocks and set(pairs["kind"].tolist()) == {0, 1}
@@ -128,10 +185,7 @@ def test_a_billboard_is_as_large_as_what_a_thing_changes(event_config):
 
 
 def test_lanes_are_learnt_from_where_things_went(event_config):
-    kinds = (("ufo", 9.0, "open"), ("car", 8.0, "street"))
-    events = Events(dataclasses.replace(
-        event_config, dit=dataclasses.replace(event_config.dit, events=EventsConfig(kinds, looks=2, width=8))
-    ))  # fmt: skip
+    events = Events(with_kinds(event_config, ("ufo", 9.0, "open"), ("car", 8.0, "street")))
     course = torch.tensor([[81.2, 4.0, 0.0], [1.2, 9.0, 2 * math.pi], [6.0, 17.0, -math.pi / 2], [9.0, 9.0, 0.0]])
     stage.learn_lanes(events, {"kind": torch.tensor([1, 1, 1, 0]), "course": course.double()})
     assert events.lanes[0, 0] == pytest.approx(1.2) and events.lanes[3, 0] == 17  # what is no car counts for nothing

@@ -3,6 +3,8 @@
 Words: a softmax regression from texts' mean tokens to kinds, on phrasings of training and texts of nothing known, all of which are
 kept to compare with. Things: the same walk is rendered with an event and without (once, to `pairs.safetensors`), and the painter
 learns what turns one into the other.
+With `--events` (a run of this stage, or a folder of weights) kinds that are known there keep their looks (train/growth.py), only
+others are learnt; words are read among all.
 Resumable. Writes `events.safetensors` (the EMA) and `events.json` (config, steps, errors on walks not trained on).
 """
 
@@ -20,8 +22,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from train.growth import WEIGHTS, keep, known_in
 from train.latents import load_vae
-from train.loop import Run, load_network, prepare_cpu, read_arguments
+from train.loop import Run, prepare_cpu, read_arguments
 from train.phrasings import learn_words
 from train.places import load_places
 from train.sheet import to_pictures
@@ -37,7 +40,7 @@ from yume_gym.street.primitives import H, X, Z
 from yume_gym.street.simulator import StreetSimulator, StreetState
 from yume_gym.street.walker import Walker
 
-WEIGHTS, PAIRS = "events.safetensors", "pairs.safetensors"
+PAIRS = "pairs.safetensors"
 HELD_OUT = 42  # walks
 WITHIN = 0.985  # share of what a thing changes that its billboard holds
 # there and back, by those who stay to watch
@@ -71,14 +74,16 @@ class Settings:
 
 
 @torch.no_grad()
-def render_pairs(config: ModelConfig, places: Places, vae: VideoVAE, settings: Settings) -> dict[str, Tensor]:
-    """Blocks [N, ...] of walks through events, those of a walk after each other: pictures with the event and without, uint8
-    [3, K, H, W]; view: latents of those without it, [C, K, h, w] float16; kind, walk; place [K, 2], yaw, pitch [K], and away,
-    centre [K, 3], course [3] and age [K] as `Events` takes them."""
+def render_pairs(
+    config: ModelConfig, places: Places, vae: VideoVAE, settings: Settings, first: int = 0
+) -> dict[str, Tensor]:
+    """Blocks [N, ...] of walks through events, of kinds from number `first` on, those of a walk after each other: pictures with the
+    event and without, uint8 [3, K, H, W]; view: latents of those without it, [C, K, h, w] float16; kind, walk; place [K, 2], yaw,
+    pitch [K], and away, centre [K, 3], course [3] and age [K] as `Events` takes them."""
     assert config.dit.events is not None
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
-    things = [i for i, (_, metres, _) in enumerate(config.dit.events.kinds) if metres > 0]
+    things = [i for i, (_, metres, _) in enumerate(config.dit.events.kinds) if metres > 0 and i >= first]
     rows: dict[str, list[Tensor]] = {}
     for walk in tqdm(range(settings.walks), desc="walks", mininterval=5):
         rng = np.random.default_rng([settings.seed, walk])
@@ -238,9 +243,10 @@ def errors(events: Events, pairs: dict[str, Tensor]) -> tuple[dict[str, float], 
 
 
 def train(
-    config: ModelConfig, vae_folder: Path, places_folder: Path, out: Path, settings: Settings, steps: int, minutes: float | None
+    config: ModelConfig, vae_folder: Path, places_folder: Path, out: Path, settings: Settings, steps: int, minutes: float | None,
+    before: Path | None = None,
 ) -> None:  # fmt: skip
-    """Trains until `steps` or `minutes`, evaluates and writes the weights."""
+    """Trains until `steps` or `minutes`, evaluates and writes the weights. Kinds that `before` knows are kept as they are."""
     torch.manual_seed(settings.seed)
     dit = config.dit
     if dit.events is None or dit.places is None:
@@ -249,16 +255,20 @@ def train(
     places = Places(dit.places, config.camera, config.latent_size, dit.latent_channels, config.text.dim)
     load_places(places, places_folder)
     events = Events(config)
+    known = None if before is None else known_in(before, config)
     street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
     words = learn_words(events, config, street, settings.captions, settings.seed)
     out.mkdir(parents=True, exist_ok=True)
     if not (out / PAIRS).exists():
-        save_file(render_pairs(config, places, vae, settings), out / "new.safetensors")
+        pairs = render_pairs(config, places, vae, settings, known.kinds if known else 0)
+        save_file(pairs, out / "new.safetensors")
         (out / "new.safetensors").rename(out / PAIRS)
     pairs = load_file(out / PAIRS)
     learn_path(events, pairs)
     learn_extent(events, pairs)
     learn_lanes(events, pairs)
+    if known:
+        keep(events, known)
     learnt = [events.mixtures, events.sides, events.looks, *events.light.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-3)
     run = Run("events", config, settings, out, {"events": events}, [optimizer], {"events": settings.ema})
@@ -279,6 +289,8 @@ def train(
             group["lr"] = settings.lr * run.rate(steps, minutes, 50, 0.4, 0.03)
         run.optimizers[0].step()
         run.optimizers[0].zero_grad()
+        if known:
+            keep(events, known)
         run.average("events")
         losses.append(float(loss.detach()))
         if step % 100 == 99:
@@ -292,21 +304,16 @@ def train(
     figures, rows = errors(average, pairs)
     run.sheet("events", rows)
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
+    if known:
+        figures = known.with_painted(figures)
     facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in {**words, **figures}.items()}}
     (out / "events.json").write_text(json.dumps({**json.loads(config.to_json()), "events_training": facts}, indent=1))
 
 
-def load_events(events: Events, folder: Path | None) -> None:
-    """Puts the weights of a run of this stage into `events`. FileNotFoundError without them, ValueError for unfitting ones."""
-    load_network(
-        events, folder, WEIGHTS, "a model that knows events needs --events, a run of train.events", "the events"
-    )
-
-
 def main() -> None:
     prepare_cpu()
-    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "walks", "seed"), ("vae", "places"))
-    train(config, a.vae, a.places, a.out, settings, a.steps, a.minutes)
+    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "walks", "seed"), ("vae", "places"), ("events",))
+    train(config, a.vae, a.places, a.out, settings, a.steps, a.minutes, a.events)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from train.clips import open_corpus
 from train.corpus import Corpus
 from train.deepen import deepened
 from train.depth import load_depth
-from train.events import load_events
+from train.growth import load_events
 from train.latents import LatentsOnly, load_vae
 from train.loop import Run, prepare_cpu, read_arguments
 from train.muon import Muon

@@ -22,9 +22,21 @@ from torch import Tensor
 
 from train import judge_data
 from train.judge_data import THINGS, UNKNOWN
-from train.judge_network import SEEN, WEIGHTS, Judge, axes_of, classes_of, judge_facts, load_weights, to_float
+from train.judge_network import (
+    EARLY,
+    FIRST_THINGS,
+    SEEN,
+    WEIGHTS,
+    Judge,
+    axes_of,
+    classes_of,
+    judge_facts,
+    load_weights,
+    to_float,
+)
 from train.loop import Run, prepare_cpu
 from train.motion import LUMA
+from train.walks import LATER_EVENTS
 from world_model.actions import LOOKS
 from world_model.config import ModelConfig, get_preset
 from world_model.rollout import generator
@@ -32,6 +44,7 @@ from world_model.weights import with_own
 
 LOOSE = 0.03  # deviation of the turn that pictures are turned back by in training, in shares of a held key's
 AXES = ("forward", "right", "turn", "tilt")
+_LATER = tuple(f"/{kind}" for kind in LATER_EVENTS)  # how the names of their figures end
 
 
 @dataclass(frozen=True)
@@ -48,7 +61,7 @@ class Settings:
     passes: int = 5  # ... of up to so many means over 3 x 3 pixels
     noise: float = 0.025  # largest deviation of the noise added to pictures of 0..1
     seed: int = 0
-    only: str | None = None  # "motion" or "sight": the network that is trained; both if None
+    only: str | None = None  # "motion", "sight" or "later": the network that is trained; all if None
 
 
 class Blocks:
@@ -121,15 +134,25 @@ def motion_loss(judge: Judge, grey: Tensor, labels: dict[str, Tensor]) -> dict[s
 
 
 def sight_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parts of the loss of pictures: light, weather, district and things."""
+    """The parts of the loss of pictures: light, weather, district and the first things."""
     parts = {}
-    light, weather, district, things, _ = judge.sight(sight)
+    light, weather, district, things, *_ = judge.sight(sight)
     for name, logits in (("light", light), ("weather", weather), ("district", district)):
         known = labels[name] != UNKNOWN
         parts[name] = F.cross_entropy(logits[known], labels[name][known].long())
-    known = labels["things"] != UNKNOWN
-    parts["things"] = 6 * F.binary_cross_entropy_with_logits(things[known], labels["things"][known].float())
-    return parts
+    return {**parts, "things": things_loss(things, labels["things"][:, :FIRST_THINGS])}
+
+
+def later_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The loss of later things in pictures; the stages of sight that they are told from learn nothing by it."""
+    with torch.no_grad():
+        edges = judge.sight.maps(sight, EARLY)[-1]
+    return {"later": things_loss(judge.later(edges), labels["things"][:, FIRST_THINGS:])}
+
+
+def things_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    known = labels != UNKNOWN
+    return 6 * F.binary_cross_entropy_with_logits(logits[known], labels[known].float())
 
 
 def judge_loss(
@@ -137,8 +160,9 @@ def judge_loss(
 ) -> dict[str, Tensor]:
     """All parts of the loss of a batch, or those of one network."""
     grey, sight, labels = batch
-    parts = {} if only == "sight" else motion_loss(judge, grey, labels)
-    return parts if only == "motion" else {**parts, **sight_loss(judge, sight, labels)}
+    parts = {} if only in ("sight", "later") else motion_loss(judge, grey, labels)
+    parts |= {} if only in ("motion", "later") else sight_loss(judge, sight, labels)
+    return parts if only in ("motion", "sight") else {**parts, **later_loss(judge, sight, labels)}
 
 
 def accuracy(judge: Judge, blocks: Blocks) -> dict[str, float]:
@@ -178,6 +202,8 @@ def train(
     if initial is not None:
         own = [settings.only] if fresh and settings.only else []
         judge.load_state_dict(with_own(judge, load_weights(config, initial), own))
+    if settings.only == "later":
+        judge.sight.eval()  # its means and deviations stay too
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
     blocks, unseen = (Blocks(folder) for folder in (data, test))
@@ -207,6 +233,10 @@ def train(
     before = [] if initial is None else judge_facts(initial)["training"]
     before = [done for done in before if not (fresh and done["network"] == settings.only)]
     tested = {"blocks": len(unseen), "town": "one that the judge was not trained on"}
+    if settings.only == "later" and initial is not None:  # all else is as accurate as it was, where it was tested
+        earlier, later = judge_facts(initial), {k: v for k, v in figures.items() if k.endswith(_LATER)}
+        figures, stage["tested_on"] = {**earlier.get("accuracy", {}), **later}, tested
+        tested = earlier.get("tested_on", tested)
     average.save(weights, {"training": [*before, stage], "tested_on": tested, "accuracy": figures})
     print("\n".join(f"{name:20} {value:.3f}" for name, value in figures.items()))
 
@@ -222,13 +252,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--first-town", type=int, default=judge_data.FIRST_TOWN)
     command.add_argument("--walks", type=int, default=100, help="of each town")
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--later", type=int, default=0, help="times as often as others that later kinds of events come"
+    )
     command = commands.add_parser("train", help="walks -> judge.safetensors")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--test", type=Path, required=True, help="walks to test on")
     command.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
     command.add_argument("--weights", type=Path, default=WEIGHTS, help="file to write")
     command.add_argument("--steps", type=int, default=3000)
-    command.add_argument("--only", choices=("motion", "sight"), help="train one of the two networks")
+    command.add_argument("--only", choices=("motion", "sight", "later"), help="train one network")
     command.add_argument("--initial", type=Path, help="weights to go on from")
     command.add_argument("--fresh", action="store_true", help="only the network that is not trained is taken from them")
     given = parser.parse_args(argv)
@@ -236,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--fresh leaves one network of given weights out: it needs --only and --initial")
     config = get_preset(given.model)
     if given.command == "render":
-        judge_data.render(config, given.data, given.towns, given.walks, given.seed, given.first_town)
+        judge_data.render(config, given.data, given.towns, given.walks, given.seed, given.first_town, given.later)
     else:
         train(
             config,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from train.routes import TO_AND_FRO, balanced_route, open_start
 from train.shards import write_tensors
-from train.walks import EVENT_WEIGHTS
+from train.walks import EVENT_WEIGHTS, LATER_EVENTS
 from world_model.actions import ALL_ACTIONS
 from world_model.config import ModelConfig
 from yume_gym.street.courses import KINDS
@@ -89,8 +89,9 @@ def seen_things(street: StreetSimulator, picture: np.ndarray) -> np.ndarray:
     return seen
 
 
-def make_walk(street: StreetSimulator, rng: np.random.Generator, blocks: int = BLOCKS) -> JudgeWalk:
-    """A walk somewhere in the street's town: a pure function of the town and `rng`."""
+def make_walk(street: StreetSimulator, rng: np.random.Generator, blocks: int = BLOCKS, later: int = 0) -> JudgeWalk:
+    """A walk somewhere in the street's town: a pure function of the town, `rng` and how many times as often as others the
+    kinds of events come that came `later` than the judge's first walks."""
     light, weather = (
         LIGHTS[int(rng.integers(len(LIGHTS)))],
         WEATHERS[int(rng.choice(len(WEATHERS), p=(0.4, 0.2, 0.2, 0.2)))],
@@ -104,6 +105,7 @@ def make_walk(street: StreetSimulator, rng: np.random.Generator, blocks: int = B
     if rng.random() < _EVENT_SHARE:
         kinds = [kind for kind, (_, same) in EVENT_WEIGHTS.items() if same not in (light, weather)]
         kinds += (_THING_WEIGHT - 1) * [kind for kind in kinds if kind in THINGS]
+        kinds += later * LATER_EVENTS
         kind = kinds[int(rng.integers(len(kinds)))]
         first = int(rng.integers(_EVENT_FIRST[0], _EVENT_FIRST[1] + 1))
     if kind in THINGS and rng.random() < _WATCHED:
@@ -129,15 +131,17 @@ def street_of(config: ModelConfig, town_seed: int) -> StreetSimulator:
     return StreetSimulator.like(config, town_seed, _TOWN_BLOCKS)
 
 
-def render(config: ModelConfig, out: Path, towns: int, walks: int, seed: int = 0, first_town: int = FIRST_TOWN) -> None:
-    """Writes one file of `walks` for each of `towns` towns; files that are there are kept."""
+def render(
+    config: ModelConfig, out: Path, towns: int, walks: int, seed: int = 0, first_town: int = FIRST_TOWN, later: int = 0
+) -> None:
+    """Writes one file of `walks` for each of `towns` towns; files that are there are kept. For `later` see `make_walk`."""
     for town in range(first_town, first_town + towns):
         path = town_path(out, town)
         if path.exists():
             continue
         street = street_of(config, town)
         rngs = (np.random.default_rng([seed, town, number]) for number in range(walks))
-        made = [make_walk(street, rng) for rng in tqdm(rngs, desc=path.name, total=walks, mininterval=5)]
+        made = [make_walk(street, rng, later=later) for rng in tqdm(rngs, desc=path.name, total=walks, mininterval=5)]
         out.mkdir(parents=True, exist_ok=True)
         write_tensors(path, {name: np.stack([getattr(walk, name) for walk in made]) for name in vars(made[0])})
 

@@ -2,7 +2,8 @@
 
 Both learn from YumeStreet only, in towns where no world model is trained (train/judge_data.py). `MotionNetwork` is an
 inverse-dynamics model: it reads the grey pictures of one block and the one before it. `SightNetwork` reads one picture.
-Neither knows which keys were held.
+Neither knows which keys were held. Things of events that came later are read by stages of their own (`LaterThings`) that
+begin where the first of `SightNetwork` end, so that all else is read as it was.
 
 Legend: B blocks of K pictures and the one before them, N pictures, H x W pixels.
 """
@@ -21,14 +22,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from train.judge_data import THINGS
+from train.walks import LATER_EVENTS
 from world_model.actions import LOOKS, MOVES, Action
 from world_model.config import ModelConfig
 from yume_gym.street.layout import DISTRICTS
 from yume_gym.street.simulator import LIGHTS, WEATHERS
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
+FIRST_THINGS = len(THINGS) - len(LATER_EVENTS)  # of THINGS, that `SightNetwork` itself tells
 FEATURES = 64  # of each network
 STEP_FEATURES = 40  # of those of motion
+EARLY, EDGES = 3, 48  # stages of sight that later things are told from, and their features
+LATER_WIDTH = 64
 SEEN = 0.8  # probability from which a thing is seen: rarely imagined, and little is missed
 _TURNS = tuple(direction for _, _, direction in LOOKS.values())
 _LUMA = (0.299, 0.587, 0.114)
@@ -113,7 +118,8 @@ class _Residual(nn.Module):
 
 
 class SightNetwork(nn.Module):
-    """Pictures [N, 3, H, W] in 0..1 -> logits of light [N, 4], weather [N, 4], district [N, 5], things [N, 7]; features [N, 64].
+    """Pictures [N, 3, H, W] in 0..1 -> logits of light [N, 4], weather [N, 4], district [N, 5] and the first things [N, 7],
+    features [N, 64], and the map [N, 48, h, w] of the first `EARLY` stages.
 
     Light, weather and district are of the whole picture. Things are small: each place of a map an eighth as fine as the picture
     says what it sees, and a picture shows what any place sees.
@@ -122,29 +128,54 @@ class SightNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
-            [_stage(3, 24, 5), _stage(24, 48), _Residual(48), _stage(48, 96), _Residual(96), _Residual(96), _stage(96, 128)]
+            [
+                _stage(3, 24, 5),
+                _stage(24, 48),
+                _Residual(48),
+                _stage(48, 96),
+                _Residual(96),
+                _Residual(96),
+                _stage(96, 128),
+            ]
         )
         self.features = nn.Linear(2 * 128, FEATURES)
         self.light, self.weather = nn.Linear(FEATURES, len(LIGHTS)), nn.Linear(FEATURES, len(WEATHERS))
         self.district = nn.Linear(FEATURES, len(DISTRICTS))
-        self.things = nn.Conv2d(96, len(THINGS), 1)
+        self.things = nn.Conv2d(96, FIRST_THINGS, 1)
         nn.init.constant_(self.things.bias, -6.0)  # type: ignore[arg-type]
 
-    def maps(self, picture: Tensor) -> list[Tensor]:
-        """The outputs of all stages, finest first."""
+    def maps(self, picture: Tensor, count: int | None = None) -> list[Tensor]:
+        """The outputs of all stages, or of the first `count`, finest first."""
         maps = []
         x = picture - 0.5
-        for stage in self.stages:
+        for stage in self.stages[:count]:
             x = stage(x)
             maps.append(x)
         return maps
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        *_, fine, last = self.maps(picture)
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        maps = self.maps(picture)
+        fine, last = maps[-2:]
         pooled = torch.cat([last.mean(dim=(2, 3)), last.amax(dim=(2, 3))], dim=1)
         features = F.relu(self.features(pooled))
         things = self.things(fine).flatten(2).logsumexp(dim=2)
-        return self.light(features), self.weather(features), self.district(features), things, features
+        return self.light(features), self.weather(features), self.district(features), things, features, maps[EARLY - 1]
+
+
+class LaterThings(nn.Module):
+    """The map [N, 48, h, w] of a picture's edges and colours -> logits [N, 4] of the last things.
+
+    Stages of their own lead there: what `SightNetwork` makes of a picture further on was not learnt for these.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.Sequential(_stage(EDGES, LATER_WIDTH), _Residual(LATER_WIDTH), nn.Dropout2d(0.1))
+        self.things = nn.Conv2d(LATER_WIDTH, len(LATER_EVENTS), 1)
+        nn.init.constant_(self.things.bias, -6.0)  # type: ignore[arg-type]
+
+    def forward(self, edges: Tensor) -> Tensor:
+        return self.things(self.stages(edges)).flatten(2).logsumexp(dim=2)
 
 
 @dataclass(frozen=True)
@@ -152,7 +183,7 @@ class Reading:
     """What the judge says of B blocks. All arrays have the block axis first.
 
     move, look: numbers of `Move` and `Look`. motion [B, 4]: metres forward and to the right, degrees to the right and up.
-    light, weather, district: numbers in LIGHTS, WEATHERS, DISTRICTS, and things [B, 7] probabilities, of the last picture.
+    light, weather, district: numbers in LIGHTS, WEATHERS, DISTRICTS, and things [B, 11] probabilities, of the last picture.
     features [B, 128]: of the motion, then of the last picture.
     """
 
@@ -186,6 +217,7 @@ class Judge(nn.Module):
         self.height, self.width, self.fps, self.frames_per_block = height, width, fps, frames_per_block
         self.motion = MotionNetwork(frames_per_block + 1, height, width, focal, (units[2], units[3]))
         self.sight = SightNetwork()
+        self.later = LaterThings()
         self.units: Tensor
         self.register_buffer("units", torch.tensor(units))
 
@@ -230,7 +262,8 @@ class Judge(nn.Module):
 
     def _read(self, pictures: Tensor) -> Reading:
         move, look, motion, moved = self.motion(to_grey(pictures))
-        light, weather, district, things, seen = self.sight(pictures[:, -1])
+        light, weather, district, first, seen, edges = self.sight(pictures[:, -1])
+        things = torch.cat([first, self.later(edges)], dim=1)
         return Reading(
             move=move.argmax(dim=1).numpy(),
             look=look.argmax(dim=1).numpy(),

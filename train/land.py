@@ -19,9 +19,9 @@ from torch.optim.swa_utils import AveragedModel
 from train import loop
 from train.corpus import Corpus, town_start
 from train.depth import load_depth
-from train.events import load_events
 from train.finder import WEIGHTS as FINDER
 from train.foundation import held_out_psnr
+from train.growth import load_events
 from train.latents import load_vae
 from train.loop import prepare_cpu
 from train.places import load_places

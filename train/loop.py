@@ -301,7 +301,7 @@ PATHS = {
     "initial": "folder of weights to start from (train.land)",
     "depth": "run folder of train.depth, where --initial brings none or an older one",
     "places": "run folder of train.places, or a folder of weights, where --initial brings none or older ones",
-    "events": "run folder of train.events, where --initial brings none or older ones",
+    "events": "run folder of train.events, or a folder of weights, where --initial brings none or older ones",
 }
 
 

@@ -44,6 +44,8 @@ EVENT_WEIGHTS: dict[str, tuple[float, str | None]] = {
     "car": (1.0, None),
     "balloon": (1.0, None),
 }
+# kinds that came later: walks, each drawn from its number alone, are as they were without them
+LATER_EVENTS = ("tornado", "dinosaur", "tram", "bubbles")
 
 
 @dataclass(frozen=True)

@@ -263,6 +263,7 @@ STREET_EVENTS = (
     ("fireworks", 22.0, "open"), ("ufo", 16.0, "open"), ("ghost", 7.0, "open"), ("fire", 12.0, "facade"),
     ("crowd", 8.0, "open"), ("car", 8.0, "street"), ("balloon", 14.0, "open"), ("heavy_rain", 0.0, ""), ("snow", 0.0, ""),
     ("fog", 0.0, ""), ("night", 0.0, ""), ("sunset", 0.0, ""), ("sun", 0.0, ""),
+    ("tornado", 18.0, "open"), ("dinosaur", 10.0, "open"), ("tram", 8.0, "street"), ("bubbles", 8.0, "open"),
 )  # fmt: skip
 
 _STREET_DIT = DiTConfig(

@@ -17,7 +17,7 @@ from train.evaluation.worlds import Scene, World
 from train.judge_data import THINGS, seen_things
 from train.judge_network import SEEN, Judge, Reading
 from train.routes import TO_AND_FRO, open_start
-from train.walks import EVENT_WEIGHTS
+from train.walks import EVENT_WEIGHTS, LATER_EVENTS
 from world_model.actions import Action
 from yume_gym.street.courses import KINDS
 from yume_gym.street.events import sample_phrase
@@ -31,7 +31,8 @@ IN_VIEW = 2  # blocks at the end of which the street itself must show a thing, f
 class Plan:
     """Blocks before an event, while it lasts and after it; the light and weather of the scenes, one scene each.
 
-    With `once`, a kind that an earlier scene had is left out.
+    With `once`, a kind that an earlier scene had is left out. Kinds that came later are tried under the same skies, in further
+    scenes after all those of the others, which are as they were without them.
     """
 
     before: int = 2
@@ -47,7 +48,7 @@ class Plan:
 
 
 def kinds_for(scene: tuple[str, str]) -> list[str]:
-    """Events that would change something in this light and weather."""
+    """Events that would change something in this light and weather, but for those that came later."""
     light, weather = scene
     return [
         kind
@@ -60,9 +61,10 @@ def make_scenes(street: StreetSimulator, plan: Plan, seed: int) -> list[tuple[Sc
     """Scenes, each with the kinds of events to try in it: a thing is tried from a place where the street itself shows it."""
     made: list[tuple[Scene, list[str]]] = []
     tried: set[str] = set()
-    for number, (light, weather) in enumerate(plan.scenes):
+    skies = [(sky, kinds_for(sky)) for sky in plan.scenes] + [(sky, list(LATER_EVENTS)) for sky in plan.scenes]
+    for number, ((light, weather), kinds) in enumerate(skies):
         rng = np.random.default_rng([seed, number])
-        left = [kind for kind in kinds_for((light, weather)) if not (plan.once and kind in tried)]
+        left = [kind for kind in kinds if not (plan.once and kind in tried)]
         tried |= set(left)
         while left:
             picture = open_start(street, rng, light, weather)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from yume_gym.street import apparitions as A
 from yume_gym.street import primitives as P
 from yume_gym.street.furniture import COATS, PAINTS, SKINS, TROUSERS
 
@@ -43,6 +44,24 @@ class Course:
         """The same event, ending now."""
         return self if self.end is not None else replace(self, end=time)
 
+    def beyond(self, forward: float, right: float) -> tuple[float, float]:
+        """The place (x, z; metres) so far beyond its own and to the right, as the viewer looked at its onset."""
+        sin, cos = math.sin(self.heading), math.cos(self.heading)
+        return self.place[0] + forward * sin + right * cos, self.place[1] + forward * cos - right * sin
+
+    def in_lane(self, gone: float) -> tuple[float, float, bool, float]:
+        """Where somebody is who has gone so many metres past its place, down the street towards the viewer.
+
+        (x, z; metres), whether the street runs along z, and the direction of driving along that axis (1 or -1).
+        """
+        along_z = abs(math.cos(self.heading)) > abs(math.sin(self.heading))
+        toward = math.cos(self.heading) if along_z else math.sin(self.heading)
+        direction = -1.0 if toward > 0 else 1.0
+        x, z = self.place
+        lane = 40.0 * round((x if along_z else z) / 40.0) + 1.2 * direction * (-1.0 if along_z else 1.0)
+        way = direction * gone
+        return (lane, z + way, along_z, direction) if along_z else (x + way, lane, along_z, direction)
+
     def shapes(self, time: float) -> np.ndarray:
         """[N, primitives.COLUMNS] rows of what it puts into the world at a time (s)."""
         draw = KINDS[self.kind].draw
@@ -60,15 +79,10 @@ class Kind:
     distance: float = 0.0  # metres ahead of the viewer where it takes place
 
 
-def _ahead(course: Course, forward: float, right: float) -> tuple[float, float]:
-    sin, cos = math.sin(course.heading), math.cos(course.heading)
-    return course.place[0] + forward * sin + right * cos, course.place[1] + forward * cos - right * sin
-
-
 def _ufo(course: Course, age: float, weight: float) -> Rows:
     """Comes in from the right, hovers over the street with a beam, swaying."""
     arrive = 10.0 * math.exp(-1.3 * age)
-    x, z = _ahead(course, 2.0 * math.sin(0.5 * age), arrive + 2.5 * math.sin(0.8 * age))
+    x, z = course.beyond(2.0 * math.sin(0.5 * age), arrive + 2.5 * math.sin(0.8 * age))
     h = 6.5 + 0.5 * math.sin(1.3 * age) + 0.2 * arrive
     lights: Rows = []
     for k in range(6):
@@ -100,7 +114,7 @@ def _fireworks(course: Course, age: float, weight: float) -> Rows:
     rows: Rows = []
     for shell in range(max(0, int(age / 0.9) - 1), int(age / 0.9) + 1):
         t = age - 0.9 * shell
-        x, z = _ahead(course, 3.0 * math.sin(2.4 * shell), 6.0 * math.sin(4.1 * shell + 0.4))
+        x, z = course.beyond(3.0 * math.sin(2.4 * shell), 6.0 * math.sin(4.1 * shell + 0.4))
         h = 9.0 + 2.0 * math.sin(1.7 * shell)
         spread, fade = 5.0 * (1.0 - math.exp(-2.2 * t)), max(0.0, 1.0 - t / 1.8)
         colour = _SPARKS[shell % len(_SPARKS)]
@@ -117,7 +131,7 @@ def _fireworks(course: Course, age: float, weight: float) -> Rows:
 
 def _ghost(course: Course, age: float, weight: float) -> Rows:
     """A pale figure that floats to and fro over the street and looks at nobody."""
-    x, z = _ahead(course, 0.0, 1.6 * math.sin(0.7 * age))
+    x, z = course.beyond(0.0, 1.6 * math.sin(0.7 * age))
     h = 1.7 + 0.25 * math.sin(1.9 * age)
     body, dark = (0.90, 0.97, 1.0), (0.05, 0.06, 0.12)
     sin, cos = math.sin(course.heading), math.cos(course.heading)
@@ -176,22 +190,15 @@ def _crowd(course: Course, age: float, weight: float) -> Rows:
     rows: Rows = []
     for k in range(20):
         forward, right = 1.25 * (k // 5) + 0.4 * math.sin(3.1 * k), 1.3 * (k % 5 - 2) + 0.4 * math.sin(5.7 * k)
-        x, z = _ahead(course, forward, right + 0.12 * math.sin(2.0 * age + k))
+        x, z = course.beyond(forward, right + 0.12 * math.sin(2.0 * age + k))
         rows += P.person(x, z, COATS[(5 * k) % len(COATS)], TROUSERS[k % 3], SKINS[(k // 2) % 3], alpha=weight)
     return rows
 
 
 def _car(course: Course, age: float, weight: float) -> Rows:
     """A red car that comes along the street towards the viewer, passes, and comes round again."""
-    along_z = abs(math.cos(course.heading)) > abs(math.sin(course.heading))
-    toward = math.cos(course.heading) if along_z else math.sin(course.heading)
-    direction = -1.0 if toward > 0 else 1.0
     travelled = (8.0 * age) % 48.0 - 22.0
-    x, z = course.place
-    street = 40.0 * round((x if along_z else z) / 40.0)
-    lane = 1.2 * direction * (-1.0 if along_z else 1.0)
-    way = direction * travelled
-    x, z = (street + lane, z + way) if along_z else (x + way, street + lane)
+    x, z, along_z, direction = course.in_lane(travelled)
     ends = max(0.0, min(1.0, (22.0 + travelled) / 3.0, (26.0 - travelled) / 3.0))
     return P.car(x, z, along_z, PAINTS[0], forward=direction, alpha=weight * ends)
 
@@ -199,7 +206,7 @@ def _car(course: Course, age: float, weight: float) -> Rows:
 def _balloon(course: Course, age: float, weight: float) -> Rows:
     """Rises from the street, then hangs in the wind."""
     h = 3.5 + 5.5 * (1.0 - math.exp(-0.25 * age))
-    x, z = _ahead(course, 0.0, 1.2 * math.sin(0.4 * age))
+    x, z = course.beyond(0.0, 1.2 * math.sin(0.4 * age))
     rope = [
         P.shape(P.CYLINDER, (x + a, h - 1.6, z + b), (0.04, 1.3, 0.04), (0.3, 0.25, 0.2), alpha=weight)
         for a in (-0.4, 0.4)
@@ -226,4 +233,8 @@ KINDS: dict[str, Kind] = {
     "crowd": Kind(draw=_crowd, distance=8.0),
     "car": Kind(draw=_car, distance=8.0),
     "balloon": Kind(draw=_balloon, distance=14.0),
+    "tornado": Kind(draw=A.tornado, distance=18.0),
+    "dinosaur": Kind(draw=A.dinosaur, distance=10.0),
+    "tram": Kind(draw=A.tram, distance=8.0),
+    "bubbles": Kind(draw=A.bubbles, distance=8.0),
 }

@@ -42,8 +42,10 @@ class YumeStreetEnv(FirstPersonEnv):
     The town is a torus of B x B blocks of 40 m: who walks straight on comes round again. Streets with pavements and
     crossings, blocks of several districts (old brick, glass towers, pastel old town, shops, a park), trees, lamps,
     parked cars and pedestrians. Light (day, overcast, golden, night) and weather (clear, rain, snow, fog) are drawn
-    with the seed or chosen; thirteen kinds of events have their onset, course and end in the world. Buildings and water
-    stop a walker, who slides along them. Everything is computed by a ray caster on the CPU, without a display.
+    with the seed or chosen; seventeen kinds of events have their onset, course and end in the world: rain, snow, fog,
+    night, sunset and sun; fireworks, a fire, a UFO, a ghost, a balloon, a crowd, a car, a tornado, a dinosaur, a tram
+    and soap bubbles. Buildings and water stop a walker, who slides along them. Everything is computed by a ray caster
+    on the CPU, without a display.
 
     One step is one block of frames, as in `YumeWorld-v0`: 4 frames at 8 frames a second, half a second, in which a held
     walking key means 1.25 m and a held arrow key 22.5 degrees to a side or 15 up or down, to at most 35 from level.
@@ -133,7 +135,7 @@ class YumeStreetEnv(FirstPersonEnv):
     | `pose`   | (4, 4) camera-to-world matrix as in `info["pose"]`, at a free place; its height is not used       |
 
     An `image` is refused: the street is ground truth and cannot become a picture. An event text has to tell of one of
-    the thirteen kinds; ValueError names them. `trigger_event(text)`, `get_state()`, `set_state(state)` and exceptions
+    the seventeen kinds; ValueError names them. `trigger_event(text)`, `get_state()`, `set_state(state)` and exceptions
     are as in `YumeWorld-v0`.
 
     ## Example

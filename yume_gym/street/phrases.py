@@ -239,6 +239,124 @@ EVENT_KINDS: tuple[EventKind, ...] = (
         """),
     ),
     EventKind(
+        "tornado",
+        _lines("""
+            a tornado touches down
+            a tornado whirls down the street
+            a huge tornado appears ahead
+            a tornado comes towards me
+            a grey tornado sways over the road
+            a tornado tears through the city
+            a spinning tornado sucks up dust
+            suddenly a tornado forms between the houses
+            a violent tornado rages in the street
+            the funnel of a tornado reaches the ground
+            a whirling column of dust becomes a tornado
+            a tornado sweeps along the buildings
+            a tornado hurls debris through the air
+        """),
+        _lines("""
+            a twister spirals closer
+            some dust devil has landed on the asphalt
+            an enormous vortex devours everything loose
+            a whirlwind uproots whatever it meets
+            that rotating trunk of air is a waterspout gone ashore
+            one of those Kansas twisters lifts Dorothy's farm
+        """),
+        _words("""
+            tornado*, twister*, vortex, whirlwind*, waterspout*, funnel*, dust devil*, debris
+        """),
+    ),
+    EventKind(
+        "dinosaur",
+        _lines("""
+            a dinosaur appears
+            a green dinosaur stands in the street
+            a huge dinosaur walks down the road
+            a dinosaur with a long neck and tail
+            a giant dinosaur stomps between the houses
+            a dinosaur comes towards me
+            a friendly dinosaur looks over the roofs
+            a dinosaur roars in front of me
+            suddenly a dinosaur blocks the way
+            a real dinosaur has come to town
+            a long-necked dinosaur swings its tail
+            a dinosaur escapes from the museum
+            the street belongs to a green dinosaur
+        """),
+        _lines("""
+            a brontosaurus lumbers along
+            some prehistoric beast stamps its feet
+            Jurassic Park visitors run amok
+            a T-Rex goes hunting
+            an extinct reptile of the Cretaceous is alive again
+            here grazes a diplodocus
+        """),
+        _words("""
+            dinosaur*, dino, dinos, brontosaur*, brachiosaur*, prehistoric, jurassic, t-rex, t rex, tyrannosaur*,
+            cretaceous, mesozoic, sauropod*, diplodocus, triceratops, stegosaur*, velociraptor*, extinct reptile*
+        """),
+    ),
+    EventKind(
+        "tram",
+        _lines("""
+            a tram drives past
+            a yellow tram comes down the street
+            a long yellow tram passes by
+            a tram rings its bell and approaches
+            a tram rolls along its rails
+            the tram arrives
+            an old tram rattles past the houses
+            a tram glides through the street
+            a tram comes towards me and passes
+            the number nine tram goes by
+            a tram appears at the end of the road
+            a noisy tram rumbles by
+            an electric tram hums along the street
+        """),
+        _lines("""
+            a streetcar named Desire
+            some trolley car clangs its gong
+            light rail service begins here
+            public transport runs on rails, with a pantograph
+            tramcars from the depot make their first journey
+            two tramways of Lisbon's line 28 climb uphill
+        """),
+        _words("""
+            tram, trams, tramcar*, tramway*, tramline*, streetcar*, trolley car*, light rail, pantograph, on rails,
+            rails
+        """),
+    ),
+    EventKind(
+        "bubbles",
+        _lines("""
+            giant soap bubbles float by
+            soap bubbles drift through the street
+            huge bubbles rise in front of me
+            the street fills with soap bubbles
+            shimmering bubbles float in the air
+            big colourful bubbles drift past the houses
+            lots of bubbles come floating
+            someone blows giant soap bubbles
+            bubbles as big as a man hover over the road
+            iridescent bubbles rise and burst
+            a swarm of soap bubbles appears
+            shining soap bubbles glide up to the roofs
+            rainbow-coloured bubbles dance ahead
+        """),
+        _lines("""
+            a bubble machine was switched on
+            soapy spheres wobble around us
+            an entertainer dips his wand into suds
+            foamy globes, thin as a film of soap, take off
+            a gigantic bubble engulfs the lamp post
+            children chase iridescent orbs
+        """),
+        _words("""
+            bubble*, soap*, suds, iridescent
+        """),
+    ),
+    EventKind(
         "heavy_rain",
         _lines("""
             a heavy rainstorm begins
