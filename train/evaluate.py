@@ -30,7 +30,7 @@ from train.evaluation.worlds import Decoded, Dream, Frozen, Street, World, town
 from train.judge_network import WEIGHTS, Judge, fingerprint, judge_facts
 from train.loop import prepare_cpu
 from train.sheet import save_sheet
-from train.walks import StreetRecipe, render_walk
+from train.walks import LATER_EVENTS, StreetRecipe, render_walk
 from world_model.model import WorldModel
 from world_model.weights import find_weights, read_manifest
 from yume_gym.street.simulator import StreetSimulator
@@ -92,7 +92,11 @@ class Evaluation:
         report: dict[str, Any] = {"autoencoder": self.autoencoder()}
         report["starts"] = {name: self.starts(name) for name in ("street", "decoded", "dream")}
         report["memory"] = {name: self.memory(name) for name in ("street", "frozen", "dream")}
-        report["events"] = {name: self.events(name) for name in ("street", "frozen", "dream")}
+        rows = {name: self.events(name) for name in ("street", "frozen", "dream")}
+        report["events"], report["later_events"] = (
+            {name: events.score([row for row in part if (row["kind"] in LATER_EVENTS) == later]) for name, part in rows.items()}
+            for later in (False, True)
+        )
         towns = self.config.dit.places.towns[1:] if self.config.dit.places else ()
         report["other_towns"] = {str(seed): self.elsewhere(seed, f"town_{seed}") for seed in towns}
         report["unseen_town"] = self.elsewhere(self.settings.far_town, "far")
@@ -177,10 +181,10 @@ class Evaluation:
             }
         return figures
 
-    def events(self, name: str) -> dict[str, Any]:
-        """`events.score` over all scenes."""
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The trials of all scenes, as `events.score` takes them."""
         s = self.settings
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, (scene, kinds) in enumerate(events.make_scenes(self.street, s.events, self.seed(_EVENTS))):
 
             def make(number: int = number, scene: Any = scene, kinds: Any = kinds) -> dict[str, Any]:
@@ -191,7 +195,7 @@ class Evaluation:
                 return {"rows": found["rows"]}
 
             rows += self.store.result(f"events_{name}_{number}", make)["rows"]
-        return events.score(rows)
+        return rows
 
     def memory(self, name: str) -> dict[str, Any]:
         """Distances of departure and return, and the score against the street's."""
