@@ -313,6 +313,19 @@ def test_views_for_the_finder_come_from_every_town(two_towns, walks_there):
         assert picture.shape == (3, two_towns.height, two_towns.width)
 
 
+def test_a_finder_goes_on_to_further_towns(two_towns, town_config, data_folder, walks_there, tmp_path, monkeypatch):
+    """From a run that knew one town; what is written counts the steps of both."""
+    monkeypatch.setattr(finder_stage, "HELD_OUT_VIEWS", 4)
+    quick = finder_stage.Settings(batch=2, walked=3, ema=0.9)
+    finder_stage.train(town_config, data_folder, tmp_path / "one", quick, 2, None)
+    finder_stage.train(two_towns, walks_there, tmp_path / "start", quick, 0, None, tmp_path / "one")
+    finder_stage.train(two_towns, walks_there, tmp_path / "two", quick, 3, None, tmp_path / "one")
+    one, start, two = (load_file(tmp_path / name / finder_stage.WEIGHTS) for name in ("one", "start", "two"))
+    assert torch.equal(start["scores.weight"][:20], one["scores.weight"][:20]) and start["scores.weight"].shape[0] == 76
+    assert not torch.equal(two["scores.weight"][20:40], start["scores.weight"][20:40])
+    assert json.loads((tmp_path / "two" / "finder.json").read_text())["finder_training"]["steps"] == 5
+
+
 def test_starting_pictures_come_from_every_town(two_towns):
     pictures, found = starting_pictures(two_towns)
     assert len(found) == 2 * len(STARTS) and len(pictures) == 2 * len(STARTS) * two_towns.height

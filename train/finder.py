@@ -27,6 +27,7 @@ from train.walks import known_street
 from world_model.config import ModelConfig
 from world_model.finder import HEADINGS, Finder
 from world_model.rollout import generator
+from world_model.weights import read_manifest
 from yume_gym.street.simulator import LIGHTS, WEATHERS
 
 WEIGHTS = "finder.safetensors"
@@ -139,8 +140,17 @@ def train(
             run.save()
     run.finish()
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in errors(average, held_out).items()}}
+    steps_before = facts_of(initial).get("steps", 0) if initial is not None else 0
+    measured = {k: round(v, 4) for k, v in errors(average, held_out).items()}
+    facts = {"steps": run.progress.step + steps_before, **measured}
     (out / "finder.json").write_text(json.dumps({"finder_training": facts}, indent=1))
+
+
+def facts_of(folder: Path) -> dict:
+    """What a run of this stage, or a folder of weights, says of its finder's training."""
+    if (folder / "finder.json").is_file():
+        return json.loads((folder / "finder.json").read_text())["finder_training"]
+    return read_manifest(folder).get("finder", {})
 
 
 def grown(state: dict[str, Tensor], finder: Finder) -> dict[str, Tensor]:

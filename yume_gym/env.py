@@ -71,7 +71,8 @@ class YumeWorldEnv(FirstPersonEnv):
     ## Starting State
 
     Given by the options of `reset`; without a picture and a text, a shipped starting picture drawn with the seed (a
-    model that ships none dreams one from nothing).
+    model that ships none dreams one from nothing). A model that knows towns by heart, as `street` does, looks for the
+    picture in all of them and begins where it was taken, or where it looks most like it; a text alone chooses a view.
 
     ## Episode End
 
