@@ -186,6 +186,44 @@ def test_a_finder_names_towns(monkeypatch):
         assert apart.abs().max() < 1e-3
 
 
+class Likeness:
+    """Stands for places: what a picture shows, in each town as unlike as it is told."""
+
+    words = 5
+
+    def __init__(self, picture: Tensor, unlike: tuple[float, float]) -> None:
+        self.picture, self.unlike = picture, torch.tensor(unlike)
+
+    def looks(self, *_: Tensor) -> Tensor:
+        return torch.zeros(1, 1)
+
+    def town(self, place: Tensor) -> Tensor:
+        return (place[..., 0] / (APART * 80.0)).round().long()
+
+    def free(self, place: Tensor) -> Tensor:
+        return torch.ones(len(place), dtype=torch.bool)
+
+    def __call__(self, place: Tensor, *_: Tensor) -> Tensor:
+        share = 1 - self.unlike[self.town(place[0])].sqrt()
+        return (self.picture[0, :, None] * share[None, :, None, None])[None]
+
+
+@pytest.mark.parametrize(
+    ("unlike", "town"),
+    [((0.9, 0.88), 0), ((0.9, 0.7), 1), ((0.9, 0.5), 1), ((0.59, 0.5), 1), ((0.8, 0.9), 0)],
+)
+def test_strangers_go_on_in_the_first_town(unlike, town):
+    """A picture in doubt is taken for a further town only where that is clearly less unlike; one that is found is where it is."""
+    torch.manual_seed(0)
+    finder = Finder(80.0, (32, 48), width=8, towns=2).requires_grad_(False)
+    latents = torch.randn(1, 3, 4, 6, generator=generator("latents"))
+    latents = latents - latents.mean(dim=(2, 3), keepdim=True)
+    places = Likeness(latents, unlike)
+    pose, error = finder.find(places, torch.zeros(1, 3, 32, 48), latents)  # type: ignore[arg-type]
+    assert int(places.town(pose[:2])) == town
+    assert error == pytest.approx(unlike[town], rel=1e-4)
+
+
 def test_a_finder_of_more_towns_begins_with_what_it_knew(tmp_path):
     one, two = (Finder(80.0, (32, 48), width=8, towns=n).requires_grad_(False) for n in (1, 2))
     save_file(one.state_dict(), tmp_path / finder_stage.WEIGHTS)

@@ -21,6 +21,7 @@ LIKELIEST = 4
 # (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
 ROUNDS = ((8, 1.6, 0.14), (4, 0.6, 0.06), (2, 0.2, 0.02), (1, 0.07, 0.007))
 UNLIKE, WIDER = 0.6, 4  # how unlike is in doubt: then so many times as many candidates are tried and kept
+ELSEWHERE = 0.9  # a picture in doubt is taken for a further town only where that is less unlike than the first by this factor
 INDOORS = 1e3  # added to the errors of poses where nobody can stand
 
 
@@ -52,9 +53,11 @@ class Finder(nn.Module):
         return index, torch.stack([turn.cos(), turn.sin()], dim=-1).float()
 
     @torch.no_grad()
-    def candidates(self, picture: Tensor, count: int) -> Tensor:
-        """The likeliest poses [count, 3] float64 (x, z, yaw) of one picture [1, 3, H, W]."""
+    def candidates(self, picture: Tensor, count: int, towns: int | None = None) -> Tensor:
+        """The likeliest poses [count, 3] float64 (x, z, yaw) of one picture [1, 3, H, W], in the first `towns` or in all."""
         scores, inside = self(picture)
+        if towns is not None:
+            scores = (scores[0][:, : towns * self.cells[1]], *scores[1:])
         x, z, heading = (part[0].log_softmax(dim=-1) for part in scores)
         joint = x[:, None, None] + z[:, None] + heading
         best = torch.stack(torch.unravel_index(joint.flatten().topk(count).indices, joint.shape), dim=-1)
@@ -70,7 +73,8 @@ class Finder(nn.Module):
     def find(self, places: Places, picture: Tensor, latents: Tensor) -> tuple[Tensor, float]:
         """The pose [3] float64 (x, z; metres; yaw, radians) of one picture [1, 3, H, W] with latents [1, C, h, w], and how unlike
         its town it still looks there: squared error over squared latents, both about each channel's mean, for a light that is a
-        little off is no other place. It is a pose where one can stand, for pictures of elsewhere as well: they go on from there."""
+        little off is no other place. It is a pose where one can stand, for pictures of elsewhere as well: they go on from there,
+        in the first town rather than in a further one, which may look less unlike only because it is known more vaguely."""
         moves = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64, device=picture.device)
         around = torch.cartesian_prod(moves, moves, moves)
         silence = latents.new_zeros(1, 1, places.words)
@@ -84,8 +88,8 @@ class Finder(nn.Module):
         def unlike(poses: Tensor, errors: Tensor) -> Tensor:
             return errors.square().mean(dim=(1, 2, 3)) + INDOORS * ~places.free(poses[:, :2])
 
-        def search(times: int) -> tuple[Tensor, float]:
-            poses = self.candidates(picture, times * CANDIDATES)
+        def search(times: int, **which: int) -> tuple[Tensor, float]:
+            poses = self.candidates(picture, times * CANDIDATES, **which)
             errors = errors_at(poses)
             errors[: times * LIKELIEST] = 0
             for kept, metres, angle in ROUNDS:
@@ -96,7 +100,12 @@ class Finder(nn.Module):
             return poses[best], float(_about_mean(errors[best]) / _about_mean(latents[0]))
 
         found = search(1)
-        return found if found[1] < UNLIKE else min(found, search(WIDER), key=lambda pose: pose[1])
+        if found[1] >= UNLIKE:
+            found = min(found, search(WIDER), key=lambda pose: pose[1])
+        if found[1] >= UNLIKE and self.cells[0] > self.cells[1] and int(places.town(found[0][:2])):
+            first = search(WIDER, towns=1)
+            found = found if found[1] < ELSEWHERE * first[1] else first
+        return found
 
 
 def _about_mean(latents: Tensor) -> Tensor:
