@@ -20,14 +20,13 @@ from torch import Tensor
 
 from train.corpus import town_of, town_start
 from train.depth import degrade
-from train.loop import Run, load_network, prepare_cpu, read_arguments
+from train.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
 from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
 from train.walks import known_street
 from world_model.config import ModelConfig
 from world_model.finder import HEADINGS, Finder
 from world_model.rollout import generator
-from world_model.weights import read_manifest
 from yume_gym.street.simulator import LIGHTS, WEATHERS
 
 WEIGHTS = "finder.safetensors"
@@ -140,17 +139,10 @@ def train(
             run.save()
     run.finish()
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    steps_before = facts_of(initial).get("steps", 0) if initial is not None else 0
+    steps_before = facts_of(initial, "finder").get("steps", 0) if initial is not None else 0
     measured = {k: round(v, 4) for k, v in errors(average, held_out).items()}
     facts = {"steps": run.progress.step + steps_before, **measured}
     (out / "finder.json").write_text(json.dumps({"finder_training": facts}, indent=1))
-
-
-def facts_of(folder: Path) -> dict:
-    """What a run of this stage, or a folder of weights, says of its finder's training."""
-    if (folder / "finder.json").is_file():
-        return json.loads((folder / "finder.json").read_text())["finder_training"]
-    return read_manifest(folder).get("finder", {})
 
 
 def grown(state: dict[str, Tensor], finder: Finder) -> dict[str, Tensor]:

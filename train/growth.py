@@ -6,17 +6,15 @@ How texts are read is no part of it: which of more kinds one tells of is another
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from train.loop import load_network
+from train.loop import facts_of, load_network
 from world_model.config import EventsConfig, ModelConfig
 from world_model.events import Events
-from world_model.weights import read_manifest
 
 WEIGHTS = "events.safetensors"
 _READING = ("kind.", "phrasings", "phrasing_kind", "middle")
@@ -60,10 +58,7 @@ def known_in(folder: Path, config: ModelConfig) -> Known:
     tensors = {name: value for name, value in events.state_dict().items() if not name.startswith(_READING)}
     if all(how != "street" for *_, how in kinds):
         del tensors["lanes"]  # nothing went along the streets yet
-    path = folder / "events.json"
-    facts = (
-        json.loads(path.read_text())["events_training"] if path.is_file() else read_manifest(folder).get("events", {})
-    )
+    facts = facts_of(folder, "events")
     return Known(len(kinds), tensors, {name: share for name, share in facts.items() if name.startswith("painted/")})
 
 

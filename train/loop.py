@@ -30,7 +30,7 @@ from train import sharding
 from train.sheet import save_sheet
 from world_model.config import ModelConfig, get_preset
 from world_model.plan import resized
-from world_model.weights import Adapt, with_own
+from world_model.weights import Adapt, read_manifest, with_own
 
 PROGRESS = "progress.pt"  # beside the shards of a checkpoint that many processes wrote
 
@@ -290,6 +290,14 @@ def load_network(
         network.load_state_dict(adapt(tensors) if adapt is not None else tensors)
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not hold {what} of this model: {error}") from error
+
+
+def facts_of(folder: Path, stage: str) -> dict[str, Any]:
+    """What a run of a stage, or a folder of weights, says of that stage's training; {} where weights say nothing of it."""
+    path = folder / f"{stage}.json"
+    if path.is_file():
+        return json.loads(path.read_text())[f"{stage}_training"]
+    return read_manifest(folder).get(stage, {})
 
 
 # ---- command lines ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from train.clips import open_corpus
 from train.corpus import Corpus
 from train.descriptions import learn_skies, learn_sky_words, learn_views
 from train.latents import load_vae
-from train.loop import Run, load_network, prepare_cpu, read_arguments
+from train.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
 from train.shards import HELD_OUT, WalkInfo
 from train.sheet import to_pictures
 from train.vae import psnr
@@ -36,7 +36,6 @@ from world_model.config import ModelConfig
 from world_model.places import PARTLY, Places
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
-from world_model.weights import read_manifest
 
 WEIGHTS = "places.safetensors"
 
@@ -218,7 +217,7 @@ def train(
     figures, rows = errors(average, corpus, vae)
     run.sheet("places", rows)
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    earlier = facts_of(before) if before is not None else {}
+    earlier = facts_of(before, "places") if before is not None else {}
     measured = {k: round(v, 4) for k, v in {**figures, **words}.items()}
     if town:
         own = f"town {config.dit.places.towns[town]}"
@@ -246,13 +245,6 @@ def load_places(places: Places, folder: Path | None) -> None:
     """Puts the weights of a run of this stage into `places`. FileNotFoundError without them, ValueError for unfitting ones."""
     missing = "a model that knows places needs --places, a run of train.places"
     load_network(places, folder, WEIGHTS, missing, "the places", lambda state: grown(state, places))
-
-
-def facts_of(folder: Path) -> dict:
-    """What a run of this stage, or a folder of weights, says of its places' training; further towns under "town SEED"."""
-    if (folder / "places.json").is_file():
-        return json.loads((folder / "places.json").read_text())["places_training"]
-    return read_manifest(folder).get("places", {})
 
 
 def grown(state: dict[str, Tensor], places: Places) -> dict[str, Tensor]:
