@@ -52,8 +52,9 @@ class Block(nn.Module):
         super().__init__()
         c = config.dit
         self.eps = c.eps
-        self.self_attn, self.cross_attn = Attention(c.dim, c.heads, c.eps), Attention(c.dim, c.heads, c.eps)
-        self.norm3 = nn.LayerNorm(c.dim, eps=c.eps)
+        self.self_attn = Attention(c.dim, c.heads, c.eps)
+        self.cross_attn = Attention(c.dim, c.heads, c.eps) if c.text_dim else None
+        self.norm3 = nn.LayerNorm(c.dim, eps=c.eps) if c.text_dim else None
         self.channel = ChannelAttention(c.dim, c.channel.dim, c.channel.heads, c.eps) if c.channel else None
         self.ffn = ConvMLP(c.dim, c.ffn_dim, c.mlp_conv, c.activation)
         self.modulation = nn.Parameter(torch.randn(1, 6, c.dim) / c.dim**0.5)
@@ -63,7 +64,7 @@ class Block(nn.Module):
             )
 
     def forward(
-        self, x: Tensor, time: Tensor, context: KeyValue, table: Tensor, grids: list[Grid], past: KeyValue | None = None,
+        self, x: Tensor, time: Tensor, context: KeyValue | None, table: Tensor, grids: list[Grid], past: KeyValue | None = None,
         memory: tuple[Tensor, Tensor] | None = None, memory_table: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:  # fmt: skip
         """x [B, L, D], time [B, L or 1, 6, D]; returns x and this layer's rotated keys and values.
@@ -76,7 +77,8 @@ class Block(nn.Module):
         key, value = self._keys_values(normed, table)
         seen = (key, value) if past is None else (torch.cat([past[0], key], 2), torch.cat([past[1], value], 2))
         x = torch.addcmul(x, self.self_attn.attend(query, seen), v[2].to(x.dtype))
-        x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), context)
+        if self.cross_attn is not None and self.norm3 is not None and context is not None:
+            x = x + self.cross_attn.attend(self.cross_attn.queries(self.norm3(x)), context)
         if self.channel is not None and memory is not None and memory_table is not None:
             own = x.shape[1] - memory_table.shape[-2]
             read = self.channel(x[:, own:], memory, memory_table)

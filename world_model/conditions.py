@@ -24,7 +24,7 @@ class Target:
 class Conditions:
     """All that a block's sampler steps share."""
 
-    context: list[KeyValue]  # of every layer
+    context: list[KeyValue | None]  # of every layer; None for a model without text
     history: list[KeyValue]  # of every layer if attention is "cached", else empty
     tokens: Tensor | None  # embedded history [B, n, D] if attention is "joint"
     grids: list[Grid]  # of the history groups
@@ -42,11 +42,11 @@ class Conditions:
         def again(x: Tensor | None, dim: int = 0) -> Tensor | None:
             return None if x is None else x.repeat_interleave(times, dim=dim)
 
-        def pairs(items: list[KeyValue]) -> list[KeyValue]:
-            return [(k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for k, v in items]
+        def pair(item: KeyValue) -> KeyValue:
+            return item[0].repeat_interleave(times, 0), item[1].repeat_interleave(times, 0)
 
         return Conditions(
-            pairs(self.context), pairs(self.history), again(self.tokens), self.grids,
+            [item and pair(item) for item in self.context], [pair(item) for item in self.history], again(self.tokens), self.grids,
             again(self.table),  # type: ignore[arg-type]
             self.memory.repeat(times) if self.memory else None, again(self.memory_table),
             again(self.bias), again(self.pooled),

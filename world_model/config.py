@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from world_model.action_spaces import ActionSpec
 from world_model.camera import CameraConfig
 
 
@@ -88,18 +89,22 @@ class DiTConfig:
     layers: int = 30
     patch: tuple[int, int, int] = (1, 2, 2)
     latent_channels: int = 48
-    text_dim: int = 4096
+    text_dim: int = 4096  # 0: no text, and no cross-attention
     freq_dim: int = 256
     eps: float = 1e-6
     packing: Literal["released"] | Tiers = "released"
     channel: ChannelConfig | None = field(default_factory=ChannelConfig)
     history_attention: Literal["joint", "cached"] = "joint"
     prediction: Literal["velocity", "data"] = "velocity"  # what the network's output means (flow.py)
-    positions: Literal["grid", "view_sphere"] = "grid"  # RoPE axes: (frame, row, column) or (frame, elevation, azimuth)
+    # RoPE axes: "grid" (running frame, own row, own column; released), "centred" (frame, centre of the area in finest cells), or
+    # "view_sphere" (frame, elevation, azimuth)
+    positions: Literal["grid", "centred", "view_sphere"] = "grid"
     mlp_conv: bool = False  # depthwise 3x3 convolution between the two MLP layers
     activation: Literal["gelu_tanh", "relu_squared"] = "gelu_tanh"  # of the MLP; tanh is slow on a CPU
     screen_embedding: bool = False  # a learned vector per place on the screen; view-sphere RoPE needs it
-    pooled_action: bool = False  # the mean action token joins the timestep embedding
+    pooled_action: bool = False  # the action (mean caption token, or its encoding) joins the timestep embedding
+    recent_frames: int = 0  # newest history frames whose latents are concatenated to the target's, as DIAMOND does
+    residual: bool = False  # preconditioning: a data prediction starts from the newest history frame, not from zero
     guide: int = 0  # width of the depth network by which the last frame is moved as a second input (warp.py); 0: none
     guide_memory: int = 0  # earlier pictures that fill in what the last one does not show (album.py)
     places: PlacesConfig | None = None  # a town known by heart, for what neither last frame nor album show (places.py)
@@ -132,7 +137,7 @@ class TextConfig:
     released weights. The sizes below those are of encoders that come with a checkpoint ("umt5").
     """
 
-    kind: Literal["minilm", "umt5", "hashed"] = "umt5"
+    kind: Literal["minilm", "umt5", "hashed", "none"] = "umt5"
     dim: int = 4096
     event_tokens: int = 448
     action_tokens: int = 64
@@ -176,6 +181,7 @@ class ModelConfig:
     text: TextConfig
     sampler: SamplerConfig = SamplerConfig()
     camera: CameraConfig = CameraConfig()
+    action: ActionSpec = ActionSpec()
 
     def __post_init__(self) -> None:
         rows, columns = (self.vae.spatial_stride * patch for patch in self.dit.patch[1:])
@@ -190,6 +196,8 @@ class ModelConfig:
         if self.vae.latent_channels != self.dit.latent_channels or self.text.dim != self.dit.text_dim:
             raise ValueError(f"{self.name}: the DiT's channels must be those of its autoencoder and text encoder")
 
+        if self.dit.residual and self.dit.prediction != "data":
+            raise ValueError(f"{self.name}: residual preconditioning is of a data prediction; it needs prediction='data'")
         if self.dit.guide and self.dit.prediction != "data":
             raise ValueError(f"{self.name}: a guide is where a data prediction starts from; it needs prediction='data'")
         if self.dit.places and not self.dit.guide:
@@ -201,6 +209,11 @@ class ModelConfig:
             raise ValueError(f"{self.name}: places.fine must be 1 to 4, and places.bricks more than 0 where it is more than 1")
         if self.dit.events and not self.dit.places:
             raise ValueError(f"{self.name}: events take place somewhere; they need places")
+
+    @property
+    def action_width(self) -> int:
+        """Numbers by which an action reaches the timestep embedding: of its caption's mean token, or of `ActionSpec.encode`."""
+        return self.dit.text_dim if self.action.kind == "first_person" else self.action.width
 
     @property
     def frames_per_block(self) -> int:
@@ -248,7 +261,7 @@ def _tuples(value: Any) -> Any:
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """A config dataclass from plain JSON values; nested configs by field name."""
     nested = {"dit": DiTConfig, "vae": VAEConfig, "text": TextConfig, "sampler": SamplerConfig, "camera": CameraConfig,
-              "channel": ChannelConfig, "packing": Tiers, "places": PlacesConfig, "events": EventsConfig}  # fmt: skip
+              "channel": ChannelConfig, "packing": Tiers, "action": ActionSpec, "places": PlacesConfig, "events": EventsConfig}  # fmt: skip
     unknown = values.keys() - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}: the file was written by another version")

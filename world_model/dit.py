@@ -44,6 +44,7 @@ class DiT(nn.Module):
     """The whole network of one `ModelConfig`."""
 
     prior_deviation: Tensor | None
+    residual_deviation: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -59,8 +60,10 @@ class DiT(nn.Module):
         if released:
             shrink = (1, 2 * c.patch[1], 2 * c.patch[2])
             self.patch_embedding_2x_f = nn.Conv3d(c.latent_channels, c.latent_channels, shrink, shrink)
-        self.text_embedding = nn.Sequential(
-            nn.Linear(c.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        self.text_embedding = (
+            nn.Sequential(nn.Linear(c.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
+            if c.text_dim
+            else None
         )
         self.time_embedding = nn.Sequential(FloatLinear(c.freq_dim, dim), nn.SiLU(), FloatLinear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), FloatLinear(dim, 6 * dim))
@@ -71,7 +74,17 @@ class DiT(nn.Module):
             nn.Conv3d(c.latent_channels, c.channel.dim, c.channel.patch, c.channel.patch) if c.channel else None
         )
         self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
-        self.action_embedding = nn.Linear(c.text_dim, dim) if c.pooled_action else None
+        self.action_embedding = nn.Linear(config.action_width, dim) if c.pooled_action else None
+        self.recent_embedding = (
+            nn.Conv2d(c.latent_channels * c.recent_frames + 1, dim * config.token_grid[0], c.patch[1:], c.patch[1:])
+            if c.recent_frames
+            else None
+        )
+        # deviation of the data from where a data prediction starts, per frame of the block and channel: without a past (from
+        # zero), and with one (from the newest frame)
+        self.register_buffer(
+            "residual_deviation", torch.ones(2, config.block_latents, c.latent_channels) if c.residual else None
+        )
         self.depth = DepthNet(c.guide, config.camera).requires_grad_(False) if c.guide else None
         self.places = (
             Places(c.places, config.camera, config.latent_size, c.latent_channels, c.text_dim).requires_grad_(False)
@@ -216,8 +229,7 @@ class DiT(nn.Module):
     ) -> Conditions:  # fmt: skip
         """The part of `prepare` that needs no guide: of words and of the past."""
         c = self.config.dit
-        text = self.text_embedding(context.to(self.dtype))
-        keys = [layer.cross_attn.keys_values(text) for layer in self.layers]
+        keys = self._text_keys(context)
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
         start = target.frame[:, 0]
         tokens: Tensor | None = None
@@ -242,11 +254,41 @@ class DiT(nn.Module):
             memory_table = rotary_table(coords, self.channel_frequencies)
             memory = memory or self.no_memory(context)
         bias = None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
+        bias = self._recent(history, bias)
+        mean, variance = self._precondition(history)
         action = self.action_embedding
         return Conditions(
             keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies), memory,
             memory_table, bias, action(pooled.to(self.dtype)) if action is not None and pooled is not None else None,
+            mean, variance,
         )  # fmt: skip
+
+    def _text_keys(self, context: Tensor) -> list[KeyValue | None]:
+        """Keys and values of the text in every layer; None where there is no cross-attention."""
+        if self.text_embedding is None:
+            return [None] * len(self.blocks)
+        text = self.text_embedding(context.to(self.dtype))
+        return [layer.cross_attn.keys_values(text) if layer.cross_attn else None for layer in self.layers]
+
+    def _recent(self, history: History | None, bias: Tensor | None) -> Tensor | None:
+        """`bias` [B, L, D] plus the newest history frames, embedded place by place (channel concatenation)."""
+        if self.recent_embedding is None or history is None:
+            return bias
+        newest = history.latents[:, :, -self.config.dit.recent_frames :].to(self.dtype)
+        seen = history.known[:, None, None, None].to(self.dtype)
+        stacked = torch.cat([rearrange(newest, "B C n h w -> B (n C) h w") * seen, seen.expand_as(newest[:, :1, 0])], 1)
+        embedded = self.recent_embedding(stacked)
+        tokens = rearrange(embedded, "B (F D) h w -> B (F h w) D", F=self.config.token_grid[0])
+        return tokens if bias is None else bias + tokens
+
+    def _precondition(self, history: History | None) -> tuple[Tensor | None, Tensor | None]:
+        """Mean and variance [B, C, K, h, w] that a data prediction starts from (Karras et al. 2022, table 1, with a mean)."""
+        if self.residual_deviation is None or history is None:
+            return None, None
+        last = history.latents[:, :, -1:].expand(-1, -1, self.config.block_latents, -1, -1)
+        known = history.known[:, None, None, None, None]
+        power = rearrange(self.residual_deviation.square()[history.known.long()], "B K C -> B C K 1 1")
+        return last * known, power.expand_as(last)
 
     def show(
         self, conditions: Conditions, guide: Tensor | None, valid: Tensor | None, known: Tensor | None,

@@ -60,12 +60,12 @@ _PLACE: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 def axis_frequencies(head_dim: int, positions: str) -> list[Tensor]:
     """Rotary frequencies of the three axes, [pairs of that axis] float64 each; pairs sum to head_dim / 2.
 
-    "grid": Wan's split (frame, row, column), base 10000. "view_sphere": frames, and angles in radians for elevation and azimuth;
+    "grid" and "centred": Wan's split (frame, row, column), base 10000. "view_sphere": frames, and angles in radians for elevation and azimuth;
     azimuth frequencies are whole numbers, so that a full turn comes back to itself.
     """
     spatial = 2 * (head_dim // 6)
     temporal = head_dim - 2 * spatial
-    if positions == "grid":
+    if positions in ("grid", "centred"):
         return [10000.0 ** (-torch.arange(0, n, 2, **_PLACE) / n) for n in (temporal, spatial, spatial)]
     angular = torch.logspace(0, 1, spatial // 2, base=24.0, **_PLACE).round()  # 24 / radian: two 7.5 degree tokens
     return [torch.logspace(0, -1, temporal // 2, base=40.0, **_PLACE) * 1.5, angular, angular]

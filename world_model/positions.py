@@ -1,6 +1,7 @@
 """Rotary coordinates: when and where in the picture, or which way from the viewer, each token is.
 
-"grid" (released): running index over packed frames, own rows and columns. "view_sphere": age and view direction.
+"grid" (released): running index over packed frames, own rows and columns. "centred": age, and the centre of the area that a
+token covers, in cells of the finest grid. "view_sphere": age and view direction.
 Shapes: B worlds, F frames, h x w tokens of a frame.
 """
 
@@ -31,6 +32,8 @@ class Positions:
             axes = [torch.arange(n, dtype=torch.float64, device=frame.device) for n in grid]
             place = torch.stack(torch.meshgrid(axes[0] + running, axes[1], axes[2], indexing="ij"), dim=-1)
             return repeat(place, "F h w a -> B (F h w) a", B=frame.shape[0])
+        if self._config.dit.positions == "centred":
+            return self._centred(frame.clamp(min=-self._config.dit.max_age), rows, columns, ratio)
         return self._sphere(frame.clamp(min=-self._config.dit.max_age), yaw, pitch, rows, columns, ratio)
 
     def _sphere(self, frame: Tensor, yaw: Tensor, pitch: Tensor, rows: int, columns: int, ratio: int) -> Tensor:
@@ -46,9 +49,10 @@ class Positions:
         ratio = kernel[1] / p[1]
         if self._config.dit.positions == "view_sphere":
             return self._sphere(frame, yaw, pitch, grid[1], grid[2], ratio)  # type: ignore[arg-type]
-        rows, columns = (
-            (torch.arange(n, dtype=torch.float64, device=frame.device) + 0.5) * ratio - 0.5 for n in grid[1:]
-        )
-        place = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).expand(*frame.shape, -1, -1, -1)
+        return self._centred(frame, grid[1], grid[2], ratio)
+
+    def _centred(self, frame: Tensor, rows: int, columns: int, ratio: float) -> Tensor:
+        axes = ((torch.arange(n, dtype=torch.float64, device=frame.device) + 0.5) * ratio - 0.5 for n in (rows, columns))
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).expand(*frame.shape, -1, -1, -1)
         time = frame.double()[:, :, None, None, None].expand(*place.shape[:-1], 1)
         return rearrange(torch.cat([time, place], dim=-1), "B F h w a -> B (F h w) a")

@@ -1,0 +1,1 @@
+"""Training of a generator from recordings alone: every part of a batch is a tensor operation, for CPU and GPU alike."""

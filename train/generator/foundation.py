@@ -1,0 +1,163 @@
+"""Foundation training of a generator: flow matching of the next block, given a history that is recorded, noised or its own.
+
+Shapes: B worlds, D noise draws of each, C channels, K latent frames of a block, h x w latent size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from train.generator.pool import RolloutPool
+from train.generator.windows import Window, Windows
+from world_model import flow
+from world_model.conditions import Conditions
+from world_model.config import ModelConfig
+from world_model.dit import DiT
+from world_model.rollout import denoise_block
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this stage."""
+
+    batch: int = 16  # worlds a step
+    draws: int = 4  # noise draws that share one world's history
+    lr: float = 1e-3
+    warmup: int = 100  # steps
+    cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    pure_noise: float = 0.25  # share of draws at noise level 1, where a sampler begins
+    history_noise: float = 0.3  # largest deviation of the noise added to a history
+    noised: float = 0.5  # share of worlds with a noised history
+    described: float = 0.3  # share of worlds without an event that are told the caption
+    text_start: float = 0.05  # share of worlds with no past at all: the block is generated from text (T2V)
+    text_dropout: float = 0.1  # share of worlds that are told nothing, for guidance in distillation
+    own_from: float = 0.4  # share of the run after which histories of the generator's own are mixed in
+    own_share: float = 0.5  # share of the batch that lives on them at the end
+    own_steps: int = 2  # sampler steps of such a history
+    life: int = 24  # blocks that a self-generated history lasts at most
+    longest: int = 200  # blocks: oldest world in training
+    optimizer: str = "muon"  # or "adamw"
+    seed: int = 0
+
+
+def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Generator) -> Tensor:
+    """[count] float32 noise levels over all of (0, 1]: some at 1, the others uniform, then shifted."""
+    uniform, choice = (torch.rand(count, generator=stream, device=stream.device) for _ in range(2))
+    return torch.where(choice < pure_noise, 1.0, flow.shift_sigma(1 - uniform, shift))
+
+
+def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    """Error of the prediction at noise levels `sigma` [B], each level weighted to about one (EDM, Karras et al. 2022, section 5).
+
+    A velocity has unit scale at every level. A data prediction is divided by the mean variance that it has to explain.
+    """
+    level = sigma.float()[:, None, None, None, None]
+    x = flow.add_noise(data, noise, level)
+    output = dit(x, sigma, conditions)
+    if dit.config.dit.prediction == "velocity":
+        return (output - (noise - data)).square().mean()
+    variance = torch.ones_like(level) if conditions.variance is None else conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
+    explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
+    return ((output - data).square() / explained).mean()
+
+
+def noised(window: Window, settings: Settings, stream: torch.Generator) -> Window:
+    """Adds noise to the histories of some worlds: a generator that saw only clean ones would drift (GameNGen, section 3.2.1)."""
+    device, count = stream.device, len(window.data)
+    strength, choice = (torch.rand(count, generator=stream, device=device) for _ in range(2))
+    deviation = (settings.history_noise * strength * (choice < settings.noised))[:, None, None, None, None]
+
+    def corrupt(latents: Tensor) -> Tensor:
+        return latents + deviation * torch.randn(latents.shape, generator=stream, device=device)
+
+    return replace(
+        window,
+        history=replace(window.history, latents=corrupt(window.history.latents)),
+        past=replace(window.past, latents=corrupt(window.past.latents)),
+    )
+
+
+def forgetful(window: Window, settings: Settings, event_tokens: int, stream: torch.Generator) -> Window:
+    """Takes the past from some worlds (text starts), and the text from others (for classifier-free guidance)."""
+    past, told = (torch.rand(len(window.data), generator=stream, device=stream.device) for _ in range(2))
+    seen, silent = past >= settings.text_start, told < settings.text_dropout
+    context = window.context.clone()
+    context[:, :event_tokens] *= ~(silent & seen)[:, None, None]
+    history, sums = window.history, window.past
+    return replace(
+        window, context=context, history=replace(history, present=history.present & seen[:, None]),
+        past=replace(sums, present=sums.present & seen[:, None]),
+    )  # fmt: skip
+
+
+def read_window(dit: DiT, window: Window) -> Conditions:
+    """Conditions of the next block: history compressed by both halves of TSCM, text and action."""
+    memory = dit.remember(window.past)
+    return dit.read(window.history, memory, window.context, window.target, window.action)
+
+
+def join(first: Window, second: Window) -> Window:
+    """One batch of two."""
+    history, past = (type(a)(*(torch.cat(pair) for pair in zip(_rows(a), _rows(b)))) for a, b in
+                     ((first.history, second.history), (first.past, second.past)))  # fmt: skip
+    target = replace(first.target, **{
+        name: torch.cat([getattr(first.target, name), getattr(second.target, name)]) for name in ("yaw", "pitch", "frame")
+    })  # fmt: skip
+    rest = (torch.cat(pair) for pair in zip((first.data, first.context, first.action), (second.data, second.context, second.action)))
+    return Window(history, past, target, *rest)
+
+
+def _rows(history):  # type: ignore[no-untyped-def]
+    return history.latents, history.frame, history.yaw, history.pitch, history.present
+
+
+class Foundation:
+    """One optimisation step at a time; the pool of self-generated histories moves on with each."""
+
+    def __init__(self, config: ModelConfig, windows: Windows, settings: Settings) -> None:
+        self.config, self.windows, self.settings = config, windows, settings
+        self.device = windows.data.latents.device
+        most = round(settings.batch * settings.own_share)
+        self.pool = RolloutPool(windows, max(4 * most, 1), settings.life, self.stream(-1))
+        self.sigmas = flow.sigma_schedule(settings.own_steps, config.sampler.shift)
+
+    def stream(self, number: int) -> torch.Generator:
+        """Random numbers of one step: a resumed run draws what an unbroken one would."""
+        return torch.Generator(self.device).manual_seed(self.settings.seed * 1_000_003 + number + 1)
+
+    def loss(self, dit: DiT, number: int, done: float) -> Tensor:
+        """Loss of step `number`, after the share `done` of the run."""
+        s, stream = self.settings, self.stream(number)
+        ramp = max(0.0, done - s.own_from) / max(1e-6, (1 - s.own_from) / 2)
+        own = round(s.batch * s.own_share * min(1.0, ramp))
+        window = self.windows.truth(self.windows.data.draw(s.batch - own, s.longest, stream), stream, s.described)
+        if own:
+            rows, _, lived = self.pool.take(own, stream)
+            with torch.no_grad():
+                noise = torch.randn(lived.data.shape, generator=stream, device=self.device)
+                block = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
+            self.pool.put(rows, block, stream)
+            window = join(lived, window)
+        window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
+        conditions = read_window(dit, window).repeat(s.draws)
+        data = window.data.repeat_interleave(s.draws, 0)
+        sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
+        noise = torch.randn(data.shape, generator=stream, device=self.device)
+        return flow_loss(dit, conditions, data, sigma, noise)
+
+
+@torch.no_grad()
+def measure_residuals(dit: DiT, windows: Windows, count: int = 256) -> None:
+    """Sets where a data prediction starts from: deviation of blocks from zero, and from the frame before them."""
+    if dit.residual_deviation is None:
+        return
+    stream = torch.Generator(windows.data.latents.device).manual_seed(0)
+    window = windows.truth(windows.data.draw(count, 0, stream), stream)
+    last = window.history.latents[:, :, -1:]
+    for row, difference in enumerate((window.data, window.data - last)):
+        dit.residual_deviation[row] = difference.square().mean(dim=(0, 3, 4)).sqrt().clamp(min=0.02).T

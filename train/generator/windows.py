@@ -1,0 +1,182 @@
+"""A recording as latents on one device, and training windows drawn from it by index.
+
+A window is what a world has after `age` blocks: the packed history that `append_tiers` would hold, the stretch of past that the
+channel path sums up, the action, the text and the true next block. No loop over worlds: a window is one `index_select`.
+
+Legend: E episodes, S steps of all episodes, N latent frames of all, B worlds of a batch, C channels, K latent frames of a block,
+h x w latent size, F frames that a history holds, P frames of past for the channel path, A numbers of an encoded action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from world_model.conditions import Target
+from world_model.config import ModelConfig, Tiers
+from world_model.tscm import History
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """A recording, encoded. An episode of n steps has 1 + n * K rows of `latents`: its first picture standing still, then its blocks.
+
+    `still` names, for each step, the row that shows the picture before it standing still: where one latent is one frame, that is
+    the frame itself; else such rows follow those of the episodes.
+    """
+
+    latents: Tensor  # [N, C, h, w] float16 or float32
+    angles: Tensor  # [N, 2] float32 yaw and pitch, radians; zeros where nobody recorded them
+    first: Tensor  # [E] int64 row of an episode's first picture
+    begin: Tensor  # [E + 1] int64 step number at which an episode begins; the last entry is S
+    still: Tensor  # [S] int64
+    action: Tensor  # [S, A] float32, as `ActionSpec.encode` or the mean caption token
+    action_tokens: Tensor  # [S] int64 row of `captions`
+    captions: Tensor  # [n, action tokens, text_dim] float32; of worlds without captions [1, 0, text_dim]
+    text: Tensor  # [S] int64 row of `texts`; 0 is no text
+    texts: Tensor  # [n, event tokens, text_dim] float16
+    caption: Tensor  # [E] int64 row of `texts` that describes the episode; 0 is none
+
+    @property
+    def steps(self) -> int:
+        return len(self.still)
+
+    def draw(self, count: int, longest: int, stream: torch.Generator, fresh: float = 0.25) -> Spans:
+        """`count` spans to train on: uniform over all steps, ages uniform up to `longest` blocks; a share `fresh` is younger
+        than eight blocks, since every world is at first."""
+        device = self.latents.device
+        step = torch.randint(self.steps, (count,), generator=stream, device=device)
+        episode = torch.searchsorted(self.begin, step, right=True) - 1
+        block = step - self.begin[episode]
+        uniform, young = (torch.rand(count, generator=stream, device=device) for _ in range(2))
+        limit = torch.where(young < fresh, 7, longest).minimum(block)
+        age = (uniform * (limit + 1)).long().minimum(limit)
+        return Spans(episode, step - age, age)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What worlds have lived through: their episode, the step at which they started, and blocks lived since. Each [B] int64."""
+
+    episode: Tensor
+    start: Tensor
+    age: Tensor
+
+    @property
+    def step(self) -> Tensor:
+        """[B] number of the step that comes next."""
+        return self.start + self.age
+
+    def __len__(self) -> int:
+        return len(self.age)
+
+    def join(self, other: Spans) -> Spans:
+        return Spans(*(torch.cat(pair) for pair in zip(self.rows, other.rows)))
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.episode, self.start, self.age
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the next blocks of B worlds are trained from."""
+
+    history: History
+    past: History
+    target: Target
+    data: Tensor  # [B, C, K, h, w] float32, the true block
+    context: Tensor  # [B, event and action tokens, text_dim] float32
+    action: Tensor  # [B, A] float32
+
+
+def history_frames(tiers: Tiers) -> int:
+    """F: frames that a history of these tiers holds."""
+    return 1 + tiers.old[0] + tiers.recent_frames
+
+
+def held_frames(tiers: Tiers, lived: Tensor, stream: torch.Generator) -> Tensor:
+    """[B, F] numbers of the frames that worlds hold after `lived` [B] latent frames, as `append_tiers` keeps them.
+
+    Numbers below 0 are copies of the start picture. Old frames are a uniform draw, without repetition, from all that left the
+    recent tiers; the copies that they replace come first.
+    """
+    frames, (old, _), device = history_frames(tiers), tiers.old, lived.device
+    recent = lived[:, None] + torch.arange(-tiers.recent_frames, 0, device=device)
+    copies = torch.arange(-frames, -frames + 1 + old, device=device).expand(len(lived), -1)
+    left = (lived - tiers.recent_frames).clamp(min=0)
+    drawn: list[Tensor] = []
+    for slot in range(old):  # Floyd's algorithm: each slot adds one number that is not yet drawn
+        highest = left - old + slot
+        number = (torch.rand(len(lived), generator=stream, device=device) * (highest + 1)).long()
+        taken = torch.stack([number == other for other in drawn]).any(dim=0) if drawn else torch.zeros_like(left, dtype=torch.bool)
+        number = torch.where(taken, highest, number)
+        number = torch.where(left > old, number, slot)
+        drawn.append(number)
+    olds = torch.stack(drawn, dim=1) if old else recent[:, :0]
+    olds = torch.where(torch.arange(old, device=device) < left[:, None], olds, copies[:, 1:])
+    return torch.cat([copies[:, :1], olds, recent], dim=1)
+
+
+class Windows:
+    """Windows of one model's shape over a `LatentSet`; `past_blocks` of history are summed up by the channel path."""
+
+    def __init__(self, config: ModelConfig, data: LatentSet, past_blocks: int = 16) -> None:
+        tiers, channel = config.dit.packing, config.dit.channel
+        if not isinstance(tiers, Tiers):
+            raise ValueError(f"{config.name}: windows are drawn for histories of constant size, packing must be tiers")
+        depth = channel.patch[0] if channel else 1
+        if config.block_latents % depth or config.start_latents % depth:
+            raise ValueError(
+                f"{config.name}: blocks of {config.block_latents} and starts of {config.start_latents} latent frames must be whole "
+                f"kernels of the channel path, which span {depth} frames"
+            )
+        self.config, self.data, self.tiers = config, data, tiers
+        self.past_frames = past_blocks * config.block_latents
+        self._offsets = torch.arange(config.block_latents, device=data.latents.device)
+
+    def truth(self, spans: Spans, stream: torch.Generator, described: float = 0.0) -> Window:
+        """Windows whose history is the recording's own. A share `described` of worlds without an event is told the caption."""
+        data = self.data
+        base = data.first[spans.episode] + (spans.start - data.begin[spans.episode]) * self.config.block_latents
+        return self._window(data.latents, base, data.still[spans.start], spans, stream, described)
+
+    def own(self, latents: Tensor, rows: Tensor, spans: Spans, stream: torch.Generator) -> Window:
+        """Windows whose history is a rollout: `latents` [P, 1 + frames, C, h, w] holds in row `rows` [B] a world's start
+        picture and what was generated since. The true next block is the recording's."""
+        base = rows * latents.shape[1]
+        return self._window(latents.flatten(0, 1), base, base, spans, stream, 0.0)
+
+    def _window(
+        self, source: Tensor, base: Tensor, still: Tensor, spans: Spans, stream: torch.Generator, described: float
+    ) -> Window:  # fmt: skip
+        config, data = self.config, self.data
+        lived = spans.age * config.block_latents
+        begun = data.first[spans.episode] + (spans.start - data.begin[spans.episode]) * config.block_latents
+        zero = data.angles[begun]
+
+        def history(number: Tensor, absent_before: int) -> History:
+            """Frames `number` [B, n] of worlds; what a world has from before its start is its start picture."""
+            rows = torch.where(number >= 0, base[:, None] + 1 + number, still[:, None])
+            latents = source[rows].transpose(1, 2).float()
+            seen = data.angles[torch.where(number >= 0, begun[:, None] + 1 + number, begun[:, None])] - zero[:, None]
+            return History(latents, number, seen[..., 0].double(), seen[..., 1].double(), number >= absent_before)
+
+        held = held_frames(self.tiers, lived, stream)
+        past = lived[:, None] + torch.arange(-self.past_frames, 0, device=lived.device)
+        number = lived[:, None] + self._offsets
+        true_rows = begun[:, None] + 1 + number
+        turned = data.angles[true_rows] - zero[:, None]
+        target = Target(yaw=turned[..., 0].double(), pitch=turned[..., 1].double(), frame=number)
+        block = data.latents[true_rows].transpose(1, 2).float()
+        text = data.text[spans.step]
+        if described:
+            told = torch.rand(len(spans), generator=stream, device=lived.device) < described
+            text = torch.where(told & (text == 0), data.caption[spans.episode], text)
+        context = torch.cat([data.texts[text].float(), data.captions[data.action_tokens[spans.step]]], dim=1)
+        return Window(
+            history(held, -history_frames(self.tiers)), history(past, -config.start_latents), target, block, context,
+            data.action[spans.step],
+        )  # fmt: skip
