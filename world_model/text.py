@@ -6,14 +6,16 @@ import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from world_model.action_spaces import ActionSpec
 from world_model.actions import ALL_ACTIONS, Action
-from world_model.config import TextConfig
+from world_model.config import ModelConfig, TextConfig
 
 
 class TextEncoder(Protocol):
@@ -142,6 +144,26 @@ class JoinedConditioning(Conditioning):
         captions = [f"{self._caption(action)} {(text or '').strip()}" for action, text in zip(actions, events)]
         table = torch.stack([self._remembered(caption.strip(), length) for caption in captions])
         return table, mean_token(table)
+
+
+class EncodedActions(Conditioning):
+    """Of worlds whose actions have no captions: the context is the event's text, and an action is told by `ActionSpec.encode`."""
+
+    def __init__(self, spec: ActionSpec, config: TextConfig, encoder: TextEncoder | None = None) -> None:
+        super().__init__(config, torch.zeros(0, 0, config.dim), encoder)
+        self.spec = spec
+
+    def context(self, actions: list[Any], events: list[str | None]) -> tuple[Tensor, Tensor]:
+        """[B, event_tokens, dim] and the encoded actions [B, width], float32 on the CPU."""
+        encoded = torch.from_numpy(self.spec.encode(np.stack([np.asarray(action) for action in actions])))
+        return torch.stack([self.event(text) for text in events]), encoded
+
+
+def build_conditioning(config: ModelConfig, actions: Tensor | None = None) -> Conditioning:
+    """How texts and actions reach the generator of `config`; `actions` [81, n, dim] are encoded captions that are there already."""
+    if config.action.kind != "first_person":
+        return EncodedActions(config.action, config.text)
+    return Conditioning(config.text, actions)
 
 
 def mean_token(tokens: Tensor) -> Tensor:

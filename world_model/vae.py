@@ -140,11 +140,17 @@ class PatchVAE(nn.Module):
         return video.clamp(-1, 1), cache
 
     @torch.no_grad()
-    def fit_linear(self, videos: Tensor) -> Tensor:
-        """Sets the linear shortcut to the PCA of the patches of `videos`; returns the components' standard deviations [C]."""
+    def fit_linear(self, videos: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Sets the linear shortcut to the PCA of the patches of `videos`; returns the components' standard deviations [C].
+
+        weights [B, F, h, w]: how much each patch counts. Small things that move are little of all variance: without more weight
+        a PCA drops them.
+        """
         patches = self._patches(videos).flatten(0, -2).double()
-        mean = patches.mean(dim=0)
-        variance, basis = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        share = patches.new_ones(len(patches), 1) if weights is None else weights.double().flatten()[:, None]
+        share = share / share.mean()
+        mean = (share * patches).mean(dim=0)
+        variance, basis = torch.linalg.eigh((patches - mean).T @ (share * (patches - mean)) / len(patches))
         order = variance.argsort(descending=True)[: self.config.latent_channels]
         components = basis[:, order].T.float()
         self.to_latent.weight.copy_(components)

@@ -51,19 +51,26 @@ def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Genera
     return torch.where(choice < pure_noise, 1.0, flow.shift_sigma(1 - uniform, shift))
 
 
-def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-    """Error of the prediction at noise levels `sigma` [B], each level weighted to about one (EDM, Karras et al. 2022, section 5).
+def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Error of the prediction at noise levels `sigma` [B], and that of a network whose output is zero.
 
-    A velocity has unit scale at every level. A data prediction is divided by the mean variance that it has to explain.
+    Each level is weighted to about one (EDM, Karras et al. 2022, section 5): a velocity has unit scale at every level, the error of
+    a data prediction is divided by the mean variance that it has to explain.
     """
     level = sigma.float()[:, None, None, None, None]
     x = flow.add_noise(data, noise, level)
     output = dit(x, sigma, conditions)
     if dit.config.dit.prediction == "velocity":
-        return (output - (noise - data)).square().mean()
-    variance = torch.ones_like(level) if conditions.variance is None else conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
+        velocity = noise - data
+        return (output - velocity).square().mean(), velocity.square().mean()
+    if conditions.guide is None or conditions.variance is None:
+        return (output - data).square().mean(), data.square().mean()
+    variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
     explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
-    return ((output - data).square() / explained).mean()
+    with torch.no_grad():
+        start, _ = flow.gaussian_posterior(x, level, conditions.guide, conditions.variance)
+        reference = ((start - data).square() / explained).mean()
+    return ((output - data).square() / explained).mean(), reference
 
 
 def noised(window: Window, settings: Settings, stream: torch.Generator) -> Window:
@@ -130,8 +137,8 @@ class Foundation:
         """Random numbers of one step: a resumed run draws what an unbroken one would."""
         return torch.Generator(self.device).manual_seed(self.settings.seed * 1_000_003 + number + 1)
 
-    def loss(self, dit: DiT, number: int, done: float) -> Tensor:
-        """Loss of step `number`, after the share `done` of the run."""
+    def loss(self, dit: DiT, number: int, done: float) -> tuple[Tensor, Tensor]:
+        """Loss of step `number`, after the share `done` of the run, and that of a network whose output is zero."""
         s, stream = self.settings, self.stream(number)
         ramp = max(0.0, done - s.own_from) / max(1e-6, (1 - s.own_from) / 2)
         own = round(s.batch * s.own_share * min(1.0, ramp))

@@ -21,7 +21,7 @@ from world_model.tscm import History
 
 @dataclass(frozen=True)
 class LatentSet:
-    """A recording, encoded. An episode of n steps has 1 + n * K rows of `latents`: its first picture standing still, then its blocks.
+    """A recording, encoded. An episode of n steps has 1 + n * K rows of `latents`: its first picture, standing still, and its blocks.
 
     `still` names, for each step, the row that shows the picture before it standing still: where one latent is one frame, that is
     the frame itself; else such rows follow those of the episodes.
@@ -38,6 +38,8 @@ class LatentSet:
     text: Tensor  # [S] int64 row of `texts`; 0 is no text
     texts: Tensor  # [n, event tokens, text_dim] float16
     caption: Tensor  # [E] int64 row of `texts` that describes the episode; 0 is none
+    reward: Tensor  # [S] float32
+    terminated: Tensor  # [S] float32, 0 or 1
 
     @property
     def steps(self) -> int:

@@ -1,0 +1,47 @@
+"""The model of a recording: everything of its `ModelConfig` that the recording decides, and a generator's size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from train.recordings import Recording
+from world_model.config import ChannelConfig, DiTConfig, ModelConfig, SamplerConfig, TextConfig, Tiers, VAEConfig
+
+NO_TEXT = TextConfig(kind="none", dim=0, event_tokens=0, action_tokens=0)
+MINILM = TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=0)
+
+# (width, feed-forward width, heads, layers) of a generator
+SIZES: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (48, 96, 2, 2),
+    "small": (128, 384, 4, 4),
+    "medium": (192, 576, 6, 6),
+    "large": (320, 960, 8, 8),
+}
+
+
+def recorded_config(name: str, recording: Recording, has_text: bool, size: str = "medium") -> ModelConfig:
+    """A generator for worlds like those of a recording. Raises ValueError for an unknown size."""
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r} of a generator: choose one of {', '.join(SIZES)}")
+    dim, hidden, heads, layers = SIZES[size]
+    captions = recording.action.kind == "first_person"
+    text = MINILM if has_text or captions else NO_TEXT
+    if captions:
+        text = dataclasses.replace(text, action_tokens=32)
+    latent = 48
+    block = recording.frames_per_step
+    dit = DiTConfig(
+        dim=dim, ffn_dim=hidden, heads=heads, layers=layers, patch=(1, 1, 1), latent_channels=latent,
+        text_dim=text.dim, freq_dim=64,
+        packing=Tiers(recent=((2, 1), (2, 2), (4, 4)), initial=2, old=(2, 4)),
+        channel=ChannelConfig(dim=48, heads=3, patch=(block, 4, 4), decay=0.95),
+        history_attention="cached", prediction="data", positions="centred", mlp_conv=True, activation="relu_squared",
+        screen_embedding=True, pooled_action=True, recent_frames=4, residual=True, max_age=128,
+    )  # fmt: skip
+    return ModelConfig(
+        name=name, height=recording.height, width=recording.width, fps=max(1, round(recording.fps)), block_latents=block,
+        start_latents=block, dit=dit,
+        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=latent, width=64, depth=2),
+        text=text, sampler=SamplerConfig(steps=3, shift=1.0, start_steps=3), action=recording.action,
+    )  # fmt: skip
+
