@@ -66,6 +66,22 @@ class ActionSpec:
         return np.float32 if self.kind == "box" else np.int64
 
     @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Least and largest action of the space, each of `shape`; float32 of a box, int64 of others."""
+        if self.kind == "box":
+            return np.array(self.low, np.float32), np.array(self.high, np.float32)
+        sizes = np.array((NUM_ACTIONS,) if self.kind == "first_person" else self.sizes).reshape(self.shape)
+        return np.zeros_like(sizes), sizes - 1
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ActionSpec:
+        """The inverse of `dataclasses.asdict`, of values that went through JSON. Raises ValueError for what is no such thing."""
+        try:
+            return cls(**{name: v if isinstance(v, str) else tuple(v) for name, v in values.items()})  # type: ignore[arg-type]
+        except TypeError as error:
+            raise ValueError(f"no description of an action space: {error}") from error
+
+    @property
     def names(self) -> list[str]:
         """A name for each action of a space that counts them; "action 3" where nobody named it. Raises ValueError for others."""
         if self.kind == "first_person":
@@ -89,15 +105,15 @@ class ActionSpec:
             raise ValueError(f"an action of this {self.kind} space has shape {self.shape}, got {value.shape}: {action!r}")
         if self.kind == "first_person":
             return Action.from_index(int(value))
-        low, high = (self.low, self.high) if self.kind == "box" else (np.zeros(len(self.sizes)), np.array(self.sizes) - 1)
-        if not (np.isfinite(value).all() and (value >= np.float32(low)).all() and (value <= np.float32(high)).all()):
-            raise ValueError(f"action {action!r} is outside of this {self.kind} space: accepted is {list(low)} to {list(high)}")
+        low, high = self.bounds
+        if not (np.isfinite(value).all() and (value >= low).all() and (value <= high).all()):
+            raise ValueError(f"action {action!r} is outside of this {self.kind} space: accepted is {low} to {high}")
         return int(value) if self.kind == "discrete" else value.astype(self.dtype)
 
     def encode(self, actions: np.ndarray) -> np.ndarray:
         """[B, *shape] -> [B, width] float32: one-hot for each component, or a box scaled to -1..1."""
         if self.kind == "box":
-            low, high = np.float32(self.low), np.float32(self.high)
+            low, high = self.bounds
             return (2 * (np.asarray(actions, np.float32) - low) / (high - low) - 1).astype(np.float32)
         sizes = (NUM_ACTIONS,) if self.kind == "first_person" else self.sizes
         columns = np.asarray(actions, np.int64).reshape(len(actions), len(sizes))

@@ -261,7 +261,8 @@ def _tuples(value: Any) -> Any:
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """A config dataclass from plain JSON values; nested configs by field name."""
     nested = {"dit": DiTConfig, "vae": VAEConfig, "text": TextConfig, "sampler": SamplerConfig, "camera": CameraConfig,
-              "channel": ChannelConfig, "packing": Tiers, "action": ActionSpec, "places": PlacesConfig, "events": EventsConfig}  # fmt: skip
+              "channel": ChannelConfig, "packing": Tiers, "action": ActionSpec,
+              "places": PlacesConfig, "events": EventsConfig}  # fmt: skip
     unknown = values.keys() - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}: the file was written by another version")

@@ -253,8 +253,8 @@ class DiT(nn.Module):
             coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
             memory_table = rotary_table(coords, self.channel_frequencies)
             memory = memory or self.no_memory(context)
-        bias = None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
-        bias = self._recent(history, bias)
+        screen = None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
+        bias = self._recent(history, screen)
         mean, variance = self._precondition(history)
         action = self.action_embedding
         return Conditions(
@@ -323,7 +323,7 @@ class DiT(nn.Module):
         zeros = torch.zeros(shape, device=context.device)
         return ChannelMemory(zeros[..., None].expand(*shape, shape[-1]), zeros)
 
-    def _encode(self, x: Tensor, table: Tensor, context: list[KeyValue], grids: list[Grid]) -> list[KeyValue]:
+    def _encode(self, x: Tensor, table: Tensor, context: list[KeyValue | None], grids: list[Grid]) -> list[KeyValue]:
         """Cached history: its tokens attend to each other only, at noise level 0, once a block."""
         _, time = self._time(torch.zeros(x.shape[0], 1, device=x.device), None)
         pairs = []

@@ -60,8 +60,8 @@ _PLACE: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 def axis_frequencies(head_dim: int, positions: str) -> list[Tensor]:
     """Rotary frequencies of the three axes, [pairs of that axis] float64 each; pairs sum to head_dim / 2.
 
-    "grid" and "centred": Wan's split (frame, row, column), base 10000. "view_sphere": frames, and angles in radians for elevation and azimuth;
-    azimuth frequencies are whole numbers, so that a full turn comes back to itself.
+    "grid" and "centred": Wan's split (frame, row, column), base 10000. "view_sphere": frames, and angles in radians for elevation
+    and azimuth; azimuth frequencies are whole numbers, so that a full turn comes back to itself.
     """
     spatial = 2 * (head_dim // 6)
     temporal = head_dim - 2 * spatial

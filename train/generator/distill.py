@@ -65,7 +65,9 @@ class Distillation:
         """
         stream = self.stream(number, 0)
         rows, _, window = self.pool.take(self.settings.batch, stream)
-        draw = torch.Generator().manual_seed(self.settings.seed * 7919 + number)  # on the CPU: a GPU would have to wait for it
+        draw = torch.Generator().manual_seed(
+            self.settings.seed * 7919 + number
+        )  # on the CPU: a GPU would have to wait for it
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=draw))
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):

@@ -32,16 +32,22 @@ def check_fits(config: ModelConfig, files: EpisodeFiles) -> None:
     }
     for name, (recorded, wanted) in pairs.items():
         if recorded != wanted:
-            raise RecordingError(f"{name} of {files.folder} are {recorded}, the model {config.name!r} has {wanted}: record anew")
+            raise RecordingError(
+                f"{name} of {files.folder} are {recorded}, the model {config.name!r} has {wanted}: record anew"
+            )
 
 
 @torch.no_grad()
-def encode_episode(config: ModelConfig, vae: VideoVAE, frames: np.ndarray, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Latents [1 + n * K, C, h, w] of an episode of n steps; and [n, C, h, w] of the picture before each step, standing still."""
+def encode_episode(
+    config: ModelConfig, vae: VideoVAE, frames: np.ndarray, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Latents [1 + n * K, C, h, w] of an episode of n steps; [n, C, h, w] of the picture before each step, standing still."""
     size = config.frames_per_block
     steps = (len(frames) - 1) // size
     blocks = [
-        vae.encode(to_video(frames[1 + begin * size : 1 + min(begin + CHUNK, steps) * size], device)[None])[0].transpose(0, 1)
+        vae.encode(to_video(frames[1 + begin * size : 1 + min(begin + CHUNK, steps) * size], device)[None])[
+            0
+        ].transpose(0, 1)
         for begin in range(0, steps, CHUNK)
     ]
     before = frames[: steps * size : size]
@@ -90,7 +96,9 @@ def encode_recording(
     return LatentSet(*(part.to(device) for part in parts))
 
 
-def encode_actions(config: ModelConfig, conditioning: Conditioning, actions: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def encode_actions(
+    config: ModelConfig, conditioning: Conditioning, actions: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
     """Of actions [S, ...]: their row [S] in a table of caption tokens, their encoding [S, A], and the table."""
     if config.action.kind == "first_person":
         numbers = torch.from_numpy(actions.astype(np.int64))

@@ -35,8 +35,9 @@ class Kept(Protocol):
 
 @dataclass(frozen=True)
 class Budget:
-    """When a stage ends: after `minutes` of training or `steps`, whichever comes first. Its rate rises over `warmup` steps and falls
-    over the last share `cooldown`."""
+    """When a stage ends: after `minutes` of training or `steps`, whichever comes first.
+
+    Its learning rate rises over `warmup` steps and falls over the last share `cooldown`."""
 
     minutes: float
     steps: int = 1_000_000_000
@@ -67,11 +68,14 @@ class Stage:
         self.name, self.folder, self.budget = name, folder, budget
         self.models, self.optimizers, self.kept = dict(models), dict(optimizers), dict(kept or {})
         self.average: dict[str, AveragedModel] = {
-            key: AveragedModel(self.models[key], multi_avg_fn=warm_average(decay), use_buffers=False) for key, decay in averaged.items()
+            key: AveragedModel(self.models[key], multi_avg_fn=warm_average(decay), use_buffers=False)
+            for key, decay in averaged.items()
         }
         for average in self.average.values():
             average.requires_grad_(False)
-        self._bases = {key: [group["lr"] for o in own for group in o.param_groups] for key, own in self.optimizers.items()}
+        self._bases = {
+            key: [group["lr"] for o in own for group in o.param_groups] for key, own in self.optimizers.items()
+        }
         self.step, self.seconds = 0, 0.0
         self._load()
 
@@ -140,7 +144,9 @@ class Stage:
                 for optimizer, values in zip(optimizers, state["optimizers"][name], strict=True):
                     optimizer.load_state_dict(values)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f"{path} is of another model or stage: delete it, or use another folder ({error})") from error
+            raise ValueError(
+                f"{path} is of another model or stage: delete it, or use another folder ({error})"
+            ) from error
         for name, kept in self.kept.items():
             kept.load_state_dict(state["kept"][name])
 

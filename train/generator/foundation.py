@@ -115,7 +115,10 @@ def join(first: Window, second: Window) -> Window:
     target = replace(first.target, **{
         name: torch.cat([getattr(first.target, name), getattr(second.target, name)]) for name in ("yaw", "pitch", "frame")
     })  # fmt: skip
-    rest = (torch.cat(pair) for pair in zip((first.data, first.context, first.action), (second.data, second.context, second.action)))
+    rest = (
+        torch.cat(pair)
+        for pair in zip((first.data, first.context, first.action), (second.data, second.context, second.action))
+    )
     return Window(history, past, target, *rest)
 
 

@@ -50,7 +50,12 @@ class RolloutPool:
         room = data.begin[spans.episode + 1] - 1 - spans.start
         drawn = torch.rand(len(rows), generator=stream, device=rows.device)
         last = (drawn * self.life).long().minimum(room)
-        for own, new in ((self.episode, spans.episode), (self.start, spans.start), (self.age, spans.age), (self.last, last)):
+        for own, new in (
+            (self.episode, spans.episode),
+            (self.start, spans.start),
+            (self.age, spans.age),
+            (self.last, last),
+        ):
             own[rows] = torch.where(ended, new, own[rows])
         picture = data.latents[data.still[spans.start]]
         self.latents[rows, 0] = torch.where(ended[:, None, None, None], picture, self.latents[rows, 0])

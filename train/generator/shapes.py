@@ -44,4 +44,3 @@ def recorded_config(name: str, recording: Recording, has_text: bool, size: str =
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=latent, width=64, depth=2),
         text=text, sampler=SamplerConfig(steps=3, shift=1.0, start_steps=3), action=recording.action,
     )  # fmt: skip
-

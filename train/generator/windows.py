@@ -113,7 +113,11 @@ def held_frames(tiers: Tiers, lived: Tensor, stream: torch.Generator) -> Tensor:
     for slot in range(old):  # Floyd's algorithm: each slot adds one number that is not yet drawn
         highest = left - old + slot
         number = (torch.rand(len(lived), generator=stream, device=device) * (highest + 1)).long()
-        taken = torch.stack([number == other for other in drawn]).any(dim=0) if drawn else torch.zeros_like(left, dtype=torch.bool)
+        taken = (
+            torch.stack([number == other for other in drawn]).any(dim=0)
+            if drawn
+            else torch.zeros_like(left, dtype=torch.bool)
+        )
         number = torch.where(taken, highest, number)
         number = torch.where(left > old, number, slot)
         drawn.append(number)

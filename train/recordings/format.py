@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from world_model.action_spaces import ActionSpec
-from world_model.actions import NUM_ACTIONS
 
 FORMAT = 1
 STEPS: dict[str, type] = {"reward": np.float32, "terminated": np.uint8, "truncated": np.uint8}
@@ -99,7 +98,7 @@ def check_episode(episode: Episode, recording: Recording) -> None:
     for name, array in episode.extra.items():
         if len(array) != recording.frames_of(steps):
             raise RecordingError(f"extra {name!r} has {len(array)} values for {recording.frames_of(steps)} pictures")
-    low, high = _bounds(spec)
+    low, high = spec.bounds
     if not (np.isfinite(episode.action).all() and (episode.action >= low).all() and (episode.action <= high).all()):
         raise RecordingError(
             f"an action of this episode is outside of its {spec.kind} space: accepted is {low} to {high}"
@@ -137,17 +136,10 @@ def read_recording(folder: str | os.PathLike) -> Recording:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.get("format") != FORMAT:
             raise RecordingError(f"{path} is of format {values.get('format')}, this version reads {FORMAT}")
-        action = {name: v if isinstance(v, str) else tuple(v) for name, v in values.pop("action").items()}
+        action = ActionSpec.from_json(values.pop("action"))
         values["original_size"] = tuple(values["original_size"])
-        return Recording(action=ActionSpec(**action), **values)
+        return Recording(action=action, **values)
     except RecordingError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordingError(f"{path} is damaged ({type(error).__name__}: {error}): record it again") from error
-
-
-def _bounds(spec: ActionSpec) -> tuple[np.ndarray, np.ndarray]:
-    if spec.kind == "box":
-        return np.float32(spec.low), np.float32(spec.high)
-    sizes = np.array((NUM_ACTIONS,) if spec.kind == "first_person" else spec.sizes).reshape(spec.shape)
-    return np.zeros_like(sizes), sizes - 1

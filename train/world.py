@@ -1,0 +1,233 @@
+"""Learns a recorded world: `python -m train.world --data data/breakout --out runs/breakout [--minutes 60] [--size medium]`.
+
+One command runs all stages: autoencoder, foundation (flow matching of the next block), distillation (Self-Forcing with
+distribution matching) and the heads for reward and termination. `--out` is then a folder of weights: `gymnasium.make("YumeWorld-v0", model=OUT)`,
+`python examples/human_play.py --model OUT`, `python -m train.evaluate OUT`. A stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from train.foundation import optimizers
+from train.generator import autoencoder, distill, foundation
+from train.generator.autoencoder import Clips, fit_pca
+from train.generator.encode import encode_recording
+from train.generator.fit import Budget, Stage
+from train.generator.shapes import SIZES, recorded_config
+from train.generator.windows import LatentSet, Windows
+from train.loop import prepare_cpu
+from train.recordings import EpisodeFiles, RecordingError, open_episodes
+from world_model.config import ModelConfig
+from world_model.dit import DiT
+from world_model.text import build_conditioning
+from world_model.vae import PatchVAE
+from world_model.weights import save_weights
+
+SHARES = {"autoencoder": 0.1, "foundation": 0.65, "distill": 0.15, "heads": 0.1}  # of the minutes
+HELD_OUT = 0.1  # share of episodes that nothing is trained on, at least one
+STARTS = 16  # starting pictures
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for."""
+
+    minutes: float = 60.0
+    size: str = "medium"
+    device: str = "auto"
+    compile: bool = False
+    seed: int = 0
+
+    @property
+    def place(self) -> torch.device:
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(found if self.device == "auto" else self.device)
+
+
+class WorldTraining:
+    """All stages over one recording; what each leaves is the next one's beginning."""
+
+    def __init__(self, data: Path, out: Path, settings: Settings, bar: tqdm | None = None) -> None:
+        self.files, self.out, self.settings, self.bar = open_episodes(data), out, settings, bar
+        self.held_out, self.episodes = split_episodes(self.files)
+        self.config = recorded_config(out.name, self.files.recording, self.files.has_text, settings.size)
+        check_run(out, self.config)
+        (out / "recording.json").write_text(
+            json.dumps({"data": str(data.resolve()), "held_out": self.held_out, "train": self.episodes})
+        )
+        torch.manual_seed(settings.seed)
+        self.device = settings.place
+        self.conditioning = build_conditioning(self.config)
+        self.steps: dict[str, int] = {}
+
+    def all(self) -> None:
+        """Every stage in order; weights are written as soon as there are any."""
+        vae = self.autoencoder()
+        data = self.encoded(vae, self.episodes)
+        teacher = self.foundation(data)
+        self.export(vae, teacher)
+        self.export(vae, self.distilled(data, teacher))
+
+    def autoencoder(self) -> PatchVAE:
+        """Stage 1: PCA encoder at once, then the decoder's convolutions."""
+        s = autoencoder.Settings(seed=self.settings.seed)
+        clips = Clips(self.files, self.episodes, (s.latent_frames + 1) * self.config.vae.temporal_stride)
+        vae = PatchVAE(self.config.vae)
+        pair = Clips(self.files, self.episodes, 2 * self.config.vae.temporal_stride)
+        fit_pca(vae, self.config, pair, s)
+        vae.to(self.device)
+        optimizer = torch.optim.AdamW([p for p in vae.parameters() if p.requires_grad], lr=s.lr, betas=(0.9, 0.95))
+        stage = self.stage("autoencoder", {"vae": vae}, {"vae": [optimizer]}, {"vae": s.ema}, s.cooldown)
+
+        def step(number: int, done: float) -> dict[str, Tensor]:
+            video = clips.draw(s.batch, np.random.default_rng((s.seed, 1, number))).to(self.device)
+            shape = (s.batch, self.config.vae.latent_channels, s.latent_frames, *self.config.latent_size)
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(number)).to(self.device)
+            loss = autoencoder.decoder_loss(vae, self.config, video, s, noise)
+            stage.update("vae", loss)
+            return {"loss": loss}
+
+        self.run(stage, step)
+        return stage.averaged("vae").eval().requires_grad_(False)  # type: ignore[return-value]
+
+    def encoded(self, vae: PatchVAE, episodes: list[int]) -> LatentSet:
+        return encode_recording(self.config, vae, self.files, episodes, self.conditioning, self.device)
+
+    def foundation(self, data: LatentSet) -> DiT:
+        """Stage 2: flow matching of the next block."""
+        s = foundation.Settings(seed=self.settings.seed)
+        dit, windows = DiT(self.config).to(self.device), Windows(self.config, data)
+        foundation.measure_residuals(dit, windows)
+        trainer = foundation.Foundation(self.config, windows, s)
+        both = optimizers(dit, s.lr, s.weight_decay, s.optimizer)
+        stage = self.stage(
+            "foundation", {"dit": dit}, {"dit": both}, {"dit": s.ema}, s.cooldown, {"pool": trainer.pool}
+        )
+        compute = self.compiled(dit)
+
+        def step(number: int, done: float) -> dict[str, Tensor]:
+            with self.autocast():
+                loss, reference = trainer.loss(compute, number, done)
+            stage.update("dit", loss)
+            return {"loss": loss, "unexplained": loss / reference}
+
+        self.run(stage, step)
+        return stage.averaged("dit").eval().requires_grad_(False)  # type: ignore[return-value]
+
+    def distilled(self, data: LatentSet, teacher: DiT) -> DiT:
+        """Stage 3: a generator of few steps, on its own rollouts."""
+        s = distill.Settings(seed=self.settings.seed)
+        student, critic = (copy.deepcopy(teacher).train().requires_grad_(True) for _ in range(2))
+        trainer = distill.Distillation(self.config, Windows(self.config, data), teacher, s)
+        adam = {
+            name: [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.0, 0.999), weight_decay=0.0)]
+            for name, model, lr in (("dit", student, s.generator_lr), ("critic", critic, s.critic_lr))
+        }
+        stage = self.stage(
+            "distill", {"dit": student, "critic": critic}, adam, {"dit": s.ema}, 0.0, {"pool": trainer.pool}
+        )
+        own, score = self.compiled(student), self.compiled(critic)
+
+        def step(number: int, done: float) -> dict[str, Tensor]:
+            with self.autocast():
+                window, latents = trainer.rollout(own, number)
+                losses = {"critic": trainer.critic_loss(score, window, latents, number)}
+                if trainer.learns(number):
+                    losses["generator"] = trainer.generator_loss(score, window, latents, number)
+            if "generator" in losses:
+                stage.update("dit", losses["generator"])
+            stage.update("critic", losses["critic"])
+            return losses
+
+        self.run(stage, step)
+        return stage.averaged("dit").eval().requires_grad_(False)  # type: ignore[return-value]
+
+    def export(self, vae: PatchVAE, dit: DiT) -> None:
+        """Writes the folder that `WorldModel.load` reads."""
+        strip = np.concatenate([self.files.frames(e, 0, 1)[0] for e in self.episodes[:STARTS]])
+        Image.fromarray(strip).save(self.out / "starts.png")
+        tensors = {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}
+        if self.config.action.kind == "first_person":
+            tensors["text.safetensors"] = {"actions": self.conditioning.actions}
+        training = {"stages": self.steps, "minutes": self.settings.minutes, "episodes": len(self.episodes)}
+        save_weights(self.out, self.config, tensors, {"training": training})
+
+    # ---- what stages share ----------------------------------------------------------------------------------------------
+
+    def stage(self, name, models, optimizers, averaged, cooldown, kept=None) -> Stage:  # type: ignore[no-untyped-def]
+        budget = Budget(SHARES[name] * self.settings.minutes, cooldown=max(cooldown, 1e-9))
+        return Stage(name, self.out / "stages" / name, budget, models, optimizers, averaged, kept)
+
+    def run(self, stage: Stage, step: Callable[[int, float], dict[str, Tensor]]) -> None:
+        if self.bar is not None:
+            self.bar.update(min(stage.seconds, self.bar.total - self.bar.n))
+        stage.run(step, self.bar)
+        self.steps[stage.name] = stage.step
+
+    def compiled(self, dit: DiT) -> DiT:
+        """The same network, its layers compiled if asked for: all have one shape, so one graph serves them."""
+        if self.settings.compile:
+            for layer in dit.layers:
+                layer.compile()
+        return dit
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+
+def split_episodes(files: EpisodeFiles) -> tuple[list[int], list[int]]:
+    """Numbers of the held-out episodes (every tenth, at least one) and of those to train on.
+
+    Raises RecordingError for fewer than two episodes.
+    """
+    if len(files) < 2:
+        raise RecordingError(f"{files.folder} holds {len(files)} episode: record two or more, one is held out")
+    every = max(2, round(1 / HELD_OUT))
+    held_out = [e for e in range(len(files)) if e % every == every - 1] or [len(files) - 1]
+    return held_out, [e for e in range(len(files)) if e not in set(held_out)]
+
+
+def check_run(out: Path, config: ModelConfig) -> None:
+    """Makes the folder, or raises ValueError where it holds the run of another model."""
+    path = out / "stages" / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and replace(ModelConfig.from_json(path.read_text()), name="") != replace(config, name=""):
+        raise ValueError(f"{out} holds a run of another model or recording: use another folder, or delete that one")
+    path.write_text(config.to_json())
+
+
+def main() -> None:
+    prepare_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that train.record wrote")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a stopped run in it goes on")
+    parser.add_argument("--minutes", type=float, default=Settings.minutes, help="training time of all stages together")
+    parser.add_argument("--size", choices=sorted(SIZES), default=Settings.size)
+    parser.add_argument("--device", default=Settings.device, help="auto, cpu, cuda ...")
+    parser.add_argument("--compile", action="store_true", help="compile the layers: worth a minute on a GPU")
+    parser.add_argument("--seed", type=int, default=Settings.seed)
+    given = vars(parser.parse_args())
+    data, out = given.pop("data"), given.pop("out")
+    settings = Settings(**given)
+    try:
+        with tqdm(total=60 * settings.minutes, unit="s", desc=out.name, dynamic_ncols=True) as bar:
+            WorldTraining(data, out, settings, bar).all()
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(f'gymnasium.make("YumeWorld-v0", model="{out}")')
+
+
+if __name__ == "__main__":
+    main()
