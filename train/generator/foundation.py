@@ -167,7 +167,7 @@ def measure_residuals(dit: DiT, windows: Windows, count: int = 256) -> None:
     if dit.residual_deviation is None:
         return
     stream = torch.Generator(windows.data.latents.device).manual_seed(0)
-    window = windows.truth(windows.data.draw(count, 0, stream), stream)
+    window = windows.truth(windows.data.draw(count, 0, stream, fresh=0.0), stream)
     last = window.history.latents[:, :, -1:]
     for row, difference in enumerate((window.data, window.data - last)):
         dit.residual_deviation[row] = difference.square().mean(dim=(0, 3, 4)).sqrt().clamp(min=0.02).T

@@ -46,7 +46,7 @@ class RolloutPool:
     def _restart(self, rows: Tensor, stream: torch.Generator, ended: Tensor | None = None) -> None:
         data = self.windows.data
         ended = torch.ones_like(rows, dtype=torch.bool) if ended is None else ended
-        spans = data.draw(len(rows), 0, stream)
+        spans = data.draw(len(rows), 0, stream, fresh=0.0)
         room = data.begin[spans.episode + 1] - 1 - spans.start
         drawn = torch.rand(len(rows), generator=stream, device=rows.device)
         last = (drawn * self.life).long().minimum(room)

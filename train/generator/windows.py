@@ -21,7 +21,7 @@ from world_model.tscm import History
 
 @dataclass(frozen=True)
 class LatentSet:
-    """A recording, encoded. An episode of n steps has 1 + n * K rows of `latents`: its first picture, standing still, and its blocks.
+    """A recording, encoded. An episode of n steps has 1 + n * K rows of `latents`: its first picture, then its blocks.
 
     `still` names, for each step, the row that shows the picture before it standing still: where one latent is one frame, that is
     the frame itself; else such rows follow those of the episodes.
