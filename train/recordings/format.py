@@ -137,7 +137,7 @@ def read_recording(folder: str | os.PathLike) -> Recording:
         values = json.loads(path.read_text(encoding="utf-8"))
         if values.get("format") != FORMAT:
             raise RecordingError(f"{path} is of format {values.get('format')}, this version reads {FORMAT}")
-        action = {name: v if isinstance(v, str) else tuple(v) for name, v in values.pop("action").items()}
+        action: dict[str, Any] = {k: v if isinstance(v, str) else tuple(v) for k, v in values.pop("action").items()}
         values["original_size"] = tuple(values["original_size"])
         return Recording(action=ActionSpec(**action), **values)
     except RecordingError:
@@ -148,6 +148,6 @@ def read_recording(folder: str | os.PathLike) -> Recording:
 
 def _bounds(spec: ActionSpec) -> tuple[np.ndarray, np.ndarray]:
     if spec.kind == "box":
-        return np.float32(spec.low), np.float32(spec.high)
+        return np.array(spec.low, np.float32), np.array(spec.high, np.float32)
     sizes = np.array((NUM_ACTIONS,) if spec.kind == "first_person" else spec.sizes).reshape(spec.shape)
     return np.zeros_like(sizes), sizes - 1
