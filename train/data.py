@@ -1,9 +1,10 @@
-"""Data: walks through the street to shards, shards to latents, shards to and from Sekai-style clips.
+"""Data: walks through the street to shards, shards to latents, shards to and from Sekai-style clips; episodes in many towns.
 
     python -m train.data street render --out data/street --walks 1600 --workers 2 --seed 0
     python -m train.data street encode --data data/street --vae runs/vae
     python -m train.data street sekai-write --data data/street --out data/clips
     python -m train.data street sekai-read --data data/clips --out data/from_clips --blocks-per-walk 4
+    python -m train.data street episodes --out data/street-train --towns 300 --workers 2
 
 The first word is a preset: its picture size, rate and block length are those of the data. All but sekai-read can be
 stopped and started again: what is whole is kept. A walk depends on (seed, number of the walk) alone, never on workers.
@@ -33,6 +34,8 @@ from train.shards import (
     write_shard,
     write_shards,
 )
+from train.street_episodes import render_episodes
+from train.towns import TRAINING_TOWNS
 from train.walks import StreetRecipe, render_walk
 from world_model.config import ModelConfig, get_preset
 
@@ -159,6 +162,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--vae", type=Path, required=True, help="folder of a trained autoencoder")
     command.add_argument("--device", default="auto")
 
+    command = commands.add_parser("episodes", help="walks through many towns -> a recording (train/recordings)")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--towns", type=int, required=True, help="towns, of seeds that follow one another")
+    command.add_argument(
+        "--first-town", type=int, default=TRAINING_TOWNS.start, help="seed of the first (train/towns.py)"
+    )
+    command.add_argument("--episodes-per-town", type=int, default=2)
+    command.add_argument("--blocks", type=int, default=32, help="of an episode")
+    command.add_argument("--workers", type=int, default=1, help="processes")
+    command.add_argument("--seed", type=int, default=0)
+
     command = commands.add_parser("sekai-write", help="shards -> Sekai-style clips")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True)
@@ -187,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = get_preset(given.pop("preset"))
         if command == "render":
             render(config, given.pop("out"), **given)
+        elif command == "episodes":
+            render_episodes(config, given.pop("out"), **given)
         elif command == "encode":
             from train.latents import encode  # the only command that needs torch
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from train.routes import TO_AND_FRO, balanced_route, open_start
 from train.shards import write_tensors
+from train.towns import JUDGE_FIRST_TOWN
 from train.walks import EVENT_WEIGHTS, LATER_EVENTS
 from world_model.actions import ALL_ACTIONS
 from world_model.config import ModelConfig
@@ -31,7 +32,7 @@ from yume_gym.street.simulator import EVENTS, LIGHTS, WEATHERS, StreetSimulator,
 
 THINGS = tuple(kind for kind in EVENTS if KINDS[kind].draw is not None or kind == "fire")
 UNKNOWN = 255
-FIRST_TOWN = 9000  # seeds of the judge's towns; world models train on others
+FIRST_TOWN = JUDGE_FIRST_TOWN  # seeds of the judge's towns; world models train on others
 BLOCKS = 8  # of a walk
 _TOWN_BLOCKS = 2
 _EVENT_SHARE, _EVENT_FIRST = 0.8, (1, 3)
