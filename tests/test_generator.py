@@ -344,3 +344,15 @@ def test_windows_refuse_what_they_cannot_pack(toy_config, data):
     channel = dataclasses.replace(toy_config.dit.channel, patch=(3, 4, 4))
     with pytest.raises(ValueError, match="whole kernels"):
         Windows(dataclasses.replace(toy_config, dit=dataclasses.replace(toy_config.dit, channel=channel)), data)
+
+
+def test_a_recording_that_grows_keeps_its_numbers(files, toy_config, vae, data):
+    """Two parts, one behind the other, are the whole."""
+    conditioning = build_conditioning(toy_config)
+    parts = [encode_recording(toy_config, vae, files, episodes, conditioning) for episodes in ([0], [1, 2])]
+    joined = parts[0].extended(parts[1])
+    for field in dataclasses.fields(LatentSet):
+        if field.name == "texts":  # each part brings a row for "no text"
+            assert torch.equal(joined.texts[joined.text], data.texts[data.text])
+            continue
+        assert torch.equal(getattr(joined, field.name), getattr(data, field.name)), field.name

@@ -1,4 +1,4 @@
-"""Learns a recorded world: `python -m train.world --data data/breakout --out runs/breakout [--minutes 60] [--size medium]`.
+"""Learns a recorded world: `python -m train.world --data data/breakout --out runs/breakout [--minutes 60] [--size small]`.
 
 One command runs all stages: autoencoder, foundation (flow matching of the next block), distillation (Self-Forcing with
 distribution matching) and the heads for reward and termination. `--out` is then a folder of weights: `gymnasium.make("YumeWorld-v0", model=OUT)`,
@@ -35,7 +35,7 @@ from world_model.text import build_conditioning
 from world_model.vae import PatchVAE
 from world_model.weights import save_weights
 
-SHARES = {"autoencoder": 0.1, "foundation": 0.65, "distill": 0.15, "heads": 0.1}  # of the minutes
+SHARES = {"autoencoder": 0.08, "foundation": 0.72, "distill": 0.12, "heads": 0.08}  # of the minutes
 HELD_OUT = 0.1  # share of episodes that nothing is trained on, at least one
 STARTS = 16  # starting pictures
 
@@ -45,7 +45,7 @@ class Settings:
     """What the command line asks for."""
 
     minutes: float = 60.0
-    size: str = "medium"
+    size: str = "small"
     device: str = "auto"
     compile: bool = False
     seed: int = 0
@@ -167,7 +167,7 @@ class WorldTraining:
     # ---- what stages share ----------------------------------------------------------------------------------------------
 
     def stage(self, name, models, optimizers, averaged, cooldown, kept=None) -> Stage:  # type: ignore[no-untyped-def]
-        budget = Budget(SHARES[name] * self.settings.minutes, cooldown=max(cooldown, 1e-9))
+        budget = Budget(SHARES[name] * self.settings.minutes, warmup=50, cooldown=max(cooldown, 1e-9))
         return Stage(name, self.out / "stages" / name, budget, models, optimizers, averaged, kept)
 
     def run(self, stage: Stage, step: Callable[[int, float], dict[str, Tensor]]) -> None:

@@ -28,8 +28,8 @@ from world_model.rollout import denoise_block
 class Settings:
     """Numbers of this stage."""
 
-    batch: int = 16  # worlds a step
-    pool: int = 64  # worlds that live on the generator's blocks
+    batch: int = 8  # worlds a step
+    pool: int = 32  # worlds that live on the generator's blocks
     life: int = 24  # blocks that a rollout lasts at most
     generator_lr: float = 2e-5
     critic_lr: float = 1e-4

@@ -11,7 +11,7 @@ from torch import Tensor
 from train.generator.windows import LatentSet
 from train.recordings import EpisodeFiles, RecordingError
 from world_model.config import ModelConfig
-from world_model.text import Conditioning, build_text_encoder, mean_token
+from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE
 
 CHUNK = 64  # steps of an episode that are encoded at a time
@@ -90,7 +90,7 @@ def encode_recording(
     numbers, encoded, table = encode_actions(config, conditioning, actions)
     parts = (
         torch.cat(latents), torch.cat(angles), first, begin, still_rows, encoded, numbers, table, torch.tensor(texts.rows),
-        texts.encode(config), torch.tensor(captions), torch.from_numpy(files.reward[every]),
+        texts.encode(config, conditioning), torch.tensor(captions), torch.from_numpy(files.reward[every]),
         torch.from_numpy(files.terminated[every]).float(),
     )  # fmt: skip
     return LatentSet(*(part.to(device) for part in parts))
@@ -120,13 +120,11 @@ class _Texts:
     def add(self, texts) -> None:  # type: ignore[no-untyped-def]
         self.rows += [self.row(text) for text in texts]
 
-    def encode(self, config: ModelConfig) -> Tensor:
-        length = config.text.event_tokens
-        nothing = torch.zeros(1, length, config.text.dim, dtype=torch.float16)
-        if not self.numbers or not config.dit.text_dim:
+    def encode(self, config: ModelConfig, conditioning: Conditioning) -> Tensor:
+        nothing = torch.zeros(1, config.text.event_tokens, config.text.dim, dtype=torch.float16)
+        if not config.dit.text_dim:
             return nothing.expand(len(self.numbers) + 1, -1, -1)
-        encoder = build_text_encoder(config.text)
-        return torch.cat([nothing, torch.stack([encoder.encode(text, length).half() for text in self.numbers])])
+        return torch.cat([nothing, *(conditioning.event(text).half()[None] for text in self.numbers)])
 
 
 def _angles(config: ModelConfig, files: EpisodeFiles, episode: int) -> Tensor:

@@ -23,10 +23,10 @@ from world_model.rollout import denoise_block
 class Settings:
     """Numbers of this stage."""
 
-    batch: int = 16  # worlds a step
-    draws: int = 4  # noise draws that share one world's history
-    lr: float = 1e-3
-    warmup: int = 100  # steps
+    batch: int = 8  # worlds a step
+    draws: int = 2  # noise draws that share one world's history
+    lr: float = 2e-3
+    warmup: int = 50  # steps
     cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
     weight_decay: float = 0.01
     ema: float = 0.999

@@ -45,6 +45,23 @@ class LatentSet:
     def steps(self) -> int:
         return len(self.still)
 
+    def extended(self, other: LatentSet) -> LatentSet:
+        """This recording, and another behind it: rows, steps and episodes of this one keep their numbers."""
+        rows, words = len(self.latents), len(self.texts)
+
+        def moved(text: Tensor) -> Tensor:
+            return torch.where(text > 0, text + words, text)
+
+        joined = {
+            name: torch.cat([getattr(self, name), getattr(other, name)])
+            for name in ("latents", "angles", "action", "action_tokens", "texts", "reward", "terminated")
+        }
+        return LatentSet(
+            **joined, captions=self.captions, first=torch.cat([self.first, other.first + rows]),
+            begin=torch.cat([self.begin, other.begin[1:] + self.begin[-1]]), still=torch.cat([self.still, other.still + rows]),
+            text=torch.cat([self.text, moved(other.text)]), caption=torch.cat([self.caption, moved(other.caption)]),
+        )  # fmt: skip
+
     def draw(self, count: int, longest: int, stream: torch.Generator, fresh: float = 0.25) -> Spans:
         """`count` spans to train on: uniform over all steps, ages uniform up to `longest` blocks; a share `fresh` is younger
         than eight blocks, since every world is at first."""
