@@ -137,6 +137,20 @@ def render_episode(task: EpisodeTask) -> Episode:
     )  # fmt: skip
 
 
+def first_caption(task: EpisodeTask) -> str:
+    """The caption of an episode, without rendering it."""
+    planner, start, _, words = np.random.default_rng([task.seed, task.town, task.number]).spawn(4)
+    street = _street(task.config, task.town, task.town_blocks)
+    plan = plan_episode(planner, task.blocks)
+    street.reset(start, light=plan.light, weather=plan.weather)
+    return scene_caption(street.surroundings(), words)
+
+
+def every_phrase() -> set[str]:
+    """All texts by which episodes are told of events."""
+    return {phrase for kind in EVENTS for phrase in (*EVENTS[kind].phrases, *_more_phrases()[kind])}
+
+
 def render_episodes(
     config: ModelConfig, out: Path, *, towns: int, episodes_per_town: int = 2, blocks: int = 32,
     first_town: int = TRAINING_TOWNS.start, workers: int = 1, seed: int = 0,

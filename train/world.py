@@ -1,8 +1,13 @@
 """Learns a recorded world: `python -m train.world --data data/breakout --out runs/breakout [--minutes 60] [--size small]`.
 
 One command runs all stages: autoencoder, foundation (flow matching of the next block), distillation (Self-Forcing with
-distribution matching) and the heads for reward and termination. `--out` is then a folder of weights: `gymnasium.make("YumeWorld-v0", model=OUT)`,
-`python examples/human_play.py --model OUT`, `python -m train.evaluate OUT`. A stopped run goes on where it was.
+distribution matching) and the heads for reward and termination. `--out` is then a folder of weights:
+
+    gymnasium.make("YumeWorld-v0", model="runs/breakout")
+    python examples/human_play.py --model runs/breakout
+    python -m train.evaluate runs/breakout
+
+A stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -10,8 +15,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +36,24 @@ from train.loop import prepare_cpu
 from train.recordings import EpisodeFiles, RecordingError, open_episodes
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.text import build_conditioning
+from world_model.text import Conditioning, build_conditioning
 from world_model.vae import PatchVAE
 from world_model.weights import save_weights
 
-SHARES = {"autoencoder": 0.08, "foundation": 0.72, "distill": 0.12, "heads": 0.08}  # of the minutes
 HELD_OUT = 0.1  # share of episodes that nothing is trained on, at least one
 STARTS = 16  # starting pictures
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of all stages, and their shares of the minutes."""
+
+    autoencoder: autoencoder.Settings = autoencoder.Settings()
+    foundation: foundation.Settings = foundation.Settings()
+    distill: distill.Settings = distill.Settings()
+    shares: Mapping[str, float] = field(
+        default_factory=lambda: {"autoencoder": 0.08, "foundation": 0.72, "distill": 0.12, "heads": 0.08}
+    )
 
 
 @dataclass(frozen=True)
@@ -59,17 +75,20 @@ class Settings:
 class WorldTraining:
     """All stages over one recording; what each leaves is the next one's beginning."""
 
-    def __init__(self, data: Path, out: Path, settings: Settings, bar: tqdm | None = None) -> None:
-        self.files, self.out, self.settings, self.bar = open_episodes(data), out, settings, bar
+    def __init__(
+        self, data: Path, out: Path, settings: Settings, recipe: Recipe = Recipe(), bar: tqdm | None = None,  # noqa: B008
+        config: ModelConfig | None = None, conditioning: Conditioning | None = None,
+    ) -> None:  # fmt: skip
+        self.files, self.out, self.settings, self.recipe, self.bar = open_episodes(data), out, settings, recipe, bar
         self.held_out, self.episodes = split_episodes(self.files)
-        self.config = recorded_config(out.name, self.files.recording, self.files.has_text, settings.size)
+        self.config = config or recorded_config(out.name, self.files.recording, self.files.has_text, settings.size)
         check_run(out, self.config)
         (out / "recording.json").write_text(
             json.dumps({"data": str(data.resolve()), "held_out": self.held_out, "train": self.episodes})
         )
         torch.manual_seed(settings.seed)
         self.device = settings.place
-        self.conditioning = build_conditioning(self.config)
+        self.conditioning = conditioning or build_conditioning(self.config)
         self.steps: dict[str, int] = {}
 
     def all(self) -> None:
@@ -78,11 +97,12 @@ class WorldTraining:
         data = self.encoded(vae, self.episodes)
         teacher = self.foundation(data)
         self.export(vae, teacher)
-        self.export(vae, self.distilled(data, teacher))
+        self.generator = self.distilled(data, teacher)
+        self.export(vae, self.generator)
 
     def autoencoder(self) -> PatchVAE:
         """Stage 1: PCA encoder at once, then the decoder's convolutions."""
-        s = autoencoder.Settings(seed=self.settings.seed)
+        s = replace(self.recipe.autoencoder, seed=self.settings.seed)
         clips = Clips(self.files, self.episodes, (s.latent_frames + 1) * self.config.vae.temporal_stride)
         vae = PatchVAE(self.config.vae)
         pair = Clips(self.files, self.episodes, 2 * self.config.vae.temporal_stride)
@@ -107,8 +127,8 @@ class WorldTraining:
 
     def foundation(self, data: LatentSet) -> DiT:
         """Stage 2: flow matching of the next block."""
-        s = foundation.Settings(seed=self.settings.seed)
-        dit, windows = DiT(self.config).to(self.device), Windows(self.config, data)
+        s = replace(self.recipe.foundation, seed=self.settings.seed)
+        dit, windows = self.network(), Windows(self.config, data)
         foundation.measure_residuals(dit, windows)
         trainer = foundation.Foundation(self.config, windows, s)
         both = optimizers(dit, s.lr, s.weight_decay, s.optimizer)
@@ -118,6 +138,7 @@ class WorldTraining:
         compute = self.compiled(dit)
 
         def step(number: int, done: float) -> dict[str, Tensor]:
+            self.between_steps(stage, windows)
             with self.autocast():
                 loss, reference = trainer.loss(compute, number, done)
             stage.update("dit", loss)
@@ -128,7 +149,7 @@ class WorldTraining:
 
     def distilled(self, data: LatentSet, teacher: DiT) -> DiT:
         """Stage 3: a generator of few steps, on its own rollouts."""
-        s = distill.Settings(seed=self.settings.seed)
+        s = replace(self.recipe.distill, seed=self.settings.seed)
         student, critic = (copy.deepcopy(teacher).train().requires_grad_(True) for _ in range(2))
         trainer = distill.Distillation(self.config, Windows(self.config, data), teacher, s)
         adam = {
@@ -164,10 +185,17 @@ class WorldTraining:
         training = {"stages": self.steps, "minutes": self.settings.minutes, "episodes": len(self.episodes)}
         save_weights(self.out, self.config, tensors, {"training": training})
 
+    def network(self) -> DiT:
+        """The generator that the foundation stage begins with."""
+        return DiT(self.config).to(self.device)
+
+    def between_steps(self, stage: Stage, windows: Windows) -> None:
+        """Called before every step of the foundation stage."""
+
     # ---- what stages share ----------------------------------------------------------------------------------------------
 
     def stage(self, name, models, optimizers, averaged, cooldown, kept=None) -> Stage:  # type: ignore[no-untyped-def]
-        budget = Budget(SHARES[name] * self.settings.minutes, warmup=50, cooldown=max(cooldown, 1e-9))
+        budget = Budget(self.recipe.shares[name] * self.settings.minutes, warmup=50, cooldown=max(cooldown, 1e-9))
         return Stage(name, self.out / "stages" / name, budget, models, optimizers, averaged, kept)
 
     def run(self, stage: Stage, step: Callable[[int, float], dict[str, Tensor]]) -> None:
@@ -223,7 +251,7 @@ def main() -> None:
     settings = Settings(**given)
     try:
         with tqdm(total=60 * settings.minutes, unit="s", desc=out.name, dynamic_ncols=True) as bar:
-            WorldTraining(data, out, settings, bar).all()
+            WorldTraining(data, out, settings, bar=bar).all()
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(f'gymnasium.make("YumeWorld-v0", model="{out}")')

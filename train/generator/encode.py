@@ -10,16 +10,12 @@ from torch import Tensor
 
 from train.generator.windows import LatentSet
 from train.recordings import EpisodeFiles, RecordingError
+from train.sheet import to_video
 from world_model.config import ModelConfig
 from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE
 
 CHUNK = 64  # steps of an episode that are encoded at a time
-
-
-def to_video(frames: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """uint8 [..., T, H, W, 3] -> [..., 3, T, H, W] in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(frames)).to(device).movedim(-1, -4).float() / 127.5 - 1
 
 
 def check_fits(config: ModelConfig, files: EpisodeFiles) -> None:
@@ -42,20 +38,14 @@ def encode_episode(
     config: ModelConfig, vae: VideoVAE, frames: np.ndarray, device: torch.device | str
 ) -> tuple[Tensor, Tensor]:
     """Latents [1 + n * K, C, h, w] of an episode of n steps; [n, C, h, w] of the picture before each step, standing still."""
-    size = config.frames_per_block
-    steps = (len(frames) - 1) // size
-    blocks = [
-        vae.encode(to_video(frames[1 + begin * size : 1 + min(begin + CHUNK, steps) * size], device)[None])[
-            0
-        ].transpose(0, 1)
-        for begin in range(0, steps, CHUNK)
-    ]
-    before = frames[: steps * size : size]
-    stride = config.vae.temporal_stride
-    still = [
-        vae.encode(to_video(before[begin : begin + CHUNK, None], device).expand(-1, -1, stride, -1, -1))[:, :, 0]
-        for begin in range(0, steps, CHUNK)
-    ]
+    size, stride = config.frames_per_block, config.vae.temporal_stride
+    pictures = torch.from_numpy(frames).to(device)
+    later, before = pictures[1:], pictures[:-1:size]
+    steps = len(later) // size
+    chunks = [slice(begin, begin + CHUNK) for begin in range(0, steps, CHUNK)]
+    videos = [to_video(later[chunk.start * size : chunk.stop * size])[None] for chunk in chunks]
+    blocks = [vae.encode(video)[0].transpose(0, 1) for video in videos]
+    still = [vae.encode(to_video(before[chunk, None]).expand(-1, -1, stride, -1, -1))[:, :, 0] for chunk in chunks]
     stills = torch.cat(still).half()
     return torch.cat([stills[:1], torch.cat(blocks).half()]), stills
 

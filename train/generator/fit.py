@@ -63,7 +63,8 @@ class Stage:
 
     def __init__(
         self, name: str, folder: Path, budget: Budget, models: Mapping[str, nn.Module],
-        optimizers: Mapping[str, list[torch.optim.Optimizer]], averaged: Mapping[str, float], kept: Mapping[str, Kept] | None = None,
+        optimizers: Mapping[str, list[torch.optim.Optimizer]], averaged: Mapping[str, float],
+        kept: Mapping[str, Kept] | None = None,
     ) -> None:  # fmt: skip
         self.name, self.folder, self.budget = name, folder, budget
         self.models, self.optimizers, self.kept = dict(models), dict(optimizers), dict(kept or {})

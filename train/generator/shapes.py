@@ -8,7 +8,7 @@ from train.recordings import Recording
 from world_model.config import ChannelConfig, DiTConfig, ModelConfig, SamplerConfig, TextConfig, Tiers, VAEConfig
 
 NO_TEXT = TextConfig(kind="none", dim=0, event_tokens=0, action_tokens=0)
-MINILM = TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=0)
+MINILM = TextConfig(kind="minilm", dim=384, event_tokens=8, action_tokens=0)  # longer texts are averaged to these
 
 # (width, feed-forward width, heads, layers) of a generator
 SIZES: dict[str, tuple[int, int, int, int]] = {

@@ -1,0 +1,283 @@
+"""Trains the generator of the street within a few minutes of a GPU, or anywhere: rendering, all stages of train.world, and a sheet.
+
+    python -m train.street_world texts --out runs/texts.safetensors         once, where the text encoder is installed
+    python -m train.street_world train --out OUT --minutes 9 --workers 14 --texts runs/texts.safetensors --compile
+    python -m train.street_world train --out OUT --minutes 2 --towns 2 --size tiny                a trial on a CPU
+
+Episodes of the training towns are rendered by `--workers` processes while training goes on; what is there is read every minute.
+With `--initial` training goes on from the weights of an earlier run: its autoencoder is kept, since latents must not change.
+Weights are written every minute in parts of at most `PART` bytes, so that a run that is cut off leaves its last ones.
+The log has worlds a second, and the share of the card's peak if `--peak` says what that is in TFLOP/s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from train.generator import distill, foundation
+from train.generator.encode import encode_recording
+from train.generator.fit import Stage
+from train.generator.shapes import MINILM, SIZES, recorded_config
+from train.generator.sheet import save_rollouts
+from train.generator.windows import LatentSet, Spans, Windows
+from train.loop import prepare_cpu
+from train.recordings import RecordingError, open_episodes, read_recording
+from train.street_episodes import EpisodeTask, every_phrase, first_caption, render_episodes
+from train.towns import TOWN_BLOCKS, TRAINING_TOWNS, VALIDATION_TOWNS
+from train.world import Recipe, Settings, WorldTraining
+from world_model.config import get_preset
+from world_model.dit import DiT
+from world_model.text import Conditioning, build_text_encoder
+from world_model.vae import PatchVAE
+from world_model.weights import load_tensors
+
+PART = 15 * 2**20  # bytes of a part of the weights
+LOOK_EVERY = 60.0  # seconds between looks at what has been rendered, and between copies of the weights
+BLOCKS = 32  # of an episode
+SHEET_TOWNS, SHEET_BLOCKS = 6, (1, 2, 4, 8, 12, 20, 30)
+GPU = Recipe(
+    foundation=foundation.Settings(batch=160, draws=2, lr=1.5e-3, warmup=200, own_from=0.5, longest=BLOCKS),
+    distill=distill.Settings(batch=64, pool=256, life=BLOCKS, guidance=2.0),
+    shares={"autoencoder": 0.1, "foundation": 0.6, "distill": 0.3},
+)
+CPU = Recipe(
+    foundation=foundation.Settings(longest=BLOCKS), distill=distill.Settings(life=BLOCKS),
+    shares={"autoencoder": 0.1, "foundation": 0.7, "distill": 0.2},
+)  # fmt: skip
+
+
+class TextTable:
+    """Encoded texts from a file, for machines without the text encoder. Raises ValueError for a text that is not in it."""
+
+    def __init__(self, path: Path) -> None:
+        held = load_file(path)
+        texts = json.loads(bytes(held["texts"].tolist()).decode())
+        self._rows, self._tokens = {text: i for i, text in enumerate(texts)}, held["tokens"]
+        self.actions = held["actions"].float()
+
+    def encode(self, text: str, length: int) -> Tensor:
+        if text and text not in self._rows:
+            raise ValueError(
+                f"{text!r} is not in the table of texts: write it anew with `python -m train.street_world texts`"
+            )
+        tokens = self._tokens[self._rows[text]].float() if text else torch.zeros_like(self._tokens[0]).float()
+        if len(tokens) != length:
+            raise ValueError(f"the table of texts holds {len(tokens)} tokens each, the model wants {length}: write it anew")
+        return tokens
+
+
+class StreetTraining(WorldTraining):
+    """`WorldTraining` of episodes that are still being rendered."""
+
+    def __init__(self, *args, initial: Path | None = None, peak: float = 0.0, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        super().__init__(*args, **kwargs)
+        self.initial, self.peak = initial, peak
+        self.looked = time.monotonic()
+        self.flops = 0
+
+    def autoencoder(self) -> PatchVAE:
+        self.vae = super().autoencoder() if self.initial is None else self._given_autoencoder(self.initial)
+        return self.vae
+
+    def network(self) -> DiT:
+        dit = super().network()
+        if self.initial is not None:
+            dit.load_state_dict(load_tensors(self.initial, "dit.safetensors"))
+        return dit
+
+    def between_steps(self, stage: Stage, windows: Windows) -> None:
+        """Reads what was rendered since, and leaves a copy of the weights."""
+        if time.monotonic() - self.looked < LOOK_EVERY:
+            return
+        self.looked = time.monotonic()
+        self.report(stage)
+        known = set(self.held_out) | set(self.episodes)
+        self.files = open_episodes(self.files.folder)
+        new = [episode for episode in range(len(self.files)) if episode not in known]
+        if new:
+            more = encode_recording(self.config, self.vae, self.files, new, self.conditioning, self.device)
+            windows.data = windows.data.extended(more)
+            self.episodes += new
+        self.export(self.vae, stage.averaged("dit"))  # type: ignore[arg-type]
+        write_parts(self.out)
+
+    def report(self, stage: Stage) -> None:
+        """Logs worlds a second and, if the card's peak is known, the share of it that is used."""
+        worlds = stage.step * self.recipe.foundation.batch / max(stage.seconds, 1e-9)
+        line = f"{len(self.episodes)} episodes, step {stage.step}, {worlds:.0f} worlds a second"
+        if self.flops and self.peak:
+            line += f", {worlds / self.recipe.foundation.batch * self.flops / self.peak / 1e12:.1%} of {self.peak:.0f} TFLOP/s"
+        tqdm.write(line)
+
+    def foundation(self, data: LatentSet) -> DiT:
+        if self.peak:
+            self.flops = step_flops(self, data)
+        return super().foundation(data)
+
+    def _given_autoencoder(self, folder: Path) -> PatchVAE:
+        vae = PatchVAE(self.config.vae)
+        vae.load_state_dict(load_tensors(folder, "vae.safetensors"))
+        return vae.eval().requires_grad_(False).to(self.device)
+
+
+def step_flops(training: WorldTraining, data: LatentSet) -> int:
+    """Floating-point operations of one foundation step, counted by running it."""
+    dit, windows = DiT(training.config).to(training.device), Windows(training.config, data)
+    trainer = foundation.Foundation(training.config, windows, training.recipe.foundation)
+    with FlopCounterMode(display=False) as counter, training.autocast():
+        trainer.loss(dit, 0, 0.0)[0].backward()
+    return counter.get_total_flops()
+
+
+def write_parts(out: Path) -> list[Path]:
+    """Copies the weights of a folder into `parts/`, files of at most `PART` bytes; `join_parts` puts them together."""
+    parts: list[dict[str, Tensor]] = [{}]
+    held = 0
+    for file in sorted(out.glob("*.safetensors")):
+        for name, value in load_file(file).items():
+            size = value.numel() * value.element_size()
+            if held + size > PART and parts[-1]:
+                parts.append({})
+                held = 0
+            parts[-1][f"{file.name}/{name}"] = value
+            held += size
+    folder = out / "parts"
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"part_{i}.safetensors" for i in range(len(parts))]
+    for path, tensors in zip(paths, parts):
+        save_file(tensors, path)
+    return paths
+
+
+def join_parts(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """Tensors of every weights file, by its name, from the parts in a folder."""
+    files: dict[str, dict[str, Tensor]] = {}
+    for path in sorted(folder.glob("part_*.safetensors")):
+        for name, value in load_file(path).items():
+            file, _, key = name.partition("/")
+            files.setdefault(file, {})[key] = value
+    if not files:
+        raise FileNotFoundError(f"no parts of weights in {str(folder)!r}")
+    return files
+
+
+def write_texts(out: Path, towns: int, seed: int, length: int = MINILM.event_tokens) -> int:
+    """Encodes the action captions, all phrasings of events, and the captions of the episodes that `train` renders."""
+    config = get_preset("street")
+    encoder = build_text_encoder(config.text)
+    trained = [(town, number) for town in TRAINING_TOWNS[:towns] for number in range(2)]
+    shown = [(town, 0) for town in VALIDATION_TOWNS[:SHEET_TOWNS]]
+    tasks = [EpisodeTask(config, seed, town, number, BLOCKS, TOWN_BLOCKS) for town, number in trained + shown]
+    texts = sorted({*every_phrase(), *(first_caption(task) for task in tqdm(tasks, desc="captions"))})
+    tokens = torch.stack([encoder.encode(text, length).half() for text in tqdm(texts, desc="texts")])
+    words = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
+    actions = Conditioning(config.text).actions.half()
+    save_file({"tokens": tokens, "texts": words, "actions": actions}, out)
+    return len(texts)
+
+
+def wait_for(folder: Path, episodes: int, renderer: subprocess.Popen) -> Iterator[int]:
+    """Yields how many episodes there are until there are enough. Raises RecordingError if the renderer ends before that."""
+    while True:
+        try:
+            count = len(open_episodes(folder))
+        except RecordingError:
+            count = 0
+        yield count
+        if count >= episodes:
+            return
+        if renderer.poll() not in (None, 0):
+            raise RecordingError(
+                f"rendering into {folder} ended with exit code {renderer.returncode} after {count} episodes"
+            )
+        time.sleep(0.5)
+
+
+def train(
+    out: Path, settings: Settings, towns: int, workers: int, texts: Path | None, initial: Path | None, peak: float
+) -> None:
+    """Everything within `settings.minutes`, beginning with the first rendered frame."""
+    began = time.monotonic()
+    data = out / "data"
+    command = [sys.executable, "-m", "train.data", "street", "episodes", "--out", str(data), "--towns", str(towns)]
+    command += ["--first-town", str(TRAINING_TOWNS.start), "--blocks", str(BLOCKS), "--workers", str(workers)]
+    out.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(command) as renderer:
+        try:
+            for _ in wait_for(data, min(2 * towns, 4 * max(workers, 1)), renderer):
+                pass
+            table = TextTable(texts) if texts is not None else None
+            shape = recorded_config("street-generator", read_recording(data), True, settings.size)
+            conditioning = Conditioning(shape.text, table.actions if table else None, table)
+            left = settings.minutes - (time.monotonic() - began) / 60
+            recipe = GPU if settings.place.type == "cuda" else CPU
+            with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
+                training = StreetTraining(
+                    data, out, dataclasses.replace(settings, minutes=left), recipe, bar, shape, conditioning,
+                    initial=initial, peak=peak,
+                )  # fmt: skip
+                training.all()
+            write_parts(out)
+            validation_sheet(out, training)
+        finally:
+            renderer.terminate()
+
+
+def validation_sheet(out: Path, training: StreetTraining) -> None:
+    """sheet.png: rollouts in towns that nothing is trained on, below what was recorded there."""
+    folder = out / "validation"
+    render_episodes(
+        get_preset("street"),
+        folder,
+        towns=SHEET_TOWNS,
+        episodes_per_town=1,
+        blocks=BLOCKS,
+        first_town=VALIDATION_TOWNS.start,
+    )
+    files = open_episodes(folder)
+    data = encode_recording(
+        training.config, training.vae, files, range(len(files)), training.conditioning, training.device
+    )
+    episodes = torch.arange(len(files), device=training.device)
+    spans = Spans(episodes, data.begin[:-1], torch.zeros_like(episodes))
+    save_rollouts(out / "sheet.png", training.config, training.generator, training.vae, data, spans, SHEET_BLOCKS)
+
+
+def main() -> None:
+    prepare_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("texts", "train"):
+        command = commands.add_parser(name)
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--towns", type=int, default=len(TRAINING_TOWNS))
+    command.add_argument("--minutes", type=float, default=9.0)
+    command.add_argument("--size", choices=sorted(SIZES), default="large")
+    command.add_argument("--workers", type=int, default=1, help="processes that render")
+    command.add_argument("--texts", type=Path, help="file of encoded texts, where the text encoder is not installed")
+    command.add_argument("--initial", type=Path, help="folder of weights to go on from")
+    command.add_argument("--peak", type=float, default=0.0, help="the card's bfloat16 peak, TFLOP/s")
+    command.add_argument("--compile", action="store_true", help="compile the layers")
+    given = vars(parser.parse_args())
+    if given.pop("command") == "texts":
+        print(f"{write_texts(given['out'], given['towns'], 0)} texts in {given['out']}")
+        return
+    settings = Settings(minutes=given.pop("minutes"), size=given.pop("size"), compile=given.pop("compile"))
+    train(settings=settings, **given)
+
+
+if __name__ == "__main__":
+    main()
