@@ -1,0 +1,113 @@
+"""train.world: every stage of a toy recording, the folder that it writes, and a run that goes on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_generator import toy_episode
+from train.generator.fit import Budget, Stage
+from train.recordings import EpisodeWriter, Recording, RecordingError, open_episodes
+from train.world import Recipe, Settings, WorldTraining, split_episodes
+from world_model.action_spaces import ActionSpec
+from world_model.model import WorldModel
+
+
+def write_toy(folder, episodes: int = 3):  # type: ignore[no-untyped-def]
+    recording = Recording("toy", 32, 32, 8.0, ActionSpec("discrete", (3,)))
+    with EpisodeWriter(folder, recording) as writer:
+        for seed in range(episodes):
+            writer.add(toy_episode(40, seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a few seconds."""
+    root = tmp_path_factory.mktemp("world")
+    data, out = write_toy(root / "data"), root / "run"
+    training = WorldTraining(data, out, Settings(minutes=0.1, size="tiny"))
+    training.all()
+    return data, out, training
+
+
+def test_all_stages_ran_and_the_folder_is_whole(trained):
+    data, out, training = trained
+    assert {"autoencoder", "foundation", "distill"} <= {name for name, steps in training.steps.items() if steps > 0}
+    split = json.loads((out / "recording.json").read_text())
+    assert split["held_out"] == [2]
+    assert split["train"] == [0, 1]
+    model = WorldModel.load(out)
+    state = model.start([None], [None], [0]) if model.starts is None else model.start([model.starts[0]], [None], [0])
+    after, frames = model.step(state, [2])
+    assert frames.shape == (1, 1, 32, 32, 3)
+    assert after.steps == (1,)
+
+
+def test_a_finished_run_has_nothing_left_to_do(trained):
+    data, out, before = trained
+    again = WorldTraining(data, out, Settings(minutes=0.1, size="tiny"))
+    again.all()
+    assert again.steps == before.steps
+
+
+def test_a_run_of_another_size_is_refused(trained):
+    data, out, _ = trained
+    with pytest.raises(ValueError, match="another model or recording"):
+        WorldTraining(data, out, Settings(size="small"))
+
+
+def test_one_episode_is_too_few(tmp_path):
+    files = open_episodes(write_toy(tmp_path, 1))
+    with pytest.raises(RecordingError, match="record two or more"):
+        split_episodes(files)
+
+
+def test_a_stage_goes_on_where_it_was_stopped(tmp_path):
+    """Twelve steps at once, and seven and five, end in the same numbers."""
+
+    def run(folder, *parts: int) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        for steps in parts:
+            torch.manual_seed(0)
+            model = torch.nn.Linear(3, 1)
+            optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+            budget = Budget(minutes=60, steps=steps, cooldown=1e-9)
+            stage = Stage("toy", folder, budget, {"model": model}, {"model": [optimizer]}, {"model": 0.9})
+
+            def step(number: int, done: float, stage=stage, model=model) -> dict[str, torch.Tensor]:
+                data = torch.randn(4, 3, generator=torch.Generator().manual_seed(number))
+                loss = (model(data) - data.sum(dim=1, keepdim=True)).square().mean()
+                stage.update("model", loss)
+                return {"loss": loss}
+
+            stage.run(step)
+        return torch.cat([p.detach().flatten() for p in (*model.parameters(), *stage.averaged("model").parameters())])
+
+    torch.testing.assert_close(run(tmp_path / "once", 12), run(tmp_path / "twice", 7, 12), rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    def stage(width: int) -> Stage:
+        model = torch.nn.Linear(width, 1)
+        adam = torch.optim.AdamW(model.parameters())
+        return Stage("toy", tmp_path, Budget(minutes=1), {"model": model}, {"model": [adam]}, {})
+
+    stage(3).save()
+    with pytest.raises(ValueError, match="another model or stage"):
+        stage(4)
+
+
+def test_a_budget_ends_by_steps_or_minutes():
+    budget = Budget(minutes=2, steps=10, warmup=4, cooldown=0.5, least=0.1)
+    assert budget.done(5, 0.0) == 0.5
+    assert budget.done(1, 90.0) == 0.75
+    assert np.allclose([budget.rate(step, 0.0) for step in range(5)], [0.25, 0.5, 0.75, 1, 1])
+    assert budget.rate(9, 0.9) == pytest.approx(0.2)
+    assert budget.rate(9, 1.0) == 0.1
+
+
+def test_shares_of_the_minutes_add_up():
+    assert sum(Recipe().shares.values()) == pytest.approx(1)
