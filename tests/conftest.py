@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from world_model.config import EventsConfig, ModelConfig, PlacesConfig, get_preset
-from world_model.depth import DepthNet
+from world_model.priors.depth import DepthNet
 from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.text import Conditioning

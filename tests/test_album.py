@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_model.album import Album, Recalled
+from world_model.priors.album import Album, Recalled
 from world_model.camera import CameraConfig
-from world_model.depth import DepthNet
-from world_model.warp import REMEMBERED, guide_block, warp
+from world_model.priors.depth import DepthNet
+from world_model.priors.warp import REMEMBERED, guide_block, warp
 
 CAMERA = CameraConfig()
 SIZE = (16, 24)

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from train.depth import Settings, Views, degrade, depth_loss, errors, load_depth, train
 from world_model.camera import CameraConfig, rotation
-from world_model.depth import FARTHEST, NEAREST, DepthNet
-from world_model.geometry import camera_rays, camera_to_world
+from world_model.priors.depth import FARTHEST, NEAREST, DepthNet
+from world_model.priors.geometry import camera_rays, camera_to_world
 from world_model.rollout import generator
 
 CAMERA = CameraConfig()

@@ -40,7 +40,7 @@ def test_a_text_chooses_views_of_what_it_describes(town_config, monkeypatch):
     """Captions of the views drawn again, with other words, light and weather, choose views of the same district."""
     longer = replace(town_config.text, dim=64, event_tokens=40)
     config = replace(town_config, text=longer, dit=replace(town_config.dit, text_dim=64))
-    monkeypatch.setattr("world_model.places.VIEWS", 40)
+    monkeypatch.setattr("world_model.priors.places.VIEWS", 40)
     places = places_of(config)
     before = places.where.weight.clone()
     learn_views(places, config, 0, 0, candidates=400, captions=8)
@@ -67,7 +67,7 @@ def test_a_text_chooses_views_of_what_it_describes(town_config, monkeypatch):
 
 def test_views_for_texts_are_typical_of_their_district(town_config, monkeypatch):
     """Of ten times as many views those are kept that show most of what they are called; no district goes without."""
-    monkeypatch.setattr("world_model.places.VIEWS", 40)
+    monkeypatch.setattr("world_model.priors.places.VIEWS", 40)
     few, many = places_of(town_config), places_of(town_config)
     learn_views(few, town_config, 0, 0, candidates=40, captions=1)
     learn_views(many, town_config, 0, 0, candidates=400, captions=1)

@@ -18,7 +18,7 @@ from train import finder as stage
 from train.finder import Settings, Views, errors, train
 from train.shards import Shard, find_shards
 from train.sheet import to_video
-from world_model.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, WIDER, Finder
+from world_model.priors.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, WIDER, Finder
 from world_model.rollout import generator
 
 PERIOD = 80.0

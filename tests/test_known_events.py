@@ -17,7 +17,7 @@ from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import ModelConfig
 from world_model.dit import LEAST, DiT
-from world_model.events import (
+from world_model.priors.events import (
     CLEARANCE,
     DETOUR,
     GLANCES,
@@ -27,10 +27,10 @@ from world_model.events import (
     TEXELS,
     Events,
 )
-from world_model.places import Places
+from world_model.priors.places import Places
 from world_model.rollout import advance, commanded, dream_block, generator, prepare_block
 from world_model.text import build_text_encoder, scaled
-from world_model.warp import REMEMBERED, USELESS
+from world_model.priors.warp import REMEMBERED, USELESS
 from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
 

@@ -28,8 +28,8 @@ from train.voxels import distance_field
 from train.walks import known_street
 from world_model.actions import Action
 from world_model.config import ModelConfig
-from world_model.finder import Finder
-from world_model.places import APART, PARTLY, UNKNOWN, Places
+from world_model.priors.finder import Finder
+from world_model.priors.places import APART, PARTLY, UNKNOWN, Places
 from world_model.rollout import commanded, generator
 from world_model.worlds import start_worlds
 from yume_gym.street.simulator import StreetSimulator
@@ -142,7 +142,7 @@ def test_a_town_that_is_learnt_leaves_the_bricks_of_others(both, other):
 
 
 def test_a_text_starts_in_towns_that_are_known(monkeypatch):
-    monkeypatch.setattr("world_model.places.VIEWS", 4)
+    monkeypatch.setattr("world_model.priors.places.VIEWS", 4)
     places = Places(replace(SMALL, towns=(0, 5)), CAMERA, (4, 6), channels=8, text=5).requires_grad_(False)
     places.views.copy_(torch.arange(24.0).view(8, 3) / 3)
     text, silence = torch.randn(1, 3, 5, generator=generator("text")), torch.zeros(1, 3, 5)
@@ -250,7 +250,7 @@ def two_towns(town_config) -> ModelConfig:
 @pytest.fixture(scope="module", autouse=True)
 def few_views():  # type: ignore[no-untyped-def]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("world_model.places.VIEWS", 12)
+        patch.setattr("world_model.priors.places.VIEWS", 12)
         yield
 
 

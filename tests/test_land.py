@@ -17,7 +17,7 @@ from train.foundation import Settings
 from train.land import STARTS, land, load_average, starting_pictures
 from train.loop import Run
 from world_model.actions import Action
-from world_model.depth import DepthNet
+from world_model.priors.depth import DepthNet
 from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.text import Conditioning

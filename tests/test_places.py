@@ -12,7 +12,7 @@ from test_rays import CAMERA, SMALL, town_of_a_box
 from torch import Tensor, nn
 
 from world_model.camera import rotation
-from world_model.places import BANDS, LIGHTS, PRIMES, WEATHERS, Places
+from world_model.priors.places import BANDS, LIGHTS, PRIMES, WEATHERS, Places
 from world_model.rollout import generator
 from world_model.text import scaled
 
@@ -193,7 +193,7 @@ def test_a_picture_that_is_not_there_tells_nothing(boxed):
 @pytest.fixture
 def viewed(monkeypatch) -> Places:
     """Five views that can be told apart; two of them are unlikely whatever a text says."""
-    monkeypatch.setattr("world_model.places.VIEWS", 5)
+    monkeypatch.setattr("world_model.priors.places.VIEWS", 5)
     torch.manual_seed(1)
     places = Places(SMALL, CAMERA, (4, 6), channels=8, text=5).requires_grad_(False)
     places.views.copy_(torch.arange(15.0).view(5, 3) / 7)

@@ -13,7 +13,7 @@ import pytest
 
 from train.walks import LATER_EVENTS
 from world_model.actions import ALL_ACTIONS, Action
-from world_model.events import FADED, MOMENTS
+from world_model.priors.events import FADED, MOMENTS
 from yume_gym.street import layout as L
 from yume_gym.street import primitives as P
 from yume_gym.street.apparitions import ROUND

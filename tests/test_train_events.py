@@ -21,8 +21,8 @@ from train.events import Settings, draw, render_pairs
 from train.growth import keep, known_in, load_events
 from train.voxels import distance_field
 from world_model.config import EventsConfig
-from world_model.events import EXTENT, Events
-from world_model.places import Places
+from world_model.priors.events import EXTENT, Events
+from world_model.priors.places import Places
 from world_model.text import build_text_encoder
 from yume_gym.street.events import EVENTS
 from yume_gym.street.keywords import normalise

@@ -32,9 +32,9 @@ from train.shards import HELD_OUT, WalkInfo
 from train.walks import rephrased
 from world_model.camera import CameraConfig
 from world_model.config import ModelConfig, PlacesConfig
-from world_model.finder import Finder
+from world_model.priors.finder import Finder
 from world_model.model import WorldModel
-from world_model.places import PARTLY, Places, Rays
+from world_model.priors.places import PARTLY, Places, Rays
 from world_model.rollout import generator
 from yume_gym.street.events import EVENTS
 
@@ -45,7 +45,7 @@ QUICK = replace(COUNTED, batch=6, lr=1e-2, table_lr=1e-1, candidates=400, captio
 def few_views() -> Iterator[None]:
     """Fewer views to start at: all of them are seen and described whenever a town is learnt."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("world_model.places.VIEWS", 12)
+        patch.setattr("world_model.priors.places.VIEWS", 12)
         yield
 
 

@@ -12,7 +12,7 @@ import torch
 from train.places import Settings
 from train.voxels import KERB, NEAR, _count, count_bricks, count_voxels, distance_field, mark_walks
 from world_model.config import ModelConfig, PlacesConfig
-from world_model.places import FARTHEST, UNIT, Places
+from world_model.priors.places import FARTHEST, UNIT, Places
 from yume_gym.street.motion import WALL_MARGIN
 from yume_gym.street.simulator import StreetSimulator
 

@@ -11,7 +11,7 @@ from test_rays import CAMERA, CELLS, LEVELS, SMALL
 from torch import Tensor
 
 from train.voxels import distance_field
-from world_model.places import Places
+from world_model.priors.places import Places
 
 
 def corridor() -> Places:

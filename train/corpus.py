@@ -18,11 +18,11 @@ from train.sheet import to_video
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.places import APART
+from world_model.priors.places import APART
 from world_model.rollout import Motion
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
-from world_model.warp import guide_block
+from world_model.priors.warp import guide_block
 from yume_gym.street.events import EVENTS
 
 

@@ -23,7 +23,7 @@ from train.sheet import to_pictures, to_video
 from train.walks import plan_walk
 from world_model.actions import ALL_ACTIONS
 from world_model.config import ModelConfig
-from world_model.depth import FARTHEST, NEAREST, DepthNet
+from world_model.priors.depth import FARTHEST, NEAREST, DepthNet
 from world_model.rollout import generator
 from yume_gym.street.simulator import StreetSimulator
 

@@ -1,4 +1,4 @@
-"""What texts tell of a town: fits which view, and which light and weather, `world_model/places.py` takes a text for.
+"""What texts tell of a town: fits which view, and which light and weather, `world_model/priors/places.py` takes a text for.
 
 descriptions.json holds fragments of sentences about streets: openings ("view"), each "light", "weather" and "district" in forty
 ways (before a noun where they end in "_"), and places that are none ("place"). They were written without sight of the street's own
@@ -24,7 +24,7 @@ from train.corpus import Corpus, town_start
 from train.routes import open_start
 from train.walks import ATMOSPHERES, known_street, plan_walk
 from world_model.config import ModelConfig
-from world_model.places import Places
+from world_model.priors.places import Places
 from world_model.rollout import generator
 from world_model.text import build_text_encoder, mean_token, scaled
 from yume_gym.street.captions import scene_caption

@@ -1,4 +1,4 @@
-"""Teaches what events are (`world_model/events.py`): `python -m train.events street --vae RUN --places RUN --out RUN`.
+"""Teaches what events are (`world_model/priors/events.py`): `python -m train.events street --vae RUN --places RUN --out RUN`.
 
 Words: a softmax regression from texts' mean tokens to kinds, on phrasings of training and texts of nothing known, all of which are
 kept to compare with. Things: the same walk is rendered with an event and without (once, to `pairs.safetensors`), and the painter
@@ -31,8 +31,8 @@ from train.sheet import to_pictures
 from train.walks import ATMOSPHERES
 from world_model.actions import Action
 from world_model.config import ModelConfig
-from world_model.events import BLUR, MOMENTS, Events, moments, quarter
-from world_model.places import Places
+from world_model.priors.events import BLUR, MOMENTS, Events, moments, quarter
+from world_model.priors.places import Places
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
 from yume_gym.street.courses import FADE_SECONDS, Course

@@ -1,4 +1,4 @@
-"""Teaches where in its towns a picture was taken (`world_model/finder.py`): `python -m train.finder street --data DIR --out RUN`.
+"""Teaches where in its towns a picture was taken (`world_model/priors/finder.py`): `python -m train.finder street --data DIR --out RUN`.
 
 Pictures of the walks in DIR (folders of several towns may lie in it), and views that are rendered as they are needed, in every
 light and weather; most look level and along streets, as start pictures do. Resumable. Writes `finder.safetensors` (the EMA) and
@@ -25,7 +25,7 @@ from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
 from train.walks import known_street
 from world_model.config import ModelConfig
-from world_model.finder import HEADINGS, Finder
+from world_model.priors.finder import HEADINGS, Finder
 from world_model.rollout import generator
 from yume_gym.street.simulator import LIGHTS, WEATHERS
 

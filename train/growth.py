@@ -14,7 +14,7 @@ from torch import Tensor
 
 from train.loop import facts_of, load_network
 from world_model.config import EventsConfig, ModelConfig
-from world_model.events import Events
+from world_model.priors.events import Events
 
 WEIGHTS = "events.safetensors"
 _READING = ("kind.", "phrasings", "phrasing_kind", "middle")

@@ -26,7 +26,7 @@ from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
 from world_model.vae import DecoderCache, VideoVAE, build_vae
-from world_model.warp import Guide
+from world_model.priors.warp import Guide
 
 WEIGHTS = "vae.safetensors"
 GuideFn = Callable[..., Guide]

@@ -1,4 +1,4 @@
-"""What events are called: fits how `world_model/events.py` reads texts, for train.events.
+"""What events are called: fits how `world_model/priors/events.py` reads texts, for train.events.
 
 phrasings.json holds more phrasings of each kind than the street itself ("phrases"), some that are never trained on ("fresh"), and
 texts of no known event ("other"), one in UNSEEN of which is kept for testing. All were written without sight of the street's own.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from train.walks import plan_walk
 from world_model.config import ModelConfig
-from world_model.events import Events
+from world_model.priors.events import Events
 from world_model.text import build_text_encoder, mean_token, scaled
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.events import EVENTS

@@ -1,4 +1,4 @@
-"""Learns a town by heart (`world_model/places.py`): `python -m train.places street --data DIR --vae RUN --out RUN [--minutes 20]`.
+"""Learns a town by heart (`world_model/priors/places.py`): `python -m train.places street --data DIR --vae RUN --out RUN [--minutes 20]`.
 
 First where things stand: true distances of many views are counted into voxels, and walkers mark where one can walk. Then what they
 look like: latents of the walks in DIR from their true poses, in the light and weather of the picture before. Resumable. Writes
@@ -33,7 +33,7 @@ from train.vae import psnr
 from train.voxels import count_bricks, count_voxels, distance_field, mark_walks
 from train.walks import rephrased
 from world_model.config import ModelConfig
-from world_model.places import PARTLY, Places
+from world_model.priors.places import PARTLY, Places
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
 

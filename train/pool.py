@@ -18,7 +18,7 @@ from train.sharding import anywhere
 from train.shards import HELD_OUT
 from train.walks import rephrased
 from world_model.actions import Action
-from world_model.album import Album
+from world_model.priors.album import Album
 from world_model.dit import DiT
 from world_model.rollout import Motion, generator
 from world_model.text import Conditioning, mean_token

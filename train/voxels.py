@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from train.walks import known_street
 from world_model.config import ModelConfig, PlacesConfig
-from world_model.geometry import camera_rays
-from world_model.places import FARTHEST, PARTLY, UNIT
+from world_model.priors.geometry import camera_rays
+from world_model.priors.places import FARTHEST, PARTLY, UNIT
 from yume_gym.street.walker import Walker
 
 if TYPE_CHECKING:

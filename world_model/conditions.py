@@ -1,14 +1,45 @@
-"""What a block is dreamt from: where and when it is (`Target`), and what all its sampler steps share (`Conditions`)."""
+"""What a block is dreamt from: where its camera goes, when and where it is, and what all its sampler steps share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from world_model import batch
 from world_model.blocks import Grid
 from world_model.layers import KeyValue
-from world_model.tscm import ChannelMemory
+from world_model.tscm import ChannelMemory, History
+
+if TYPE_CHECKING:
+    from world_model.priors.base import Prediction
+    from world_model.worlds import Worlds
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the camera is when a world begins: yaw, pitch [B] float64 radians, place [B, 2] float64 metres (world x, z)."""
+
+    yaw: Tensor
+    pitch: Tensor
+    place: Tensor
+
+    @classmethod
+    def origin(cls, worlds: int, device: torch.device | str) -> Pose:
+        """Of worlds that begin nowhere in particular: at the origin, looking straight ahead."""
+        zero = torch.zeros(worlds, dtype=torch.float64, device=device)
+        return cls(yaw=zero, pitch=zero, place=zero[:, None].expand(-1, 2))
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Commanded camera of one block. yaw, pitch [B, T] float64 radians, displacement [B, T, 2] float64 metres (world x, z)."""
+
+    yaw: Tensor
+    pitch: Tensor
+    displacement: Tensor
 
 
 @dataclass(frozen=True)
@@ -21,8 +52,29 @@ class Target:
 
 
 @dataclass(frozen=True)
+class BlockContext:
+    """A block about to be dreamt: the worlds before it, the commanded motion, when and where its latent frames are, what is told
+    (context [B, N, text_dim]: event tokens then action tokens, zero-padded), and what each prior predicted."""
+
+    worlds: Worlds
+    motion: Motion
+    target: Target
+    context: Tensor
+    predictions: tuple[Prediction, ...] = ()
+
+    def history(self, latents: Tensor) -> History:
+        """What the block adds to the worlds' history once its `latents` [B, C, K, h, w] are known."""
+        present = torch.ones_like(self.target.frame, dtype=torch.bool)
+        return History(latents, self.target.frame, self.target.yaw, self.target.pitch, present)
+
+
+@dataclass(frozen=True)
 class Conditions:
-    """All that a block's sampler steps share."""
+    """All that a block's sampler steps share.
+
+    The output of a network that predicts data is counted from `mean`, in units that `variance` decides (`flow.gaussian_posterior`),
+    where these are given: data ~ N(mean, variance) is what was known before. Without them it is the data itself.
+    """
 
     context: list[KeyValue | None]  # of every layer; None for a model without text
     history: list[KeyValue]  # of every layer if attention is "cached", else empty
@@ -31,24 +83,11 @@ class Conditions:
     table: Tensor  # rotary table of the tokens attended to together with the target
     memory: ChannelMemory | None
     memory_table: Tensor | None
-    bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and the guide
+    bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and what priors show
     pooled: Tensor | None  # [B, D] pooled action
-    guide: Tensor | None = None  # [B, C, K, h, w]: a data prediction starts from it
-    variance: Tensor | None = None  # [B, C, K, h, w] of the data around the guide
+    mean: Tensor | None = None  # [B, C, K, h, w]
+    variance: Tensor | None = None  # [B, C, K, h, w]
 
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""
-
-        def again(x: Tensor | None, dim: int = 0) -> Tensor | None:
-            return None if x is None else x.repeat_interleave(times, dim=dim)
-
-        def pair(item: KeyValue) -> KeyValue:
-            return item[0].repeat_interleave(times, 0), item[1].repeat_interleave(times, 0)
-
-        return Conditions(
-            [item and pair(item) for item in self.context], [pair(item) for item in self.history], again(self.tokens), self.grids,
-            again(self.table),  # type: ignore[arg-type]
-            self.memory.repeat(times) if self.memory else None, again(self.memory_table),
-            again(self.bias), again(self.pooled),
-            again(self.guide), again(self.variance),
-        )  # fmt: skip
+        return batch.repeat(self, times)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from world_model.action_spaces import ActionSpec
 from world_model.camera import CameraConfig
+from world_model.priors.config import DEBUG_SCENE, KINDS, NESTED, STREET_SCENE, PriorConfig
 
 
 @dataclass(frozen=True)
@@ -47,39 +48,6 @@ class ChannelConfig:
 
 
 @dataclass(frozen=True)
-class PlacesConfig:
-    """What towns look like from anywhere in them, learnt by heart (places.py).
-
-    towns: which, by their seeds in YumeStreet. period: side of a town's torus in metres. cell, height: voxels' side and how high
-    they reach, metres. fine: parts each way of those at surfaces, 1 to 4; bricks: how many these may be, in all towns. tables:
-    (voxel size in metres, log2 of entries, width) of each hashed table of a town. rays: along each side of a token. width, look:
-    channels of the network and of light and weather.
-    """
-
-    towns: tuple[int, ...] = (0,)
-    period: float = 80.0
-    cell: float = 0.5
-    height: float = 46.0
-    fine: int = 1
-    bricks: int = 0
-    tables: tuple[tuple[float, int, int], ...] = ((1.0, 15, 8), (0.5, 17, 8), (0.25, 18, 4))
-    rays: int = 2
-    width: int = 128
-    look: int = 24
-
-
-@dataclass(frozen=True)
-class EventsConfig:
-    """Events known by heart (events.py): each kind's name, the metres ahead at which it takes place (0: it changes light or weather
-    only), and where: in the "open", before a "facade", or along the "street". looks: pictures that are mixed; width: of the network
-    of light."""
-
-    kinds: tuple[tuple[str, float, str], ...] = ()
-    looks: int = 10
-    width: int = 32
-
-
-@dataclass(frozen=True)
 class DiTConfig:
     """The diffusion transformer. Defaults are the released model's choices; `street` uses the options below them."""
 
@@ -105,10 +73,6 @@ class DiTConfig:
     pooled_action: bool = False  # the action (mean caption token, or its encoding) joins the timestep embedding
     recent_frames: int = 0  # newest history frames whose latents are concatenated to the target's, as DIAMOND does
     residual: bool = False  # preconditioning: a data prediction starts from the newest history frame, not from zero
-    guide: int = 0  # width of the depth network by which the last frame is moved as a second input (warp.py); 0: none
-    guide_memory: int = 0  # earlier pictures that fill in what the last one does not show (album.py)
-    places: PlacesConfig | None = None  # a town known by heart, for what neither last frame nor album show (places.py)
-    events: EventsConfig | None = None  # events known by heart, which places show (events.py)
     max_age: int = 1024  # frames; older history counts as this old
 
     @property
@@ -182,6 +146,7 @@ class ModelConfig:
     sampler: SamplerConfig = SamplerConfig()
     camera: CameraConfig = CameraConfig()
     action: ActionSpec = ActionSpec()
+    priors: tuple[PriorConfig, ...] = ()  # none: the generator alone
 
     def __post_init__(self) -> None:
         rows, columns = (self.vae.spatial_stride * patch for patch in self.dit.patch[1:])
@@ -198,17 +163,8 @@ class ModelConfig:
 
         if self.dit.residual and self.dit.prediction != "data":
             raise ValueError(f"{self.name}: residual preconditioning is of a data prediction; it needs prediction='data'")
-        if self.dit.guide and self.dit.prediction != "data":
-            raise ValueError(f"{self.name}: a guide is where a data prediction starts from; it needs prediction='data'")
-        if self.dit.places and not self.dit.guide:
-            raise ValueError(f"{self.name}: places fill in what a guide does not show; they need a guide")
-        places = self.dit.places
-        if places and (not places.towns or len(set(places.towns)) < len(places.towns)):
-            raise ValueError(f"{self.name}: places.towns must be different seeds, at least one, got {places.towns}")
-        if places and (places.fine not in range(1, 5) or (places.fine > 1) != (places.bricks > 0)):
-            raise ValueError(f"{self.name}: places.fine must be 1 to 4, and places.bricks more than 0 where it is more than 1")
-        if self.dit.events and not self.dit.places:
-            raise ValueError(f"{self.name}: events take place somewhere; they need places")
+        if self.priors and self.dit.prediction != "data":
+            raise ValueError(f"{self.name}: priors say where a data prediction starts from; they need prediction='data'")
 
     @property
     def action_width(self) -> int:
@@ -261,24 +217,24 @@ def _tuples(value: Any) -> Any:
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """A config dataclass from plain JSON values; nested configs by field name."""
     nested = {"dit": DiTConfig, "vae": VAEConfig, "text": TextConfig, "sampler": SamplerConfig, "camera": CameraConfig,
-              "channel": ChannelConfig, "packing": Tiers, "action": ActionSpec,
-              "places": PlacesConfig, "events": EventsConfig}  # fmt: skip
+              "channel": ChannelConfig, "packing": Tiers, "action": ActionSpec, **NESTED}  # fmt: skip
     unknown = values.keys() - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}: the file was written by another version")
-    built = {k: _build(nested[k], v) if isinstance(v, dict) else _tuples(v) for k, v in values.items()}
+    built = {k: _build(nested[k], v) if isinstance(v, dict) else _tuples(v) for k, v in values.items() if k != "priors"}
+    if "priors" in values:
+        built["priors"] = tuple(_build(_kind(prior), prior) for prior in values["priors"])
     try:
         return cls(**built)
     except TypeError as error:
         raise ValueError(f"{cls.__name__}: {error}") from error
 
 
-STREET_EVENTS = (
-    ("fireworks", 22.0, "open"), ("ufo", 16.0, "open"), ("ghost", 7.0, "open"), ("fire", 12.0, "facade"),
-    ("crowd", 8.0, "open"), ("car", 8.0, "street"), ("balloon", 14.0, "open"), ("heavy_rain", 0.0, ""), ("snow", 0.0, ""),
-    ("fog", 0.0, ""), ("night", 0.0, ""), ("sunset", 0.0, ""), ("sun", 0.0, ""),
-    ("tornado", 18.0, "open"), ("dinosaur", 10.0, "open"), ("tram", 8.0, "street"), ("bubbles", 8.0, "open"),
-)  # fmt: skip
+def _kind(prior: dict[str, Any]) -> type[PriorConfig]:
+    if prior.get("kind") not in KINDS:
+        raise ValueError(f"unknown kind of prior {prior.get('kind')!r}: known are {', '.join(sorted(KINDS))}")
+    return KINDS[prior["kind"]]
+
 
 _STREET_DIT = DiTConfig(
     dim=160, ffn_dim=480, heads=4, layers=6, patch=(1, 1, 1), latent_channels=32, text_dim=384, freq_dim=64,
@@ -286,8 +242,7 @@ _STREET_DIT = DiTConfig(
     channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
     history_attention="cached", prediction="data", positions="view_sphere",
     mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
-    guide=12, guide_memory=12, places=PlacesConfig(towns=(0, 1), fine=4, bricks=20480, rays=4),
-    events=EventsConfig(STREET_EVENTS), max_age=128,
+    max_age=128,
 )  # fmt: skip
 
 PRESETS: dict[str, ModelConfig] = {
@@ -297,6 +252,7 @@ PRESETS: dict[str, ModelConfig] = {
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32, width=128, depth=2),
         text=TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=32),
         sampler=SamplerConfig(steps=2, shift=3.0, start_steps=2, temperature=0.75, start_temperature=0.5),
+        priors=(STREET_SCENE,),
     ),
     "yume-5b": ModelConfig(
         name="yume-5b", height=704, width=1280, fps=16, block_latents=8, start_latents=5,
@@ -311,11 +267,11 @@ PRESETS: dict[str, ModelConfig] = {
         dit=dataclasses.replace(
             _STREET_DIT, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16,
             packing=Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2)),
-            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9), guide=4, guide_memory=3, places=None, events=None,
+            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9),
         ),
         vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
         text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),
-        sampler=SamplerConfig(steps=4, shift=3.0),
+        sampler=SamplerConfig(steps=4, shift=3.0), priors=(DEBUG_SCENE,),
     ),
 }  # fmt: skip
 

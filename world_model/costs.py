@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from world_model.album import Album
+from world_model.priors.album import Album
 from world_model.config import ModelConfig, TextConfig, Tiers
 from world_model.count import Cost, count, size_of
 from world_model.dit import DiT

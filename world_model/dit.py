@@ -1,9 +1,10 @@
 """The diffusion transformer: (noisy block, noise level, history, text) -> data or velocity. Yume1.5, figure 2.
 
 One class from the 3M-parameter street to the released 5B: parameter names of the shared parts are Wan2.2's and Yume's.
-A block is dreamt in two moves, so that what does not depend on the noise is computed once for all sampler steps:
+What does not depend on the noise is computed once for all sampler steps of a block:
 
-    conditions = dit.prepare(history, memory, context, target, pooled, guide, valid, known)
+    conditions = dit.read(history, memory, context, target, pooled)
+    conditions = dit.condition_on(conditions, predictions)  # of the model's priors, if it has any
     output = dit(x, sigma, conditions)
 
 Shapes: B worlds, C latent channels, K latent frames of the block, h x w latent size, D width, L predicted tokens, N context tokens.
@@ -11,6 +12,7 @@ Shapes: B worlds, C latent channels, K latent frames of the block, h x w latent 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -23,8 +25,6 @@ from world_model import flow
 from world_model.blocks import Block, Grid, Head
 from world_model.conditions import Conditions, Target
 from world_model.config import ModelConfig, Tiers
-from world_model.depth import DepthNet
-from world_model.events import Events
 from world_model.layers import (
     FloatLinear,
     KeyValue,
@@ -33,17 +33,15 @@ from world_model.layers import (
     rotary_table,
     sinusoid,
 )
-from world_model.places import Places
 from world_model.positions import Positions
+from world_model.priors.base import Prediction
+from world_model.priors.registry import build_priors
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
-
-LEAST = 1e-3  # variance of what is sure
 
 
 class DiT(nn.Module):
     """The whole network of one `ModelConfig`."""
 
-    prior_deviation: Tensor | None
     residual_deviation: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
@@ -85,17 +83,8 @@ class DiT(nn.Module):
         self.register_buffer(
             "residual_deviation", torch.ones(2, config.block_latents, c.latent_channels) if c.residual else None
         )
-        self.depth = DepthNet(c.guide, config.camera).requires_grad_(False) if c.guide else None
-        self.places = (
-            Places(c.places, config.camera, config.latent_size, c.latent_channels, c.text_dim).requires_grad_(False)
-            if c.places
-            else None
-        )
-        self.events = Events(config).requires_grad_(False) if c.events else None
-        inputs = c.latent_channels * (2 if c.places else 1) + 1
-        self.guide_embedding = nn.Conv3d(inputs, dim, c.patch, c.patch) if c.guide else None
-        # deviation of the data from its prior, per channel: where the guide saw nothing, and where it did
-        self.register_buffer("prior_deviation", torch.ones(2, c.latent_channels) if c.guide else None)
+        self.priors = build_priors(config)
+        self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
         self.positions = Positions(config)
         self.frequencies = axis_frequencies(c.head_dim, c.positions)
@@ -108,7 +97,7 @@ class DiT(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Xavier linears; coarse patch kernels interpolate the finest one; zero output, guide and channel branches."""
+        """Xavier linears; coarse patch kernels interpolate the finest one; zero output and channel branches."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -211,23 +200,14 @@ class DiT(nn.Module):
 
     # ---- forward ------------------------------------------------------------------------------------------------------
 
-    def prepare(
-        self, history: History | None, memory: ChannelMemory | None, context: Tensor, target: Target,
-        pooled: Tensor | None = None, guide: Tensor | None = None, valid: Tensor | None = None, known: Tensor | None = None,
-    ) -> Conditions:  # fmt: skip
-        """What all sampler steps of a block share.
-
-        context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
-        guide [B, C, K, h, w], valid [B, 1, K, h, w] in 0..1: the last frame moved as commanded, and where it was in view.
-        known [B, C, K, h, w]: the same views as the place is known by heart.
-        """
-        return self.show(self.read(history, memory, context, target, pooled), guide, valid, known)
-
     def read(
         self, history: History | None, memory: ChannelMemory | None, context: Tensor, target: Target,
         pooled: Tensor | None = None,
     ) -> Conditions:  # fmt: skip
-        """The part of `prepare` that needs no guide: of words and of the past."""
+        """What all sampler steps of a block share, of words and of the past.
+
+        context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
+        """
         c = self.config.dit
         keys = self._text_keys(context)
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
@@ -258,10 +238,18 @@ class DiT(nn.Module):
         mean, variance = self._precondition(history)
         action = self.action_embedding
         return Conditions(
-            keys, pairs, tokens, grids if tokens is not None else [], rotary_table(both, self.frequencies), memory,
-            memory_table, bias, action(pooled.to(self.dtype)) if action is not None and pooled is not None else None,
-            mean, variance,
-        )  # fmt: skip
+            context=keys,
+            history=pairs,
+            tokens=tokens,
+            grids=grids if tokens is not None else [],
+            table=rotary_table(both, self.frequencies),
+            memory=memory,
+            memory_table=memory_table,
+            bias=bias,
+            pooled=action(pooled.to(self.dtype)) if action is not None and pooled is not None else None,
+            mean=mean,
+            variance=variance,
+        )
 
     def _text_keys(self, context: Tensor) -> list[KeyValue | None]:
         """Keys and values of the text in every layer; None where there is no cross-attention."""
@@ -290,26 +278,22 @@ class DiT(nn.Module):
         power = rearrange(self.residual_deviation.square()[history.known.long()], "B K C -> B C K 1 1")
         return last * known, power.expand_as(last)
 
-    def show(
-        self, conditions: Conditions, guide: Tensor | None, valid: Tensor | None, known: Tensor | None,
-        sure: Tensor | None = None,
-    ) -> Conditions:  # fmt: skip
-        """The rest of `prepare`: `conditions` with the guide, for models that have one. sure [B, 1, K, h, w] in 0..1: how much of
-        `known` is to stay as it is."""
-        if self.guide_embedding is None or self.prior_deviation is None:
-            return conditions
-        if guide is None or valid is None:
-            raise ValueError("this model needs a guide: pass latents [B, C, K, h, w] and validity [B, 1, K, h, w]")
-        parts = [guide * valid, valid] + ([known] if known is not None else [])
-        embedded = self.guide_embedding(torch.cat(parts, dim=1).to(self.dtype)).flatten(2).transpose(1, 2)
-        # what is known beforehand: the guide where it saw something, else the place if it is known; and how well
-        unseen, seen = self.prior_deviation.square()[:, None, :, None, None, None]
-        mean = guide * valid if known is None else torch.lerp(known, guide, valid)
-        bias = embedded if conditions.bias is None else embedded + conditions.bias
-        variance = valid * seen + (1 - valid) * unseen
-        if sure is not None:
-            variance = variance * (1 - sure) + LEAST * sure
-        return replace(conditions, bias=bias, guide=mean, variance=variance)
+    def condition_on(self, conditions: Conditions, predictions: Sequence[Prediction]) -> Conditions:
+        """`conditions` of a block with what each of the model's priors predicts of it: where a data prediction starts from (`mean`,
+        `variance`), and what the tokens are shown (`bias`). The only place where these are set; without priors they are as they are.
+
+        Several priors are independent observations of the data. ValueError for more or fewer predictions than priors.
+        """
+        if len(predictions) != len(self.priors):
+            raise ValueError(f"a model with {len(self.priors)} priors needs as many predictions, got {len(predictions)}")
+        for embedding, prediction in zip(self.prior_embeddings, predictions):
+            shown = embedding(prediction.shown.to(self.dtype)).flatten(2).transpose(1, 2)
+            bias = shown if conditions.bias is None else shown + conditions.bias
+            mean, variance = prediction.mean, prediction.variance
+            if conditions.mean is not None and conditions.variance is not None:
+                mean, variance = flow.gaussian_product(conditions.mean, conditions.variance, mean, variance)
+            conditions = replace(conditions, bias=bias, mean=mean, variance=variance)
+        return conditions
 
     def _latent_rows(self, history: History | None) -> tuple[int, int]:
         rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]
@@ -380,14 +364,14 @@ class DiT(nn.Module):
         out = rearrange(
             out, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
         )
-        if conditions.guide is None or conditions.variance is None:
+        if conditions.mean is None or conditions.variance is None:
             return out
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
             for axis, size in enumerate(p):
                 level = level.repeat_interleave(size, dim=2 + axis)
-        mean, deviation = flow.gaussian_posterior(x, level, conditions.guide, conditions.variance)
+        mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
         return mean + deviation * out
 
 

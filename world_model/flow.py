@@ -60,3 +60,9 @@ def gaussian_posterior(x: Tensor, sigma: Tensor, mean: Tensor, variance: Tensor)
     power = (1 - sigma) ** 2 * variance + sigma**2
     gain = (1 - sigma) * variance / power
     return mean + gain * (x - (1 - sigma) * mean), (variance * sigma**2 / power).sqrt()
+
+
+def gaussian_product(mean: Tensor, variance: Tensor, other: Tensor, other_variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the data if two independent observations say data ~ N(mean, variance): precisions add up."""
+    share = variance / (variance + other_variance)
+    return torch.lerp(mean, other, share), share * other_variance

@@ -10,12 +10,11 @@ dream, give it another seed: ``dataclasses.replace(state, seeds=(7,))``.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +23,9 @@ from torch import Tensor
 
 from world_model import flow
 from world_model.actions import Action
+from world_model.conditions import Pose
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
-from world_model.finder import Finder
 from world_model.hub import find_or_fetch
 from world_model.placement import LoadOptions, place
 from world_model.released import is_released, load_release
@@ -34,8 +33,10 @@ from world_model.rollout import block_noise, dream_block, generator
 from world_model.text import Conditioning
 from world_model.threads import one_thread, side_by_side
 from world_model.vae import VideoVAE, build_vae
-from world_model.weights import check_file, load_into, load_tensors, read_config
+from world_model.weights import check_file, load_dit, load_into, load_tensors, read_config
 from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,12 @@ class WorldModel:
     """
 
     def __init__(
-        self, config: ModelConfig, dit: DiT, vae: VideoVAE, conditioning: Conditioning, starts: np.ndarray | None = None,
-        finder: Finder | None = None, poses: Sequence[Sequence[float]] = (),
-    ) -> None:  # fmt: skip
-        """starts: shipped pictures uint8 [n, H, W, 3]; a model that knows a town has a finder, and `poses` (x, z, yaw) of them."""
-        if (config.dit.places is None) != (finder is None):
-            raise ValueError(f"{config.name}: a model that knows a town, and no other, needs a finder")
+        self, config: ModelConfig, dit: DiT, vae: VideoVAE, conditioning: Conditioning, starts: np.ndarray | None = None
+    ) -> None:
+        """starts: shipped pictures uint8 [n, H, W, 3]."""
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae
         self.starts = starts
-        self._finder = finder
-        self._poses = {picture.tobytes(): pose for picture, pose in zip(() if starts is None else starts, poses)}
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
@@ -97,7 +93,7 @@ class WorldModel:
         config = read_config(folder) if size is None else read_config(folder).resized(size)
         with torch.random.fork_rng(devices=[]):  # building draws weights that loading replaces
             dit, vae = DiT(config), build_vae(config.vae)
-        load_into(dit, folder, "dit.safetensors")
+        load_dit(dit, folder)
         load_into(vae, folder, "vae.safetensors")
         text = load_tensors(folder, "text.safetensors")
         if text.keys() != {"actions"}:
@@ -107,22 +103,9 @@ class WorldModel:
         dit.to(wanted.staging, wanted.number(dtype))
         placed, placed_vae = place(dit, vae.to(place_of_all), wanted)
         conditioning, starts = Conditioning(config.text, text["actions"]), _read_starts(folder, config)
-        if config.dit.places is None:
-            return cls(config, placed, placed_vae, conditioning, starts)
-        with torch.random.fork_rng(devices=[]):
-            places = config.dit.places
-            finder = Finder(places.period, (config.height, config.width), towns=len(places.towns))
-        load_into(finder, folder, "finder.safetensors")
-        poses = json.loads(check_file(folder, "starts.json").read_text()) if starts is not None else []
-        return cls(
-            config,
-            placed,
-            placed_vae,
-            conditioning,
-            starts,
-            finder.eval().requires_grad_(False).to(place_of_all),
-            poses,
-        )
+        for prior in placed.priors:
+            prior.load_starts(folder, starts)
+        return cls(config, placed, placed_vae, conditioning, starts)
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
@@ -200,44 +183,35 @@ class WorldModel:
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
 
     def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
-        """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians; `Places` says
-        in which town that is), and how unlike the town it looks there: 0 is the same, 1 and more nothing alike; pictures of the
+        """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians; the model's prior
+        says in which town that is), and how unlike the town it looks there: 0 is the same, 1 and more nothing alike; pictures of the
         towns are mostly below .6. One can stand at the pose, whatever the picture. Raises ValueError for models that know none."""
-        if self._finder is None or self.dit.places is None:
-            raise ValueError(f"{self.config.name!r} knows no town: it finds no picture in one")
         with torch.inference_mode():
             seen = self._to_tensor(picture)
-            still = seen[:, :, None].expand(-1, -1, self.config.vae.temporal_stride, -1, -1)
-            pose, error = self._finder.find(self.dit.places, seen, self.vae.encode(still)[:, :, 0])
-        x, z, yaw = pose.tolist()
-        return (x, z, yaw), error
+            found = _first(prior.locate(self.vae, seen) for prior in self.dit.priors)
+        if found is None:
+            raise ValueError(f"{self.config.name!r} knows no town: it finds no picture in one")
+        pose, error = found
+        x, z = pose.place[0].tolist()
+        return (x, z, float(pose.yaw)), error
 
     def _seen(self, picture: np.ndarray) -> Worlds:
         """A world that stands before a picture."""
-        if self._finder is None:
-            return self._standing(self._to_tensor(picture), None)
-        pose = self._poses.get(picture.tobytes()) or self.locate(picture)[0]
-        return self._standing(self._to_tensor(picture), torch.tensor(pose, dtype=torch.float64, device=self.device))
+        seen = self._to_tensor(picture)
+        return self._standing(seen, _first(prior.pose_of(self.vae, seen) for prior in self.dit.priors))
 
-    def _standing(self, picture: Tensor, pose: Tensor | None) -> Worlds:
-        """Before a picture [1, 3, H, W] taken at a pose [3] (x, z, yaw)."""
-        present = torch.ones(1, dtype=torch.bool, device=self.device)
-        if pose is None:
-            return start_worlds(self.dit, self.vae, picture, present)
-        return start_worlds(self.dit, self.vae, picture, present, yaw=pose[None, 2], place=pose[None, :2])
+    def _standing(self, picture: Tensor, pose: Pose | None) -> Worlds:
+        """Before a picture [1, 3, H, W]."""
+        return start_worlds(self.dit, self.vae, picture, torch.ones(1, dtype=torch.bool, device=self.device), pose)
 
     def _dreamt(self, text: str | None, seed: int) -> Worlds:
         """A world of which one block was dreamt from nothing but the text.
 
         Released models go on from that block, as they were trained to; ours from its last picture, standing still.
         """
-        nothing = empty_worlds(self.dit, self.vae, 1, self.device)
         context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([Action()], [text]))
-        pose = None
-        if self.dit.places is not None:
-            words = context[:, : self.config.text.event_tokens]
-            pose = self.dit.places.somewhere(generator("place", seed), words).to(self.device)
-            nothing = replace(nothing, place=pose[None, :2], yaw=pose[None, 2])
+        pose = _first(prior.pose_for(context, generator("place", seed)) for prior in self.dit.priors)
+        nothing = empty_worlds(self.dit, self.vae, 1, self.device, pose)
         sampler = self.config.sampler
         noise = block_noise(self.config, [seed], [-1], sampler.start_temperature).to(self.device)
         sigmas = flow.sigma_schedule(sampler.start_steps, sampler.shift)
@@ -252,6 +226,10 @@ class WorldModel:
             got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
             raise ValueError(f"a start picture must be a uint8 array of shape {shape}, got {got}")
         return torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def _first(found: Iterable[Found | None]) -> Found | None:
+    return next((one for one in found if one is not None), None)
 
 
 def _to_uint8(video: Tensor) -> np.ndarray:

@@ -7,42 +7,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from world_model import flow
 from world_model.actions import Action
 from world_model.camera import commanded_motion
-from world_model.conditions import Conditions, Target
+from world_model.conditions import BlockContext, Conditions, Motion, Target
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
-from world_model.events import NOTHING
+from world_model.priors.base import Prediction
 from world_model.threads import beside
-from world_model.tscm import History, append_all, append_tiers
+from world_model.tscm import append_all, append_tiers
 from world_model.vae import VideoVAE
-from world_model.warp import OUTDATED, USELESS, Guide, guide_block
 from world_model.worlds import Worlds
-
-COVERED, MARGIN = (
-    0.05,
-    4,
-)  # share of a pixel beyond which a picture is not looked up there, nor so many pixels around it
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Commanded camera of one block. yaw, pitch [B, T] float64 radians, displacement [B, T, 2] float64 metres (world x, z)."""
-
-    yaw: Tensor
-    pitch: Tensor
-    displacement: Tensor
-
-    def to(self, device: torch.device | str) -> Motion:
-        """The same on another device."""
-        return Motion(self.yaw.to(device), self.pitch.to(device), self.displacement.to(device))
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -61,20 +42,6 @@ def block_noise(
     return noise * (config.sampler.temperature if temperature is None else temperature)
 
 
-@dataclass(frozen=True)
-class Ahead:
-    """A block about to be dreamt: its place in history, with empty latents still to be filled, its guide if there is one, the text
-    in force (`Worlds.told`) and where that changes light or weather (changed [B] bool), the course of its event, and where the
-    last picture shows what that brings (covered [B, 1, H, W], or None)."""
-
-    place: History
-    guide: Guide | None
-    told: Tensor
-    changed: Tensor
-    course: Tensor
-    covered: Tensor | None
-
-
 def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
     """The commanded motion of a block for each world's action."""
     parts = [
@@ -85,90 +52,34 @@ def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch
 
 
 def commanded(dit: DiT, worlds: Worlds, actions: Sequence[Action]) -> Motion:
-    """`motion_of` worlds; in a town that the model knows, as far as one can walk there."""
+    """`motion_of` worlds, as far as the model's priors let them go."""
     motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
-    if dit.places is None:
-        return motion
-    return replace(motion, displacement=dit.places.walk(worlds.place, motion.displacement))
+    for prior, state in zip(dit.priors, worlds.priors, strict=True):
+        motion = prior.constrain(state, motion)
+    return motion
 
 
-def prepare_block(
+def encode_conditions(
     dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, context: Tensor, pooled: Tensor
-) -> tuple[Conditions, Ahead]:
-    """Conditions of the next block, and what `advance` needs of it."""
+) -> tuple[Conditions, BlockContext]:
+    """Conditions of the next block: words and compressed history, and what the priors make of both; and what
+    `append_and_decode` needs of it."""
     config = dit.config
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
-    target = Target(
-        motion.yaw[:, last],
-        motion.pitch[:, last],
-        worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device),
-    )
-    words = context[:, : config.text.event_tokens]
-    told = words.float().sum(dim=1)
-    new = (told != worlds.told).any(dim=-1)
-    course, kind, quiet = worlds.course, None, (told == 0).all(dim=-1)
-    if dit.events is not None and dit.places is not None:
-        kind = dit.events.read(words).masked_fill(~worlds.history.known, NOTHING)  # a first text describes, nothing happens
-        words = dit.events.heard(words, kind)
-        context = torch.cat([words, context[:, config.text.event_tokens :]], dim=1)
-        things = dit.events.things(kind)
-        if _some(new & things):
-            begun = torch.cat(
-                [dit.events.begin(kind, dit.places, worlds.place, worlds.yaw), worlds.frame[:, None]], dim=1
-            )
-            course = torch.cat([torch.where((new & things)[:, None], begun, course[:, :4]), course[:, 4:]], dim=1)
-        quiet = quiet | things
-    changed = new & (worlds.frame > 0) & ~(quiet & (course[:, 4] == 0))
-    course = torch.cat([course[:, :4], (~quiet)[:, None].double()], dim=1)
-    with beside(lambda: _guide(dit, vae, worlds, motion, changed), worlds.picture.device) as guided:
+    frame = worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device)
+    target = Target(yaw=motion.yaw[:, last], pitch=motion.pitch[:, last], frame=frame)
+    block = heard = BlockContext(worlds=worlds, motion=motion, target=target, context=context)
+    for prior, state in zip(dit.priors, worlds.priors, strict=True):
+        heard = replace(heard, context=prior.hear(state, heard))
+
+    def predict() -> tuple[Prediction, ...]:
+        return tuple(prior.predict(state, block, vae) for prior, state in zip(dit.priors, worlds.priors))
+
+    with beside(predict, worlds.picture.device) if len(dit.priors) else nullcontext(predict) as predicted:
         history = worlds.history if worlds.history.frames else None
-        conditions = dit.read(history, worlds.memory, context, target, pooled)
-        known, thing = None, None
-        if dit.places is not None:
-            shown = worlds.history.latents
-            look = dit.places.looks(shown[:, :, 0], shown[:, :, -1], worlds.history.known, words)
-            stand = worlds.place[:, None] + motion.displacement[:, last]
-            rays = dit.places.rays(stand, target.yaw, target.pitch)
-            known = dit.places.painted(rays, look)
-            if dit.events is not None and kind is not None and _some(things):
-                age = target.frame - course[:, 3:4].long()
-                away = dit.places.clear_sight(stand, target.yaw, target.pitch)
-                thing = dit.events(kind, stand, target.yaw, target.pitch, away, course[:, :3], age, known)
-        guide = guided()
-    sure = None
-    if thing is not None and dit.events is not None and known is not None and guide is not None:
-        known, _ = dit.events.over(vae, known, *thing)
-        guide = guide.with_things(vae, *dit.events.over(vae, guide.latents, *thing), thing[1])
-        sure = F.avg_pool3d(thing[1], (1, dit.events.patch, dit.events.patch))
-    latents, valid = (guide.latents, guide.valid) if guide is not None else (None, None)
-    conditions = dit.show(conditions, latents, valid, known, sure)
-    place = History(
-        worlds.history.latents[:, :, :0],
-        target.frame,
-        target.yaw,
-        target.pitch,
-        torch.ones_like(target.frame, dtype=torch.bool),
-    )
-    return conditions, Ahead(place, guide, told, changed, course, None if thing is None else thing[1][:, :, -1])
-
-
-def _some(flags: Tensor) -> bool:
-    return flags.is_meta or bool(flags.any())  # plans count the dearer case
-
-
-def _guide(dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, changed: Tensor) -> Guide | None:
-    """The guide of the next block, for models that have one; the text in force has `changed` [B] bool."""
-    if dit.depth is None:
-        return None
-    there = worlds.place + motion.displacement[:, -1]
-    recalled = worlds.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, worlds.place)
-    if recalled is not None:  # pictures from before the text changed show another light
-        recalled = replace(recalled, present=recalled.present & ~changed)
-    trust = worlds.history.known * torch.where(changed, OUTDATED, 1.0)
-    return guide_block(
-        dit.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
-        recalled, worlds.cache, worlds.doubt if dit.places is not None else None, trust,
-    )  # fmt: skip
+        conditions = dit.read(history, worlds.memory, heard.context, target, pooled)
+        predictions = predicted()
+    return dit.condition_on(conditions, predictions), replace(block, predictions=predictions)
 
 
 def denoise_block(
@@ -192,48 +103,39 @@ def denoise_block(
     return x
 
 
-def advance(
-    dit: DiT,
-    vae: VideoVAE,
-    worlds: Worlds,
-    motion: Motion,
-    ahead: Ahead,
-    latents: Tensor,
-    draws: Sequence[torch.Generator],
+def append_and_decode(
+    dit: DiT, vae: VideoVAE, block: BlockContext, latents: Tensor, draws: Sequence[torch.Generator]
 ) -> tuple[Worlds, Tensor]:
     """Worlds after a block of latents [B, C, K, h, w], and its pictures [B, 3, T, H, W] in -1..1.
 
     Latents enter the history as given: detach them first where gradients must not flow through time.
     """
-    config = dit.config
-    block = replace(ahead.place, latents=latents)
-    packing = config.dit.packing
-    if isinstance(packing, Tiers):
-        history = append_tiers(worlds.history, block, packing, draws)
+    c, worlds, new = dit.config.dit, block.worlds, block.history(latents)
+    if isinstance(c.packing, Tiers):
+        history = append_tiers(worlds.history, new, c.packing, draws)
     else:
-        history = append_all(worlds.history, block, config.dit.max_age - config.block_latents)
+        history = append_all(worlds.history, new, c.max_age - dit.config.block_latents)
     memory = worlds.memory
-    if memory is not None and config.dit.channel is not None:
-        new = dit.remember(block)
-        assert new is not None
-        kernels = -(-block.frames // config.dit.channel.patch[0])
-        memory = memory.add(new, config.dit.channel.decay**kernels)
+    if memory is not None and c.channel is not None:
+        added = dit.remember(new)
+        assert added is not None
+        memory = memory.add(added, c.channel.decay ** -(-new.frames // c.channel.patch[0]))
     with torch.no_grad():
         video, cache = vae.decode(latents.detach(), worlds.cache)
-        if ahead.guide is not None:
-            video = ahead.guide.restored(video, latents.detach())
-    doubt = ahead.guide.doubt if ahead.guide is not None else worlds.doubt
-    clear = worlds.history.known & ~ahead.changed & (worlds.doubt < USELESS).flatten(1).all(dim=1)
-    if ahead.covered is not None:  # what moves by itself is not to be looked up where it was
-        hidden = F.max_pool2d(ahead.covered, 2 * MARGIN + 1, 1, MARGIN) > COVERED
-        doubt = torch.where(hidden, USELESS, doubt)
-    kept = worlds.album.without(ahead.changed)
-    album = kept.add(worlds.picture, worlds.yaw, worlds.pitch, worlds.place, clear)
-    after = Worlds(
-        history, memory, motion.yaw[:, -1], motion.pitch[:, -1], worlds.frame + block.frames, video[:, :, -1], cache,
-        worlds.place + motion.displacement[:, -1], doubt, ahead.told, ahead.course, album,
-    )  # fmt: skip
-    return after, video
+        states = []
+        for prior, state, prediction in zip(dit.priors, worlds.priors, block.predictions, strict=True):
+            after, video = prior.update(state, block, prediction, latents.detach(), video)
+            states.append(after)
+    return Worlds(
+        history=history,
+        memory=memory,
+        yaw=block.motion.yaw[:, -1],
+        pitch=block.motion.pitch[:, -1],
+        frame=worlds.frame + new.frames,
+        picture=video[:, :, -1],
+        cache=cache,
+        priors=tuple(states),
+    ), video
 
 
 def dream_block(
@@ -242,7 +144,7 @@ def dream_block(
 ) -> tuple[Worlds, Tensor, Tensor]:  # fmt: skip
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
     motion = commanded(dit, worlds, actions)
-    conditions, ahead = prepare_block(dit, vae, worlds, motion, context, pooled)
+    conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)
     latents = denoise_block(dit, conditions, noise, sigmas, exit_step)
-    after, video = advance(dit, vae, worlds, motion, ahead, latents.detach(), draws)
+    after, video = append_and_decode(dit, vae, block, latents.detach(), draws)
     return after, latents, video

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -155,6 +156,8 @@ def append_tiers(history: History, block: History, tiers: Tiers, generators: Seq
 @dataclass(frozen=True)
 class ChannelMemory:
     """Carried sums of every layer: `total` [n, B, H, d, d] and `norm` [n, B, H, d], float32 (n layers)."""
+
+    worlds_axis: ClassVar[int] = 1  # batch.py
 
     total: Tensor
     norm: Tensor

@@ -27,9 +27,11 @@ from torch import Tensor, nn
 
 from world_model.checkpoint import Shape, require_shapes, shapes_of
 from world_model.config import PRESETS, ModelConfig
+from world_model.priors.names import renamed
 
 Adapt = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
+DIT = "dit.safetensors"
 EMBEDDED = Path(__file__).parent / "weights"
 
 
@@ -108,12 +110,17 @@ def load_tensors(folder: Path, name: str, dtype: torch.dtype = torch.float32) ->
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
 
 
+def dit_tensors(folder: Path) -> dict[str, Tensor]:
+    """Tensors of the DiT of a weights folder, by their names of today. Raises FileNotFoundError or ValueError."""
+    return renamed(load_tensors(folder, DIT))
+
+
 def load_into(
     module: nn.Module, folder: Path, name: str, without: Sequence[str] = (), adapt: Adapt | None = None
 ) -> None:
     """Strict: every tensor of the file has its place and shape in `module`, and every parameter of `module` is in the file, but for
     parts `without`, which stay as they are. `adapt` makes the tensors of another shape of the network fit."""
-    tensors = load_tensors(folder, name)
+    tensors = dit_tensors(folder) if name == DIT else load_tensors(folder, name)
     try:
         module.load_state_dict(with_own(module, adapt(tensors) if adapt else tensors, without), strict=True)
     except RuntimeError as error:
@@ -121,9 +128,10 @@ def load_into(
 
 
 def with_own(module: nn.Module, tensors: Mapping[str, Tensor], parts: Sequence[str]) -> dict[str, Tensor]:
-    """`tensors` for `module`, with its own for the `parts` (first words of names) that are not to be taken."""
-    own = {name: value for name, value in module.state_dict().items() if name.split(".")[0] in parts}
-    return {**{name: value for name, value in tensors.items() if name.split(".")[0] not in parts}, **own}
+    """`tensors` for `module`, with its own for the `parts` (submodules' names) that are not to be taken."""
+    kept = tuple(f"{part}." for part in parts)
+    own = {name: value for name, value in module.state_dict().items() if name.startswith(kept)}
+    return {**{name: value for name, value in tensors.items() if not name.startswith(kept)}, **own}
 
 
 def load_released(dit: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -161,7 +169,7 @@ def _fresh(name: str, tensor: Tensor, random: torch.Generator) -> Tensor:
 def load_dit(module: nn.Module, folder: Path, without: Sequence[str] = (), adapt: Adapt | None = None) -> None:
     """The DiT of a weights folder, to continue training from; its parts `without` stay as they are in `module`. For `adapt` see
     `load_into`."""
-    load_into(module, folder, "dit.safetensors", without, adapt)
+    load_into(module, folder, DIT, without, adapt)
 
 
 def save_weights(

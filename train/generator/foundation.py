@@ -63,12 +63,12 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     if dit.config.dit.prediction == "velocity":
         velocity = noise - data
         return (output - velocity).square().mean(), velocity.square().mean()
-    if conditions.guide is None or conditions.variance is None:
+    if conditions.mean is None or conditions.variance is None:
         return (output - data).square().mean(), data.square().mean()
     variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
     explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
     with torch.no_grad():
-        start, _ = flow.gaussian_posterior(x, level, conditions.guide, conditions.variance)
+        start, _ = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
         reference = ((start - data).square() / explained).mean()
     return ((output - data).square() / explained).mean(), reference
 

@@ -22,8 +22,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from world_model.camera import CameraConfig
-from world_model.config import PlacesConfig
-from world_model.geometry import camera_rays, camera_to_world
+from world_model.priors.config import PlacesConfig
+from world_model.priors.geometry import camera_rays, camera_to_world
 from world_model.text import mean_token, scaled
 
 UNIT = 0.125  # metres of one step of the stored distances

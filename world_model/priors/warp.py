@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.album import Recalled
+from world_model.priors.album import Recalled
 from world_model.camera import CameraConfig
-from world_model.depth import FARTHEST, DepthNet
-from world_model.geometry import camera_rays, camera_to_world
+from world_model.priors.depth import FARTHEST, DepthNet
+from world_model.priors.geometry import camera_rays, camera_to_world
 from world_model.vae import DecoderCache, VideoVAE
 
 BEHIND = 0.05  # metres in front of the camera: nearer things are not seen

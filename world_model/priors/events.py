@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.config import ModelConfig
-from world_model.geometry import camera_rays, camera_to_world
-from world_model.places import Places
+from world_model.priors.config import events_of, places_of
+from world_model.priors.geometry import camera_rays, camera_to_world
+from world_model.priors.places import Places
 from world_model.text import mean_token, scaled
 from world_model.vae import VideoVAE
 
@@ -65,12 +66,13 @@ class Events(nn.Module):
     lanes: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
-        """For a model whose config has `dit.events` and `dit.places`."""
+        """For a model whose scene prior has events and places."""
         super().__init__()
-        assert config.dit.events is not None and config.dit.places is not None
+        known, places = events_of(config), places_of(config)
+        assert known is not None and places is not None
         text, channels = config.text, config.dit.latent_channels
         self.camera, self.patch = config.camera, config.vae.spatial_stride
-        self.config = config.dit.events
+        self.config = known
         kinds, width = len(self.config.kinds), self.config.width
         self.kind = nn.Linear(text.dim, kinds + 1)  # the last: no event
         nn.init.zeros_(self.kind.weight)
@@ -86,7 +88,7 @@ class Events(nn.Module):
         self.register_buffer("extent", torch.full((kinds,), EXTENT))
         # metres across the town at which things go along its streets, for headings of 0 to 3 quarter turns; inf: no further lane
         self.register_buffer("lanes", torch.full((4, LANES), torch.inf))
-        self.period = config.dit.places.period
+        self.period = places.period
         self.mixtures = nn.Parameter(0.1 * torch.randn(kinds, MOMENTS, self.config.looks))
         self.sides = nn.Parameter(torch.zeros(kinds, 2, self.config.looks))
         self.looks = nn.Parameter(0.02 * torch.randn(kinds, self.config.looks, 4, TEXELS, TEXELS))

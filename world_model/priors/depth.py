@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.camera import CameraConfig
-from world_model.geometry import camera_rays, camera_to_world
+from world_model.priors.geometry import camera_rays, camera_to_world
 
 NEAREST, FARTHEST = 0.3, 1000.0  # metres
 STRIDE = 8  # pictures are padded to whole multiples

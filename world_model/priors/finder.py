@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from world_model.places import APART, Places
+from world_model.priors.places import APART, Places
 
 CELL = 4.0  # metres
 HEADINGS = 16

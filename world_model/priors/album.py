@@ -7,7 +7,6 @@ picture that looks most nearly the right way from most nearly the right place. S
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -49,15 +48,6 @@ class Album:
             torch.zeros(worlds, size, 3, height, width, dtype=torch.uint8, device=device), angles, angles.clone(),
             torch.zeros(worlds, size, 2, dtype=torch.float64, device=device), angles > 0,
         )  # fmt: skip
-
-    @classmethod
-    def join(cls, albums: Sequence[Album]) -> Album:
-        """One batch of several."""
-        return cls(*(torch.cat([getattr(a, f.name) for a in albums]) for f in fields(cls)))
-
-    def row(self, i: int) -> Album:
-        """World `i` alone, a batch of one."""
-        return Album(*(getattr(self, f.name)[i : i + 1] for f in fields(self)))
 
     def add(self, picture: Tensor, yaw: Tensor, pitch: Tensor, place: Tensor, present: Tensor) -> Album:
         """With picture [B, 3, H, W] in -1..1 seen at yaw, pitch [B] from place [B, 2]; worlds where `present` [B] is False are

@@ -1,0 +1,95 @@
+"""What a prior is: something beside the generator that says what the next block looks like.
+
+A model has a list of them, which may be empty. A prior is not trained with the generator, and has a state of its own in every world:
+an immutable dataclass of tensors, whose first dimension is that of the batch (batch.py). The generator hears what the priors make
+of the words, is shown what they show, and starts from the mean and variance that they predict (`DiT.condition_on`).
+
+Shapes: B worlds, C latent channels, K latent frames of a block, T its pictures, h x w latent size, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from world_model.conditions import BlockContext, Motion, Pose
+from world_model.vae import VideoVAE
+
+State = Any  # a prior's own
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Data ~ N(mean, variance), [B, C, K, h, w] each; what the generator is shown besides [B, channels, K, h, w]; and what the prior
+    needs again in its `update`."""
+
+    mean: Tensor
+    variance: Tensor
+    shown: Tensor
+    own: Any = None
+
+
+class Prior(nn.Module):
+    """What the next block looks like according to something other than the generator.
+
+    channels: of what it shows. deviation [n, C]: of the data from what it predicts, measured in training; the first row is that of
+    what it did not see.
+    """
+
+    channels: int
+    deviation: Tensor
+
+    # ---- where worlds begin -------------------------------------------------------------------------------------------
+
+    def load_starts(self, folder: Path, pictures: np.ndarray | None) -> None:
+        """Reads from a weights folder what only beginning a world needs; `pictures` uint8 [n, H, W, 3] are shipped with it."""
+
+    def locate(self, vae: VideoVAE, picture: Tensor) -> tuple[Pose, float] | None:
+        """Where a picture [1, 3, H, W] in -1..1 was taken, and how unlike the prior's own view it looks; None if it cannot tell."""
+        return None
+
+    def pose_of(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
+        """Where a world begins that is shown a picture; None: anywhere."""
+        return None
+
+    def pose_for(self, context: Tensor, stream: torch.Generator) -> Pose | None:
+        """Where a world begins that is only told something (context [1, N, text_dim]), drawn from `stream`; None: anywhere."""
+        return None
+
+    @abstractmethod
+    def begin(self, pictures: Tensor, pose: Pose) -> State:
+        """The state of worlds that stand at `pose` before pictures [B, 3, H, W] in -1..1."""
+
+    # ---- a block ------------------------------------------------------------------------------------------------------
+
+    def constrain(self, state: State, motion: Motion) -> Motion:
+        """The commanded motion, as far as one gets."""
+        return motion
+
+    def hear(self, state: State, block: BlockContext) -> Tensor:
+        """`block.context` as the generator is to hear it."""
+        return block.context
+
+    @abstractmethod
+    def predict(self, state: State, block: BlockContext, vae: VideoVAE) -> Prediction:
+        """What the block looks like. Takes no gradient; `block.context` is as it was told."""
+
+    @abstractmethod
+    def update(
+        self, state: State, block: BlockContext, prediction: Prediction, latents: Tensor, video: Tensor
+    ) -> tuple[State, Tensor]:
+        """After denoising: the state after the block, and its decoded pictures [B, 3, T, H, W] in -1..1, perhaps refined."""
+
+
+class Priors(nn.ModuleList):
+    """The priors of a model."""
+
+    def __iter__(self) -> Iterator[Prior]:
+        return super().__iter__()  # type: ignore[return-value]
