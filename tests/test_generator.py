@@ -12,7 +12,7 @@ from train.generator import distill, foundation
 from train.generator.autoencoder import Clips, fit_pca, moving_weight
 from train.generator.autoencoder import Settings as AutoencoderSettings
 from train.generator.encode import encode_recording
-from train.generator.foundation import Foundation, join, measure_residuals, noised, read_window
+from train.generator.foundation import Foundation, measure_residuals, noised, read_window
 from train.generator.pool import RolloutPool
 from train.generator.shapes import recorded_config
 from train.generator.windows import LatentSet, Spans, Windows, held_frames, history_frames
@@ -269,14 +269,6 @@ def test_noise_on_a_history_leaves_the_target_alone(windows, data):
     changed = noised(window, foundation.Settings(noised=1.0), stream())
     assert torch.equal(changed.data, window.data)
     assert (changed.history.latents != window.history.latents).flatten(1).any(dim=1).all()
-
-
-def test_join_keeps_the_order(windows, data):
-    first, second = (windows.truth(data.draw(2, 4, stream(i)), stream()) for i in range(2))
-    both = join(first, second)
-    assert torch.equal(both.data[:2], first.data)
-    assert torch.equal(both.history.frame[2:], second.history.frame)
-    assert torch.equal(both.target.frame[2:], second.target.frame)
 
 
 def test_a_network_without_output_explains_nothing(toy_config, windows):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from train.generator.pool import RolloutPool
 from train.generator.windows import Window, Windows
-from world_model import flow
+from world_model import batch, flow
 from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
@@ -108,24 +108,6 @@ def read_window(dit: DiT, window: Window) -> Conditions:
     return dit.read(window.history, memory, window.context, window.target, window.action)
 
 
-def join(first: Window, second: Window) -> Window:
-    """One batch of two."""
-    history, past = (type(a)(*(torch.cat(pair) for pair in zip(_rows(a), _rows(b)))) for a, b in
-                     ((first.history, second.history), (first.past, second.past)))  # fmt: skip
-    target = replace(first.target, **{
-        name: torch.cat([getattr(first.target, name), getattr(second.target, name)]) for name in ("yaw", "pitch", "frame")
-    })  # fmt: skip
-    rest = (
-        torch.cat(pair)
-        for pair in zip((first.data, first.context, first.action), (second.data, second.context, second.action))
-    )
-    return Window(history, past, target, *rest)
-
-
-def _rows(history):  # type: ignore[no-untyped-def]
-    return history.latents, history.frame, history.yaw, history.pitch, history.present
-
-
 class Foundation:
     """One optimisation step at a time; the pool of self-generated histories moves on with each."""
 
@@ -152,7 +134,7 @@ class Foundation:
                 noise = torch.randn(lived.data.shape, generator=stream, device=self.device)
                 block = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
             self.pool.put(rows, block, stream)
-            window = join(lived, window)
+            window = batch.join([lived, window])
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
         conditions = read_window(dit, window).repeat(s.draws)
         data = window.data.repeat_interleave(s.draws, 0)

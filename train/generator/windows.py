@@ -91,9 +91,6 @@ class Spans:
     def __len__(self) -> int:
         return len(self.age)
 
-    def join(self, other: Spans) -> Spans:
-        return Spans(*(torch.cat(pair) for pair in zip(self.rows, other.rows)))
-
     @property
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.episode, self.start, self.age
