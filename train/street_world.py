@@ -89,8 +89,7 @@ class StreetTraining(WorldTraining):
         self.flops = 0
 
     def autoencoder(self) -> PatchVAE:
-        self.vae = super().autoencoder() if self.initial is None else self._given_autoencoder(self.initial)
-        return self.vae
+        return super().autoencoder() if self.initial is None else self._given_autoencoder(self.initial)
 
     def network(self) -> DiT:
         dit = super().network()

@@ -93,12 +93,12 @@ class WorldTraining:
 
     def all(self) -> None:
         """Every stage in order; weights are written as soon as there are any."""
-        vae = self.autoencoder()
-        data = self.encoded(vae, self.episodes)
+        self.vae = self.autoencoder()
+        data = encode_recording(self.config, self.vae, self.files, self.episodes, self.conditioning, self.device)
         teacher = self.foundation(data)
-        self.export(vae, teacher)
+        self.export(self.vae, teacher)
         self.generator = self.distilled(data, teacher)
-        self.export(vae, self.generator)
+        self.export(self.vae, self.generator)
 
     def autoencoder(self) -> PatchVAE:
         """Stage 1: PCA encoder at once, then the decoder's convolutions."""
@@ -121,9 +121,6 @@ class WorldTraining:
 
         self.run(stage, step)
         return stage.averaged("vae").eval().requires_grad_(False)  # type: ignore[return-value]
-
-    def encoded(self, vae: PatchVAE, episodes: list[int]) -> LatentSet:
-        return encode_recording(self.config, vae, self.files, episodes, self.conditioning, self.device)
 
     def foundation(self, data: LatentSet) -> DiT:
         """Stage 2: flow matching of the next block."""

@@ -1,0 +1,48 @@
+"""Record, train and play worlds that nobody here wrote, each in well under a minute: more than a picture that stands still."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from train.generator.encode import encode_recording
+from train.generator.sheet import recorded, roll_out
+from train.generator.windows import Spans
+from train.recordings.recorder import RecordSettings, record
+from train.world import Recipe, Settings, WorldTraining
+
+# what brings it, id, arguments of recording, steps
+WORLDS = {
+    "Breakout": ("ale_py", "ALE/Breakout-v5", {"frame_skip": 4}, 500),
+    "TakeCover": ("vizdoom", "VizdoomTakeCover-v1", {"frame_skip": 4}, 400),
+    "CarRacing": ("Box2D", "CarRacing-v3", {"frame_skip": 4, "policy": "train.recordings.policies:car_racing"}, 120),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_recorded_world_is_learnt_and_played(name, tmp_path):
+    package, env, options, steps = WORLDS[name]
+    pytest.importorskip(package, reason=f"{env} comes with pip install 'yume-gym[worlds]'")
+    data, out = tmp_path / "data", tmp_path / "run"
+    record(RecordSettings(env, max_episode_steps=60, **options), data, steps=steps)
+    shares = {"autoencoder": 0.1, "foundation": 0.8, "distill": 0.05, "heads": 0.05}
+    training = WorldTraining(data, out, Settings(minutes=0.4, size="tiny"), Recipe(shares=shares))
+    training.all()
+
+    clips = encode_recording(training.config, training.vae, training.files, training.episodes, training.conditioning)
+    stream = torch.Generator().manual_seed(0)
+    spans = clips.draw(64, 0, stream, fresh=0.0)
+    made = roll_out(training.config, training.generator, clips, spans, 1, steps=1)  # the mean of what may come
+    truth = recorded(clips, spans, training.config.block_latents)
+    standing = clips.latents[clips.still[spans.start]].float()[:, :, None]
+    assert (made - truth).square().mean() < 0.95 * (standing - truth).square().mean()
+
+    world = gymnasium.make("yume_gym:YumeWorld-v0", model=str(out))
+    observation, _ = world.reset(seed=0)
+    world.action_space.seed(0)
+    seen = [world.step(world.action_space.sample())[0] for _ in range(3)]
+    assert observation.shape == (64, 64, 3)
+    assert all(picture.shape == observation.shape for picture in seen)
+    assert np.isfinite(np.mean(seen))
