@@ -3,10 +3,8 @@
 Everything is measured on the dream and, by the same code, on YumeStreet itself (the ceiling), on YumeStreet through the
 model's autoencoder, and on a picture that never changes (the floor). An inverse-dynamics judge trained on YumeStreet only
 (train/judge.py) says what happened; optical flow (train/motion.py) is a second opinion that was never trained.
-
 What is finished is kept in `parts/`: a stopped evaluation goes on when started again. `--quick` takes minutes and answers
 roughly; the whole takes hours, most of them ten-minute dreams.
-
 A run folder of `train.world` gets the report of a recorded world instead (train/generator/report.py).
 """
 
@@ -288,9 +286,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = WorldModel.load(given.model)
         teacher = json.loads(given.teacher.read_text()) if given.teacher else None
         facts = read_manifest(find_weights(given.model))
-        report = evaluate(
-            model, facts, given.out, settings, judge_weights=given.judge, steps=given.steps, teacher=teacher
-        )
+        judge = given.judge
+        report = evaluate(model, facts, given.out, settings, judge_weights=judge, steps=given.steps, teacher=teacher)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     for row in report["targets"]:

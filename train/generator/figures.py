@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from train.generator.measures import accuracy, bootstrap, mean_interval, r_squared
+from train.generator.measures import Interval, accuracy, bootstrap, mean_interval, r_squared
 from train.generator.records import Record
 
 HORIZONS = ((1, 1), (2, 4), (5, 15), (16, 50))  # steps, first and last
 CONTROL_BINS = ((1, 10), (11, 50))
+JUDGED = ("recorded", "autoencoder", "rollout", "neutral")
 DRAWS = 300  # resamples of a score, which is slower than a mean
 
 
@@ -51,7 +52,7 @@ def control(found: Record, taught: np.ndarray, names: list[str], classes: bool, 
 
     taught [N, n]: actions of training, whose commonest (mean, of a box) is chance. "each": recall of every choice over all steps.
     """
-    score, rng = (accuracy if classes else r_squared), np.random.default_rng((seed, 3))
+    rng = np.random.default_rng((seed, 3))
     parts = bins(CONTROL_BINS, horizon)
     columns = {name: [k] for k, name in enumerate(names)}
     if classes and len(names) > 1:
@@ -63,14 +64,12 @@ def control(found: Record, taught: np.ndarray, names: list[str], classes: bool, 
         for steps, part in parts.items():
             here, true = alive[:, part], held[:, part][..., column]
 
-            def scored(said: np.ndarray, true: np.ndarray = true, here: np.ndarray = here) -> tuple[float, float, float]:
-                return bootstrap(lambda at: score(true[at][here[at]], said[at][here[at]]), len(here), DRAWS, seed)
-
-            said = {row: found[f"{row}.said"][:, part][..., column] for row in ("recorded", "autoencoder", "rollout", "neutral")}
+            said = {row: found[f"{row}.said"][:, part][..., column] for row in JUDGED}
             other = true.copy()
             other[here] = rng.permutation(true[here])
-            figures = {row: scored(values) for row, values in said.items()}
-            figures |= {"shuffled": scored(said["rollout"], other), "chance": scored(np.broadcast_to(usual, true.shape))}
+            pairs = {row: (true, values) for row, values in said.items()}
+            pairs |= {"shuffled": (other, said["rollout"]), "chance": (true, np.broadcast_to(usual, true.shape))}
+            figures = {row: scored(classes, *pair, here, seed) for row, pair in pairs.items()}
             table["score"][f"{name}, {steps}"] = figures | {"steps": int(here.sum())}
         if classes and len(column) == 1:
             for choice in np.unique(held[alive][:, column]):
@@ -79,6 +78,12 @@ def control(found: Record, taught: np.ndarray, names: list[str], classes: bool, 
                 recall = {row: float((found[f"{row}.said"][at][:, column[0]] == choice).mean()) for row in rows}
                 table["each"][f"{name} {choice}"] = recall | {"share": float(at.sum() / alive.sum()), "steps": int(at.sum())}
     return table
+
+
+def scored(classes: bool, true: np.ndarray, said: np.ndarray, here: np.ndarray, seed: int) -> Interval:
+    """Accuracy, or R^2, of said [P, S, n] where `here` [P, S], with its interval over starts."""
+    score = accuracy if classes else r_squared
+    return bootstrap(lambda at: score(true[at][here[at]], said[at][here[at]]), len(here), DRAWS, seed)
 
 
 def _commonest(rows: np.ndarray) -> np.ndarray:

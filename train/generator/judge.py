@@ -90,8 +90,8 @@ class Judge(nn.Module):
         self.spec, self.pictures = recording.action, recording.frames_per_step + 1
         self.height, self.width = recording.height, recording.width
         rows, columns = -(-self.height // 8), -(-self.width // 8)
-        self.trunk = nn.ModuleList([_stage(3, 16, 5), _stage(16, 24, stride=1)])
-        self.joint = nn.ModuleList([_stage(24 * self.pictures, 48), _stage(48, 64), _stage(64, 64, stride=1)])
+        self.trunk = nn.ModuleList([_stage(3, 12, 5), _stage(12, 16, stride=1)])
+        self.joint = nn.ModuleList([_stage(16 * self.pictures, 32), _stage(32, 64), _stage(64, 64, stride=1)])
         self.features = nn.Sequential(
             nn.Conv2d(64, 24, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24 * rows * columns, FEATURES), nn.ReLU()
         )
@@ -122,8 +122,8 @@ class Judge(nn.Module):
 
     @torch.inference_mode()
     def read(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What was done in steps uint8 [B, T + 1, H, W, 3], each with the picture before it: components [B, n] as `components` gives
-        them, and features [B, 64]. Raises ValueError for other shapes."""
+        """What was done in steps uint8 [B, T + 1, H, W, 3], each with the picture before it: components [B, n] as `components`
+        gives them, and features [B, 64]. Raises ValueError for other shapes."""
         expected = (self.pictures, self.height, self.width, 3)
         if steps.ndim != 5 or steps.shape[1:] != expected or steps.dtype != np.uint8:
             wanted = f"uint8 [B, {', '.join(map(str, expected))}]"
@@ -140,10 +140,11 @@ class Judge(nn.Module):
 
     @torch.inference_mode()
     def distance(self, pictures: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """[N] perceptual distance of pictures uint8 [N, H, W, 3]: made like LPIPS (Zhang et al. 2018, arXiv:1801.03924), but not LPIPS.
+        """[N] perceptual distance of pictures uint8 [N, H, W, 3].
 
-        Squared difference of the channel-normalised maps of all stages, each picture standing still; mean over places, summed over
-        stages. Nothing was calibrated to people. 0: equal; its scale means nothing by itself.
+        Made like LPIPS (Zhang et al. 2018, arXiv:1801.03924), but it is not LPIPS. Squared difference of the channel-normalised
+        maps of all stages, each picture standing still; mean over places, summed over stages. Nothing was calibrated to people.
+        0: equal; its scale means nothing by itself.
         """
         found = []
         for first in range(0, len(pictures), BATCH):
@@ -205,7 +206,7 @@ def train_judge(
         judge = Judge(recording).to(device).train()
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     steps, spec = Steps(files, train), recording.action
-    budget = Budget(settings.minutes, settings.steps)
+    budget = Budget(settings.minutes, settings.steps, warmup=20)
     stage = Stage("judge", folder / "stages" / "judge", budget, {"judge": judge}, {"judge": [optimizer]}, {})
 
     def step(number: int, done: float) -> dict[str, Tensor]:

@@ -45,11 +45,14 @@ def outcome_reader(folder: Path, world: World) -> OutcomeReader | None:
     raise NotImplementedError(f"{folder / HEADS} is of a later version: move it away to measure all but reward and termination")
 
 
-def reward_figures(rows: dict[str, np.ndarray], recorded: np.ndarray, alive: np.ndarray, typical: np.ndarray, seed: int) -> dict[str, Any]:
+def reward_figures(
+    rows: dict[str, np.ndarray], recorded: np.ndarray, alive: np.ndarray, typical: np.ndarray, seed: int
+) -> dict[str, Any]:
     """Figures of predicted rewards [P, S] by row name; `typical` [N]: rewards of training.
 
     A reward above half the median size of all that are not 0 is an event. "positive" and "negative": recall and precision of such
-    events, and their counts. Row "shuffled": the first row's predictions at other steps. Where most steps are rewarded, "dense": R^2.
+    events, and their counts. "dense": R^2, where most steps are rewarded. Row "shuffled": the first row's predictions at other
+    steps.
     """
     sizes = np.abs(typical[typical != 0])
     if not len(sizes):
@@ -120,11 +123,11 @@ def survival_figures(steps: np.ndarray, ended: np.ndarray, limit: int, seed: int
 
 def survival(probability: np.ndarray, files: EpisodeFiles, episodes: Sequence[int], seed: int = 0) -> dict[str, Any]:
     """Lives of rollouts from resets, whose probability of termination is [P, S], beside those of recorded episodes."""
-    events, limit = probability >= SURE, probability.shape[1]
-    lengths = files.lengths[list(episodes)]
+    events = np.asarray(probability) >= SURE
+    limit, lengths = probability.shape[1], files.lengths[list(episodes)]
     ended = files.terminated[files.starts[list(episodes)] + lengths - 1].astype(bool)
     return {
-        "limit": limit, "rollout": survival_figures(first_event(events), events.any(axis=1), limit, seed),
+        "limit": limit, "rollout": survival_figures(first_event(events), np.any(events, axis=1), limit, seed),
         "recorded": survival_figures(lengths, ended, limit, seed),
     }  # fmt: skip
 

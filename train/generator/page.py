@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from train.generator.records import SHOWN
+from train.generator.records import LOOKS, SHOWN
 from train.sheet import save_sheet
 
 SHEET = 6  # rollouts of the contact sheet
@@ -20,11 +20,21 @@ COLOURS = {
 }  # fmt: skip
 LABELS = {
     "rollout": "rollout", "recorded": "recorded", "autoencoder": "recorded, through the autoencoder", "start": "start picture",
-    "before": "true picture of the step before", "neutral": "neutral action instead", "shuffled": "shuffled actions", "chance": "chance",
+    "before": "true picture of the step before", "neutral": "neutral action instead", "shuffled": "shuffled actions",
+    "chance": "chance",
 }  # fmt: skip
 FAITHFUL = ("rollout", "autoencoder", "before", "start")
 CONTROLLED = ("recorded", "autoencoder", "rollout", "shuffled", "neutral", "chance")
-LOOKS = ("sharpness", "brightness", "change")
+NOTES = {
+    "fidelity": "PSNR in dB, over all pictures of a step. Distance: squared difference of channel-normalised features of the "
+    "judge; made like LPIPS, but not LPIPS. Worse: share of steps whose PSNR is below that of the start picture.",
+    "distribution": "Of the judge's features, to recorded steps of the same horizon at other starts of the same episodes. The "
+    "recorded column is the floor. Few steps make all distances of a row too large alike: compare within rows.",
+    "control": "Recorded pictures are its ceiling. Shuffled: against the actions of other steps. Neutral: rollouts under the "
+    "action that does least, against the recorded actions. Chance: the commonest action of training, or the mean.",
+    "drift": "They begin at held-out resets and follow actions as in training. Each mark: the 10 steps before it, in grey levels. "
+    "Recorded: episodes of that age, or of all ages where none was so long (0 episodes).",
+}
 
 
 def write(out: Path, report: Mapping[str, Any], sheet: np.ndarray, lasting: np.ndarray) -> None:
@@ -66,32 +76,33 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     scores = ", ".join(f"{name} {number(value)}" for name, value in judge["held-out"].items())
     measure = "accuracy" if report["control"]["kind"] == "accuracy" else "R²"
     parts = (
-        f"# Report on `{about['model']}`, a model of {about['environment']}",
-        f"{about['sampler_steps']} sampler steps. Everything is measured on {about['held_out']} episodes ({about['held_out_steps']} steps) "
-        f"that nothing was trained on, beside {about['train']} of training. {report['places']['starts']} rollouts begin at random places of "
-        f"them, from one picture, and follow {settings['horizon']} recorded actions. In brackets: 95% bootstrap intervals over starts.",
+        f"# Report on `{about['model']}`, a model of {about['environment']}", _introduction(report),
         "## Misses", "\n".join(f"- {line}" for line in report["misses"]) or "None.",
-        "## Fidelity", _fidelity(report["fidelity"]),
-        "PSNR in dB, over all pictures of a step. Distance: squared difference of channel-normalised features of the judge; made like LPIPS, "
-        "but not LPIPS. Worse: share of steps whose PSNR is below that of the start picture.", "![fidelity](plots/fidelity.png)",
-        "## Fréchet distance", _distribution(report["distribution"]),
-        "Of the judge's features, to recorded steps of the same horizon at other starts of the same episodes. The recorded row is the floor. "
-        "Few steps make all distances of a row too large alike: compare within rows.",
+        "## Fidelity", _fidelity(report["fidelity"]), NOTES["fidelity"], "![fidelity](plots/fidelity.png)",
+        "## Fréchet distance", _distribution(report["distribution"]), NOTES["distribution"],
         "## Control", _control(report["control"]),
-        f"{measure} of a judge that names the action from pictures ({judge['steps']} training steps, recorded pictures only; {scores} on "
-        f"{judge['held-out steps']} held-out steps). Recorded pictures are its ceiling. Shuffled: against the actions of other steps. Neutral: "
-        "rollouts under the action that does least, against the recorded actions. Chance: the commonest action of training, or the mean.",
+        f"{measure} of a judge that names the action from pictures ({judge['steps']} training steps, recorded pictures only; "
+        f"{scores} on {judge['held-out steps']} held-out steps). {NOTES['control']}",
         _each(report["control"]["each"]), "![control](plots/control.png)",
         "## Reward", _reward(report["reward"]), "## Termination", _termination(report["termination"]),
         "## Survival", _survival(report["survival"], about["policy"]),
-        "## Drift", _drift(report["drift"]),
-        f"{settings['long_worlds']} rollouts from pictures of held-out resets, under actions as in training, over the 10 steps before each mark; "
-        "in grey levels. Recorded: episodes of that age, of all ages where none was so long (0 episodes).",
+        "## Drift", _drift(report["drift"]), f"{settings['long_worlds']} rollouts. {NOTES['drift']}",
         "## Speed", _speed(report["speed"]),
-        "## Pictures", f"![rollouts](sheets/rollouts.png)\n\nRows in pairs: recorded, then rollout, at steps {', '.join(map(str, SHOWN))}.",
-        "![long](sheets/long.png)\n\nLong rollouts: the start, then each mark of the table of drift.",
+        "## Pictures", "![rollouts](sheets/rollouts.png)",
+        f"Rows in pairs: recorded, then rollout, at steps {', '.join(map(str, SHOWN))}.",
+        "![long](sheets/long.png)", "Long rollouts: the start, then each mark of the table of drift.",
     )  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _introduction(report: Mapping[str, Any]) -> str:
+    about, settings = report["about"], report["settings"]
+    return (
+        f"{about['sampler_steps']} sampler steps. Everything is measured on {about['held_out']} episodes "
+        f"({about['held_out_steps']} steps) that nothing was trained on; {about['train']} were for training. "
+        f"{report['places']['starts']} rollouts begin at random places of them, from one picture, and follow "
+        f"{settings['horizon']} recorded actions. In brackets: 95% bootstrap intervals over starts."
+    )
 
 
 def _fidelity(bins: Mapping[str, Any]) -> str:
@@ -118,7 +129,8 @@ def _each(each: Mapping[str, Any]) -> str:
         return ""
     worst = sorted(each.items(), key=lambda item: item[1]["rollout"])
     rows = [[name, *(number(row[k]) for k in ("rollout", "recorded", "share", "steps"))] for name, row in worst]
-    return "Recall of each choice, the worst first:\n\n" + table(["choice", "rollout", "recorded", "share", "number of steps"], rows)
+    head = ["choice", "rollout", "recorded", "share", "number of steps"]
+    return "Recall of each choice, the worst first:\n\n" + table(head, rows)
 
 
 def _reward(part: Mapping[str, Any]) -> str:
@@ -161,8 +173,8 @@ def _survival(part: Mapping[str, Any], policy: str) -> str:
         [name, within(row["mean"]), ", ".join(map(number, row["quartiles"])), number(row["lives"]), number(row["ended"])]
         for name, row in part.items() if name != "limit"
     ]  # fmt: skip
-    told = f"Steps lived from a reset, lives cut at {part['limit']}. Rollouts follow recorded actions that do not depend on their pictures"
-    note = f"{told}; recorded policy: {policy or 'not named'}."
+    told = f"Steps lived from a reset; lives are cut at {part['limit']}. Recorded lives are of all episodes."
+    note = f"{told} Rollouts follow actions of other episodes. Policy of the recording: {policy or 'not named'}."
     return table(["", "mean", "quartiles", "lives", "of them ended"], rows) + f"\n\n{note}"
 
 
@@ -197,9 +209,12 @@ def misses(report: Mapping[str, Any]) -> list[str]:
     for name, row in report["control"]["score"].items():
         (own, low, _), ceiling = row["rollout"], row["recorded"][0]
         bar = max((row[c][0] for c in ("shuffled", "neutral", "chance") if row[c][0] is not None), default=None)
-        if own is not None and bar is not None and (own if low is None else low) <= bar:
+        if ceiling is not None and row["chance"][0] is not None and ceiling <= row["chance"][0]:
+            chance = number(row["chance"][0])
+            found.append(f"Control, {name}: the judge itself gets {number(ceiling)}, chance {chance}; it says nothing.")
+        elif own is not None and bar is not None and (own if low is None else low) <= bar:
             found.append(f"Control, {name}: {within(row['rollout'])} is not clearly above its best control, {number(bar)}.")
-        elif own is not None and own < 0.9 * ceiling:
+        elif own is not None and ceiling is not None and own < 0.9 * ceiling:
             found.append(f"Control, {name}: {number(own)} is below 90% of the ceiling, {number(ceiling)}.")
     for mark, row in report["drift"].items():
         for name in LOOKS:

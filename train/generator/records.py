@@ -23,8 +23,8 @@ LOOKS = ("sharpness", "brightness", "change")
 
 
 def look(video: np.ndarray, size: int) -> Record:
-    """Of videos uint8 [P, 1 + S * size, H, W, 3]: sharpness and brightness [P, S] of each step's last picture, and change [P, S], the
-    mean difference of successive grey pictures; all in grey levels."""
+    """Of videos uint8 [P, 1 + S * size, H, W, 3]: sharpness and brightness [P, S] of each step's last picture, and change
+    [P, S], the mean difference of successive grey pictures; all in grey levels."""
     last = video[:, size::size]
     grey = (video @ LUMA).astype(np.float32)
     change = np.abs(np.diff(grey, axis=1)).mean(axis=(2, 3)).reshape(len(video), -1, size).mean(axis=2)
@@ -51,7 +51,7 @@ def before(truth: np.ndarray, size: int) -> np.ndarray:
 
 
 def roll(world: World, trial: Trial, reader: OutcomeReader | None) -> tuple[np.ndarray, Record]:
-    """The video uint8 [P, 1 + S * T, H, W, 3] of a rollout, its start picture first, and outcomes [P, S] where there is a reader."""
+    """The video uint8 [P, 1 + S * T, H, W, 3] of a rollout, its start picture first; outcomes [P, S] where there is a reader."""
     frames, latents = [], []
     for pictures, block in world.rollout(trial):
         frames.append(pictures)
@@ -66,8 +66,8 @@ def roll(world: World, trial: Trial, reader: OutcomeReader | None) -> tuple[np.n
 
 def record(world: World, judge: Judge, trial: Trial, reader: OutcomeReader | None = None) -> Record:
     """All `ROWS` of a recorded trial, under names such as "rollout.psnr", and what was recorded: held [P, S, n], alive, reward,
-    terminated [P, S]. psnr and distance of "before": the last true picture before a step. sheet uint8 [P, 2, ., H, W, 3]: the truth and
-    the rollout at the steps `SHOWN`.
+    terminated [P, S]. psnr and distance of "before": the last true picture before a step. sheet uint8 [P, 2, ., H, W, 3]: the truth
+    and the rollout at the steps `SHOWN`.
 
     Numbers are NaN after the end of a recording.
     """

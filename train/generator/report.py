@@ -40,6 +40,7 @@ from train.loop import prepare_cpu
 from world_model.weights import read_manifest
 
 VERSION = 1  # of what is measured: results of another are not mixed
+LONG_BATCH = 4  # long rollouts at a time: what a stop can cost
 WINDOW = 10  # steps before a mark that are looked at
 DIMENSIONS = 24  # principal directions of the features of real steps, at most
 
@@ -59,7 +60,8 @@ class Settings:
 
 
 QUICK = Settings(
-    starts=6, horizon=16, batch=6, long_worlds=2, marks=(10, 20), judge=judging.Settings(minutes=0.2, tested=500), timed=4
+    starts=6, horizon=16, batch=6, long_worlds=2, marks=(10, 20), timed=4,
+    judge=judging.Settings(minutes=0.35, batch=32, tested=500),
 )
 
 
@@ -80,7 +82,8 @@ class WorldReport:
         """The report. What takes longest comes last."""
         found = self.measured()
         parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "fidelity": lambda: fidelity(found, self.settings.horizon, self.settings.seed), "distribution": lambda: self.distribution(found),
+            "fidelity": lambda: fidelity(found, self.settings.horizon, self.settings.seed),
+            "distribution": lambda: self.distribution(found),
             "control": lambda: self.control(found), "speed": self.speed, "reward": lambda: self.reward(found),
             "termination": self.termination, "drift": self.drift, "survival": self.survival,
         }  # fmt: skip
@@ -143,14 +146,15 @@ class WorldReport:
         """Records of long rollouts."""
         s = self.settings
 
-        def make(number: int) -> Record:
-            return records.long_record(self.world, long_trial(self.split, 1, number, self.long, s.seed), s.marks, self.reader)
+        def make(first: int) -> Record:
+            trial = long_trial(self.split, min(LONG_BATCH, s.long_worlds - first), first, self.long, s.seed)
+            return records.long_record(self.world, trial, s.marks, self.reader)
 
-        names = range(s.long_worlds)
+        names = range(0, s.long_worlds, LONG_BATCH)
         return records.join([self.store.arrays(f"long_{n:03d}", lambda n=n: make(n)) for n in names])  # type: ignore[misc]
 
     def drift(self) -> dict[str, Any]:
-        """Looks of long rollouts by age, beside recorded episodes of that age; of older ones than were recorded, beside all ages."""
+        """Looks of long rollouts by age, beside recorded episodes of that age, or of all ages where none was so old."""
         found, files, old = self.lasting(), self.split.files, (*self.split.held_out, *self.split.train)[:32]
         real = {e: records.look(files.frames(e)[: 1 + self.long * self.size][None], self.size) for e in old}
         table: dict[str, Any] = {}

@@ -71,8 +71,9 @@ class Trial:
     """P worlds: their start pictures, the actions they follow, and what was recorded where they do.
 
     pictures uint8 [P, 1 + S * T, H, W, 3], the start picture first; only [P, 1, H, W, 3] where nothing was recorded. alive [P, S]
-    bool: whether the recording goes on for so long; after that pictures stand still and actions are neutral. actions [P, S, *shape].
-    texts: the text in force in each world and step, or None. reward [P, S] and terminated [P, S] as recorded, 0 after the end.
+    bool: whether the recording goes on for so long; after that pictures stand still and actions are neutral. actions
+    [P, S, *shape]. texts: the text in force in each world and step, or None. reward [P, S] and terminated [P, S]: as recorded, 0
+    after the end.
     """
 
     episode: np.ndarray
@@ -91,7 +92,7 @@ class Trial:
 
 
 def neutral_action(spec: ActionSpec) -> np.ndarray:
-    """The action that does least: the one called NOOP, else number 0, standing still in first person, or a box's value closest to 0."""
+    """The action that does least: the one called NOOP, else number 0; standing still; a box's value closest to 0."""
     if spec.kind == "box":
         return np.clip(np.zeros(len(spec.low)), spec.low, spec.high).astype(spec.dtype)
     if spec.kind == "first_person":
@@ -137,7 +138,7 @@ def long_trial(split: Split, worlds: int, first: int, steps: int, seed: int) -> 
     """Worlds number `first` and on, from pictures of held-out episodes' resets, under `steps` actions as recorded in training:
     from a random place to its episode's end, then from another. No text is told."""
     files, spec = split.files, split.files.recording.action
-    actions = np.empty((worlds, steps, *spec.shape), spec.dtype)
+    actions: np.ndarray = np.empty((worlds, steps, *spec.shape), spec.dtype)
     for row in range(worlds):
         rng, done = np.random.default_rng((seed, 1, first + row)), 0
         while done < steps:
@@ -151,9 +152,8 @@ def long_trial(split: Split, worlds: int, first: int, steps: int, seed: int) -> 
     nothing, shape = np.zeros(worlds, np.int64), (worlds, steps)
     texts = ((None,) * steps,) * worlds
     seeds = tuple(seed * 1009 + first + row for row in range(worlds))
-    return Trial(
-        episodes, nothing, pictures, np.zeros(shape, bool), actions, texts, np.zeros(shape, np.float32), np.zeros(shape, bool), seeds
-    )
+    no, unrewarded = np.zeros(shape, bool), np.zeros(shape, np.float32)
+    return Trial(episodes, nothing, pictures, no, actions, texts, unrewarded, no, seeds)
 
 
 # ---- what rolls it out ------------------------------------------------------------------------------------------------
