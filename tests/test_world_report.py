@@ -18,6 +18,7 @@ from train.generator import measures as m
 from train.generator.shapes import recorded_config
 from train.recordings import Episode, EpisodeWriter, Recording, RecordingError, open_episodes
 from world_model.action_spaces import ActionSpec
+from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.text import build_conditioning
@@ -337,6 +338,34 @@ class TestTrials:
         alone = list(world.rollout(rollouts.recorded_trial(split.files, starts[1:], 3, [6])))
         for (_, latents), (_, one) in zip(both, alone):
             torch.testing.assert_close(latents[1:], one, atol=1e-4, rtol=1e-4)
+
+    def test_rollouts_are_those_of_the_environment(self, world_model, pictures):
+        """Bit for bit what `WorldModel.step` gives a world of the same seed."""
+        actions, state = (14, 40, 71), world_model.start(pictures[:1], [""], [7])
+        own = rollouts.RecordedWorld(world_model.config, world_model.dit, world_model.vae, world_model.conditioning)
+        nothing = np.zeros((1, 3), np.float32)
+        trial = rollouts.Trial(
+            np.zeros(1, int), np.zeros(1, int), pictures[:1, None], nothing > 0, np.array([actions]), (("", "rain", "rain"),),
+            nothing, nothing > 0, (7,),
+        )  # fmt: skip
+        for action, text, (frames, _) in zip(actions, trial.texts[0], own.rollout(trial)):
+            state, wanted = world_model.step(state, [Action.from_index(action)], [text])
+            assert (frames == wanted).all()
+
+    @pytest.mark.parametrize("kind", ["multi_discrete", "multi_binary", "box"])
+    def test_rollouts_under_every_kind_of_action(self, kind, world):
+        bounds = {"low": (-1.0, 0.0), "high": (1.0, 2.0)} if kind == "box" else {"sizes": (2, 2)}
+        spec = ActionSpec(kind, **bounds)
+        config = recorded_config("toy", replace(TOY, action=spec), False, "tiny")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            own = rollouts.RecordedWorld(config, DiT(config), world.vae, build_conditioning(config))
+        nothing, actions = np.zeros((2, 2), np.float32), np.broadcast_to(rollouts.neutral_action(spec), (2, 2, 2))
+        trial = rollouts.Trial(
+            np.zeros(2, int), np.zeros(2, int), np.zeros((2, 1, SIDE, SIDE, 3), np.uint8), nothing > 0, actions,
+            ((None, None),) * 2, nothing, nothing > 0, (0, 1),
+        )  # fmt: skip
+        assert [frames.shape for frames, _ in own.rollout(trial)] == [(2, 1, SIDE, SIDE, 3)] * 2
 
     def test_decoding_at_once_equals_the_rollouts_stream(self, world, split):
         trial = rollouts.recorded_trial(split.files, np.array([[6, 3]]), 4, [0])

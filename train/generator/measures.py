@@ -29,15 +29,22 @@ def psnr(frames: np.ndarray, truth: np.ndarray, kept: int = 0) -> np.ndarray:
     return 10 * np.log10(PEAK**2 / np.maximum(error, PEAK**2 / 1e6))
 
 
+def to_grey(pictures: np.ndarray) -> np.ndarray:
+    """uint8 [..., H, W, 3] -> float32 [..., H, W] in 0..255; a few pictures at a time, since float64 takes eight times the room."""
+    flat = pictures.reshape(-1, *pictures.shape[-3:])
+    grey = [(flat[first : first + 64] @ LUMA).astype(np.float32) for first in range(0, len(flat), 64)]
+    return np.concatenate(grey).reshape(pictures.shape[:-1])
+
+
 def sharpness(pictures: np.ndarray) -> np.ndarray:
     """Mean length of the grey pictures' gradients, grey levels a pixel, of uint8 [..., H, W, 3] -> [...]."""
-    down, across = np.gradient(pictures @ LUMA, axis=(-2, -1))
+    down, across = np.gradient(to_grey(pictures), axis=(-2, -1))
     return np.hypot(down, across).mean(axis=(-2, -1))
 
 
 def brightness(pictures: np.ndarray) -> np.ndarray:
     """Mean grey level, 0..255, of uint8 [..., H, W, 3] -> [...]."""
-    return (pictures @ LUMA).mean(axis=(-2, -1))
+    return to_grey(pictures).mean(axis=(-2, -1))
 
 
 # ---- intervals --------------------------------------------------------------------------------------------------------

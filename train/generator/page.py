@@ -41,7 +41,7 @@ def write(out: Path, report: Mapping[str, Any], sheet: np.ndarray, lasting: np.n
     """Writes all into `out`. sheet uint8 [P, 2, ., H, W, 3]: truth and rollout; lasting uint8 [P, ., H, W, 3]: long rollouts."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    zoom = max(1, 96 // sheet.shape[3])
+    zoom = max(1, 128 // sheet.shape[3])
     save_sheet(out / "sheets" / "rollouts.png", [list(row) for pair in sheet[:SHEET] for row in pair], zoom)
     save_sheet(out / "sheets" / "long.png", [list(row) for row in lasting[:SHEET]], zoom)
     _save_plots(out / "plots", report)
@@ -243,17 +243,17 @@ def _save_plots(folder: Path, report: Mapping[str, Any]) -> None:
     score = report["control"]["score"]
     figure = Figure(figsize=(max(6, 1.6 * len(score)), 4), layout="constrained")
     axes = figure.subplots()
-    for name in CONTROLLED:
-        _line(axes, name, {steps: row[name] for steps, row in score.items()}, joined=False)
+    for place, name in enumerate(CONTROLLED):
+        _line(axes, name, {steps: row[name] for steps, row in score.items()}, shift=0.1 * (place - 2.5))
     axes.set(title=f"{report['control']['kind']} of the judge, by component and steps")
     axes.legend(fontsize=8)
     figure.savefig(folder / "control.png", dpi=90)
 
 
-def _line(axes: Any, name: str, points: Mapping[str, Sequence[float | None]], joined: bool = True) -> None:
-    """Values with their intervals over named places."""
+def _line(axes: Any, name: str, points: Mapping[str, Sequence[float | None]], shift: float = 0.0) -> None:
+    """Values with their intervals over named places; joined by a line unless they are shifted aside."""
     value, low, high = (np.array([np.nan if p[k] is None else p[k] for p in points.values()], float) for k in range(3))
     reach = np.nan_to_num(np.maximum([value - low, high - value], 0))
-    style = "-" if joined else ""
-    axes.errorbar(range(len(points)), value, reach, color=COLOURS[name], label=LABELS[name], marker="o", capsize=3, linestyle=style)
+    style, at = "" if shift else "-", np.arange(len(points)) + shift
+    axes.errorbar(at, value, reach, color=COLOURS[name], label=LABELS[name], marker="o", capsize=3, linestyle=style)
     axes.set_xticks(range(len(points)), list(points))

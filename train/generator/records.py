@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from train.generator.judge import Judge, components
-from train.generator.measures import LUMA, brightness, psnr, sharpness
+from train.generator.measures import brightness, psnr, sharpness, to_grey
 from train.generator.outcomes import OutcomeReader
 from train.generator.rollouts import Trial, World, neutral_action
 
@@ -26,14 +26,18 @@ def look(video: np.ndarray, size: int) -> Record:
     """Of videos uint8 [P, 1 + S * size, H, W, 3]: sharpness and brightness [P, S] of each step's last picture, and change
     [P, S], the mean difference of successive grey pictures; all in grey levels."""
     last = video[:, size::size]
-    grey = (video @ LUMA).astype(np.float32)
-    change = np.abs(np.diff(grey, axis=1)).mean(axis=(2, 3)).reshape(len(video), -1, size).mean(axis=2)
+    change = np.abs(np.diff(to_grey(video), axis=1)).mean(axis=(2, 3)).reshape(len(video), -1, size).mean(axis=2)
     return {"sharpness": sharpness(last), "brightness": brightness(last), "change": change}
 
 
 def measure(judge: Judge, video: np.ndarray, truth: np.ndarray, size: int) -> Record:
     """Of videos uint8 [P, 1 + S * size, H, W, 3] and the true ones, steps of `size` pictures: what `look` says; psnr and distance
     [P, S] to the truth; said [P, S, n] and features [P, S, D] by the judge."""
+    return join([_measure_one(judge, video[i : i + 1], truth[i : i + 1], size) for i in range(len(video))])
+
+
+def _measure_one(judge: Judge, video: np.ndarray, truth: np.ndarray, size: int) -> Record:
+    """`measure` of a batch so small that it fits into memory as numbers."""
     worlds, steps = len(video), (video.shape[1] - 1) // size
     own, true = (v[:, 1:].reshape(worlds, steps, size, *v.shape[2:]) for v in (video, truth))
     pairs = np.stack([video[:, s * size : (s + 1) * size + 1] for s in range(steps)], axis=1)

@@ -75,7 +75,8 @@ class WorldReport:
         self.world, self.judge, self.split, self.settings, self.store, self.reader = world, judge, split, settings, store, reader
         s, files = settings, split.files
         starts = draw_starts(files, split.held_out, 2 * s.starts, s.horizon, s.seed)
-        self.starts, self.others = starts[: (len(starts) + 1) // 2], starts[(len(starts) + 1) // 2 :]
+        half = (len(starts) + 1) // 2
+        self.starts, self.others = starts[:half], starts[half:] if len(starts) > 1 else starts
         self.size, self.long = world.config.frames_per_block, max(s.marks)
 
     def run(self) -> dict[str, Any]:

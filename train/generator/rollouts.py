@@ -136,14 +136,14 @@ def recorded_trial(files: EpisodeFiles, starts: np.ndarray, steps: int, seeds: S
 
 def long_trial(split: Split, worlds: int, first: int, steps: int, seed: int) -> Trial:
     """Worlds number `first` and on, from pictures of held-out episodes' resets, under `steps` actions as recorded in training:
-    from a random place to its episode's end, then from another. No text is told."""
+    a whole episode's, then those of others from random places to their ends. No text is told."""
     files, spec = split.files, split.files.recording.action
     actions: np.ndarray = np.empty((worlds, steps, *spec.shape), spec.dtype)
     for row in range(worlds):
         rng, done = np.random.default_rng((seed, 1, first + row)), 0
         while done < steps:
             episode = int(rng.choice(split.train))
-            step = int(rng.integers(files.lengths[episode]))
+            step = int(rng.integers(files.lengths[episode])) if done else 0
             taken = files.action[files.starts[episode] + step : files.starts[episode] + files.lengths[episode]]
             actions[row, done : done + len(taken)] = taken[: steps - done]
             done += len(taken)
