@@ -1,6 +1,6 @@
 """Rollouts to be measured: where they start, the recorded actions that they follow, and the model that generates them.
 
-A batch of worlds goes through the environment's own path (`world_model.rollout`): prepare, denoise, advance.
+A batch of worlds goes through the environment's own path (`world_model.rollout.dream_block`).
 
 Legend: P worlds, S steps, T pictures and K latent frames a step, C channels, H x W pixels, h x w latent size.
 """
@@ -25,7 +25,7 @@ from world_model.action_spaces import ActionSpec
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.rollout import Motion, advance, block_noise, commanded, denoise_block, generator, prepare_block
+from world_model.rollout import block_noise, dream_block, generator
 from world_model.text import Conditioning, build_conditioning
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import load_into, load_tensors, read_config
@@ -207,12 +207,12 @@ class RecordedWorld:
             actions = self._actions(trial.actions[:, number])
             words = self.conditioning.context(actions, [texts[number] for texts in trial.texts])
             context, pooled = (w.to(self.device) for w in words)
-            motion = self._motion(worlds, actions)
-            conditions, ahead = prepare_block(self.dit, self.vae, worlds, motion, context, pooled)
             noise = block_noise(self.config, trial.seeds, [number] * len(actions)).to(self.device)
-            latents = denoise_block(self.dit, conditions, noise, sigmas)
             draws = [generator("old frames", seed, number) for seed in trial.seeds]
-            worlds, video = advance(self.dit, self.vae, worlds, motion, ahead, latents, draws)
+            moves = actions if self.config.action.kind == "first_person" else [Action()] * len(actions)  # else the camera is still
+            worlds, latents, video = dream_block(
+                self.dit, self.vae, worlds, moves, context, pooled, noise, sigmas, draws
+            )
             yield to_pictures(video), latents
 
     @torch.no_grad()
@@ -233,12 +233,6 @@ class RecordedWorld:
 
     def _actions(self, actions: np.ndarray) -> list[Any]:
         return [Action.from_index(int(a)) for a in actions] if self.config.action.kind == "first_person" else list(actions)
-
-    def _motion(self, worlds, actions: list[Any]) -> Motion:  # type: ignore[no-untyped-def]
-        if self.config.action.kind == "first_person":
-            return commanded(self.dit, worlds, actions)
-        zero = torch.zeros(len(actions), self.config.frames_per_block, dtype=torch.float64, device=self.device)
-        return Motion(zero, zero, zero[..., None].expand(-1, -1, 2))
 
 
 def fits(world: World, split: Split) -> None:
