@@ -11,6 +11,7 @@ import torch
 from train.evaluation import control, endurance, events, fidelity, memory, starts
 from train.evaluation.walks import make_trial, measure_walk, psnr, sharpness, ssim
 from train.evaluation.worlds import Decoded, Dream, Frozen, Scene, Street
+from train.generator.measures import frechet
 from train.judge_data import THINGS, street_of
 from train.judge_network import Judge, Reading
 from train.walks import LATER_EVENTS
@@ -86,9 +87,9 @@ class TestEndurance:
     def test_frechet(self):
         """Equal Gaussians, a shifted one and a wider one, against the closed form."""
         points = np.random.default_rng(0).normal(size=(20000, 3))
-        assert endurance.frechet(points, points) == pytest.approx(0, abs=1e-9)
-        assert endurance.frechet(points, points + np.array([2, 0, 0])) == pytest.approx(4, abs=1e-6)
-        assert endurance.frechet(points, 3 * points) == pytest.approx(3 * 4, rel=0.05)
+        assert frechet(points, points) == pytest.approx(0, abs=1e-9)
+        assert frechet(points, points + np.array([2, 0, 0])) == pytest.approx(4, abs=1e-6)
+        assert frechet(points, 3 * points) == pytest.approx(3 * 4, rel=0.05)
 
     def test_marks_and_ageing(self):
         real = endurance.RealWalks({k: record()[k] for k in ("features", "sharpness", "colour", "change", "motion")})

@@ -3,9 +3,9 @@
 Everything is measured on the dream and, by the same code, on YumeStreet itself (the ceiling), on YumeStreet through the
 model's autoencoder, and on a picture that never changes (the floor). An inverse-dynamics judge trained on YumeStreet only
 (train/judge.py) says what happened; optical flow (train/motion.py) is a second opinion that was never trained.
-
 What is finished is kept in `parts/`: a stopped evaluation goes on when started again. `--quick` takes minutes and answers
 roughly; the whole takes hours, most of them ten-minute dreams.
+A run folder of `train.world` gets the report of a recorded world instead (train/generator/report.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from train.evaluation.store import Store, plain
 from train.evaluation.targets import check, headline, verdict
 from train.evaluation.walks import draw_sky, make_trial, measure_walk, psnr
 from train.evaluation.worlds import Decoded, Dream, Frozen, Street, World, town
+from train.generator import report as recorded
 from train.judge_network import WEIGHTS, Judge, fingerprint, judge_facts
 from train.loop import prepare_cpu
 from train.sheet import save_sheet
@@ -45,9 +47,7 @@ class Settings:
     """How much is measured."""
 
     horizon: float = 600.0  # seconds that the dream and the street are walked
-    side_horizon: float = (
-        60.0  # the same for the street through the autoencoder, the frozen picture and the unseen town
-    )
+    side_horizon: float = 60.0  # the same for the street through the autoencoder, the frozen picture, the unseen town
     walks: int = 8
     real_walks: int = 32  # walks of 10 s that distances are taken to
     natural_walks: int = 16  # walks of 10 s as in training, for the autoencoder
@@ -265,6 +265,9 @@ def evaluate(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and recorded.is_recorded(argv[0]):
+        return recorded.main(argv)
     prepare_cpu()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a preset's name or a folder of weights")
@@ -283,9 +286,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = WorldModel.load(given.model)
         teacher = json.loads(given.teacher.read_text()) if given.teacher else None
         facts = read_manifest(find_weights(given.model))
-        report = evaluate(
-            model, facts, given.out, settings, judge_weights=given.judge, steps=given.steps, teacher=teacher
-        )
+        judge = given.judge
+        report = evaluate(model, facts, given.out, settings, judge_weights=judge, steps=given.steps, teacher=teacher)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     for row in report["targets"]:

@@ -10,39 +10,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.linalg import eigh, eigvalsh, svd
 
 from train.evaluation.control import AXES, Records, between, joined, mean
 from train.evaluation.walks import make_trial, measure_walk
 from train.evaluation.worlds import Street
+from train.generator.measures import FeatureSpace
 from train.judge_network import Judge
 from yume_gym.street.simulator import StreetSimulator
 
 MARKS = (10.0, 60.0, 180.0, 600.0)  # seconds
 WINDOW = 10.0  # seconds before each mark that are looked at
-LEAST_SPREAD = 0.1  # of the features' mean one: what hardly ever moves in real walks would outweigh all else the first time it does
 DIMENSIONS = 24  # principal directions of the real features that distances are taken in
 
 
-class RealWalks:
+class RealWalks(FeatureSpace):
     """The features of real blocks, standardised and turned to their principal directions, and what real pictures are like."""
 
     def __init__(self, record: dict[str, np.ndarray]) -> None:
-        features = record["features"]
-        self.middle, spread = features.mean(axis=0), features.std(axis=0)
-        self.spread = np.maximum(spread, LEAST_SPREAD * spread.mean())
-        _, _, directions = svd((features - self.middle) / self.spread, full_matrices=False)
-        self.directions = directions[:DIMENSIONS]
-        self.points = self.project(features)
+        super().__init__(record["features"], DIMENSIONS)
         self.record = record
-
-    def project(self, features: np.ndarray) -> np.ndarray:
-        """[N, DIMENSIONS] of features [N, F]."""
-        return (features - self.middle) / self.spread @ self.directions.T
-
-    def distance(self, features: np.ndarray) -> float:
-        """Frechet distance of blocks' features [N, F] to the real ones; NaN for fewer than three."""
-        return frechet(self.points, self.project(features)) if len(features) > 2 else np.nan
 
 
 def real_walks(
@@ -58,18 +44,6 @@ def real_walks(
         record = measure_walk(Street(street), street, judge, trial, flow_every=blocks)
         records.append({name: record[name] for name in ("features", "sharpness", "colour", "change", "motion")})
     return {name: np.concatenate([record[name] for record in records]) for name in records[0]}
-
-
-def frechet(points: np.ndarray, others: np.ndarray) -> float:
-    """Squared Frechet distance of Gaussians fitted to [N, D] and [M, D] (Heusel et al. 2017, eq. 6).
-
-    Few points make it too large, equally for all samples of one size: compare only those.
-    """
-    covariance, other = (np.atleast_2d(np.cov(p, rowvar=False)) for p in (points, others))
-    values, vectors = eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    product = np.sqrt(np.maximum(eigvalsh(root @ other @ root), 0)).sum()
-    return float(((points.mean(0) - others.mean(0)) ** 2).sum() + np.trace(covariance) + np.trace(other) - 2 * product)
 
 
 def at_marks(records: Records, real: RealWalks, seconds: float) -> dict[str, dict[str, Any]]:

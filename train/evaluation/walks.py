@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 
 from train.evaluation.worlds import Scene, World
+from train.generator.measures import PEAK, psnr, sharpness
 from train.judge_network import Judge, join
 from train.motion import LUMA, block_motion
 from train.routes import Route, balanced_route, open_start
@@ -18,7 +19,6 @@ from train.walks import ATMOSPHERES
 from yume_gym.street.simulator import StreetSimulator
 
 _JUDGE_EVERY = 32  # blocks read at once
-_PEAK = 255.0
 _SSIM_WINDOW = 1.5  # pixels, deviation
 
 
@@ -102,18 +102,6 @@ def measure_walk(
     }  # fmt: skip
 
 
-def sharpness(picture: np.ndarray) -> float:
-    """Mean length of the grey picture's gradient, grey levels a pixel, of uint8 [H, W, 3]."""
-    down, across = np.gradient(picture @ LUMA)
-    return float(np.hypot(down, across).mean())
-
-
-def psnr(frames: np.ndarray, truth: np.ndarray) -> float:
-    """Decibels between pictures uint8 of one shape; at most 60, which equal ones get."""
-    error = np.square(frames.astype(float) - truth).mean()
-    return float(10 * np.log10(_PEAK**2 / max(error, _PEAK**2 / 1e6)))
-
-
 def ssim(picture: np.ndarray, truth: np.ndarray) -> float:
     """Structural similarity of the grey pictures (Wang et al. 2004, eq. 13, a Gaussian window of 1.5 pixels), -1..1."""
     x, y = picture @ LUMA, truth @ LUMA
@@ -121,7 +109,7 @@ def ssim(picture: np.ndarray, truth: np.ndarray) -> float:
     def mean(values: np.ndarray) -> np.ndarray:
         return ndimage.gaussian_filter(values, _SSIM_WINDOW, truncate=3.5)
 
-    mx, my, small, smaller = mean(x), mean(y), (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
+    mx, my, small, smaller = mean(x), mean(y), (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
     xx, yy, xy = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
     return float(
         (((2 * mx * my + small) * (2 * xy + smaller)) / ((mx**2 + my**2 + small) * (xx + yy + smaller))).mean()
