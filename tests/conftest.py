@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from world_model.config import EventsConfig, ModelConfig, PlacesConfig, get_preset
-from world_model.priors.depth import DepthNet
 from world_model.dit import DiT
 from world_model.model import WorldModel
+from world_model.priors.depth import DepthNet
 from world_model.text import Conditioning
 from world_model.tscm import History
 from world_model.vae import PatchVAE, build_vae

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_model.priors.album import Album, Recalled
 from world_model.camera import CameraConfig
+from world_model.priors.album import Album, Recalled
 from world_model.priors.depth import DepthNet
 from world_model.priors.warp import REMEMBERED, guide_block, warp
 

@@ -28,9 +28,9 @@ from world_model.priors.events import (
     Events,
 )
 from world_model.priors.places import Places
+from world_model.priors.warp import REMEMBERED, USELESS
 from world_model.rollout import advance, commanded, dream_block, generator, prepare_block
 from world_model.text import build_text_encoder, scaled
-from world_model.priors.warp import REMEMBERED, USELESS
 from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
 

@@ -17,9 +17,9 @@ from train.foundation import Settings
 from train.land import STARTS, land, load_average, starting_pictures
 from train.loop import Run
 from world_model.actions import Action
-from world_model.priors.depth import DepthNet
 from world_model.dit import DiT
 from world_model.model import WorldModel
+from world_model.priors.depth import DepthNet
 from world_model.text import Conditioning
 from world_model.vae import build_vae
 from world_model.weights import load_dit

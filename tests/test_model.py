@@ -16,9 +16,9 @@ from torch import Tensor
 
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
+from world_model.priors.warp import guide_block
 from world_model.rollout import dream_block, generator
 from world_model.threads import beside
-from world_model.priors.warp import guide_block
 from world_model.worlds import Worlds, join_worlds, split_worlds
 
 WALK, BACK, TURN = Action.from_keys("W"), Action.from_keys("S"), Action.from_keys("", "→")

@@ -28,8 +28,8 @@ from world_model.costs import (
 )  # fmt: skip
 from world_model.count import Cost, count, size_of
 from world_model.dit import DiT
-from world_model.priors.places import BANDS, LIGHTS, WEATHERS
 from world_model.plan import DEVICES, Plan, make_plan, report, resized
+from world_model.priors.places import BANDS, LIGHTS, WEATHERS
 from world_model.tscm import Group, History, released_packing
 
 KEYS = Path(os.environ.get("YUME_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures")) / "keys"

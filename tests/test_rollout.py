@@ -14,9 +14,9 @@ from world_model import flow
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.dit import DiT
+from world_model.priors.warp import OUTDATED
 from world_model.rollout import Ahead, block_noise, denoise_block, dream_block, generator, motion_of, prepare_block
 from world_model.vae import PatchVAE
-from world_model.priors.warp import OUTDATED
 from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")

@@ -21,11 +21,11 @@ from train.voxels import distance_field
 from world_model.actions import Action
 from world_model.conditions import Conditions
 from world_model.dit import DiT
-from world_model.priors.finder import Finder
 from world_model.model import WorldModel, WorldState
+from world_model.priors.finder import Finder
+from world_model.priors.warp import OUTDATED, REMEMBERED, WEAR
 from world_model.rollout import advance, commanded, generator, motion_of, prepare_block
 from world_model.text import Conditioning
-from world_model.priors.warp import OUTDATED, REMEMBERED, WEAR
 from world_model.weights import save_weights
 from world_model.worlds import Worlds, empty_worlds, split_worlds, start_worlds
 

@@ -32,8 +32,8 @@ from train.shards import HELD_OUT, WalkInfo
 from train.walks import rephrased
 from world_model.camera import CameraConfig
 from world_model.config import ModelConfig, PlacesConfig
-from world_model.priors.finder import Finder
 from world_model.model import WorldModel
+from world_model.priors.finder import Finder
 from world_model.priors.places import PARTLY, Places, Rays
 from world_model.rollout import generator
 from yume_gym.street.events import EVENTS

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_model.priors.album import Recalled
 from world_model.camera import CameraConfig, rotation
+from world_model.priors.album import Recalled
 from world_model.priors.depth import DepthNet
 from world_model.priors.warp import OUTDATED, REMEMBERED, UNLIKE, WEAR, Guide, guide_block, warp
 

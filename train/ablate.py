@@ -30,6 +30,7 @@ from train.foundation import HORIZONS, Settings, held_out_psnr, horizon_frames, 
 from train.land import load_average
 from train.latents import load_vae, origin_of
 from train.loop import PATHS, prepare_cpu
+from train.scene import part_name, scene_prior
 from train.sharding import own_device
 from train.shards import find_shards, latents_path
 from train.sheet import to_pictures
@@ -37,10 +38,11 @@ from world_model import flow
 from world_model.config import ModelConfig, Tiers, get_preset
 from world_model.costs import count_parameters
 from world_model.dit import DiT
+from world_model.priors.config import scene_of, with_scene
 from world_model.rollout import block_noise, dream_block, generator
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE
-from world_model.weights import find_weights, load_dit, load_tensors, read_config, read_manifest, save_weights
+from world_model.weights import dit_tensors, find_weights, load_dit, read_config, read_manifest, save_weights
 from world_model.worlds import start_worlds
 
 VERSION = 1  # of what is measured: results of another are not mixed
@@ -52,12 +54,14 @@ DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a
 
 @dataclass(frozen=True)
 class Variant:
-    """A model trained anew: what of its `DiTConfig` (values, or functions of the model) and of `Settings` is changed."""
+    """A model trained anew: what of its `DiTConfig` (values, or functions of the model), its scene prior (None: it has none) and of
+    `Settings` is changed."""
 
     name: str
     what: str
     dit: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    scene: Mapping[str, Any] | None = field(default_factory=dict)
 
 
 def window(config: ModelConfig) -> Tiers:
@@ -86,10 +90,8 @@ TRAINED = (
     Variant("full-history", "all frames at the finest size", {"packing": everything, "channel": None}),
     Variant("without-self-forcing", "histories are never dreamt", settings={"dream_share": 0.0}),
     Variant("joint-history", "history runs along at every sampler step", {"history_attention": "joint"}),
-    Variant("without-places", "no town known by heart", {"places": None, "events": None}),
-    Variant(
-        "without-guide-and-places", "as in the paper", {"guide": 0, "guide_memory": 0, "places": None, "events": None}
-    ),
+    Variant("without-places", "no town known by heart", scene={"places": None, "events": None}),
+    Variant("without-guide-and-places", "as in the paper", scene=None),
 )
 # name -> (whose weights, sampler steps)
 SAMPLED = {f"{weights}-{steps}": (weights, steps) for weights in ("initial", "distilled") for steps in (1, 2, 4, 50)}
@@ -100,7 +102,8 @@ def variants_of(config: ModelConfig, settings: Settings) -> dict[str, tuple[Mode
     found: dict[str, tuple[ModelConfig, Settings]] = {}
     for variant in TRAINED:
         changes = {name: value(config) if callable(value) else value for name, value in variant.dit.items()}
-        made = replace(config, dit=replace(config.dit, **changes)), replace(settings, **variant.settings)
+        base = replace(config, priors=()) if variant.scene is None else with_scene(config, **variant.scene)
+        made = replace(base, dit=replace(config.dit, **changes)), replace(settings, **variant.settings)
         if made not in found.values():
             found[variant.name] = made
     return found
@@ -110,33 +113,35 @@ def take_over(
     config: ModelConfig, initial: Path, corpus: Corpus, vae: VideoVAE, seed: int
 ) -> tuple[DiT, dict[str, list[str]]]:
     """A DiT of `config` with all tensors of the folder `initial` that fit it by name and shape; parts of it that start "fresh", and
-    those of `initial` that are "left_out". `prior_deviation` is measured anew where guide or places are others.
+    those of `initial` that are "left_out". The prior's deviation is measured anew where its depths or places are others.
 
     Raises ValueError where `initial` lacks a network that this training does not learn.
     """
     torch.manual_seed(seed)
-    dit, given, before = DiT(config), load_tensors(initial, "dit.safetensors"), read_config(initial).dit
+    dit, given = DiT(config), dit_tensors(initial)
+    before, now, scene = scene_of(read_config(initial)), scene_of(config), scene_prior(dit)
     own = dit.state_dict()
     taken = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
-    if (before.guide, before.places) != (config.dit.guide, config.dit.places):
-        taken.pop("prior_deviation", None)
+    deviation = part_name("deviation")
+    if before is None or now is None or (before.depth, before.places) != (now.depth, now.places):
+        taken.pop(deviation, None)
     dit.load_state_dict(taken, strict=False)
     fresh, left = own.keys() - taken.keys(), given.keys() - taken.keys()
     untrained = {name for name, p in dit.named_parameters() if not p.requires_grad} & fresh
     if untrained:
         raise ValueError(
             f"{initial} has no fitting weights for {', '.join(parts_of(untrained))} (such as {min(untrained)}), which foundation "
-            "training does not learn: pass --initial weights of this model with its guide and places, landed again if they changed"
+            "training does not learn: pass --initial weights of this model with its priors, landed again if they changed"
         )
-    if dit.prior_deviation is not None and "prior_deviation" in fresh:
-        dit.prior_deviation.copy_(corpus.prior_deviation(dit, vae))
+    if scene is not None and deviation in fresh:
+        scene.deviation.copy_(corpus.prior_deviation(scene, vae))
     return dit, {"fresh": parts_of(fresh), "left_out": parts_of(left)}
 
 
 def parts_of(names: Iterable[str]) -> list[str]:
-    """Parts of the network that tensors belong to, such as "channel_embedding" and "blocks.*.channel"."""
+    """Parts of the network that tensors belong to, such as "channel_embedding", "blocks.*.channel" and "priors.*.depth"."""
     pieces = [re.sub(r"\.\d+\.", ".*.", name).split(".") for name in names]
-    return sorted({".".join(piece[: 3 if piece[0] == "blocks" else 1]) for piece in pieces})
+    return sorted({".".join(piece[: 3 if piece[0] in ("blocks", "priors") else 1]) for piece in pieces})
 
 
 @torch.inference_mode()

@@ -26,9 +26,9 @@ from train.shards import Header, Walk, WalkInfo
 from train.sheet import to_video
 from train.video import VideoError
 from world_model.actions import Action
+from world_model.conditions import Motion
 from world_model.config import ModelConfig
-from world_model.dit import DiT
-from world_model.rollout import Motion
+from world_model.priors.scene import ScenePrior
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
 
@@ -50,14 +50,14 @@ class Clips:
     """The clips below `folder`, each a walk of `blocks` blocks from its first frame; the same face as `Corpus`.
 
     Clips that cannot be used (too short, contradictory: the reason is told once) are stood for by the next one. The `kept` clips
-    used last are in memory. Raises FileNotFoundError where there are none, ValueError for a model with a guide, whose
-    prior is measured on shards.
+    used last are in memory. Raises FileNotFoundError where there are none, ValueError for a model with priors, whose
+    deviations are measured on shards.
     """
 
     def __init__(self, config: ModelConfig, folder: Path, vae: VideoVAE, blocks: int = 3, kept: int = 64) -> None:
-        if config.dit.guide:
+        if config.priors:
             raise ValueError(
-                f"{config.name} has a guide and trains on shards: python -m train.data {config.name} sekai-read"
+                f"{config.name} has priors and trains on shards: python -m train.data {config.name} sekai-read"
             )
         self.config, self.blocks, self._vae, self._kept = config, blocks, vae, kept
         self.towns = [0]
@@ -121,8 +121,8 @@ class Clips:
             self._texts, text, 4 * self._kept, lambda: encoder.encode(text, self.config.text.event_tokens).half()
         ).float()
 
-    def prior_deviation(self, dit: DiT, vae: VideoVAE) -> Tensor:
-        """Never asked for: models with a guide are refused."""
+    def prior_deviation(self, scene: ScenePrior, vae: VideoVAE) -> Tensor:
+        """Never asked for: models with priors are refused."""
         raise NotImplementedError
 
     def _clip(self, walk: int) -> _Read:

@@ -16,20 +16,21 @@ from train.latents import block_guides, encode_walk, walk_video
 from train.shards import HELD_OUT, Header, Shard, Walk, WalkInfo, find_shards, latents_path
 from train.sheet import to_video
 from world_model.actions import Action
+from world_model.conditions import Motion
 from world_model.config import ModelConfig
-from world_model.dit import DiT
+from world_model.priors.config import places_of
 from world_model.priors.places import APART
-from world_model.rollout import Motion
+from world_model.priors.scene import ScenePrior
+from world_model.priors.warp import guide_block
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
-from world_model.priors.warp import guide_block
 from yume_gym.street.events import EVENTS
 
 
 def town_of(config: ModelConfig, header: Header) -> int:
     """Which of the towns that models of this config know shards show; the first where they know none, or shards name none.
     ValueError for another town."""
-    places, seed = config.dit.places, header.source.get("town_seed")
+    places, seed = places_of(config), header.source.get("town_seed")
     if places is None or seed is None:
         return 0
     if seed not in places.towns:
@@ -39,7 +40,7 @@ def town_of(config: ModelConfig, header: Header) -> int:
 
 def town_start(config: ModelConfig, town: int) -> np.ndarray:
     """(x, z) float64 in metres at which a known town begins (`Places`); zeros for models that know none."""
-    places = config.dit.places
+    places = places_of(config)
     return np.array([town * APART * places.period if places is not None else 0.0, 0.0])
 
 
@@ -78,29 +79,28 @@ class Corpus:
         }
 
     @torch.no_grad()
-    def prior_deviation(self, dit: DiT, vae: VideoVAE, walks: int = 16) -> Tensor:
-        """[2, C]: deviation of the latents from how `dit` knows the place (from zero if it knows none), and from its guide where
-        that saw something."""
-        assert dit.depth is not None
+    def prior_deviation(self, scene: ScenePrior, vae: VideoVAE, walks: int = 16) -> Tensor:
+        """[2, C]: deviation of the latents from how the prior knows the place (from zero if it knows none), and from its guide
+        where that saw something."""
         places = self._places[HELD_OUT : HELD_OUT + walks] or self._places
         spread, error, count = (torch.zeros(self.config.dit.latent_channels) for _ in range(3))
         for shard, i in places:
             walk = shard.walk(i)
             data = torch.from_numpy(encode_walk(vae, walk)).float()
-            guide = block_guides(self.config, partial(guide_block, dit.depth, vae), walk_video(walk), walk)
+            guide = block_guides(self.config, partial(guide_block, scene.depth, vae), walk_video(walk), walk)
             later = data.unflatten(1, (self.blocks, -1))[:, 1:].transpose(0, 1)  # the guide's blocks
             seen = (guide.valid > 0.99).expand_as(later)
             start = town_start(self.config, town_of(self.config, shard.header))
-            known = self._known(dit, walk, start, data) if dit.places is not None else 0
+            known = self._known(scene, walk, start, data) if scene.places is not None else 0
             spread += (later - known).square().transpose(0, 1).flatten(1).mean(dim=1)
             error += ((later - guide.latents).square() * seen).transpose(0, 1).flatten(1).sum(dim=1)
             count += seen.transpose(0, 1).flatten(1).sum(dim=1)
         return torch.stack([spread / len(places), error / count]).sqrt()
 
-    def _known(self, dit: DiT, walk: Walk, start: np.ndarray, data: Tensor) -> Tensor:
-        """How `dit` knows the places of a walk [B, C, K, h, w] in the town that begins at `start`, from its second block on; light
-        as in the picture before."""
-        assert dit.places is not None
+    def _known(self, scene: ScenePrior, walk: Walk, start: np.ndarray, data: Tensor) -> Tensor:
+        """How the prior knows the places of a walk [B, C, K, h, w] in the town that begins at `start`, from its second block on;
+        light as in the picture before."""
+        assert scene.places is not None
         size, stride = self.config.frames_per_block, self.config.vae.temporal_stride
         place, yaw, pitch = (
             torch.from_numpy(a).double().unflatten(0, (self.blocks, size))[1:, stride - 1 :: stride]
@@ -109,8 +109,8 @@ class Corpus:
         before = data.unflatten(1, (self.blocks, -1))[:, :-1, -1].transpose(0, 1)
         words = torch.stack([self.text(walk.info.event_at(block)) for block in range(1, self.blocks)])
         first = data[None, :, 0].expand_as(before)
-        look = dit.places.looks(first, before, torch.ones(len(before), dtype=torch.bool), words)
-        return dit.places(place, yaw, pitch, look)
+        look = scene.places.looks(first, before, torch.ones(len(before), dtype=torch.bool), words)
+        return scene.places(place, yaw, pitch, look)
 
     def __len__(self) -> int:
         return len(self._places)

@@ -23,6 +23,7 @@ from train.sheet import to_pictures, to_video
 from train.walks import plan_walk
 from world_model.actions import ALL_ACTIONS
 from world_model.config import ModelConfig
+from world_model.priors.config import scene_of
 from world_model.priors.depth import FARTHEST, NEAREST, DepthNet
 from world_model.rollout import generator
 from yume_gym.street.simulator import StreetSimulator
@@ -120,7 +121,10 @@ def train(config: ModelConfig, out: Path, settings: Settings, steps: int, minute
     torch.manual_seed(settings.seed)
     views = Views(config, settings)
     held_out = views.draw(HELD_OUT_VIEWS, settings.seed, "held out")
-    net = DepthNet(config.dit.guide, config.camera)
+    scene = scene_of(config)
+    if scene is None:
+        raise ValueError(f"{config.name} has no scene prior, whose depths these are")
+    net = DepthNet(scene.depth, config.camera)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run("depth", config, settings, out, {"depth": net}, [optimizer], {"depth": settings.ema})
     average: DepthNet = run.ema["depth"].module  # type: ignore[assignment]

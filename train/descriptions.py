@@ -81,7 +81,7 @@ def learn_views(places: Places, config: ModelConfig, seed: int, town: int, candi
     poses, facts = typical_views(places, config, rng, town, candidates)
     places.views[own] = poses
     numbers, texts = [], []
-    for other in range(len(config.dit.places.towns) if config.dit.places else 0):
+    for other in range(len(places.config.towns)):
         if other != town and not places.known(other):
             continue
         rows = places.choices(other)

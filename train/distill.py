@@ -25,10 +25,10 @@ from train.loop import Run, prepare_cpu, read_arguments
 from train.pool import Batch, Pool
 from train.sharding import lanes_of, mean_of, own_device
 from world_model import flow
-from world_model.conditions import Conditions
+from world_model.conditions import Conditions, Motion
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.rollout import Motion, commanded, dream_block, generator, prepare_block
+from world_model.rollout import commanded, dream_block, encode_conditions, generator
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -121,7 +121,7 @@ class Distiller:
     def conditions(self, score: DiT, batch: Batch, motion: Motion, context: Tensor) -> Conditions:
         """A score's own compression of the same generated history."""
         worlds = replace(batch.worlds, memory=score.remember(batch.past))
-        return prepare_block(score, self.vae, worlds, motion, context, batch.pooled)[0]
+        return encode_conditions(score, self.vae, worlds, motion, context, batch.pooled)[0]
 
     def critic_loss(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:
         """Flow matching of the generator's blocks."""
@@ -189,7 +189,7 @@ def train(
     real = copy.deepcopy(student).eval().requires_grad_(False)
     vae, _ = load_vae(config, vae_folder, str(own_device()))
     corpus, conditioning = open_corpus(config, data, vae), Conditioning(config.text)
-    blind = vae if config.dit.guide else LatentsOnly(vae)
+    blind = vae if config.priors else LatentsOnly(vae)
     distillers = {
         name: Distiller(config, corpus, blind, own, real, conditioning, settings.seed)
         for name, own in lanes_of(settings).items()

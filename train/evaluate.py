@@ -34,6 +34,7 @@ from train.loop import prepare_cpu
 from train.sheet import save_sheet
 from train.walks import LATER_EVENTS, StreetRecipe, render_walk
 from world_model.model import WorldModel
+from world_model.priors.config import places_of
 from world_model.weights import find_weights, read_manifest
 from yume_gym.street.simulator import StreetSimulator
 
@@ -97,7 +98,8 @@ class Evaluation:
             {name: events.score([row for row in part if (row["kind"] in LATER_EVENTS) == later]) for name, part in rows.items()}
             for later in (False, True)
         )
-        towns = self.config.dit.places.towns[1:] if self.config.dit.places else ()
+        places = places_of(self.config)
+        towns = places.towns[1:] if places is not None else ()
         report["other_towns"] = {str(seed): self.elsewhere(seed, f"town_{seed}") for seed in towns}
         report["unseen_town"] = self.elsewhere(self.settings.far_town, "far")
         records = {name: self.walks(name) for name in ("street", "decoded", "frozen", "dream")}

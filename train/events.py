@@ -31,6 +31,7 @@ from train.sheet import to_pictures
 from train.walks import ATMOSPHERES
 from world_model.actions import Action
 from world_model.config import ModelConfig
+from world_model.priors.config import events_of, places_of
 from world_model.priors.events import BLUR, MOMENTS, Events, moments, quarter
 from world_model.priors.places import Places
 from world_model.rollout import generator
@@ -80,16 +81,17 @@ def render_pairs(
     """Blocks [N, ...] of walks through events, of kinds from number `first` on, those of a walk after each other: pictures with the
     event and without, uint8 [3, K, H, W]; view: latents of those without it, [C, K, h, w] float16; kind, walk; place [K, 2], yaw,
     pitch [K], and away, centre [K, 3], course [3] and age [K] as `Events` takes them."""
-    assert config.dit.events is not None
+    known = events_of(config)
+    assert known is not None
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
-    things = [i for i, (_, metres, _) in enumerate(config.dit.events.kinds) if metres > 0 and i >= first]
+    things = [i for i, (_, metres, _) in enumerate(known.kinds) if metres > 0 and i >= first]
     rows: dict[str, list[Tensor]] = {}
     for walk in tqdm(range(settings.walks), desc="walks", mininterval=5):
         rng = np.random.default_rng([settings.seed, walk])
         light, weather, _ = ATMOSPHERES[int(rng.integers(len(ATMOSPHERES)))]
         kind = things[walk % len(things)]
-        name, _, how = config.dit.events.kinds[kind]
+        name, _, how = known.kinds[kind]
         street.reset(rng, light=light, weather=weather)
         walker, stays = Walker(rng, street), rng.random() < settings.staying
         plain = street.get_state()
@@ -248,11 +250,11 @@ def train(
 ) -> None:  # fmt: skip
     """Trains until `steps` or `minutes`, evaluates and writes the weights. Kinds that `before` knows are kept as they are."""
     torch.manual_seed(settings.seed)
-    dit = config.dit
-    if dit.events is None or dit.places is None:
-        raise ValueError(f"{config.name} learns no events: its config has no dit.events")
+    towns = places_of(config)
+    if events_of(config) is None or towns is None:
+        raise ValueError(f"{config.name} learns no events: its scene prior has none")
     vae, _ = load_vae(config, vae_folder)
-    places = Places(dit.places, config.camera, config.latent_size, dit.latent_channels, config.text.dim)
+    places = Places(towns, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
     load_places(places, places_folder)
     events = Events(config)
     known = None if before is None else known_in(before, config)

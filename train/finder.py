@@ -1,4 +1,5 @@
-"""Teaches where in its towns a picture was taken (`world_model/priors/finder.py`): `python -m train.finder street --data DIR --out RUN`.
+"""Teaches where in its towns a picture was taken (`world_model/priors/finder.py`):
+`python -m train.finder street --data DIR --out RUN`.
 
 Pictures of the walks in DIR (folders of several towns may lie in it), and views that are rendered as they are needed, in every
 light and weather; most look level and along streets, as start pictures do. Resumable. Writes `finder.safetensors` (the EMA) and
@@ -25,6 +26,7 @@ from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
 from train.walks import known_street
 from world_model.config import ModelConfig
+from world_model.priors.config import places_of
 from world_model.priors.finder import HEADINGS, Finder
 from world_model.rollout import generator
 from yume_gym.street.simulator import LIGHTS, WEATHERS
@@ -54,7 +56,8 @@ class Views:
         self.settings = settings
         self.shards = [Shard(path) for path in find_shards(data)]
         self.starts = [town_start(config, town_of(config, shard.header)) for shard in self.shards]
-        towns = range(len(config.dit.places.towns) if config.dit.places else 0)
+        places = places_of(config)
+        towns = range(len(places.towns) if places is not None else 0)
         self.streets = [(known_street(config, town), town_start(config, town)) for town in towns]
 
     def walked(self, count: int, *key: int | str) -> tuple[Tensor, Tensor]:
@@ -102,11 +105,12 @@ def train(
 ) -> None:  # fmt: skip
     """Trains until `steps` or `minutes`, from the finder of the folder `initial` if given, evaluates and writes the weights."""
     torch.manual_seed(settings.seed)
-    if config.dit.places is None:
-        raise ValueError(f"{config.name} knows no town: its config has no dit.places")
+    places = places_of(config)
+    if places is None:
+        raise ValueError(f"{config.name} knows no town: its scene prior has no places")
     views = Views(config, data, settings)
     held_out = views.draw(HELD_OUT_VIEWS, settings.seed, "held out")
-    finder = Finder(config.dit.places.period, (config.height, config.width), towns=len(config.dit.places.towns))
+    finder = Finder(places.period, (config.height, config.width), towns=len(places.towns))
     if initial is not None:
         missing = "--initial must be a folder of weights, or a run of train.finder"
         load_network(finder, initial, WEIGHTS, missing, "the finder", lambda state: grown(state, finder))

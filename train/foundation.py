@@ -26,15 +26,16 @@ from train.loop import Run, prepare_cpu, read_arguments
 from train.muon import Muon
 from train.places import load_places
 from train.pool import Batch, Pool
+from train.scene import PARTS, part_name, part_of, scene_prior, without_doubt
 from train.sharding import anywhere, lanes_of, mean_of, own_device
 from train.shards import HELD_OUT
 from train.sheet import to_pictures, to_video
 from train.vae import psnr
 from world_model import flow
-from world_model.conditions import Conditions
+from world_model.conditions import Conditions, Pose
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.rollout import advance, block_noise, denoise_block, dream_block, generator, prepare_block
+from world_model.rollout import append_and_decode, block_noise, denoise_block, dream_block, encode_conditions, generator
 from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE
 from world_model.weights import load_dit
@@ -92,9 +93,10 @@ def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Genera
 
 def channel_weight(dit: DiT) -> Tensor | float:
     """[C, 1, 1, 1] of mean 1: strong channels count more, half-way from equal weights to squared error of pixels."""
-    if dit.prior_deviation is None:
+    if not len(dit.priors):
         return 1.0
-    return (dit.prior_deviation[0] / dit.prior_deviation[0].mean())[:, None, None, None]
+    unseen = next(iter(dit.priors)).deviation[0]
+    return (unseen / unseen.mean())[:, None, None, None]
 
 
 def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float) -> Tensor:
@@ -110,15 +112,15 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
 @torch.no_grad()
 def untrained_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, floor: float) -> float:
     """`flow_loss` of the linear estimate that a data prediction starts from: what the network has to beat (nan without one)."""
-    if conditions.guide is None or conditions.variance is None:
+    if conditions.mean is None or conditions.variance is None:
         return float("nan")
     level = sigma.float()[:, None, None, None, None]
-    mean, _ = flow.gaussian_posterior(flow.add_noise(data, noise, level), level, conditions.guide, conditions.variance)
+    mean, _ = flow.gaussian_posterior(flow.add_noise(data, noise, level), level, conditions.mean, conditions.variance)
     return float(((mean - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean())
 
 
 def corrupt(batch: Batch, settings: Settings, stream: torch.Generator) -> Batch:
-    """Adds noise to some worlds' histories and to the picture their guide is made of."""
+    """Adds noise to some worlds' histories and to the picture that their priors see."""
     count = len(batch.index)
     deviation = settings.history_noise * torch.rand(count, generator=stream)
     deviation = deviation * (torch.rand(count, generator=stream) < settings.noised)
@@ -153,7 +155,7 @@ class Trainer:
         batch = self.pool.draw(dit, self.vae, s.batch, share, number)
         noised = corrupt(batch, s, stream)
         worlds = replace(noised.worlds, memory=dit.remember(batch.past))
-        conditions, ahead = prepare_block(dit, self.vae, worlds, batch.motion, batch.context, batch.pooled)
+        conditions, block = encode_conditions(dit, self.vae, worlds, batch.motion, batch.context, batch.pooled)
         data = batch.truth.repeat_interleave(s.draws, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream).to(self.device)
         noise = torch.randn(data.shape, generator=stream).to(self.device)
@@ -170,10 +172,9 @@ class Trainer:
                 start = start.to(self.device) * self.config.sampler.temperature
                 dream = denoise_block(dit, conditions, start, sigmas)
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
-            after, _ = advance(dit, self.vae, batch.worlds, batch.motion, ahead, added, [stream] * len(batch.index))
-            true = ~dreaming[:, None, None, None]
-            after = replace(after, doubt=after.doubt.masked_fill(true, 0))
-            self.pool.put(batch, after, replace(ahead.place, latents=added))
+            clean = replace(block, worlds=batch.worlds)
+            after, _ = append_and_decode(dit, self.vae, clean, added, [stream] * len(batch.index))
+            self.pool.put(batch, without_doubt(after, ~dreaming), block.history(added))
         return loss, reference
 
 
@@ -188,7 +189,7 @@ def roll_out(
     angles = torch.tensor([corpus.direction(walk, block) for walk in walks], dtype=torch.float64, device=device)
     present = torch.ones(len(walks), dtype=torch.bool, device=device)
     place = torch.tensor([corpus.position(walk, block) for walk in walks], dtype=torch.float64, device=device)
-    worlds = start_worlds(dit, vae, pictures, present, angles[:, 0], angles[:, 1], place)
+    worlds = start_worlds(dit, vae, pictures, present, Pose(angles[:, 0], angles[:, 1], place))
     videos = []
     for b in range(block, block + blocks):
         actions = [corpus.action(walk, b) for walk in walks]
@@ -258,15 +259,16 @@ def train(
     known: dict[str, tuple[Callable[..., None], Path | None]] = {
         "depth": (load_depth, depth), "places": (load_places, places), "events": (load_events, events)
     }  # fmt: skip
-    own = [name for name, (_, run) in known.items() if getattr(dit, name) is not None and (initial is None or run)]
+    own = [name for name in PARTS if part_of(dit, name) is not None and (initial is None or known[name][1])]
     if initial is not None:
-        load_dit(dit, initial, own, partial(deepened, layers=config.dit.layers))
+        load_dit(dit, initial, [part_name(name) for name in own], partial(deepened, layers=config.dit.layers))
     for name in own:
         load, folder = known[name]
-        load(getattr(dit, name), folder)
-    if initial is None and dit.prior_deviation is not None:
-        dit.prior_deviation.copy_(corpus.prior_deviation(dit, load_vae(config, vae_folder)[0]))
-    conditioning, blind = Conditioning(config.text), vae if config.dit.guide else LatentsOnly(vae)
+        load(part_of(dit, name), folder)
+    scene = scene_prior(dit)
+    if initial is None and scene is not None:
+        scene.deviation.copy_(corpus.prior_deviation(scene, load_vae(config, vae_folder)[0]))
+    conditioning, blind = Conditioning(config.text), vae if config.priors else LatentsOnly(vae)
     trainers = {name: Trainer(config, corpus, blind, own, conditioning) for name, own in lanes_of(settings).items()}
     both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
     pools = {name: trainer.pool for name, trainer in trainers.items()}

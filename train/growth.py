@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from train.loop import facts_of, load_network
-from world_model.config import EventsConfig, ModelConfig
+from world_model.config import ModelConfig
+from world_model.priors.config import EventsConfig, events_of, with_scene
 from world_model.priors.events import Events
 
 WEIGHTS = "events.safetensors"
@@ -46,14 +47,14 @@ def known_in(folder: Path, config: ModelConfig) -> Known:
     """What a run of train.events, or a folder of weights, knows of the first kinds of `config`. ValueError where its kinds are
     others, or as many."""
     before = ModelConfig.from_json((folder / "config.json").read_text())
-    old, new = before.dit.events or EventsConfig(()), config.dit.events or EventsConfig(())
+    old, new = events_of(before) or EventsConfig(()), events_of(config) or EventsConfig(())
     kinds = old.kinds
     if not kinds or old != dataclasses.replace(new, kinds=new.kinds[: len(kinds)]):
         names = ", ".join(name for name, *_ in kinds) or "no events"
         raise ValueError(f"{folder} knows {names}: {config.name} must begin with these and learn more after them")
     if len(kinds) == len(new.kinds):
         raise ValueError(f"{folder} knows all events of {config.name}: there is nothing to learn")
-    events = Events(dataclasses.replace(config, dit=dataclasses.replace(config.dit, events=old)))
+    events = Events(with_scene(config, events=old))
     load_events(events, folder)
     tensors = {name: value for name, value in events.state_dict().items() if not name.startswith(_READING)}
     if all(how != "street" for *_, how in kinds):

@@ -26,10 +26,12 @@ from train.latents import load_vae
 from train.loop import prepare_cpu
 from train.places import load_places
 from train.routes import open_start
+from train.scene import part_name, part_of
 from train.shards import HELD_OUT
 from train.walks import known_street
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
+from world_model.priors.config import events_of, places_of
 from world_model.text import Conditioning
 from world_model.weights import read_manifest, save_weights
 from yume_gym.street.simulator import StreetSimulator
@@ -45,8 +47,9 @@ def starting_pictures(config: ModelConfig, seed: int = 1000) -> tuple[np.ndarray
     """uint8 [n * H, W, 3]: one picture of YumeStreet for each of `STARTS` in each known town, below each other; none stares at a
     wall. And where each was taken: (x, z; metres; yaw, radians)."""
     pictures, poses = [], []
-    for town in range(len(config.dit.places.towns) if config.dit.places else 1):
-        street = known_street(config, town) if config.dit.places else StreetSimulator.like(config)
+    places = places_of(config)
+    for town in range(len(places.towns) if places is not None else 1):
+        street = known_street(config, town) if places is not None else StreetSimulator.like(config)
         x, z = town_start(config, town)
         for number, (light, weather) in enumerate(STARTS):
             pictures.append(open_start(street, np.random.default_rng((seed, number)), light, weather))
@@ -69,8 +72,8 @@ def load_average(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -
 
 def outgrown(config: ModelConfig, run: Path) -> list[str]:
     """What the model has come to know otherwise since a run began: those of "places" and "events" that have another shape now."""
-    began = config_of(run).dit
-    return [name for name in ("places", "events") if getattr(began, name) != getattr(config.dit, name)]
+    began = config_of(run)
+    return [name for name, of in (("places", places_of), ("events", events_of)) if of(began) != of(config)]
 
 
 def config_of(run: Path) -> ModelConfig:
@@ -114,13 +117,13 @@ def land(
     earlier = read_manifest(initial) if initial is not None else {}
     if finder is None and initial is not None and (initial / FINDER).is_file():
         finder = initial
-    if (finder is None) != (config.dit.places is None):
-        raise ValueError(f"{config.name}: --finder is needed by models that know a town (dit.places), and by no others")
+    if (finder is None) != (places_of(config) is None):
+        raise ValueError(f"{config.name}: --finder is needed by models that know a town, and by no others")
     parts = {"depth": depth, "places": places, "events": events, "finder": finder}
     for name in outgrown(config, run):
         if parts[name] is None:
             raise ValueError(f"{run} knows other {name} than {config.name}: pass --{name}, a run of train.{name}")
-    replaced = [name for name, folder in parts.items() if folder is not None]
+    replaced = [part_name(name) for name, folder in parts.items() if folder is not None]
     dit, training = load_average(config, run, replaced)
     if share != 1:
         if not before or not 0 <= share < 1:
@@ -129,12 +132,10 @@ def land(
         for parameter, other in zip(dit.parameters(), earlier_dit.parameters(), strict=True):
             parameter.data.lerp_(other.data, 1 - share)
         training["share"] = share
-    if depth is not None and dit.depth is not None:
-        load_depth(dit.depth, depth)
-    if places is not None and dit.places is not None:
-        load_places(dit.places, places)
-    if events is not None and dit.events is not None:
-        load_events(dit.events, events)
+    for name, load in (("depth", load_depth), ("places", load_places), ("events", load_events)):
+        folder, part = parts[name], part_of(dit, name)
+        if folder is not None and part is not None:
+            load(part, folder)
     vae, _ = load_vae(config, vae_folder)
     corpus = Corpus(config, data)
     conditioning = Conditioning(config.text)

@@ -25,8 +25,8 @@ from train.shards import Shard, ShardError, Walk, find_shards, latents_path, wri
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
-from world_model.vae import DecoderCache, VideoVAE, build_vae
 from world_model.priors.warp import Guide
+from world_model.vae import DecoderCache, VideoVAE, build_vae
 
 WEIGHTS = "vae.safetensors"
 GuideFn = Callable[..., Guide]

@@ -27,9 +27,11 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from train import sharding
+from train.scene import part_name
 from train.sheet import save_sheet
 from world_model.config import ModelConfig, get_preset
 from world_model.plan import resized
+from world_model.priors.names import renamed
 from world_model.weights import Adapt, read_manifest, with_own
 
 PROGRESS = "progress.pt"  # beside the shards of a checkpoint that many processes wrote
@@ -282,11 +284,12 @@ def load_network(
     path = folder / name if folder is not None else None
     prefix = ""
     if path is not None and not path.is_file():
-        path, prefix = path.with_name("dit.safetensors"), f"{path.stem}."
+        path, prefix = path.with_name("dit.safetensors"), f"{part_name(path.stem)}."
     if path is None or not path.is_file():
         raise FileNotFoundError(f"no {name} in {str(folder)!r}: {missing}")
     try:
-        tensors = {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
+        held = renamed(load_file(path)) if prefix else load_file(path)
+        tensors = {k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)}
         network.load_state_dict(adapt(tensors) if adapt is not None else tensors)
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not hold {what} of this model: {error}") from error

@@ -1,4 +1,5 @@
-"""Learns a town by heart (`world_model/priors/places.py`): `python -m train.places street --data DIR --vae RUN --out RUN [--minutes 20]`.
+"""Learns a town by heart (`world_model/priors/places.py`):
+`python -m train.places street --data DIR --vae RUN --out RUN [--minutes 20]`.
 
 First where things stand: true distances of many views are counted into voxels, and walkers mark where one can walk. Then what they
 look like: latents of the walks in DIR from their true poses, in the light and weather of the picture before. Resumable. Writes
@@ -33,6 +34,7 @@ from train.vae import psnr
 from train.voxels import count_bricks, count_voxels, distance_field, mark_walks
 from train.walks import rephrased
 from world_model.config import ModelConfig
+from world_model.priors.config import places_of
 from world_model.priors.places import PARTLY, Places
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
@@ -159,14 +161,15 @@ def train(
 ) -> None:
     """Trains until `steps` or `minutes`, from the weights of the run `before` if given, evaluates and writes the weights."""
     torch.manual_seed(settings.seed)
-    if config.dit.places is None:
-        raise ValueError(f"{config.name} learns no places: its config has no dit.places")
+    known = places_of(config)
+    if known is None:
+        raise ValueError(f"{config.name} learns no places: its scene prior has none")
     vae, _ = load_vae(config, vae_folder)
     corpus = open_corpus(config, data, vae)
     if len(corpus.towns) > 1:
         raise ValueError(f"{data} holds walks of several towns: learn one after the other")
     (town,) = corpus.towns
-    places = Places(config.dit.places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
+    places = Places(known, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
     if before is not None:
         load_places(places, before)
     elif town:
@@ -220,7 +223,7 @@ def train(
     earlier = facts_of(before, "places") if before is not None else {}
     measured = {k: round(v, 4) for k, v in {**figures, **words}.items()}
     if town:
-        own = f"town {config.dit.places.towns[town]}"
+        own = f"town {known.towns[town]}"
         steps_before = earlier.get(own, {}).get("steps", 0)
         facts = {**earlier, own: {"steps": run.progress.step + steps_before, **measured}}
     else:
@@ -230,15 +233,14 @@ def train(
 
 def learn_map(places: Places, config: ModelConfig, settings: Settings, town: int) -> None:
     """Counts where things stand in a town and where one can walk, and then its bricks, if places do not know them."""
-    assert config.dit.places is not None
     own = places.rows(town)
     if not places.known(town):
-        places.stand(distance_field(count_voxels(config, settings, town), config.dit.places), None, town)
+        places.stand(distance_field(count_voxels(config, settings, town), places.config), None, town)
         places.walkable[own] = mark_walks(config, settings, town)
     if places.bricks is not None and not (places.distance[own] == PARTLY).any():
         solid = (places.distance[own] == 0).numpy()
         partly, bricks = count_bricks(config, settings, solid, town)
-        places.stand(distance_field(solid, config.dit.places, partly), bricks, town)
+        places.stand(distance_field(solid, places.config, partly), bricks, town)
 
 
 def load_places(places: Places, folder: Path | None) -> None:

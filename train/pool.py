@@ -2,12 +2,12 @@
 
 Each world follows a true walk block by block. A "clean" world's history is the truth, a "dreaming" world's history is the
 model's own output, while its target stays the truth: the model learns to undo its own errors (self-forcing of the history).
-The same functions as at inference keep history, memory, guide and decoder going; nothing is packed a second way.
+The same functions as at inference keep history, memory, priors and decoder going; nothing is packed a second way.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -17,21 +17,20 @@ from train.corpus import Corpus
 from train.sharding import anywhere
 from train.shards import HELD_OUT
 from train.walks import rephrased
+from world_model import batch as batches
 from world_model.actions import Action
-from world_model.priors.album import Album
+from world_model.conditions import Motion, Pose
 from world_model.dit import DiT
-from world_model.rollout import Motion, generator
+from world_model.priors.album import Album
+from world_model.priors.scene import SceneState
+from world_model.rollout import generator
 from world_model.text import Conditioning, mean_token
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
 from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
 
 PLACE_ERROR = 0.15  # metres by which worlds are wrong about where they started
-# names of the tensors of a History, a ChannelMemory, and of Worlds besides those
-HISTORY = ("latents", "frame", "yaw", "pitch", "present")
-MEMORY = ("total", "norm")
-WORLDS = ("yaw", "pitch", "frame", "picture", "place", "doubt", "told", "course")
-ALBUM = ("pictures", "yaw", "pitch", "place", "filled")
+KINDS = {kind.__name__: kind for kind in (Worlds, History, ChannelMemory, SceneState, Album)}  # in a stored pool
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,13 @@ class Pool:
             raise ValueError(
                 "histories of this packing grow, and worlds of different ages fit no batch: one world a lane"
             )
-        worlds, past = join_worlds([e.worlds for e in entries]), _join([e.past for e in entries])
+        worlds, past = join_worlds([e.worlds for e in entries]), batches.join([e.past for e in entries])
         actions = [self.corpus.action(e.walk, e.block) for e in entries]
         tables = self.conditioning.actions[[a.index for a in actions]]
         texts = torch.stack([self.corpus.text(self.told(e)) for e in entries])
         truth = torch.stack([self.corpus.block(e.walk, e.block) for e in entries])
         words = [t.to(self.device) for t in (torch.cat([texts, tables], dim=1), mean_token(tables), truth)]
-        motion = self.corpus.motion([e.walk for e in entries], [e.block for e in entries]).to(self.device)
+        motion = batches.move(self.corpus.motion([e.walk for e in entries], [e.block for e in entries]), self.device)
         return Batch(index, worlds, past, actions, motion, *words)
 
     def put(self, batch: Batch, after: Worlds, block: History) -> None:
@@ -123,7 +122,7 @@ class Pool:
             if entry.block + 1 > entry.last:
                 self.entries[i] = None
                 continue
-            past = entry.past.join(_row(block, row))
+            past = entry.past.join(batches.rows(block, slice(row, row + 1)))
             keep = torch.arange(past.frames - limit, past.frames, device=past.frame.device)[None]
             self.entries[i] = replace(entry, block=entry.block + 1, worlds=world, past=past.select(keep))
 
@@ -152,13 +151,10 @@ class Pool:
         slots = state["slot"].tolist()
         if not slots:
             return
-        memory = ChannelMemory(**state["memory"]) if state["memory"] is not None else None
-        album, cache = Album(**state["album"]), tuple(state["cache"])
-        worlds = Worlds(History(**state["history"]), memory, **state["worlds"], cache=cache, album=album)
-        past, plans = History(**state["past"]), state["plan"].tolist()
+        worlds, past, plans = unpacked(state["worlds"]), unpacked(state["past"]), state["plan"].tolist()
         for row, (slot, world, (walk, block, last, dreaming)) in enumerate(zip(slots, split_worlds(worlds), plans)):
             if slot < self.size and walk < len(self.corpus) and last < self.corpus.blocks:
-                self.entries[slot] = Entry(walk, block, last, bool(dreaming), world, _row(past, row))
+                self.entries[slot] = Entry(walk, block, last, bool(dreaming), world, batches.rows(past, slice(row, row + 1)))
 
     def _start(self, dit: DiT, vae: VideoVAE, index: list[int], dreaming: float, stream: torch.Generator) -> None:
         corpus, config = self.corpus, self.corpus.config
@@ -180,8 +176,8 @@ class Pool:
         place = torch.tensor([corpus.position(walk, block) for walk, block, *_ in plans], dtype=torch.float64)
         place = place + PLACE_ERROR * torch.randn(place.shape, generator=stream, dtype=torch.float64)
         with torch.no_grad():
-            starts = (t.to(self.device) for t in (pictures, present, angles[:, 0], angles[:, 1], place))
-            worlds = split_worlds(start_worlds(dit, vae, *starts))
+            starts = (pictures, present, Pose(angles[:, 0], angles[:, 1], place))
+            worlds = split_worlds(start_worlds(dit, vae, *batches.move(starts, self.device)))
         for i, world, (walk, block, last, _, dreams) in zip(index, worlds, plans):
             shown, held = config.start_latents, self.memory_blocks * config.block_latents
             still = world.history.select(torch.arange(world.history.frames - shown, world.history.frames)[None])
@@ -202,31 +198,25 @@ class Pool:
         return info.caption if needed or chance < self.caption else None
 
 
-def _join(histories: list[History]) -> History:
-    return History(*(torch.cat([getattr(h, name) for h in histories]) for name in HISTORY))
+def packed(tree: Any) -> Any:
+    """A tree of dataclasses (`KINDS`) as dicts and lists of tensors."""
+    if is_dataclass(tree):
+        return {"kind": type(tree).__name__, **{f.name: packed(getattr(tree, f.name)) for f in fields(tree)}}
+    return [packed(part) for part in tree] if isinstance(tree, tuple) else tree
 
 
-def _tensors(history: History) -> dict[str, Tensor]:
-    return {name: getattr(history, name) for name in HISTORY}
-
-
-def _row(history: History, i: int) -> History:
-    h, part = history, slice(i, i + 1)
-    return History(h.latents[part], h.frame[part], h.yaw[part], h.pitch[part], h.present[part])
+def unpacked(tree: Any) -> Any:
+    """The inverse of `packed`."""
+    if isinstance(tree, dict):
+        return KINDS[tree["kind"]](**{name: unpacked(part) for name, part in tree.items() if name != "kind"})
+    return tuple(unpacked(part) for part in tree) if isinstance(tree, list) else tree
 
 
 def _state(alive: list[tuple[int, Entry]]) -> dict[str, Any]:
     entries = [entry for _, entry in alive]
-    worlds, memory = join_worlds([e.worlds for e in entries]), None
-    if worlds.memory is not None:
-        memory = {name: getattr(worlds.memory, name) for name in MEMORY}
     return {
         "slot": torch.tensor([slot for slot, _ in alive]),
         "plan": torch.tensor([[e.walk, e.block, e.last, e.dreaming] for e in entries]),
-        "past": _tensors(_join([e.past for e in entries])),
-        "history": _tensors(worlds.history),
-        "memory": memory,
-        "worlds": {name: getattr(worlds, name) for name in WORLDS},
-        "album": {name: getattr(worlds.album, name) for name in ALBUM},
-        "cache": list(worlds.cache),
+        "past": packed(batches.join([e.past for e in entries])),
+        "worlds": packed(join_worlds([e.worlds for e in entries])),
     }

@@ -103,7 +103,7 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
     state = process_state()
     precision = PRECISIONS[os.environ.get("ACCELERATE_MIXED_PRECISION", "no")]
     if frozen:
-        for parameter in network.parameters():  # buffers (the guide's deviations) stay as they are
+        for parameter in network.parameters():  # buffers (the priors' deviations) stay as they are
             parameter.data = parameter.data.to(precision)
     network.activation_checkpointing = plugin.activation_checkpointing
     # what no backward pass lets go would keep the weights of its first call: averages are called between updates
@@ -121,10 +121,10 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
                 fully_shard([part.k, part.norm_k, part.v], **how)
         fully_shard(block, **how)
         register_fsdp_forward_method(block, "keys_values")
-    # small, frozen, and called by some processes only: every process keeps the depth network whole
-    whole = set(network.depth.parameters()) if network.depth is not None else None
+    # frozen, and called by some processes only: every process keeps the priors whole
+    whole = set(network.priors.parameters()) or None
     fully_shard(network, **{**how, "reshard_after_forward": True}, ignored_params=whole)
-    for method in ("read", "show", "remember"):
+    for method in ("read", "condition_on", "remember"):
         register_fsdp_forward_method(network, method)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.walks import known_street
-from world_model.config import ModelConfig, PlacesConfig
+from world_model.config import ModelConfig
+from world_model.priors.config import PlacesConfig, places_of
 from world_model.priors.geometry import camera_rays
 from world_model.priors.places import FARTHEST, PARTLY, UNIT
 from yume_gym.street.walker import Walker
@@ -42,7 +43,7 @@ def _looks(
 
 def count_voxels(config: ModelConfig, settings: Settings, town: int = 0) -> np.ndarray:
     """bool [X, H, Z]: what is solid in a known town. A voxel is where more rays end than pass, or where none comes by."""
-    places = config.dit.places
+    places = places_of(config)
     assert places is not None
     cells, levels = round(places.period / places.cell), round(places.height / places.cell)
     hits, passes = (np.zeros(cells * levels * cells, np.int64) for _ in range(2))
@@ -72,7 +73,7 @@ def count_bricks(
 ) -> tuple[np.ndarray, Tensor]:
     """Of voxels that are `solid` [X, H, Z] and lie open: which are so only in part, bool [X, H, Z], and their parts as bits, int64
     [n], as `Places.stand` takes them. A part is air where more than twice as many rays pass as end. ValueError without room."""
-    places = config.dit.places
+    places = places_of(config)
     assert places is not None
     free = np.pad(~solid, ((1, 1), (0, 0), (1, 1)), mode="wrap")
     free = np.pad(free, ((0, 0), (1, 1), (0, 0)), constant_values=((0, 0), (False, True), (0, 0)))
@@ -128,7 +129,7 @@ def distance_field(solid: np.ndarray, places: PlacesConfig, partly: np.ndarray |
 
 def mark_walks(config: ModelConfig, settings: Settings, town: int = 0) -> Tensor:
     """bool [X, Z]: where walkers came by in a known town."""
-    places = config.dit.places
+    places = places_of(config)
     assert places is not None
     street, rng = known_street(config, town), np.random.default_rng([settings.seed, 2])
     cells = round(places.period / places.cell)

@@ -12,6 +12,7 @@ import torch
 from train.shards import EventChange, Walk, WalkInfo
 from world_model.camera import CameraConfig, commanded_motion
 from world_model.config import ModelConfig
+from world_model.priors.config import places_of
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.events import EVENTS, sample_phrase
 from yume_gym.street.layout import CELL, CELLS_PER_BLOCK
@@ -136,7 +137,7 @@ def render_walk(recipe: StreetRecipe, index: int) -> Walk:
 
 def known_street(config: ModelConfig, town: int = 0) -> StreetSimulator:
     """The street that is number `town` of the towns that models of this config know by heart."""
-    places = config.dit.places
+    places = places_of(config)
     assert places is not None
     return StreetSimulator.like(config, places.towns[town], round(places.period / (CELL * CELLS_PER_BLOCK)))
 

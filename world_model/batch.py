@@ -25,9 +25,9 @@ def mapped(function: Callable[..., Tensor], *trees: Tree, axis: int = 0) -> Tree
         axis = getattr(first, "worlds_axis", axis)
         names = [field.name for field in dataclasses.fields(first)]
         parts = {name: mapped(function, *(getattr(tree, name) for tree in trees), axis=axis) for name in names}
-        return type(first)(**parts)  # type: ignore[return-value]
+        return dataclasses.replace(first, **parts)
     if isinstance(first, tuple | list):
-        return type(first)(mapped(function, *part, axis=axis) for part in zip(*trees, strict=True))  # type: ignore[arg-type]
+        return type(first)([mapped(function, *part, axis=axis) for part in zip(first, *trees[1:], strict=True)])
     return first
 
 

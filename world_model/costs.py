@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from world_model.priors.album import Album
+from world_model.conditions import Motion, Pose
 from world_model.config import ModelConfig, TextConfig, Tiers
 from world_model.count import Cost, count, size_of
 from world_model.dit import DiT
-from world_model.rollout import Motion, prepare_block
+from world_model.rollout import encode_conditions
 from world_model.tscm import History
 from world_model.vae import VideoVAE, build_vae
 from world_model.worlds import Worlds
@@ -90,11 +90,11 @@ def count_block(config: ModelConfig, history: int) -> Block:
     @torch.no_grad()
     def conditions(dit: DiT) -> Cost:
         worlds, motion, context, pooled = _worlds(dit, held)
-        vae = _guide_vae(config)
+        vae = _priors_vae(config)
 
         def once() -> Any:
-            place = prepare_block(dit, vae, worlds, motion, context, pooled)
-            return *place, dit.remember(_history(dit.config, dit.config.block_latents))
+            found = encode_conditions(dit, vae, worlds, motion, context, pooled)
+            return *found, dit.remember(_history(dit.config, dit.config.block_latents))
 
         (ready, _, memory), cost = count(once)
         groups = dit.pack(worlds.history, torch.zeros(1, dtype=torch.int64, **META))[2] if held else []
@@ -124,7 +124,7 @@ def count_training(config: ModelConfig, history: int) -> Training:
 def step_cost(dit: DiT, held: int) -> Cost:
     """One sampler step of a world that holds `held` latent frames."""
     worlds, motion, context, pooled = _worlds(dit, held)
-    ready, _ = prepare_block(dit, _guide_vae(dit.config), worlds, motion, context, pooled)
+    ready, _ = encode_conditions(dit, _priors_vae(dit.config), worlds, motion, context, pooled)
     x, sigma = _noise(dit.config), torch.empty(1, dtype=torch.float64, **META)
     return count(lambda: dit(x, sigma, ready))[1]
 
@@ -146,8 +146,8 @@ def backward_cost(dit: DiT, held: int) -> Cost:
 
 def _evaluation(dit: DiT, held: int) -> Callable[[], Tensor]:
     worlds, motion, context, pooled = _worlds(dit, held)
-    x, sigma, vae = _noise(dit.config), torch.empty(1, dtype=torch.float64, **META), _guide_vae(dit.config)
-    return lambda: dit(x, sigma, prepare_block(dit, vae, worlds, motion, context, pooled)[0])
+    x, sigma, vae = _noise(dit.config), torch.empty(1, dtype=torch.float64, **META), _priors_vae(dit.config)
+    return lambda: dit(x, sigma, encode_conditions(dit, vae, worlds, motion, context, pooled)[0])
 
 
 def count_decoder(config: ModelConfig) -> Part:
@@ -197,24 +197,28 @@ def _worlds(dit: DiT, held: int) -> tuple[Worlds, Motion, Tensor, Tensor]:
     config = dit.config
     with torch.no_grad():
         memory = dit.remember(_history(config, config.block_latents))
-    yaw, pitch = (torch.empty(1, dtype=torch.float64, **META) for _ in range(2))
+    pose = Pose(*(torch.empty(1, *n, dtype=torch.float64, **META) for n in ((), (), (2,))))
     picture = torch.empty(1, 3, config.height, config.width, **META)
-    frame = torch.empty(1, dtype=torch.int64, **META)
-    place = torch.empty(1, 2, dtype=torch.float64, **META)
-    album = Album.empty(1, config.dit.guide_memory, config.height, config.width, torch.device("meta"))
-    told, doubt = torch.empty(1, config.text.dim, **META), picture[:, :1]
-    course = torch.empty(1, 5, dtype=torch.float64, **META)
-    worlds = Worlds(_history(config, held), memory, yaw, pitch, frame, picture, (), place, doubt, told, course, album)
+    worlds = Worlds(
+        history=_history(config, held),
+        memory=memory,
+        yaw=pose.yaw,
+        pitch=pose.pitch,
+        frame=torch.empty(1, dtype=torch.int64, **META),
+        picture=picture,
+        cache=(),
+        priors=tuple(prior.begin(picture, pose) for prior in dit.priors),
+    )
     turns = [torch.empty(1, config.frames_per_block, *n, dtype=torch.float64, **META) for n in ((), (), (2,))]
     length = config.text.event_tokens + config.text.action_tokens
     context = torch.empty(1, length, config.text.dim, dtype=DTYPE, **META)
     return worlds, Motion(*turns), context, context[:, 0]
 
 
-def _guide_vae(config: ModelConfig) -> VideoVAE:
-    """The autoencoder that encodes guides. Models without a guide never ask for it."""
+def _priors_vae(config: ModelConfig) -> VideoVAE:
+    """The autoencoder that priors use. Models without priors never ask for it."""
     with torch.device("meta"):
-        return build_vae(config.vae) if config.dit.guide else nn.Identity()  # type: ignore[return-value]
+        return build_vae(config.vae) if config.priors else nn.Identity()  # type: ignore[return-value]
 
 
 # ---- autoencoders and text encoders -----------------------------------------------------------------------------------

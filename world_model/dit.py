@@ -280,7 +280,7 @@ class DiT(nn.Module):
 
     def condition_on(self, conditions: Conditions, predictions: Sequence[Prediction]) -> Conditions:
         """`conditions` of a block with what each of the model's priors predicts of it: where a data prediction starts from (`mean`,
-        `variance`), and what the tokens are shown (`bias`). The only place where these are set; without priors they are as they are.
+        `variance`), and what the tokens are shown (`bias`). No other place sets mean and variance; without priors there are none.
 
         Several priors are independent observations of the data. ValueError for more or fewer predictions than priors.
         """

@@ -23,7 +23,7 @@ import torch
 from world_model import flow
 from world_model.actions import NUM_ACTIONS, Action
 from world_model.model import WorldModel, WorldState
-from world_model.rollout import advance, block_noise, denoise_block, generator, motion_of, prepare_block
+from world_model.rollout import append_and_decode, block_noise, denoise_block, encode_conditions, generator, motion_of
 from yume_gym.env import YumeWorldEnv
 from yume_gym.first_person import EnvState, FirstPersonEnv
 from yume_gym.street.env import YumeStreetEnv
@@ -130,11 +130,11 @@ def time_parts(model: WorldModel, state: WorldState) -> dict[str, float]:
             marks = [_now(model)]
             context, pooled = (t.to(model.device, model.dtype) for t in model.conditioning.context(action, [None]))
             motion = motion_of(config, action, world.yaw, world.pitch)
-            conditions, place = prepare_block(model.dit, model.vae, world, motion, context, pooled)
+            conditions, block = encode_conditions(model.dit, model.vae, world, motion, context, pooled)
             marks.append(_now(model))
             latents = denoise_block(model.dit, conditions, noise, sigmas)
             marks.append(_now(model))
-            advance(model.dit, model.vae, world, motion, place, latents, draws)
+            append_and_decode(model.dit, model.vae, block, latents, draws)
             marks.append(_now(model))
             for part, seconds in zip(samples.values(), np.diff(marks), strict=True):
                 part.append(1000 * seconds)

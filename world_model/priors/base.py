@@ -1,8 +1,8 @@
 """What a prior is: something beside the generator that says what the next block looks like.
 
-A model has a list of them, which may be empty. A prior is not trained with the generator, and has a state of its own in every world:
-an immutable dataclass of tensors, whose first dimension is that of the batch (batch.py). The generator hears what the priors make
-of the words, is shown what they show, and starts from the mean and variance that they predict (`DiT.condition_on`).
+A model has a list of them, which may be empty. A prior is not trained with the generator, and has a state of its own in every
+world: an immutable dataclass of tensors, whose first dimension is that of the batch (batch.py). The generator hears what the priors
+make of the words, is shown what they show, and starts from the mean and variance that they predict (`DiT.condition_on`).
 
 Shapes: B worlds, C latent channels, K latent frames of a block, T its pictures, h x w latent size, H x W pixels.
 """
@@ -27,8 +27,8 @@ State = Any  # a prior's own
 
 @dataclass(frozen=True)
 class Prediction:
-    """Data ~ N(mean, variance), [B, C, K, h, w] each; what the generator is shown besides [B, channels, K, h, w]; and what the prior
-    needs again in its `update`."""
+    """Data ~ N(mean, variance), [B, C, K, h, w] each; what the generator is shown besides, [B, channels, K, h, w]; and the prior's
+    own notes for its `update`."""
 
     mean: Tensor
     variance: Tensor

@@ -1,4 +1,7 @@
-"""Numbers of priors: frozen dataclasses, one kind of config for each kind of prior (registry.py). Importing this does not import torch."""
+"""Numbers of priors: frozen dataclasses, one kind of config for each kind of prior (registry.py).
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 

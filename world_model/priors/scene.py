@@ -1,4 +1,4 @@
-"""The scene prior: the last picture moved as the keys command, and a town and its events known by heart for what that does not show.
+"""The scene prior: the last picture moved as commanded, and a town and its events known by heart for what that does not show.
 
 What it predicts is the warped picture where that is valid (warp.py, filled in from album.py) and else the town as it is known
 (places.py), with the things that events bring drawn over both (events.py). In a known town one stops at walls, and a start picture
@@ -32,16 +32,19 @@ from world_model.vae import VideoVAE
 from world_model.weights import check_file, load_into
 
 LEAST = 1e-3  # variance of what is sure
-# share of a pixel beyond which a picture is not looked up there, nor so many pixels around it
+# share of a pixel that is covered beyond which a picture is not looked up there, nor so many pixels around it
 COVERED, MARGIN = 0.05, 4
 
 
 @dataclass(frozen=True)
 class SceneState:
-    """Between two blocks: place [B, 2] float64 where worlds stand (world x, z; metres: in the town's coordinates if one is known,
-    else from the start), doubt [B, 1, H, W] of the last picture (warp.py), told [B, text_dim] (sum of the tokens of the text last in
-    force), course [B, 5] float64 of the event that it told of (events.py: x, z, heading, the frame before which it began, and
-    whether its text may change light or weather), album of earlier pictures."""
+    """Between two blocks.
+
+    place [B, 2] float64: where worlds stand (world x, z; metres: in the town's coordinates if one is known, else from the start).
+    doubt [B, 1, H, W]: of the last picture (warp.py). told [B, text_dim]: sum of the tokens of the text last in force.
+    course [B, 5] float64: of the event that it told of (events.py: x, z, heading, the frame before which it began, and whether its
+    text may change light or weather). album: earlier pictures.
+    """
 
     place: Tensor
     doubt: Tensor
@@ -186,8 +189,8 @@ class ScenePrior(Prior):
         return Prediction(mean=mean, variance=self.variance(valid, sure), shown=torch.cat(parts, dim=1), own=ahead)
 
     def variance(self, valid: Tensor, sure: Tensor | None = None) -> Tensor:
-        """Of the data [B, C, K, h, w], by how valid [B, 1, K, h, w] the warped picture is there; how much of it is `sure`, in 0..1, to
-        be as it is predicted."""
+        """Of the data [B, C, K, h, w], by how valid [B, 1, K, h, w] the warped picture is there, and how much of the mean is `sure`, in
+        0..1."""
         unseen, seen = self.deviation.square()[:, None, :, None, None, None]
         variance = valid * seen + (1 - valid) * unseen
         return variance if sure is None else variance * (1 - sure) + LEAST * sure

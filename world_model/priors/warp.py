@@ -1,8 +1,8 @@
 """The guide: the last picture, moved as the keys command, before the network repairs it and invents what it does not show.
 
 The picture's distances come from depth.py. Distances are moved into each new view (nearest wins), then colours are looked up, so
-that they stay sharp and what comes from behind something is known to be unknown. Used only by configs with `dit.guide`; it is a
-prior on control, so the same model without it is the ablation. Shapes: B worlds, T new views, H x W pixels.
+that they stay sharp and what comes from behind something is known to be unknown. It is a prior on control, so that the same
+model without it is the ablation. Shapes: B worlds, T new views, H x W pixels.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.priors.album import Recalled
 from world_model.camera import CameraConfig
+from world_model.priors.album import Recalled
 from world_model.priors.depth import FARTHEST, DepthNet
 from world_model.priors.geometry import camera_rays, camera_to_world
 from world_model.vae import DecoderCache, VideoVAE
