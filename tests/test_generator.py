@@ -216,7 +216,7 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
     history = still_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
     memory = dit.remember(history.select(torch.arange(-toy_config.start_latents, 0)[None] + history.frames))
     for block in range(2):  # two blocks of one or two frames: nothing is drawn at random yet
-        rows, spans, window = pool.take(3, stream(block))
+        rows, _, window = pool.take(3, stream(block))
         noise = torch.randn(window.data.shape, generator=stream(10 + block))
         blocks = denoise_block(dit, read_window(dit, window), noise, sigmas)
         mine = int((rows == 0).nonzero())

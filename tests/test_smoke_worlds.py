@@ -9,7 +9,6 @@ import torch
 
 from train.generator.encode import encode_recording
 from train.generator.sheet import recorded, roll_out
-from train.generator.windows import Spans
 from train.recordings.recorder import RecordSettings, record
 from train.world import Recipe, Settings, WorldTraining
 

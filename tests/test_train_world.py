@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
 
 
 def test_all_stages_ran_and_the_folder_is_whole(trained):
-    data, out, training = trained
+    _, out, training = trained
     assert {"autoencoder", "foundation", "distill"} <= {name for name, steps in training.steps.items() if steps > 0}
     split = json.loads((out / "recording.json").read_text())
     assert split["held_out"] == [2]

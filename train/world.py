@@ -76,7 +76,7 @@ class WorldTraining:
     """All stages over one recording; what each leaves is the next one's beginning."""
 
     def __init__(
-        self, data: Path, out: Path, settings: Settings, recipe: Recipe = Recipe(), bar: tqdm | None = None,  # noqa: B008
+        self, data: Path, out: Path, settings: Settings, recipe: Recipe = Recipe(), bar: tqdm | None = None,
         config: ModelConfig | None = None, conditioning: Conditioning | None = None,
     ) -> None:  # fmt: skip
         self.files, self.out, self.settings, self.recipe, self.bar = open_episodes(data), out, settings, recipe, bar

@@ -1,8 +1,10 @@
-"""Times a learned world beside a U-Net of the size that DIAMOND's Atari models have: `python -m train.generator.benchmark RUN --out DIR`.
+"""Times a learned world beside a U-Net of the size of DIAMOND's Atari models.
+
+    python -m train.generator.benchmark runs/breakout --out runs/benchmark
 
 DIAMOND (arXiv 2405.12399) generates a 64 x 64 picture from four earlier ones in three denoising steps of a U-Net with two residual
-blocks at each of four levels, 64 channels wide. Its own code is not used: the U-Net is that of diffusers in the same shape, with fewer
-parameters than the published 4.4 million, which count a reward model and attention too. Both run in turns in one process.
+blocks at each of four levels, 64 channels wide. Its own code is not used. The U-Net is that of diffusers in the same shape; it has
+fewer parameters than the published 4.4 million, which count attention and a reward model too. Both run in turns in one process.
 Writes benchmark.md and benchmark.png.
 """
 
@@ -20,7 +22,7 @@ import torch
 from world_model.model import WorldModel
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 DIAMOND_STEPS, DIAMOND_FRAMES = 3, 4
 

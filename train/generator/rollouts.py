@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.generator.encode import check_fits, to_video
+from train.generator.encode import check_fits
 from train.recordings import EpisodeFiles, RecordingError, open_episodes
-from train.sheet import to_pictures
+from train.sheet import to_pictures, to_video
 from world_model import flow
 from world_model.action_spaces import ActionSpec
 from world_model.actions import Action
@@ -198,7 +198,7 @@ class RecordedWorld:
 
     @torch.no_grad()
     def rollout(self, trial: Trial) -> Iterator[tuple[np.ndarray, Tensor]]:
-        pictures = to_video(trial.pictures[:, :1], self.device)[:, :, 0]
+        pictures = to_video(trial.pictures[:, :1])[:, :, 0].to(self.device)
         present = torch.ones(len(pictures), dtype=torch.bool, device=self.device)
         worlds = start_worlds(self.dit, self.vae, pictures, present)
         sampler = self.config.sampler
@@ -229,7 +229,7 @@ class RecordedWorld:
     def _standing(self, video: np.ndarray) -> Tensor:
         """[1, 3, ., H, W] of one video [n, H, W, 3]: its first picture as long as a world stands before it at its start."""
         still = self.config.start_latents * self.config.vae.temporal_stride
-        return to_video(np.concatenate([np.repeat(video[:1], still - 1, axis=0), video]), self.device)[None]
+        return to_video(np.concatenate([np.repeat(video[:1], still - 1, axis=0), video])).to(self.device)[None]
 
     def _actions(self, actions: np.ndarray) -> list[Any]:
         return [Action.from_index(int(a)) for a in actions] if self.config.action.kind == "first_person" else list(actions)
