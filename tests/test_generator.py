@@ -289,13 +289,13 @@ def test_foundation_learns_the_toy(toy_config, windows):
     trainer = Foundation(toy_config, windows, settings)
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3, betas=(0.9, 0.95))
     shares = []
-    for step in range(150):
-        loss, reference = trainer.loss(dit, step, step / 150)
+    for step in range(100):
+        loss, reference = trainer.loss(dit, step, step / 100)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         shares.append(float((loss / reference).detach()))
-    assert np.mean(shares[-20:]) < 0.75
+    assert np.mean(shares[-20:]) < 0.8
 
 
 def test_distillation_moves_the_generator_alone_when_it_is_its_turn(toy_config, windows, dit):
@@ -348,3 +348,35 @@ def test_a_recording_that_grows_keeps_its_numbers(files, toy_config, vae, data):
             assert torch.equal(joined.texts[joined.text], data.texts[data.text])
             continue
         assert torch.equal(getattr(joined, field.name), getattr(data, field.name)), field.name
+
+
+def test_a_compiled_layer_gives_what_an_eager_one_gives(toy_config, make_dit):
+    """The graph that `--compile` captures of a layer, run without code generation: same numbers, same gradients."""
+    torch.compiler.reset()
+    config = dataclasses.replace(toy_config, dit=dataclasses.replace(toy_config.dit, layers=1))
+    layer = make_dit(config, 3).layers[0]
+    dim, heads, (frames, rows, columns) = config.dit.dim, config.dit.heads, config.token_grid
+    tokens = frames * rows * columns
+    x = torch.randn(2, tokens, dim, generator=stream())
+    time = torch.randn(2, 1, 6, dim, generator=stream(1))
+    angle = torch.randn(2, 1, tokens, dim // heads // 2, generator=stream(2))
+    table = torch.polar(torch.ones_like(angle), angle)
+    results = []
+    for call in (layer, torch.compile(layer, backend="aot_eager", dynamic=False)):
+        layer.zero_grad()
+        out, _ = call(x, time, None, table, [config.token_grid])
+        out.square().mean().backward()
+        results.append([out.detach(), *(p.grad.clone() for p in layer.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) > 5
+    for eager, captured in zip(*results):
+        torch.testing.assert_close(captured, eager, rtol=1e-4, atol=1e-6)
+
+
+def test_recorded_rows_of_a_pool_stay_recorded(windows, data):
+    """Rows that are not self-generated are told apart, and the share of the others follows what is asked for."""
+    pool = RolloutPool(windows, 200, 6, stream(), share=0.25)
+    assert 0.15 < pool.generated.float().mean() < 0.35
+    pool.last.fill_(0)
+    rows, _, window = pool.take(200, stream(1))
+    pool.put(rows, window.data, stream(2), share=1.0)
+    assert pool.generated.all()

@@ -205,7 +205,7 @@ class WorldTraining:
         """The same network, its layers compiled if asked for: all have one shape, so one graph serves them."""
         if self.settings.compile:
             for layer in dit.layers:
-                layer.compile()
+                layer.compile(dynamic=False)
         return dit
 
     def autocast(self) -> torch.autocast:

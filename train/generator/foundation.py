@@ -37,7 +37,7 @@ class Settings:
     text_start: float = 0.05  # share of worlds with no past at all: the block is generated from text (T2V)
     text_dropout: float = 0.1  # share of worlds that are told nothing, for guidance in distillation
     own_from: float = 0.4  # share of the run after which histories of the generator's own are mixed in
-    own_share: float = 0.5  # share of the batch that lives on them at the end
+    own_share: float = 0.5  # share of the batch that may live on them; at the end all of these do
     own_steps: int = 2  # sampler steps of such a history
     life: int = 24  # blocks that a self-generated history lasts at most
     longest: int = 200  # blocks: oldest world in training
@@ -114,8 +114,8 @@ class Foundation:
     def __init__(self, config: ModelConfig, windows: Windows, settings: Settings) -> None:
         self.config, self.windows, self.settings = config, windows, settings
         self.device = windows.data.latents.device
-        most = round(settings.batch * settings.own_share)
-        self.pool = RolloutPool(windows, max(4 * most, 1), settings.life, self.stream(-1))
+        self.own = min(max(round(settings.batch * settings.own_share), 1), settings.batch - 1)
+        self.pool = RolloutPool(windows, 4 * self.own, settings.life, self.stream(-1), share=0.0)
         self.sigmas = flow.sigma_schedule(settings.own_steps, config.sampler.shift)
 
     def stream(self, number: int) -> torch.Generator:
@@ -125,16 +125,17 @@ class Foundation:
     def loss(self, dit: DiT, number: int, done: float) -> tuple[Tensor, Tensor]:
         """Loss of step `number`, after the share `done` of the run, and that of a network whose output is zero."""
         s, stream = self.settings, self.stream(number)
-        ramp = max(0.0, done - s.own_from) / max(1e-6, (1 - s.own_from) / 2)
-        own = round(s.batch * s.own_share * min(1.0, ramp))
-        window = self.windows.truth(self.windows.data.draw(s.batch - own, s.longest, stream), stream, s.described)
-        if own:
-            rows, _, lived = self.pool.take(own, stream)
+        share = min(1.0, max(0.0, done - s.own_from) / max(1e-6, (1 - s.own_from) / 2))
+        rows, _, lived = self.pool.take(self.own, stream)
+        block = lived.data
+        if share:
             with torch.no_grad():
-                noise = torch.randn(lived.data.shape, generator=stream, device=self.device)
-                block = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
-            self.pool.put(rows, block, stream)
-            window = batch.join([lived, window])
+                noise = torch.randn(block.shape, generator=stream, device=self.device)
+                made = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
+            block = torch.where(self.pool.generated[rows, None, None, None, None], made, block)
+        self.pool.put(rows, block, stream, share)
+        recorded = self.windows.truth(self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described)
+        window = batch.join([lived, recorded])
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
         conditions = read_window(dit, window).repeat(s.draws)
         data = window.data.repeat_interleave(s.draws, 0)

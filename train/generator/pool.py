@@ -1,7 +1,8 @@
 """Self-generated histories: worlds that live on the generator's own blocks along recorded actions (Self-Forcing, arXiv 2506.08009).
 
-All worlds of a pool are rows of one tensor. A row begins as a recorded picture; each block that the generator makes of it is
-written behind the last one, while the target stays what was recorded. A row whose life ends begins anew elsewhere.
+All worlds of a pool are rows of one tensor. A row begins as a recorded picture; each block is written behind the last one, while
+the target stays what was recorded. A row whose life ends begins anew elsewhere, as a self-generated one or a recorded one
+(`generated`). A batch has the same shape whatever the share of these.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from train.generator.windows import Spans, Window, Windows
 class RolloutPool:
     """`size` worlds of at most `life` blocks. `take` gives windows on their own history, `put` writes their next blocks."""
 
-    def __init__(self, windows: Windows, size: int, life: int, stream: torch.Generator) -> None:
+    def __init__(self, windows: Windows, size: int, life: int, stream: torch.Generator, share: float = 1.0) -> None:
         self.windows, self.size, self.life = windows, size, life
         data, config = windows.data, windows.config
         shape = (size, 1 + life * config.block_latents, *data.latents.shape[1:])
         self.latents = torch.zeros(shape, dtype=data.latents.dtype, device=data.latents.device)
         rows = torch.arange(size, device=data.latents.device)
         self.episode, self.start, self.age, self.last = (torch.zeros_like(rows) for _ in range(4))
-        self._restart(rows, stream)
+        self.generated = torch.zeros_like(rows, dtype=torch.bool)
+        self._restart(rows, stream, torch.ones_like(rows, dtype=torch.bool), share)
 
     def take(self, count: int, stream: torch.Generator) -> tuple[Tensor, Spans, Window]:
         """`count` different rows [count], their spans and windows. Raises ValueError for more than there are."""
@@ -34,34 +36,32 @@ class RolloutPool:
         spans = Spans(self.episode[rows], self.start[rows], self.age[rows])
         return rows, spans, self.windows.own(self.latents, rows, spans, stream)
 
-    def put(self, rows: Tensor, blocks: Tensor, stream: torch.Generator) -> None:
-        """The generator's blocks [count, C, K, h, w] of `rows`; the worlds are a block older, or begin anew."""
+    def put(self, rows: Tensor, blocks: Tensor, stream: torch.Generator, share: float = 1.0) -> None:
+        """Blocks [count, C, K, h, w] of `rows`. The worlds are a block older, or begin anew, a `share` of these as self-generated."""
         frames = self.windows.config.block_latents
         columns = 1 + self.age[rows, None] * frames + torch.arange(frames, device=rows.device)
         self.latents[rows[:, None], columns] = blocks.detach().transpose(1, 2).to(self.latents.dtype)
         self.age[rows] += 1
         # every row is rewritten, those that live on with what they are: no number of worlds depends on the data
-        self._restart(rows, stream, self.age[rows] > self.last[rows])
+        self._restart(rows, stream, self.age[rows] > self.last[rows], share)
 
-    def _restart(self, rows: Tensor, stream: torch.Generator, ended: Tensor | None = None) -> None:
+    def _restart(self, rows: Tensor, stream: torch.Generator, ended: Tensor, share: float) -> None:
         data = self.windows.data
-        ended = torch.ones_like(rows, dtype=torch.bool) if ended is None else ended
         spans = data.draw(len(rows), 0, stream, fresh=0.0)
         room = data.begin[spans.episode + 1] - 1 - spans.start
-        drawn = torch.rand(len(rows), generator=stream, device=rows.device)
-        last = (drawn * self.life).long().minimum(room)
-        for own, new in (
-            (self.episode, spans.episode),
-            (self.start, spans.start),
-            (self.age, spans.age),
-            (self.last, last),
-        ):
+        drawn, choice = (torch.rand(len(rows), generator=stream, device=rows.device) for _ in range(2))
+        fresh = {
+            "episode": spans.episode, "start": spans.start, "age": spans.age, "generated": choice < share,
+            "last": (drawn * self.life).long().minimum(room),
+        }  # fmt: skip
+        for name, new in fresh.items():
+            own = getattr(self, name)
             own[rows] = torch.where(ended, new, own[rows])
         picture = data.latents[data.still[spans.start]]
         self.latents[rows, 0] = torch.where(ended[:, None, None, None], picture, self.latents[rows, 0])
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("latents", "episode", "start", "age", "last")}
+        return {name: getattr(self, name) for name in ("latents", "episode", "start", "age", "last", "generated")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`. A state of another size, or of a longer recording, is left out: all rows begin anew."""
