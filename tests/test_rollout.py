@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -65,7 +65,7 @@ def tensors(value) -> list[Tensor]:
     """All tensors inside worlds."""
     if isinstance(value, Tensor):
         return [value]
-    values = value if isinstance(value, tuple) else [getattr(value, name) for name in value.__dataclass_fields__]
+    values = value if isinstance(value, tuple) else [getattr(value, field.name) for field in fields(value)]
     return [tensor for item in values for tensor in tensors(item)]
 
 
@@ -135,7 +135,7 @@ def test_motion_is_the_commanded_one_of_each_world(config):
 def test_a_blocks_latents_stand_where_their_last_pictures_do(dit, vae, worlds, context, pooled):
     motion = motion_of(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
     ahead = encode_conditions(dit, vae, worlds, motion, context, pooled)[1]
-    place = ahead.place
+    place = ahead.history(torch.zeros(2, 8, 2, 4, 6))
     assert torch.equal(place.yaw, motion.yaw[:, [1, 3]])
     assert place.frame.tolist() == [[0, 1], [0, 1]]
     after, latents, video = dream(dit, vae, worlds, context, pooled, 0, actions=(TURN, TURN))
@@ -153,7 +153,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     start, latents, videos, guides = worlds, [], [], []
     for step in range(4):
         motion = motion_of(config, [WALK, TURN], worlds.yaw, worlds.pitch)
-        guides.append(ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]))
+        guides.append(ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]).guide)
         worlds, block, video = dream(dit, vae, worlds, context, pooled, step)
         latents.append((block, worlds.history))
         videos.append(video)
@@ -257,6 +257,7 @@ def conditions_of(dit, vae, worlds, context, pooled):
 def test_denoising_is_euler_on_the_velocity(prediction, dit, vae, config, make_dit, worlds, context, pooled):
     if prediction == "velocity":
         dit = make_dit(replace(config, priors=(), dit=replace(config.dit, prediction="velocity")))
+        worlds = replace(worlds, priors=())
     conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
     x = noise.double()
     for before, after in pairwise(SIGMAS):

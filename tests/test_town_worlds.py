@@ -196,7 +196,7 @@ def test_a_text_start_stands_on_a_walkable_place(town_model):
     for world in range(6):
         pose = places.somewhere(generator("place", world + 1), town_model.conditioning.event("a park")[None])
         assert torch.equal(pose, stand[world])
-    assert torch.equal(town_model.start(None, ["a park"], [4]).state_of(worlds).place[0], state_of(worlds).place[3])
+    assert torch.equal(town_model.start(None, ["a park"], [4]).worlds.priors[0].place[0], state_of(worlds).place[3])
 
 
 def test_a_text_start_stands_where_the_text_leads(town_model):

@@ -181,7 +181,7 @@ def released(config) -> tuple[DiT, dict[str, torch.Tensor]]:
     shrunk = replace(
         PRESETS["yume-5b"].dit, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16
     )
-    dit = DiT(replace(config, dit=replace(shrunk, patch=(1, 2, 2))))
+    dit = DiT(replace(config, priors=(), dit=replace(shrunk, patch=(1, 2, 2))))
     return dit, {name: t.clone() for name, t in dit.state_dict().items() if "channel" not in name}
 
 

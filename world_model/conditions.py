@@ -83,7 +83,7 @@ class Conditions:
     table: Tensor  # rotary table of the tokens attended to together with the target
     memory: ChannelMemory | None
     memory_table: Tensor | None
-    bias: Tensor | None  # [B, L, D] added to the target's tokens: screen places and what priors show
+    bias: Tensor | None  # [B, L, D] added to the target's tokens: the screen embedding and what priors show
     pooled: Tensor | None  # [B, D] pooled action
     mean: Tensor | None = None  # [B, C, K, h, w]
     variance: Tensor | None = None  # [B, C, K, h, w]
