@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from world_model.config import EventsConfig, ModelConfig, PlacesConfig, get_preset
+from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.model import WorldModel
+from world_model.priors.config import EventsConfig, PlacesConfig, scene_of, with_scene
 from world_model.priors.depth import DepthNet
 from world_model.text import Conditioning
 from world_model.tscm import History
@@ -59,16 +60,14 @@ def town_config(config) -> ModelConfig:
     places = PlacesConfig(
         cell=1.0, fine=2, bricks=8192, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4
     )
-    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, places=places))
+    return with_scene(config, places=places)
 
 
 @pytest.fixture(scope="session")
 def event_config(town_config) -> ModelConfig:
     """The same model, which knows two things and a weather that events bring."""
     kinds = (("ufo", 9.0, "open"), ("fire", 12.0, "facade"), ("snow", 0.0, ""))
-    return dataclasses.replace(
-        town_config, dit=dataclasses.replace(town_config.dit, events=EventsConfig(kinds, looks=2, width=8))
-    )
+    return with_scene(town_config, events=EventsConfig(kinds, looks=2, width=8))
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +182,7 @@ def vae_folder(tmp_path_factory, config, make_vae) -> Path:
 
     folder = tmp_path_factory.mktemp("vae")
     export(make_vae(config), config, folder, {"steps": 0})
-    net = _stirred(lambda: DepthNet(config.dit.guide, config.camera), seed=3)
+    net = _stirred(lambda: DepthNet(scene_of(config).depth, config.camera), seed=3)
     save_file(net.state_dict(), folder / "depth.safetensors")
     return folder
 

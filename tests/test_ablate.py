@@ -18,8 +18,10 @@ from train import ablate
 from train import foundation as stage
 from train.ablate import BLOCKS, COLUMNS, SETTINGS, Ablation, cost, sharpness_share, take_over, variants_of
 from train.evaluation.store import StoreError
+from train.scene import part_of
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
+from world_model.priors.config import scene_of
 from world_model.rollout import generator
 from world_model.text import Conditioning
 from world_model.tscm import History, append_tiers, still_history
@@ -56,16 +58,21 @@ def finished(make, weights_folder, tmp_path_factory) -> Ablation:
 # ---- variants ---------------------------------------------------------------------------------------------------------
 
 
+def flat(config: ModelConfig) -> dict:
+    """Fields of a model's DiT, and of its scene prior if it has one."""
+    return {**vars(config.dit), **(vars(config.priors[0]) if config.priors else {})}
+
+
 def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
     assert variants["tscm"] == (town_config, QUICK)
     changed = {
-        name: {k for k, v in vars(config.dit).items() if v != getattr(town_config.dit, k)}
+        name: {k for k, v in flat(config).items() if v != flat(town_config).get(k)} | flat(town_config).keys() - flat(config).keys()
         for name, (config, _) in variants.items()
     }
     assert changed == {
         "tscm": set(), "spatial-only": {"channel"}, "sliding-window": {"packing", "channel"},
         "full-history": {"packing", "channel"}, "without-self-forcing": set(), "joint-history": {"history_attention"},
-        "without-places": {"places"}, "without-guide-and-places": {"guide", "guide_memory", "places"},
+        "without-places": {"places"}, "without-guide-and-places": {"depth", "album", "places", "events", "kind"},
     }  # fmt: skip
     shares = {name: settings.dream_share for name, (_, settings) in variants.items()}
     assert shares.pop("without-self-forcing") == 0 and set(shares.values()) == {0.7}
@@ -77,8 +84,8 @@ def test_networks_have_the_paths_of_their_variant(variants, make_history):
         assert (dit.channel_embedding is None) == (name in ("spatial-only", "sliding-window", "full-history"))
         remembered = dit.remember(make_history(config, 1, 2))
         assert (remembered is None) == (dit.layers[0].channel is None) == (dit.channel_embedding is None)
-        assert (dit.depth is None) == (name == "without-guide-and-places")
-        assert (dit.places is None) == (name in ("without-guide-and-places", "without-places"))
+        assert (not len(dit.priors)) == (name == "without-guide-and-places")
+        assert part_of(dit, "places") is None or name not in ("without-guide-and-places", "without-places")
 
 
 def held_after(config: ModelConfig, blocks: int) -> list[int]:
@@ -136,7 +143,7 @@ def test_joint_history_runs_along_with_the_block(config, corpus, frozen_vae, mak
 
 
 def test_variants_that_change_nothing_are_left_out(config, variants):
-    assert config.dit.places is None
+    assert scene_of(config).places is None
     assert set(variants) - set(variants_of(config, QUICK)) == {"without-places"}
     assert [v.name for v in ablate.TRAINED] == list(variants)
 
@@ -162,7 +169,7 @@ def test_weights_that_fit_are_taken_over_and_the_rest_is_named(config, corpus, f
         "sliding-window": {"fresh": no, "left_out": channel},
         "full-history": {"fresh": no, "left_out": [*channel, "patch_embedding_2x"]},
         "without-self-forcing": {"fresh": no, "left_out": no}, "joint-history": {"fresh": no, "left_out": no},
-        "without-guide-and-places": {"fresh": no, "left_out": ["depth", "guide_embedding", "prior_deviation"]},
+        "without-guide-and-places": {"fresh": no, "left_out": ["prior_embeddings", "priors.*.deviation", "priors.*.depth"]},
     }  # fmt: skip
 
 
@@ -176,23 +183,23 @@ def town_weights(town_config, make_dit, tmp_path_factory) -> Path:
 def test_another_prior_is_measured_anew(variants, corpus, town_corpus, frozen_vae, town_weights):
     given = load_tensors(town_weights, "dit.safetensors")
     dit, named = take_over(variants["tscm"][0], town_weights, town_corpus, frozen_vae, 0)
-    assert named == {"fresh": [], "left_out": []} and torch.equal(dit.prior_deviation, given["prior_deviation"])
+    assert named == {"fresh": [], "left_out": []} and torch.equal(dit.priors[0].deviation, given["priors.0.deviation"])
     dit, named = take_over(variants["without-places"][0], town_weights, corpus, frozen_vae, 0)
-    assert named["fresh"] == ["guide_embedding", "prior_deviation"]  # the guide's kernel reads fewer channels
-    assert named["left_out"] == ["guide_embedding", "places", "prior_deviation"]
-    assert torch.equal(dit.prior_deviation, corpus.prior_deviation(dit, frozen_vae))
-    assert torch.equal(dit.guide_embedding.bias, given["guide_embedding.bias"])
+    assert named["fresh"] == ["prior_embeddings", "priors.*.deviation"]  # the guide's kernel reads fewer channels
+    assert named["left_out"] == ["prior_embeddings", "priors.*.deviation", "priors.*.places"]
+    assert torch.equal(dit.priors[0].deviation, corpus.prior_deviation(dit.priors[0], frozen_vae))
+    assert torch.equal(dit.prior_embeddings[0].bias, given["prior_embeddings.0.bias"])
 
 
 def test_fresh_parts_depend_on_the_seed(variants, corpus, frozen_vae, town_weights):
     variant, _ = variants["without-places"]
     dits = [take_over(variant, town_weights, corpus, frozen_vae, seed)[0] for seed in (0, 0, 1)]
-    first, same, other = (dit.guide_embedding.weight for dit in dits)
+    first, same, other = (dit.prior_embeddings[0].weight for dit in dits)
     assert torch.equal(first, same) and not torch.equal(first, other)
 
 
 def test_networks_that_are_not_trained_must_be_given(town_config, town_corpus, frozen_vae, weights_folder):
-    with pytest.raises(ValueError, match=r"no fitting weights for places .such as places.*with its guide and places"):
+    with pytest.raises(ValueError, match=r"no fitting weights for priors\.\*\.places .such as priors\.0\.places.*with its priors"):
         take_over(town_config, weights_folder, town_corpus, frozen_vae, 0)
 
 

@@ -25,7 +25,7 @@ BLOCKS = 5  # of the clips written here
 
 @pytest.fixture(scope="module")
 def unguided(config) -> ModelConfig:
-    dit = replace(config.dit, guide=(), guide_memory=0, prediction="velocity")
+    dit = replace(config.dit, prediction="velocity")
     return replace(config, dit=dit)
 
 

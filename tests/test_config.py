@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from world_model.config import PRESETS, ModelConfig, PlacesConfig, Tiers, get_preset
+from world_model.config import PRESETS, ModelConfig, Tiers, get_preset
+from world_model.priors.config import EventsConfig, PlacesConfig, SceneConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -54,8 +55,7 @@ def test_tiers_count_their_recent_frames():
         ({"dit": {"heads": 3}}, "3 heads do not divide width 32"),
         ({"vae": {"latent_channels": 4}}, "channels must be those"),
         ({"text": {"dim": 20}}, "channels must be those"),
-        ({"dit": {"prediction": "velocity"}}, "guide"),
-        ({"dit": {"guide": 0, "places": PlacesConfig()}}, "places fill in what a guide does not show"),
+        ({"dit": {"prediction": "velocity"}}, "priors say where a data prediction starts from"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(changes, message):
@@ -63,6 +63,27 @@ def test_sizes_that_cannot_work_are_refused(changes, message):
     fields = {k: dataclasses.replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **fields)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: SceneConfig(depth=0), "depth of 1 or more"),
+        (lambda: SceneConfig(depth=4, events=EventsConfig()), "events of a scene prior.*need places"),
+        (lambda: PlacesConfig(towns=(3, 3)), "places.towns must be different seeds"),
+        (lambda: PlacesConfig(fine=2), "places.bricks more than 0"),
+    ],
+)
+def test_scenes_that_cannot_work_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_an_unknown_kind_of_prior_is_named():
+    values = json.loads(PRESETS["debug"].to_json())
+    values["priors"][0]["kind"] = "oracle"
+    with pytest.raises(ValueError, match="unknown kind of prior 'oracle': known are scene"):
+        ModelConfig.from_json(json.dumps(values))
 
 
 def test_an_unknown_field_is_named():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from train.depth import Settings, Views, degrade, depth_loss, errors, load_depth, train
 from world_model.camera import CameraConfig, rotation
+from world_model.priors.config import scene_of
 from world_model.priors.depth import FARTHEST, NEAREST, DepthNet
 from world_model.priors.geometry import camera_rays, camera_to_world
 from world_model.rollout import generator
@@ -94,9 +95,9 @@ def test_loss_is_zero_at_the_truth_and_counts_near_errors_most():
 def test_it_learns_and_resumes_and_its_weights_load(config, tmp_path):
     settings = Settings(batch=4, lr=3e-3, ema=0.9)
     held_out = Views(config, settings).draw(8, "other")
-    before = errors(DepthNet(config.dit.guide, config.camera), held_out)
+    before = errors(DepthNet(scene_of(config).depth, config.camera), held_out)
     train(config, tmp_path, settings, 60, None)
-    net = DepthNet(config.dit.guide, config.camera)
+    net = DepthNet(scene_of(config).depth, config.camera)
     load_depth(net, tmp_path)
     after = errors(net, held_out)
     assert after["log_within_40m"] < 0.9 * before["log_within_40m"]

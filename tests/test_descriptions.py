@@ -13,6 +13,7 @@ from test_voxels import places_of, street_of
 
 from train.descriptions import FRAGMENTS, filled, hidden, learn_skies, learn_sky_words, learn_views, sentence
 from train.voxels import distance_field
+from world_model.priors.config import scene_of
 from world_model.rollout import generator
 from world_model.text import build_text_encoder, mean_token, scaled
 from yume_gym.street.captions import scene_caption
@@ -23,7 +24,7 @@ from yume_gym.street.simulator import LIGHTS, WEATHERS
 
 def test_a_wall_at_arms_length_hides_a_view(town_config):
     """Two metres east of a place stands a wall without end: it hides what one sees eastwards, and nothing westwards."""
-    c, places = town_config.dit.places, places_of(town_config)
+    c, places = scene_of(town_config).places, places_of(town_config)
     cells, levels = round(c.period / c.cell), round(c.height / c.cell)
     solid = np.zeros((cells, levels, cells), bool)
     solid[cells // 2] = True

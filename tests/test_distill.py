@@ -156,7 +156,7 @@ def test_gradient_flows_through_the_exit_step_and_the_compression_alone(distille
         exits.add(len(graded) - 1)
         student.zero_grad()
         latents.square().mean().backward()
-        for name in (*COMPRESSION, "patch_embedding.weight", "head.head.weight", "guide_embedding.weight"):
+        for name in (*COMPRESSION, "patch_embedding.weight", "head.head.weight", "prior_embeddings.0.weight"):
             assert student.get_parameter(name).grad.any()  # type: ignore[union-attr]
         assert not any(t.requires_grad for t in tensors_of(distiller))
     assert len(exits) >= 3 and exits <= {0, 1, 2, 3}
@@ -237,7 +237,7 @@ def test_a_training_batch_is_dreamt_as_its_worlds_alone(config, distiller, stude
     Only the ground has depth here: distances that a random network makes up multiply rounding from block to block.
     """
     for dit in (student, model.dit):  # the model holds a copy
-        torch.nn.init.zeros_(dit.depth.head.weight)
+        torch.nn.init.zeros_(dit.priors[0].depth.head.weight)
     states: dict[int, WorldState] = {}
     compared = 0
     for step in range(8):

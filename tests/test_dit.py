@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from train.deepen import deepened
-from world_model.conditions import Target
+from world_model.conditions import Conditions, Target
 from world_model.config import ChannelConfig, ModelConfig, Tiers
 from world_model.dit import DiT
 from world_model.layers import linear_read, modulate, rotary_table, rotate, sinusoid
@@ -23,7 +23,9 @@ NAMES = ("history", "memory", "context", "target", "pooled", "guide", "valid")
 
 
 def varied(config: ModelConfig, **changes) -> ModelConfig:
-    return replace(config, dit=replace(config.dit, **changes))
+    """Another DiT; priors are left out with `priors=()`."""
+    priors = changes.pop("priors", config.priors)
+    return replace(config, dit=replace(config.dit, **changes), priors=priors)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -32,7 +34,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.fixture
 def inputs(config, make_history):
-    """inputs(dit, batch): noisy block, and all that `prepare` takes."""
+    """inputs(dit, batch): noisy block, and all that `prepared` takes."""
 
     def make(dit: DiT, batch: int = 2) -> tuple[Tensor, dict]:
         c, frames = dit.config, dit.config.block_latents
@@ -46,12 +48,18 @@ def inputs(config, make_history):
             "target": Target(yaw, 0.3 * pitch, torch.arange(10, 10 + frames).expand(batch, -1)),
             "pooled": normal(batch, c.dit.text_dim, seed=4),
         }
-        if c.dit.guide:
+        if c.priors:
             given["guide"] = normal(*shape, seed=5)
             given["valid"] = (1 + normal(batch, 1, *shape[2:], seed=6)).clamp(0, 1)
         return normal(*shape, seed=7), given
 
     return make
+
+
+def prepared(dit: DiT, guide: Tensor | None = None, valid: Tensor | None = None, **given) -> Conditions:
+    """Conditions with what the scene prior says where the last frame, moved as commanded, is `guide` and was in view."""
+    predictions = [] if guide is None else [dit.priors[0].combined(guide, valid)]
+    return dit.condition_on(dit.read(**given), predictions)
 
 
 def repeated(given: dict, times: int) -> dict:
@@ -76,7 +84,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
     target = dit.patch_embedding(x).flatten(2).transpose(1, 2)
     target = target + dit.screen.flatten(2).transpose(1, 2).repeat(1, frames, 1)
     guide, valid = given["guide"] * given["valid"], given["valid"]
-    target = target + dit.guide_embedding(torch.cat([guide, valid], dim=1)).flatten(2).transpose(1, 2)
+    target = target + dit.prior_embeddings[0](torch.cat([guide, valid], dim=1)).flatten(2).transpose(1, 2)
     relative = given["target"].frame - given["target"].frame[:, :1]
     own = dit.positions.tokens(relative, given["target"].yaw, given["target"].pitch, (frames, rows, columns), 1, 0)
     table = rotary_table(torch.cat([coordinates, own], 1), dit.frequencies)
@@ -111,7 +119,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
     normed = dit.head.normed(tokens[:, n:], embedded[:, 1:])
     out = dit.head.head(normed).view(batch, frames, rows, columns, -1).permute(0, 4, 1, 2, 3)
     # data ~ N(the guide where it saw, deviation^2), seen through noise: precisions add up
-    unseen, seen = dit.prior_deviation.square().view(2, 1, -1, 1, 1, 1)
+    unseen, seen = dit.priors[0].deviation.square().view(2, 1, -1, 1, 1, 1)
     level = sigma.float().view(-1, 1, 1, 1, 1)
     variance = valid * seen + (1 - valid) * unseen
     precision = 1 / variance + ((1 - level) / level) ** 2
@@ -123,7 +131,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
 def test_a_forward_pass_equals_one_long_sequence(attention, see_target, config, make_dit, inputs):
     dit = make_dit(varied(config, history_attention=attention))
     x, given = inputs(dit)
-    conditions = dit.prepare(**given)
+    conditions = prepared(dit, **given)
     for sigma in (SIGMA, SIGMA / 3):  # one preparation serves every noise level
         expected = slow_forward(dit, x, sigma, given, see_target)
         torch.testing.assert_close(dit(x, sigma, conditions), expected, atol=2e-5, rtol=1e-4)
@@ -137,14 +145,14 @@ def test_cached_and_joint_differ_only_where_history_looks_at_the_target(config, 
         cached, joint = make_dit(configs[0]), make_dit(configs[1])
         joint.load_state_dict(cached.state_dict())
         x, given = inputs(cached)
-        difference = (cached(x, SIGMA, cached.prepare(**given)) - joint(x, SIGMA, joint.prepare(**given))).abs().max()
+        difference = (cached(x, SIGMA, prepared(cached, **given)) - joint(x, SIGMA, prepared(joint, **given))).abs().max()
         assert (difference < 2e-5) == (layers == 1)
 
 
 def test_history_noise_level_reaches_joint_history(config, make_dit, inputs):
     dit = make_dit(varied(config, history_attention="joint"))
     x, given = inputs(dit)
-    conditions = dit.prepare(**given)
+    conditions = prepared(dit, **given)
     assert not torch.allclose(dit(x, SIGMA, conditions), dit(x, SIGMA, conditions, history_sigma=0.1), atol=1e-3)
 
 
@@ -192,9 +200,9 @@ def test_absent_history_is_not_looked_at(config, make_dit, inputs):
     for seed in (0, 1):
         history = replace(given["history"], latents=normal(*given["history"].latents.shape, seed=seed))
         absent = replace(history, present=torch.zeros_like(history.present))
-        outputs.append(dit(x, SIGMA, dit.prepare(**{**given, "history": absent, "memory": dit.remember(absent)})))
+        outputs.append(dit(x, SIGMA, prepared(dit, **{**given, "history": absent, "memory": dit.remember(absent)})))
     assert torch.equal(*outputs)
-    assert not torch.allclose(outputs[0], dit(x, SIGMA, dit.prepare(**given)), atol=1e-3)
+    assert not torch.allclose(outputs[0], dit(x, SIGMA, prepared(dit, **given)), atol=1e-3)
     assert not dit.remember(absent).norm.any()
 
 
@@ -272,9 +280,9 @@ def test_no_memory_reads_the_target_alone(config, make_dit, inputs):
     dit = make_dit(config)
     x, given = inputs(dit)
     empty = replace(given["memory"], total=0 * given["memory"].total, norm=0 * given["memory"].norm)
-    without = dit(x, SIGMA, dit.prepare(**{**given, "memory": None}))
-    assert torch.equal(without, dit(x, SIGMA, dit.prepare(**{**given, "memory": empty})))
-    assert not torch.allclose(without, dit(x, SIGMA, dit.prepare(**given)), atol=1e-3)
+    without = dit(x, SIGMA, prepared(dit, **{**given, "memory": None}))
+    assert torch.equal(without, dit(x, SIGMA, prepared(dit, **{**given, "memory": empty})))
+    assert not torch.allclose(without, dit(x, SIGMA, prepared(dit, **given)), atol=1e-3)
 
 
 # ---- conditions -------------------------------------------------------------------------------------------------------
@@ -289,8 +297,8 @@ def test_every_condition_matters(name, config, make_dit, inputs):
         "memory": lambda: replace(given["memory"], total=given["memory"].total.flip(1)),
         "target": lambda: replace(given["target"], yaw=given["target"].yaw + 0.5),
     }.get(name, lambda: given[name].flip(0))()
-    changed = dit(x, SIGMA, dit.prepare(**{**given, name: other}))
-    assert not torch.allclose(changed, dit(x, SIGMA, dit.prepare(**given)), atol=1e-3)
+    changed = dit(x, SIGMA, prepared(dit, **{**given, name: other}))
+    assert not torch.allclose(changed, dit(x, SIGMA, prepared(dit, **given)), atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -298,18 +306,18 @@ def test_every_condition_matters(name, config, make_dit, inputs):
     [
         {},
         {"history_attention": "joint"},
-        {"guide": 0},
-        {"guide": 0, "screen_embedding": False, "pooled_action": False},
+        {"priors": ()},
+        {"priors": (), "screen_embedding": False, "pooled_action": False},
     ],
-    ids=["cached", "joint", "no guide", "bare"],
+    ids=["cached", "joint", "no priors", "bare"],
 )
 def test_repeating_conditions_equals_repeating_inputs(changes, config, make_dit, inputs):
     dit = make_dit(varied(config, **changes))
     _, given = inputs(dit)
     x, sigma = normal(6, 8, 2, 4, 6, seed=9), torch.rand(6, generator=torch.Generator().manual_seed(1)).double()
-    expected = dit(x, sigma, dit.prepare(**repeated(given, 3)))
-    torch.testing.assert_close(dit(x, sigma, dit.prepare(**given).repeat(3)), expected, atol=1e-5, rtol=1e-5)
-    shuffled = dit.prepare(**{**given, "context": given["context"].flip(0)}).repeat(3)
+    expected = dit(x, sigma, prepared(dit, **repeated(given, 3)))
+    torch.testing.assert_close(dit(x, sigma, prepared(dit, **given).repeat(3)), expected, atol=1e-5, rtol=1e-5)
+    shuffled = prepared(dit, **{**given, "context": given["context"].flip(0)}).repeat(3)
     assert not torch.allclose(dit(x, sigma, shuffled), expected, atol=1e-3)
 
 
@@ -317,8 +325,8 @@ def test_repeating_conditions_equals_repeating_inputs(changes, config, make_dit,
 def test_worlds_of_a_batch_do_not_mix(attention, config, make_dit, inputs):
     dit = make_dit(varied(config, history_attention=attention))
     x, given = inputs(dit)
-    both = dit(x, SIGMA, dit.prepare(**given))
-    alone = dit(x[1:], SIGMA[1:], dit.prepare(**only(given, 1)))
+    both = dit(x, SIGMA, prepared(dit, **given))
+    alone = dit(x[1:], SIGMA[1:], prepared(dit, **only(given, 1)))
     torch.testing.assert_close(alone, both[1:], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(alone, both[:1], atol=1e-2)
 
@@ -340,7 +348,7 @@ def only(given: dict, world: int) -> dict:
 def test_a_level_for_the_block_a_frame_or_a_token(config, make_dit, inputs):
     dit = make_dit(config)
     x, given = inputs(dit)
-    conditions = dit.prepare(**given)
+    conditions = prepared(dit, **given)
     frames = torch.tensor([[0.2, 0.9], [0.5, 0.5]], dtype=torch.float64)
     tokens = frames.repeat_interleave(4 * 6, dim=1)
     torch.testing.assert_close(dit(x, frames, conditions), dit(x, tokens, conditions), atol=1e-6, rtol=1e-6)
@@ -348,11 +356,11 @@ def test_a_level_for_the_block_a_frame_or_a_token(config, make_dit, inputs):
     assert not torch.allclose(dit(x, frames, conditions)[0], dit(x, frames[:, 1], conditions)[0], atol=1e-3)
 
 
-def test_a_needed_guide_is_asked_for(config, make_dit, inputs):
+def test_predictions_of_all_priors_are_asked_for(config, make_dit, inputs):
     dit = make_dit(config)
     _, given = inputs(dit)
-    with pytest.raises(ValueError, match="needs a guide"):
-        dit.prepare(**{**given, "guide": None})
+    with pytest.raises(ValueError, match="1 priors needs as many predictions, got 0"):
+        prepared(dit, **{**given, "guide": None})
 
 
 # ---- training ---------------------------------------------------------------------------------------------------------
@@ -369,14 +377,14 @@ def test_every_parameter_has_a_gradient_and_checkpointing_keeps_it(attention, co
         absent = given["history"].present.clone()
         absent[:, 1] = False  # the learned token of an absent frame is used too
         given["history"] = replace(given["history"], present=absent)
-        dit(x, SIGMA, dit.prepare(**given)).square().mean().backward()
+        dit(x, SIGMA, prepared(dit, **given)).square().mean().backward()
         gradients.append(
             {name: p.grad.clone() for name, p in dit.named_parameters() if p.grad is not None and p.grad.any()}
         )
     learnt = {name for name, p in dit.named_parameters() if p.requires_grad}
     assert gradients[0].keys() == learnt
     assert {name for name, _ in dit.named_parameters()} - learnt == {
-        f"depth.{n}" for n, _ in dit.depth.named_parameters()
+        f"priors.0.depth.{n}" for n, _ in dit.priors[0].depth.named_parameters()
     }
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
@@ -394,8 +402,8 @@ def test_a_deepened_network_computes_the_same_and_learns_in_every_layer(layers, 
     dit, deeper = make_dit(config), make_dit(varied(config, layers=layers))
     deeper.load_state_dict(deepened(dit.state_dict(), layers))
     x, given = inputs(dit)
-    expected = dit(x, SIGMA, dit.prepare(**given))
-    found = deeper(x, SIGMA, deeper.prepare(**{**given, "memory": deeper.remember(given["history"])}))
+    expected = dit(x, SIGMA, prepared(dit, **given))
+    found = deeper(x, SIGMA, prepared(deeper, **{**given, "memory": deeper.remember(given["history"])}))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     found.square().mean().backward()
     assert all(block.self_attn.o.weight.grad.abs().max() > 0 for block in deeper.layers)

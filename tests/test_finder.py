@@ -18,6 +18,7 @@ from train import finder as stage
 from train.finder import Settings, Views, errors, train
 from train.shards import Shard, find_shards
 from train.sheet import to_video
+from world_model.priors.config import scene_of
 from world_model.priors.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, WIDER, Finder
 from world_model.rollout import generator
 
@@ -268,7 +269,7 @@ def test_training_writes_weights_and_resumes_exactly(town_config, data_folder, t
         patch.setattr(stage, "Run", stopped_after(2))
         assert not same(run("parts"), whole)
     assert same(run("parts"), whole)
-    network = Finder(town_config.dit.places.period, (town_config.height, town_config.width))
+    network = Finder(scene_of(town_config).places.period, (town_config.height, town_config.width))
     network.load_state_dict(whole)
     facts = json.loads((tmp_path / "whole" / "finder.json").read_text())["finder_training"]
     assert facts["steps"] == 4 and facts.keys() == {"steps", "x", "z", "heading", "all"}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from scenes import state_of
 from stopped import stopped_after
 from torch import Tensor
 
@@ -56,7 +57,8 @@ class Oracle:
     ) -> None:
         self.config = SimpleNamespace(dit=SimpleNamespace(prediction=prediction))
         self.answer = (data if prediction == "data" else noise - data) + error
-        self.prior_deviation = None if spread is None else torch.stack([spread, torch.zeros_like(spread)])
+        deviation = None if spread is None else torch.stack([spread, torch.zeros_like(spread)])
+        self.priors = [] if deviation is None else [SimpleNamespace(deviation=deviation)]
         self.seen: Tensor | None = None
 
     def __call__(self, x: Tensor, sigma: Tensor, conditions: object) -> Tensor:
@@ -183,7 +185,7 @@ def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, conf
             assert torch.equal(newest, entry.past.latents[0, :, -config.block_latents :])
             assert not newest.requires_grad
             assert torch.equal(newest, corpus.block(entry.walk, old.block)) != entry.dreaming
-            assert bool(entry.worlds.doubt.any()) == entry.dreaming  # the truth is not in doubt
+            assert bool(state_of(entry.worlds).doubt.any()) == entry.dreaming  # the truth is not in doubt
             met.add(entry.dreaming)
     assert met == {True, False}
 
@@ -207,7 +209,7 @@ def test_overfits_one_batch(config, corpus, frozen_vae, make_dit):
     """The same worlds, noise levels and noise again and again: the loss must fall a long way."""
     torch.manual_seed(0)
     dit = make_dit(config)
-    dit.prior_deviation.copy_(corpus.prior_deviation(dit, frozen_vae))
+    dit.priors[0].deviation.copy_(corpus.prior_deviation(dit.priors[0], frozen_vae))
     losses, both = [], optimizers(dit, 1e-2, 0.0)
     for _ in range(40):
         loss, untrained = Trainer(config, corpus, frozen_vae, replace(QUICK, batch=3)).step(dit, 0)
@@ -303,9 +305,9 @@ def test_fresh_models_know_how_good_the_guide_is(
 ):
     train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, depth_folder)
     taken, dit = load_file(tmp_path / "checkpoint" / "model.safetensors"), DiT(config)
-    load_depth(dit.depth, depth_folder)
-    assert all(torch.equal(taken[f"depth.{name}"], value) for name, value in dit.depth.state_dict().items())
-    assert torch.equal(taken["prior_deviation"], corpus.prior_deviation(dit, frozen_vae))
+    load_depth(dit.priors[0].depth, depth_folder)
+    assert all(torch.equal(taken[f"priors.0.depth.{name}"], value) for name, value in dit.priors[0].depth.state_dict().items())
+    assert torch.equal(taken["priors.0.deviation"], corpus.prior_deviation(dit.priors[0], frozen_vae))
 
 
 def test_a_guide_without_depths_is_refused(config, data_folder, vae_folder, tmp_path):

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scenes import ahead_in, standing, state_of, with_state
 from torch import Tensor
 from towns import streets
 
@@ -16,7 +17,8 @@ from train.voxels import distance_field
 from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import ModelConfig
-from world_model.dit import LEAST, DiT
+from world_model.dit import DiT
+from world_model.priors.config import scene_of
 from world_model.priors.events import (
     CLEARANCE,
     DETOUR,
@@ -28,8 +30,9 @@ from world_model.priors.events import (
     Events,
 )
 from world_model.priors.places import Places
+from world_model.priors.scene import LEAST
 from world_model.priors.warp import REMEMBERED, USELESS
-from world_model.rollout import advance, commanded, dream_block, generator, prepare_block
+from world_model.rollout import append_and_decode, commanded, dream_block, encode_conditions, generator
 from world_model.text import build_text_encoder, scaled
 from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
@@ -43,18 +46,18 @@ def event_dit(event_config, make_dit) -> DiT:
     """Random weights in a town of streets. A text is taken for the kind whose first phrasing is most like it."""
     dit = make_dit(event_config).requires_grad_(False)
     solid, walkable = streets(event_config)
-    dit.places.stand(distance_field(solid, event_config.dit.places))
-    dit.places.walkable.copy_(walkable)
+    dit.priors[0].places.stand(distance_field(solid, scene_of(event_config).places))
+    dit.priors[0].places.walkable.copy_(walkable)
     encoder, length = build_text_encoder(event_config.text), event_config.text.event_tokens
-    dit.events.extent.copy_(torch.tensor([8.0, 5.0, 8.0]))
-    dit.events.kind.weight.zero_()
-    dit.events.kind.bias.zero_()
-    for number, (name, *_) in enumerate(event_config.dit.events.kinds):
+    dit.priors[0].events.extent.copy_(torch.tensor([8.0, 5.0, 8.0]))
+    dit.priors[0].events.kind.weight.zero_()
+    dit.priors[0].events.kind.bias.zero_()
+    for number, (name, *_) in enumerate(scene_of(event_config).events.kinds):
         words = encoder.encode(EVENTS[name].phrases[0], length)
-        dit.events.wording[number] = words
-        dit.events.kind.weight[number] = scaled(words[(words != 0).any(dim=1)].mean(dim=0))
-    dit.events.kind.bias[-1] = 12.0
-    dit.events.looks[:, 0, 3] = 1.0
+        dit.priors[0].events.wording[number] = words
+        dit.priors[0].events.kind.weight[number] = scaled(words[(words != 0).any(dim=1)].mean(dim=0))
+    dit.priors[0].events.kind.bias[-1] = 12.0
+    dit.priors[0].events.looks[:, 0, 3] = 1.0
     return dit
 
 
@@ -68,13 +71,13 @@ def words(config: ModelConfig, *texts: str) -> Tensor:
 
 def test_texts_are_taken_for_their_kind_and_heard_in_its_wording(event_dit, event_config):
     told = words(event_config, FIRE, "nothing of the sort", "", SNOW, UFO)
-    kind = event_dit.events.read(told)
+    kind = event_dit.priors[0].events.read(told)
     assert kind.tolist() == [1, NOTHING, NOTHING, 2, 0]
-    assert event_dit.events.things(kind).tolist() == [True, False, False, False, True]
+    assert event_dit.priors[0].events.things(kind).tolist() == [True, False, False, False, True]
     shuffled = told[:, torch.randperm(told.shape[1], generator=generator("order"))]
-    heard = event_dit.events.heard(shuffled, kind)
+    heard = event_dit.priors[0].events.heard(shuffled, kind)
     for row, number in ((0, 1), (3, 2), (4, 0)):
-        assert torch.equal(heard[row], event_dit.events.wording[number])
+        assert torch.equal(heard[row], event_dit.priors[0].events.wording[number])
     assert torch.equal(heard[1:3], shuffled[1:3])
 
 
@@ -114,10 +117,10 @@ def marched(places: Places, x: float, z: float, yaw: float) -> float:
 def test_things_stand_where_the_view_is_freest(event_dit, pose):
     x, z, yaw = pose
     place, direction = torch.tensor([[x, z]], dtype=torch.float64), torch.tensor([yaw], dtype=torch.float64)
-    found = event_dit.events.begin(torch.tensor([0]), event_dit.places, place, direction)[0]
-    ahead = event_dit.events.config.kinds[0][1]
+    found = event_dit.priors[0].events.begin(torch.tensor([0]), event_dit.priors[0].places, place, direction)[0]
+    ahead = event_dit.priors[0].events.config.kinds[0][1]
     best = max(
-        (min(ahead, marched(event_dit.places, x, z, yaw + turn) - CLEARANCE) - DETOUR * abs(turn), turn)
+        (min(ahead, marched(event_dit.priors[0].places, x, z, yaw + turn) - CLEARANCE) - DETOUR * abs(turn), turn)
         for turn in GLANCES
     )
     reach = max(NEAREST, best[0] + DETOUR * abs(best[1]))
@@ -129,7 +132,7 @@ def test_things_stand_where_the_view_is_freest(event_dit, pose):
 def test_a_facade_faces_the_street(event_dit, yaw, facing):
     """From a street along z, house fronts look along x, towards the street."""
     place, direction = torch.tensor([[0.0, 20.0]], dtype=torch.float64), torch.tensor([yaw], dtype=torch.float64)
-    x, z, heading = event_dit.events.begin(torch.tensor([1]), event_dit.places, place, direction)[0].tolist()
+    x, z, heading = event_dit.priors[0].events.begin(torch.tensor([1]), event_dit.priors[0].places, place, direction)[0].tolist()
     assert heading == pytest.approx(facing)
     assert abs(abs(x) - 6.0) < 1.0  # fronts stand 6 m from the middle
     assert math.hypot(x, z - 20) > 5
@@ -160,7 +163,7 @@ def test_what_goes_along_streets_keeps_to_its_lane(event_config, turns, place, e
 
 def spotted(dit: DiT, row: int, column: int) -> Events:
     """Events of which every thing is three by three opaque texels."""
-    events = copy.deepcopy(dit.events)
+    events = copy.deepcopy(dit.priors[0].events)
     for tensor in (events.looks, events.mixtures, events.sides, *events.light.parameters(), events.path):
         tensor.zero_()
     events.mixtures[..., 0], events.extent[0] = 1, 5.0
@@ -224,7 +227,7 @@ def worlds_of(dit: DiT, vae, pictures: list[np.ndarray], count: int) -> Worlds:
     seen = torch.from_numpy(np.stack(pictures[:count])).permute(0, 3, 1, 2).float() / 127.5 - 1
     place = torch.tensor([[0.5, 20.0]] * count, dtype=torch.float64)
     yaw = torch.full((count,), 0.2, dtype=torch.float64)
-    return start_worlds(dit, vae, seen, torch.ones(count, dtype=torch.bool), yaw=yaw, place=place)
+    return start_worlds(dit, vae, seen, torch.ones(count, dtype=torch.bool), standing(yaw, place))
 
 
 def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
@@ -235,38 +238,38 @@ def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
 
 def stepped(dit: DiT, vae, worlds: Worlds, config: ModelConfig, *texts: str):
     motion = commanded(dit, worlds, [STILL] * len(texts))
-    ready, ahead = prepare_block(dit, vae, worlds, motion, *context_of(config, *texts))
+    ready, ahead = encode_conditions(dit, vae, worlds, motion, *context_of(config, *texts))
     return motion, ready, ahead
 
 
 def test_a_first_text_describes_a_place_and_is_no_event(event_dit, event_config, make_vae, pictures, monkeypatch):
     """Words of snow bring snow to a world that was seen; before anything was they are heard as they are."""
     vae, kinds = make_vae(event_config), []
-    heard = event_dit.events.heard
-    monkeypatch.setattr(event_dit.events, "heard", lambda told, kind: kinds.append(kind.tolist()) or heard(told, kind))
+    heard = event_dit.priors[0].events.heard
+    monkeypatch.setattr(event_dit.priors[0].events, "heard", lambda told, kind: kinds.append(kind.tolist()) or heard(told, kind))
     stepped(event_dit, vae, worlds_of(event_dit, vae, pictures, 2), event_config, SNOW, UFO)
     _, _, ahead = stepped(event_dit, vae, empty_worlds(event_dit, vae, 2, torch.device("cpu")), event_config, SNOW, UFO)
-    assert kinds[0] == [2, 0] and kinds[1] == [NOTHING, NOTHING] and ahead.covered is None
+    assert kinds == [[2, 0]] * 2 + [[NOTHING, NOTHING]] * 2 and ahead_in(ahead).covered is None
 
 
 def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit, event_config, make_vae, pictures):
     vae = make_vae(event_config)
     worlds = worlds_of(event_dit, vae, pictures, 2)
-    plain = copy.copy(event_dit)
-    plain._modules = {**event_dit._modules, "events": None}
+    plain = copy.deepcopy(event_dit)
+    plain.priors[0].events = None
     _, ready, ahead = stepped(event_dit, vae, worlds, event_config, UFO, "nothing of the sort")
     _, bare, without = stepped(plain, vae, worlds, event_config, UFO, "nothing of the sort")
-    assert torch.equal(ready.guide[1], bare.guide[1]) and torch.equal(ready.variance[1], bare.variance[1])
-    places, events, kind = event_dit.places, event_dit.events, torch.tensor([0, NOTHING])
-    begun = events.begin(kind, places, worlds.place, worlds.yaw)
+    assert torch.equal(ready.mean[1], bare.mean[1]) and torch.equal(ready.variance[1], bare.variance[1])
+    places, events, kind = event_dit.priors[0].places, event_dit.priors[0].events, torch.tensor([0, NOTHING])
+    begun = events.begin(kind, places, state_of(worlds).place, worlds.yaw)
     assert (
-        torch.equal(ahead.course[0, :3], begun[0])
-        and not ahead.course[1, :4].any()
-        and ahead.course[:, 4].tolist() == [0, 1]
+        torch.equal(ahead_in(ahead).course[0, :3], begun[0])
+        and not ahead_in(ahead).course[1, :4].any()
+        and ahead_in(ahead).course[:, 4].tolist() == [0, 1]
     )
     frames = event_config.block_latents
     ages = torch.arange(frames)[None]
-    stand = worlds.place[:, None].expand(-1, frames, -1)
+    stand = state_of(worlds).place[:, None].expand(-1, frames, -1)
     yaw = worlds.yaw[:, None].expand(-1, frames)
     rays = places.rays(stand, yaw, 0 * yaw)
     latents = worlds.history.latents
@@ -275,41 +278,42 @@ def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit
     )
     known = places.painted(rays, look)
     away = places.clear_sight(stand, yaw, 0 * yaw)
-    things, covered = events(kind, stand, yaw, 0 * yaw, away, ahead.course[:, :3], ages.expand(2, -1), known)
+    things, covered = events(kind, stand, yaw, 0 * yaw, away, ahead_in(ahead).course[:, :3], ages.expand(2, -1), known)
     stride = event_config.vae.temporal_stride
     share, thing = (part.repeat_interleave(stride, dim=2) for part in (covered, things))
 
     def over(view: Tensor) -> Tensor:
         return ((1 - share) * vae.decode(view)[0] + share * thing).clamp(-1, 1)
 
-    seen = over(without.guide.latents)
+    seen = over(ahead_in(without).guide.latents)
     latents = vae.encode(seen)
-    expected = torch.lerp(vae.encode(over(known)), latents, ahead.guide.valid)
+    expected = torch.lerp(vae.encode(over(known)), latents, ahead_in(ahead).guide.valid)
     sure = covered.unflatten(3, (-1, 8)).unflatten(5, (-1, 8)).mean(dim=(4, 6))
     torch.testing.assert_close(ready.variance[0], (bare.variance * (1 - sure) + LEAST * sure)[0])
-    torch.testing.assert_close(ready.guide[0], expected[0], atol=1e-5, rtol=1e-4)
-    assert 0.05 < covered[0].mean() < 0.95 and torch.equal(ahead.covered, covered[:, :, -1])
+    torch.testing.assert_close(ready.mean[0], expected[0], atol=1e-5, rtol=1e-4)
+    assert 0.05 < covered[0].mean() < 0.95 and torch.equal(ahead_in(ahead).covered, covered[:, :, -1])
     # what latents lose of a thing is put back where the block shows it as it was drawn
-    detail = (1 - share) * without.guide.detail + share * (seen - vae.decode(latents)[0])
-    torch.testing.assert_close(ahead.guide.detail[0], detail[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(ahead.guide.detail[1], without.guide.detail[1])
+    detail = (1 - share) * ahead_in(without).guide.detail + share * (seen - vae.decode(latents)[0])
+    torch.testing.assert_close(ahead_in(ahead).guide.detail[0], detail[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ahead_in(ahead).guide.detail[1], ahead_in(without).guide.detail[1])
 
 
 def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_config, make_vae, pictures):
     vae = make_vae(event_config)
     worlds = worlds_of(event_dit, vae, pictures, 2)
     motion, _, ahead = stepped(event_dit, vae, worlds, event_config, UFO, "")
-    covered = torch.zeros_like(ahead.covered)
+    covered = torch.zeros_like(ahead_in(ahead).covered)
     covered[0, 0, 8:16, 16:24] = 0.9
     noise = torch.zeros(2, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
     draws = [generator("draw", i) for i in range(2)]
-    after, _ = advance(event_dit, vae, worlds, motion, dataclasses.replace(ahead, covered=covered), noise, draws)
-    useless, margin = after.doubt[:, 0] >= USELESS, (slice(4, 20), slice(12, 28))
+    hidden = dataclasses.replace(ahead.predictions[0], own=dataclasses.replace(ahead_in(ahead), covered=covered))
+    after, _ = append_and_decode(event_dit, vae, dataclasses.replace(ahead, predictions=(hidden,)), noise, draws)
+    useless, margin = state_of(after).doubt[:, 0] >= USELESS, (slice(4, 20), slice(12, 28))
     assert useless[0][margin].all() and useless.sum() == 16 * 16
     _, _, later = stepped(event_dit, vae, after, event_config, UFO, "")
-    assert later.guide.valid[0, 0, 0, 1, 2] <= REMEMBERED < later.guide.valid[1].min()
-    album = advance(event_dit, vae, after, motion, later, noise, draws)[0].album
-    kept = [torch.equal(album.pictures[i], after.album.pictures[i]) for i in range(2)]
+    assert ahead_in(later).guide.valid[0, 0, 0, 1, 2] <= REMEMBERED < ahead_in(later).guide.valid[1].min()
+    album = append_and_decode(event_dit, vae, later, noise, draws)[0].priors[0].album
+    kept = [torch.equal(album.pictures[i], state_of(after).album.pictures[i]) for i in range(2)]
     assert kept == [True, False]  # the picture that shows the thing is not added
 
 
@@ -323,12 +327,12 @@ def test_an_event_keeps_its_place_until_another_begins(event_dit, event_config, 
         worlds, *_ = dream_block(
             event_dit, vae, worlds, [walk], context, pooled, noise, sigmas, [generator("old", number)]
         )
-        courses.append(worlds.course[0])
+        courses.append(state_of(worlds).course[0])
     assert not courses[0].any() and courses[1][3] == event_config.block_latents
     assert torch.equal(courses[1], courses[2]) and torch.equal(courses[2][:4], courses[3][:4])
     assert courses[4][3] == 4 * event_config.block_latents and not torch.equal(courses[4][:3], courses[1][:3])
-    pair = join_worlds([worlds, dataclasses.replace(worlds, course=2 * worlds.course)])
-    assert [torch.equal(w.course, c * worlds.course) for w, c in zip(split_worlds(pair), (1, 2))] == [True, True]
+    pair = join_worlds([worlds, with_state(worlds, course=2 * state_of(worlds).course)])
+    assert [torch.equal(state_of(w).course, c * state_of(worlds).course) for w, c in zip(split_worlds(pair), (1, 2))] == [True, True]
 
 
 def test_only_texts_that_may_change_the_light_outdate_what_was_seen(event_dit, event_config, make_vae, pictures):
@@ -340,5 +344,5 @@ def test_only_texts_that_may_change_the_light_outdate_what_was_seen(event_dit, e
     for (before, after), changed in expected.items():
         worlds = worlds_of(event_dit, vae, pictures, 1)
         motion, _, ahead = stepped(event_dit, vae, worlds, event_config, before)
-        worlds, _ = advance(event_dit, vae, worlds, motion, ahead, noise, [generator("draw")])
+        worlds, _ = append_and_decode(event_dit, vae, ahead, noise, [generator("draw")])
         assert stepped(event_dit, vae, worlds, event_config, after)[2].changed.tolist() == [changed], (before, after)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scenes import standing
 from test_rays import CAMERA, SMALL, town_of_a_box
 from test_voxels import COUNTED, places_of
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from train.voxels import distance_field
 from train.walks import known_street
 from world_model.actions import Action
 from world_model.config import ModelConfig
+from world_model.priors.config import scene_of, with_scene
 from world_model.priors.finder import Finder
 from world_model.priors.places import APART, PARTLY, UNKNOWN, Places
 from world_model.rollout import commanded, generator
@@ -243,8 +245,8 @@ def test_a_finder_of_more_towns_begins_with_what_it_knew(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_towns(town_config) -> ModelConfig:
-    places = replace(town_config.dit.places, towns=(0, 5), bricks=16384)
-    return replace(town_config, dit=replace(town_config.dit, places=places))
+    places = replace(scene_of(town_config).places, towns=(0, 5), bricks=16384)
+    return with_scene(town_config, places=places)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -275,7 +277,7 @@ def learnt(two_towns, town_config, data_folder, vae_folder, walks_there, tmp_pat
 def test_walks_are_in_the_coordinates_of_their_town(two_towns, walks_there, town_config):
     corpus, shard = Corpus(two_towns, walks_there), Shard(find_shards(walks_there)[0])
     assert corpus.towns == [1] and town_of(two_towns, shard.header) == 1
-    start = APART * two_towns.dit.places.period
+    start = APART * scene_of(two_towns).places.period
     assert town_start(two_towns, 1).tolist() == [start, 0.0]
     x, z = corpus.position(2, 3)
     frame = 3 * two_towns.frames_per_block - 1
@@ -297,9 +299,9 @@ def test_a_further_town_leaves_the_first_as_it_was(learnt, two_towns, town_confi
     load_places(one, learnt[0])
     load_places(two, learnt[1])
     place, yaw = torch.rand(1, 5, 2, dtype=torch.float64) * 200, torch.rand(1, 5, dtype=torch.float64) * 6
-    look = torch.randn(1, two_towns.dit.places.look)
+    look = torch.randn(1, scene_of(two_towns).places.look)
     assert torch.equal(two(place, yaw, 0 * yaw, look), one(place, yaw, 0 * yaw, look))
-    there = place + torch.tensor([APART * two_towns.dit.places.period, 0.0], dtype=torch.float64)
+    there = place + torch.tensor([APART * scene_of(two_towns).places.period, 0.0], dtype=torch.float64)
     assert not torch.equal(two(there, yaw, 0 * yaw, look), two(place, yaw, 0 * yaw, look))
     facts = json.loads((learnt[1] / "places.json").read_text())["places_training"]
     assert facts["steps"] == 30 and facts["town 5"]["steps"] == 40 and facts["town 5"]["psnr"] > 0
@@ -341,7 +343,7 @@ def test_views_for_the_finder_come_from_every_town(two_towns, walks_there):
     views = finder_stage.Views(two_towns, walks_there, finder_stage.Settings())
     _, walked = views.walked(5, 1)
     pictures, drawn = views.draw(12, 1)
-    finder = Finder(two_towns.dit.places.period, (two_towns.height, two_towns.width), width=8, towns=2)
+    finder = Finder(scene_of(two_towns).places.period, (two_towns.height, two_towns.width), width=8, towns=2)
     assert (finder.labels(walked)[0][:, 0] >= 20).all()
     towns = (finder.labels(drawn)[0][:, 0] >= 20).tolist()
     assert 0 < sum(towns) < 12
@@ -380,13 +382,13 @@ def test_starting_pictures_come_from_every_town(two_towns):
 def test_worlds_of_several_towns_go_on_side_by_side(learnt, two_towns, make_dit, make_vae):
     """Each stands where its town lets it: walks of a batch are those of each world alone."""
     dit, vae = make_dit(two_towns).requires_grad_(False), make_vae(two_towns)
-    load_places(dit.places, learnt[1])
+    load_places(dit.priors[0].places, learnt[1])
     place = torch.stack([torch.from_numpy(town_start(two_towns, town)) + 40.0 for town in (0, 1)])
     yaw = torch.zeros(2, dtype=torch.float64)
     pictures, present = torch.zeros(2, 3, two_towns.height, two_towns.width), torch.ones(2, dtype=torch.bool)
-    worlds = start_worlds(dit, vae, pictures, present, yaw=yaw, place=place)
+    worlds = start_worlds(dit, vae, pictures, present, standing(yaw, place))
     walk = [Action.from_keys("W"), Action.from_keys("W")]
     together = commanded(dit, worlds, walk).displacement
     for town in (0, 1):
-        alone = start_worlds(dit, vae, pictures[:1], present[:1], yaw=yaw[:1], place=place[town : town + 1])
+        alone = start_worlds(dit, vae, pictures[:1], present[:1], standing(yaw[:1], place[town : town + 1]))
         assert torch.equal(commanded(dit, alone, walk[:1]).displacement[0], together[town])

@@ -19,6 +19,7 @@ from train.loop import Run
 from world_model.actions import Action
 from world_model.dit import DiT
 from world_model.model import WorldModel
+from world_model.priors.config import scene_of
 from world_model.priors.depth import DepthNet
 from world_model.text import Conditioning
 from world_model.vae import build_vae
@@ -62,7 +63,7 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
     shutil.copytree(run_folder, run)
     file = run / "checkpoint" / "custom_checkpoint_1.pkl"
     held = torch.load(file, weights_only=True)
-    gone, changed = [name for name in held if name.startswith("module.depth.")][:2]
+    gone, changed = [name for name in held if name.startswith("module.priors.0.depth.")][:2]
     held.pop(gone)
     held[changed] = held[changed][:1]
     torch.save(held, file)
@@ -70,7 +71,7 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
         load_average(config, run)
     found, whole = (load_average(config, *given)[0].state_dict() for given in ((run, ["depth"]), (run_folder,)))
     assert found.keys() == whole.keys()
-    assert all(torch.equal(found[name], value) for name, value in whole.items() if not name.startswith("depth."))
+    assert all(torch.equal(found[name], value) for name, value in whole.items() if not name.startswith("priors.0.depth."))
 
 
 def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, depth_folder, tmp_path):
@@ -148,13 +149,13 @@ def test_a_folder_without_a_checkpoint_is_refused(config, tmp_path):
 
 
 def test_a_later_depth_network_is_landed(config, run_folder, vae_folder, data_folder, tmp_path):
-    later = DepthNet(config.dit.guide, config.camera)
+    later = DepthNet(scene_of(config).depth, config.camera)
     save_file(later.state_dict(), tmp_path / "depth.safetensors")
     (tmp_path / "depth.json").write_text('{"depth_training": {"steps": 7}}')
     land(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], tmp_path)
     landed = load_file(tmp_path / "out" / "dit.safetensors")
     for name, value in later.state_dict().items():
-        torch.testing.assert_close(landed[f"depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
+        torch.testing.assert_close(landed[f"priors.0.depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["depth"] == {"steps": 7}
 
 
@@ -167,10 +168,10 @@ def test_what_earlier_weights_say_of_their_making_comes_first(config, landed, ru
 def test_parts_of_a_dit_are_left_out_of_what_is_loaded(config, landed):
     dit, other = DiT(config), DiT(config)
     before = {name: value.clone() for name, value in dit.state_dict().items()}
-    load_dit(dit, landed[0], ["depth"])
+    load_dit(dit, landed[0], ["priors.0.depth"])
     load_dit(other, landed[0])
     for name, value in dit.state_dict().items():
-        assert torch.equal(value, (before if name.startswith("depth.") else other.state_dict())[name])
-    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in before.items() if name.startswith("depth."))
+        assert torch.equal(value, (before if name.startswith("priors.0.depth.") else other.state_dict())[name])
+    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in before.items() if name.startswith("priors.0.depth."))
     with pytest.raises(ValueError, match="does not fit"):
         load_dit(dit.blocks, landed[0])

@@ -192,7 +192,7 @@ def test_the_guide_is_made_beside_the_rest_on_half_of_the_threads_each(world_mod
         ran.append((threading.get_ident(), torch.get_num_threads()))
         return guide_block(*given, **named)
 
-    monkeypatch.setattr("world_model.rollout.guide_block", noted)
+    monkeypatch.setattr("world_model.priors.scene.guide_block", noted)
     shown = []
     for count in (1, 2):
         threads(count)

@@ -29,6 +29,7 @@ from world_model.costs import (
 from world_model.count import Cost, count, size_of
 from world_model.dit import DiT
 from world_model.plan import DEVICES, Plan, make_plan, report, resized
+from world_model.priors.config import scene_of, with_scene
 from world_model.priors.places import BANDS, LIGHTS, WEATHERS
 from world_model.tscm import Group, History, released_packing
 
@@ -188,14 +189,14 @@ def test_presets_with_guides_are_counted(quick_samples):
 
 def test_a_town_known_by_heart_is_counted(town_config, quick_samples):
     """Its parameters, and a network on the tokens of a block, on top of the same model without one."""
-    without = replace(town_config, dit=replace(town_config.dit, places=None))
+    without = with_scene(town_config, places=None)
     found, rest = (costs._dit(config, 1) for config in (town_config, without))
-    added = sum(p.numel() for p in found.places.parameters()) + town_config.dit.latent_channels * town_config.dit.dim
+    added = sum(p.numel() for p in found.priors[0].places.parameters()) + town_config.dit.latent_channels * town_config.dit.dim
     assert count_parameters(town_config)[0] == count_parameters(without)[0] + added  # what it knows is one more input
     held = 1 + 2 + town_config.dit.packing.recent_frames
     flops = forward_cost(found, held).flops - forward_cost(rest, held).flops
     tokens = prod(town_config.token_grid)
-    c, width = town_config.dit.places, town_config.dit.places.width
+    c, width = scene_of(town_config).places, scene_of(town_config).places.width
     features = (sum(features for *_, features in c.tables) + 5) * c.rays**2 + c.look
     channels = town_config.dit.latent_channels
     layers = features * width + width * width + 9 * width * width + width * channels + channels * town_config.dit.dim

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import pytest
 import torch
+from scenes import state_of
 from torch import Tensor
 
 from train.corpus import Corpus
@@ -13,7 +14,7 @@ from train.pool import PLACE_ERROR, Batch, Entry, Pool
 from train.shards import HELD_OUT, Shard, find_shards
 from train.sheet import to_video
 from world_model.dit import DiT
-from world_model.rollout import advance, generator, motion_of, prepare_block
+from world_model.rollout import append_and_decode, encode_conditions, generator, motion_of
 from world_model.text import Conditioning, build_text_encoder, mean_token
 from yume_gym.street.events import EVENTS
 
@@ -43,10 +44,10 @@ def make_pool(corpus, conditioning):
 def walk_on(pool: Pool, dit: DiT, vae, step: int, count: int | None = None, dreaming: float = 0.0) -> Batch:
     """One block of some worlds by the truth, as training does it; returns what was drawn."""
     batch = pool.draw(dit, vae, pool.size if count is None else count, dreaming, step)
-    _, ahead = prepare_block(dit, vae, batch.worlds, batch.motion, batch.context, batch.pooled)
+    _, ahead = encode_conditions(dit, vae, batch.worlds, batch.motion, batch.context, batch.pooled)
     draws = [generator("old", step)] * len(batch.index)
-    after, _ = advance(dit, vae, batch.worlds, batch.motion, ahead, batch.truth, draws)
-    pool.put(batch, after, replace(ahead.place, latents=batch.truth))
+    after, _ = append_and_decode(dit, vae, ahead, batch.truth, draws)
+    pool.put(batch, after, ahead.history(batch.truth))
     return batch
 
 
@@ -128,8 +129,8 @@ def test_motion_is_the_true_cameras(corpus, config, data_folder):
 def test_prior_is_the_deviation_of_latents_and_of_the_guides_error(corpus, config, frozen_vae):
     """The guide is worth having: seen places are nearer to it than to zero. First row against plain numpy."""
     dit = DiT(config)
-    torch.nn.init.zeros_(dit.depth.head.weight)  # nothing but the ground
-    everywhere, seen = corpus.prior_deviation(dit, frozen_vae)
+    torch.nn.init.zeros_(dit.priors[0].depth.head.weight)  # nothing but the ground
+    everywhere, seen = corpus.prior_deviation(dit.priors[0], frozen_vae)
     latents = corpus.latents[HELD_OUT:, :, SIZE:].astype("float64")  # a walk's first block has no guide
     expected = (latents**2).mean(axis=(0, 2, 3, 4)) ** 0.5
     torch.testing.assert_close(everywhere.double(), torch.from_numpy(expected), atol=1e-3, rtol=1e-3)
@@ -191,12 +192,12 @@ def test_clean_worlds_live_through_their_walk(make_pool, corpus, config, dit, fr
             assert float(entry.worlds.yaw) == pytest.approx(yaw, abs=1e-4)
             assert float(entry.worlds.pitch) == pytest.approx(pitch, abs=1e-4)
             place = torch.tensor(corpus.position(entry.walk, entry.block), dtype=torch.float64)
-            aside = entry.worlds.place[0] - place
+            aside = state_of(entry.worlds).place[0] - place
             if old is None:
                 beside.append(aside)
             else:  # as far beside as it was: it moves as the true camera does, walls and all
                 before_that = torch.tensor(corpus.position(old.walk, old.block), dtype=torch.float64)
-                torch.testing.assert_close(aside, old.worlds.place[0] - before_that, atol=1e-4, rtol=0)
+                torch.testing.assert_close(aside, state_of(old.worlds).place[0] - before_that, atol=1e-4, rtol=0)
     assert max(ages) >= 6
     errors = torch.stack(beside)
     assert 0.3 * PLACE_ERROR < errors.std() < 2 * PLACE_ERROR and errors.abs().max() < 5 * PLACE_ERROR

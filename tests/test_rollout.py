@@ -8,14 +8,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from scenes import ahead_in, standing, state_of, with_state
 from torch import Tensor
 
 from world_model import flow
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.dit import DiT
+from world_model.priors.scene import Ahead
 from world_model.priors.warp import OUTDATED
-from world_model.rollout import Ahead, block_noise, denoise_block, dream_block, generator, motion_of, prepare_block
+from world_model.rollout import block_noise, denoise_block, dream_block, encode_conditions, generator, motion_of
 from world_model.vae import PatchVAE
 from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
 
@@ -49,7 +51,7 @@ def worlds(dit, vae, config, make_videos) -> Worlds:
     looks = torch.tensor([0.0, 1.0], dtype=torch.float64)
     with torch.no_grad():
         return start_worlds(
-            dit, vae, make_videos(config, 2, 1)[:, :, 0], torch.ones(2, dtype=torch.bool), looks, 0.1 * looks
+            dit, vae, make_videos(config, 2, 1)[:, :, 0], torch.ones(2, dtype=torch.bool), standing(looks, pitch=0.1 * looks)
         )
 
 
@@ -132,7 +134,7 @@ def test_motion_is_the_commanded_one_of_each_world(config):
 @torch.no_grad()
 def test_a_blocks_latents_stand_where_their_last_pictures_do(dit, vae, worlds, context, pooled):
     motion = motion_of(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
-    ahead = prepare_block(dit, vae, worlds, motion, context, pooled)[1]
+    ahead = encode_conditions(dit, vae, worlds, motion, context, pooled)[1]
     place = ahead.place
     assert torch.equal(place.yaw, motion.yaw[:, [1, 3]])
     assert place.frame.tolist() == [[0, 1], [0, 1]]
@@ -140,7 +142,7 @@ def test_a_blocks_latents_stand_where_their_last_pictures_do(dit, vae, worlds, c
     assert torch.equal(after.yaw, motion.yaw[:, -1])
     assert torch.equal(after.history.latents[:, :, -2:], latents)
     assert torch.equal(after.picture, video[:, :, -1])
-    assert torch.equal(after.doubt, ahead.guide.doubt) and after.doubt.any()
+    assert torch.equal(state_of(after).doubt, ahead_in(ahead).guide.doubt) and state_of(after).doubt.any()
     assert after.history.frame[:, -2:].tolist() == [[0, 1], [0, 1]]
 
 
@@ -151,7 +153,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     start, latents, videos, guides = worlds, [], [], []
     for step in range(4):
         motion = motion_of(config, [WALK, TURN], worlds.yaw, worlds.pitch)
-        guides.append(prepare_block(dit, vae, worlds, motion, context, pooled)[1].guide)
+        guides.append(ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]))
         worlds, block, video = dream(dit, vae, worlds, context, pooled, step)
         latents.append((block, worlds.history))
         videos.append(video)
@@ -186,7 +188,7 @@ def test_a_worlds_size_never_grows(dit, vae, worlds, context, pooled):
 
 def ahead_of(dit, vae, worlds, context, pooled, actions=(WALK, TURN)) -> Ahead:
     motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
-    return prepare_block(dit, vae, worlds, motion, context, pooled)[1]
+    return ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1])
 
 
 def saying(context: Tensor, *texts: str) -> Tensor:
@@ -202,8 +204,8 @@ def test_what_was_seen_is_outdated_where_the_text_changes(dit, vae, worlds, cont
     for step in range(2):
         assert ahead_of(dit, vae, worlds, park, pooled).changed.tolist() == [False, False]
         worlds, _, _ = dream(dit, vae, worlds, park, pooled, step)
-    assert worlds.album.filled.sum(dim=1).tolist() == [2, 2]
-    emptied = replace(worlds, album=worlds.album.without(torch.tensor([True, False])))
+    assert state_of(worlds).album.filled.sum(dim=1).tolist() == [2, 2]
+    emptied = with_state(worlds, album=state_of(worlds).album.without(torch.tensor([True, False])))
     unchanged, bare = (ahead_of(dit, vae, state, park, pooled).guide for state in (worlds, emptied))
     assert not torch.equal(unchanged.valid[0], bare.valid[0])  # the album had something to show
     told = ahead_of(dit, vae, worlds, saying(context, "rain", ""), pooled)
@@ -221,10 +223,10 @@ def test_the_album_is_begun_anew_where_the_text_changes(dit, vae, worlds, contex
     for step, said in enumerate(texts):
         before = worlds
         worlds, _, _ = dream(dit, vae, worlds, saying(context, *said), pooled, step)
-        kept.append(worlds.album.filled.sum(dim=1).tolist())
+        kept.append(state_of(worlds).album.filled.sum(dim=1).tolist())
     assert kept == [[1, 1], [2, 2], [0, 3], [1, 3], [2, 0]]
     shown = ((before.picture[0].clamp(-1, 1) + 1) * 127.5).round()
-    newest = worlds.album.pictures[0][worlds.album.filled[0]][-1]
+    newest = state_of(worlds).album.pictures[0][state_of(worlds).album.filled[0]][-1]
     torch.testing.assert_close(newest.float(), shown, atol=1, rtol=0)
 
 
@@ -247,14 +249,14 @@ def test_a_change_is_another_text_in_a_world_that_has_begun(before, now, changed
 
 def conditions_of(dit, vae, worlds, context, pooled):
     motion = motion_of(dit.config, [WALK, TURN], worlds.yaw, worlds.pitch)
-    return prepare_block(dit, vae, worlds, motion, context, pooled)[0]
+    return encode_conditions(dit, vae, worlds, motion, context, pooled)[0]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("prediction", ["data", "velocity"])
 def test_denoising_is_euler_on_the_velocity(prediction, dit, vae, config, make_dit, worlds, context, pooled):
     if prediction == "velocity":
-        dit = make_dit(replace(config, dit=replace(config.dit, prediction="velocity", guide=0)))
+        dit = make_dit(replace(config, priors=(), dit=replace(config.dit, prediction="velocity")))
     conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
     x = noise.double()
     for before, after in pairwise(SIGMAS):
@@ -307,7 +309,7 @@ def test_gradient_reaches_the_compressors_but_not_the_past(dit, vae, worlds, con
     dit.zero_grad()
     latents.square().mean().backward()
     assert past.grad is None
-    for name in ("patch_embedding_2x.weight", "channel_embedding.weight", "guide_embedding.weight", "head.head.weight"):
+    for name in ("patch_embedding_2x.weight", "channel_embedding.weight", "prior_embeddings.0.weight", "head.head.weight"):
         assert dit.get_parameter(name).grad.any()
     dit.zero_grad()
 

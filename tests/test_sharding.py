@@ -40,11 +40,11 @@ DISTIL = distill.Settings(
 def like_released(config) -> ModelConfig:
     """The code paths of yume-5b at the size of the small world: packing that grows, joint attention, velocity, no guide."""
     dit = replace(
-        config.dit, packing="released", guide=(), guide_memory=0, prediction="velocity", positions="grid", mlp_conv=False,
+        config.dit, packing="released", prediction="velocity", positions="grid", mlp_conv=False,
         activation="gelu_tanh", screen_embedding=False, pooled_action=False, history_attention="joint", patch=(1, 2, 2),
         channel=ChannelConfig(dim=16, heads=2, patch=(2, 4, 4)),
     )  # fmt: skip
-    return replace(config, dit=dit)
+    return replace(config, dit=dit, priors=())
 
 
 # ---- two processes ----------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class Watched(Run):
 
 def learn(monkeypatch, config, data, vae, out, settings=QUICK, steps=STEPS) -> None:
     monkeypatch.setattr(foundation, "Run", Watched)
-    foundation.train(config, data, vae, out, settings, steps, None, None, vae if config.dit.guide else None)
+    foundation.train(config, data, vae, out, settings, steps, None, None, vae if config.priors else None)
 
 
 def curve(out: Path) -> tuple[list[int], np.ndarray]:

@@ -13,18 +13,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from scenes import ahead_in, standing, state_of, with_state
 from torch import Tensor
 from towns import streets
 
 from train.shards import HELD_OUT
 from train.voxels import distance_field
 from world_model.actions import Action
-from world_model.conditions import Conditions
 from world_model.dit import DiT
 from world_model.model import WorldModel, WorldState
+from world_model.priors.config import scene_of
 from world_model.priors.finder import Finder
 from world_model.priors.warp import OUTDATED, REMEMBERED, WEAR
-from world_model.rollout import advance, commanded, generator, motion_of, prepare_block
+from world_model.rollout import append_and_decode, commanded, encode_conditions, generator, motion_of
 from world_model.text import Conditioning
 from world_model.weights import save_weights
 from world_model.worlds import Worlds, empty_worlds, split_worlds, start_worlds
@@ -40,12 +41,12 @@ def town_dit(town_config, make_dit) -> DiT:
     """Random weights in which every layer does something, a town of streets, and views from all over them."""
     dit, rng = make_dit(town_config).requires_grad_(False), np.random.default_rng(5)
     solid, walkable = streets(town_config)
-    dit.places.stand(distance_field(solid, town_config.dit.places))
-    dit.places.walkable.copy_(walkable)
+    dit.priors[0].places.stand(distance_field(solid, scene_of(town_config).places))
+    dit.priors[0].places.walkable.copy_(walkable)
     cells = walkable.nonzero().numpy()
-    cells = (cells[rng.integers(len(cells), size=len(dit.places.views))] + 0.5) * town_config.dit.places.cell
+    cells = (cells[rng.integers(len(cells), size=len(dit.priors[0].places.views))] + 0.5) * scene_of(town_config).places.cell
     yaws = rng.uniform(-np.pi, np.pi, (len(cells), 1))
-    dit.places.views.copy_(torch.from_numpy(np.concatenate([cells, yaws], axis=1)))
+    dit.priors[0].places.views.copy_(torch.from_numpy(np.concatenate([cells, yaws], axis=1)))
     return dit
 
 
@@ -59,7 +60,7 @@ def town_folder(town_config, town_dit, make_vae, pictures, tmp_path_factory) -> 
     Image.fromarray(np.concatenate(pictures[:3])).save(folder / "starts.png")
     (folder / "starts.json").write_text(json.dumps(POSES))
     torch.manual_seed(0)
-    finder = Finder(town_config.dit.places.period, (town_config.height, town_config.width))
+    finder = Finder(scene_of(town_config).places.period, (town_config.height, town_config.width))
     tensors = {
         "dit.safetensors": town_dit.state_dict(), "vae.safetensors": make_vae(town_config).state_dict(),
         "text.safetensors": {"actions": Conditioning(town_config.text).actions}, "finder.safetensors": finder.state_dict(),
@@ -74,7 +75,8 @@ def town_model(town_folder) -> WorldModel:
 
 
 def tensors_of(worlds: Worlds) -> list[Tensor]:
-    parts = [worlds.history.latents, worlds.yaw, worlds.pitch, worlds.place, worlds.picture, worlds.album.pictures]
+    scene = state_of(worlds)
+    parts = [worlds.history.latents, worlds.yaw, worlds.pitch, worlds.picture, scene.place, scene.doubt, scene.album.pictures]
     return [*parts, worlds.memory.total, worlds.memory.norm, *worlds.cache]
 
 
@@ -84,9 +86,9 @@ def test_the_known_place_is_the_prior_where_the_guide_saw_nothing(town_dit, town
     valid = torch.zeros(2, 1, *shape[2:])
     valid[0, ..., 3:] = 1.0
     valid[1, ..., 0, :] = 0.25
-    shown = town_dit.show(Conditions([], [], None, [], torch.zeros(0), None, None, None, None), guide, valid, known)
-    mean, variance = shown.guide, shown.variance
-    unseen, seen = (town_dit.prior_deviation[row].square()[:, None, None, None] for row in (0, 1))
+    shown = town_dit.priors[0].combined(guide, valid, known)
+    mean, variance = shown.mean, shown.variance
+    unseen, seen = (town_dit.priors[0].deviation[row].square()[:, None, None, None] for row in (0, 1))
     assert torch.equal(mean[0, ..., :3], known[0, ..., :3]) and torch.equal(mean[0, ..., 3:], guide[0, ..., 3:])
     assert torch.equal(variance[0, ..., :3], unseen.expand_as(variance[0, ..., :3]))
     assert torch.equal(variance[0, ..., 3:], seen.expand_as(variance[0, ..., 3:]))
@@ -99,26 +101,24 @@ def test_a_block_ahead_is_known_from_where_it_will_be_seen(town_dit, town_config
     """Worlds that saw nothing: what a block's denoising starts from is the place at the poses of its latents' last pictures,
     in the light that the text tells."""
     vae, zero = make_vae(town_config), torch.zeros(2, dtype=torch.float64)
-    worlds = replace(
-        empty_worlds(town_dit, vae, 2, torch.device("cpu")),
-        place=torch.tensor([[1.0, 20.0], [41.0, -7.0]], dtype=torch.float64), yaw=zero + 0.2,
-    )  # fmt: skip
+    there = standing(zero + 0.2, torch.tensor([[1.0, 20.0], [41.0, -7.0]], dtype=torch.float64))
+    worlds = empty_worlds(town_dit, vae, 2, torch.device("cpu"), there)
     motion = commanded(town_dit, worlds, [WALK, TURN])
     context = torch.randn(2, 24, town_config.dit.text_dim, generator=generator("context"))
-    ready, ahead = prepare_block(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
-    assert ahead.guide is not None and not ahead.guide.valid.any()
+    ready, ahead = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
+    assert ahead_in(ahead).guide is not None and not ahead_in(ahead).guide.valid.any()
     nothing = torch.zeros(1, town_config.dit.latent_channels, *town_config.latent_size)
     for world in range(2):
         told = context[world : world + 1, :8]
-        look = town_dit.places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), told)
+        look = town_dit.priors[0].places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), told)
         for latent, frame in enumerate((1, 3)):
-            place = worlds.place[world] + motion.displacement[world, frame]
-            expected = town_dit.places(
+            place = state_of(worlds).place[world] + motion.displacement[world, frame]
+            expected = town_dit.priors[0].places(
                 place[None, None], motion.yaw[world : world + 1, frame : frame + 1],
                 motion.pitch[world : world + 1, frame : frame + 1], look,
             )  # fmt: skip
-            torch.testing.assert_close(ready.guide[world, :, latent], expected[0, :, 0], atol=1e-4, rtol=1e-4)
-    assert ready.guide.std() > 0.05
+            torch.testing.assert_close(ready.mean[world, :, latent], expected[0, :, 0], atol=1e-4, rtol=1e-4)
+    assert ready.mean.std() > 0.05
 
 
 @torch.no_grad()
@@ -126,11 +126,11 @@ def test_worlds_of_a_batch_are_known_each_by_itself(town_dit, town_config):
     stream = generator("views")
     place = torch.rand(3, 2, 2, generator=stream, dtype=torch.float64) * 10 - 5
     yaw, pitch = (torch.randn(3, 2, generator=stream, dtype=torch.float64) * spread for spread in (2.0, 0.2))
-    look = torch.randn(3, town_config.dit.places.look, generator=stream)
-    together = town_dit.places(place, yaw, pitch, look)
+    look = torch.randn(3, scene_of(town_config).places.look, generator=stream)
+    together = town_dit.priors[0].places(place, yaw, pitch, look)
     for world in range(3):
         one = slice(world, world + 1)
-        alone = town_dit.places(place[one], yaw[one], pitch[one], look[one])
+        alone = town_dit.priors[0].places(place[one], yaw[one], pitch[one], look[one])
         torch.testing.assert_close(together[one], alone, atol=1e-4, rtol=1e-4)
     assert (together[0] - together[1]).abs().mean() > 0.02
 
@@ -157,7 +157,7 @@ def test_shipped_pictures_are_not_searched_for(town_model, pictures, monkeypatch
     monkeypatch.setattr(Finder, "find", never)
     state = town_model.start([pictures[2], pictures[1].copy()], ["", ""], [1, 2])
     for world, pose in enumerate((POSES[2], POSES[1])):
-        assert state.worlds.place[world].tolist() == list(pose[:2])
+        assert state_of(state.worlds).place[world].tolist() == list(pose[:2])
         assert float(state.worlds.yaw[world]) == pose[2]
         assert (state.worlds.history.yaw[world] == pose[2]).all()
     with pytest.raises(AssertionError, match="searched"):
@@ -168,11 +168,11 @@ def test_other_pictures_are_searched_for(town_model, pictures):
     """The world stands where `locate` says, and one can stand there; the error is that of what the town looks like there."""
     (x, z, yaw), error = town_model.locate(pictures[3])
     state = town_model.start([pictures[3]], [""], [1])
-    assert (*state.worlds.place[0].tolist(), float(state.worlds.yaw)) == (x, z, yaw)
+    assert (*state_of(state.worlds).place[0].tolist(), float(state.worlds.yaw)) == (x, z, yaw)
     with torch.no_grad():
         picture = torch.from_numpy(pictures[3]).permute(2, 0, 1)[None].float() / 127.5 - 1
         latents = town_model.vae.encode(picture[:, :, None].expand(-1, -1, 2, -1, -1))[:, :, 0]
-        places, view = town_model.dit.places, torch.tensor([[[x, z]]], dtype=torch.float64)
+        places, view = town_model.dit.priors[0].places, torch.tensor([[[x, z]]], dtype=torch.float64)
         look = places.looks(latents, latents, torch.ones(1, dtype=torch.bool), torch.zeros(1, 1, 16))
         there = places(view, torch.tensor([[yaw]]), torch.zeros(1, 1), look)[:, :, 0]
     rest, own = (x.flatten(2) - x.flatten(2).mean(dim=2, keepdim=True) for x in (there - latents, latents))
@@ -188,20 +188,20 @@ def test_models_that_know_no_town_find_nothing(world_model, pictures):
 def test_a_text_start_stands_on_a_walkable_place(town_model):
     """At one of the views, drawn by the text's tokens and the seed; each of them is on a street."""
     state = town_model.start(None, ["a park"] * 6, [1, 2, 3, 4, 5, 6])
-    places, worlds = town_model.dit.places, state.worlds
-    assert places.free(worlds.place).all()
-    assert len({tuple(place) for place in worlds.place.tolist()}) > 3
-    stand = torch.cat([worlds.place, worlds.yaw[:, None]], dim=1)
+    places, worlds = town_model.dit.priors[0].places, state.worlds
+    assert places.free(state_of(worlds).place).all()
+    assert len({tuple(place) for place in state_of(worlds).place.tolist()}) > 3
+    stand = torch.cat([state_of(worlds).place, worlds.yaw[:, None]], dim=1)
     assert (stand[:, None] == places.views.double()).all(dim=-1).any(dim=1).all()
     for world in range(6):
         pose = places.somewhere(generator("place", world + 1), town_model.conditioning.event("a park")[None])
         assert torch.equal(pose, stand[world])
-    assert torch.equal(town_model.start(None, ["a park"], [4]).worlds.place[0], worlds.place[3])
+    assert torch.equal(town_model.start(None, ["a park"], [4]).state_of(worlds).place[0], state_of(worlds).place[3])
 
 
 def test_a_text_start_stands_where_the_text_leads(town_model):
     """One view is made certain for a text; other texts, and none, go elsewhere."""
-    places, seeds = town_model.dit.places, [1, 2]
+    places, seeds = town_model.dit.priors[0].places, [1, 2]
     towards = town_model.conditioning.event("a park")[:2].mean(dim=0)  # two words, the rest is padding
     places.where.weight.zero_()[7] = 100 * towards
     places.where.weight[8] = -100 * towards
@@ -209,7 +209,7 @@ def test_a_text_start_stands_where_the_text_leads(town_model):
 
     def stands(text: str | None) -> list[list[float]]:
         worlds = town_model.start(None, [text] * len(seeds), seeds).worlds
-        return torch.cat([worlds.place, worlds.yaw[:, None]], dim=1).tolist()
+        return torch.cat([state_of(worlds).place, worlds.yaw[:, None]], dim=1).tolist()
 
     there = places.views[7].double().tolist()
     assert stands("a park") == len(seeds) * [there]
@@ -228,16 +228,15 @@ def test_doubt_after_a_changed_text_is_a_kalman_filters(town_dit, town_config, m
     """
     vae, steps = make_vae(town_config), []
     seen = torch.from_numpy(pictures[:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    worlds = start_worlds(
-        town_dit, vae, seen, torch.ones(2, dtype=torch.bool), place=torch.tensor([[0.5, 20.0], [41.0, 3.0]]).double()
-    )
+    where = standing(torch.zeros(2).double(), torch.tensor([[0.5, 20.0], [41.0, 3.0]]).double())
+    worlds = start_worlds(town_dit, vae, seen, torch.ones(2, dtype=torch.bool), where)
     words = {text: Conditioning(town_config.text).context([Action()], [text])[0] for text in ("a park", "rain", None)}
     draws = [generator("old", world) for world in range(2)]
     for told in (("a park", None), ("rain", None), ("rain", None)):
         context, motion = torch.cat([words[text] for text in told]), commanded(town_dit, worlds, [Action()] * 2)
-        _, ahead = prepare_block(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
-        steps.append((ahead.guide, worlds.album.filled.any(dim=1).tolist(), ahead.changed.tolist()))
-        worlds, _ = advance(town_dit, vae, worlds, motion, ahead, ahead.guide.latents, draws)
+        _, ahead = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
+        steps.append((ahead_in(ahead).guide, state_of(worlds).album.filled.any(dim=1).tolist(), ahead_in(ahead).changed.tolist()))
+        worlds, _ = append_and_decode(town_dit, vae, ahead, ahead_in(ahead).guide.latents, draws)
     assert [changed for *_, changed in steps] == [[False, False], [True, False], [False, False]]
     assert [album for _, album, _ in steps] == [[False, False], [True, True], [False, True]]
     doubts = [0.0, 0.0]
@@ -251,18 +250,18 @@ def test_doubt_after_a_changed_text_is_a_kalman_filters(town_dit, town_config, m
             for found, expected in ((guide.valid[world], valid), (guide.doubt[world], doubts[world])):
                 right = (found - expected).abs() < 1e-4  # but for a pixel in a corner
                 assert right.float().mean() > 0.9, f"block {number} of world {world}: {found} instead of {expected}"
-    assert torch.equal(worlds.doubt, steps[-1][0].doubt)
+    assert torch.equal(state_of(worlds).doubt, steps[-1][0].doubt)
 
 
 def test_worlds_stop_at_walls(town_model, pictures):
     """Straight at a house: commanded on and on, it stays on the street; turning goes on as commanded."""
     state = town_model.start([pictures[1]], [""], [1])  # at x = 41, z = 3, looking along x
-    state = replace(state, worlds=replace(state.worlds, place=torch.tensor([[40.0, 20.0]], dtype=torch.float64)))
+    state = replace(state, worlds=with_state(state.worlds, place=torch.tensor([[40.0, 20.0]], dtype=torch.float64)))
     keys = Action.from_keys("W", "→")
     free = motion_of(town_model.config, [keys], state.worlds.yaw, state.worlds.pitch)
     for _ in range(8):
         state, _ = town_model.step(state, [WALK])
-    assert 43.5 < float(state.worlds.place[0, 0]) < 45.0  # the pavement ends at 45
+    assert 43.5 < float(state_of(state.worlds).place[0, 0]) < 45.0  # the pavement ends at 45
     turned = commanded(town_model.dit, state.worlds, [keys])
     assert torch.equal(turned.yaw, free.yaw) and torch.equal(turned.pitch, free.pitch)
     assert turned.displacement[0, -1, 0] < 0.3 < free.displacement[0, -1, 0]
@@ -271,7 +270,7 @@ def test_worlds_stop_at_walls(town_model, pictures):
 def test_a_stored_state_goes_on(town_model, pictures):
     state, _ = town_model.step(town_model.start([pictures[0]], [""], [1]), [WALK])
     again: WorldState = pickle.loads(pickle.dumps(state))
-    assert torch.equal(again.worlds.place, state.worlds.place) and state.worlds.place.abs().sum() > 1
+    assert torch.equal(state_of(again.worlds).place, state_of(state.worlds).place) and state_of(state.worlds).place.abs().sum() > 1
     for ours, right in zip(*(town_model.step(s, [TURN]) for s in (again, state))):
         if isinstance(ours, np.ndarray):
             np.testing.assert_array_equal(ours, right)
@@ -283,7 +282,7 @@ def test_a_stored_state_goes_on(town_model, pictures):
 
 def test_half_precision_dreams_too(town_folder, pictures):
     model = WorldModel.load(town_folder, device="cpu", dtype="bfloat16")
-    assert model.dit.places.distance.dtype == torch.uint8
+    assert model.dit.priors[0].places.distance.dtype == torch.uint8
     _, frames = model.step(model.start([pictures[0], None], ["", "a park"], [1, 2]), [WALK, TURN])
     assert frames.std() > 5
 
@@ -294,14 +293,14 @@ def test_half_precision_dreams_too(town_folder, pictures):
 def test_weights_keep_where_things_stand_as_whole_numbers(town_folder, town_dit, town_model):
     with safe_open(town_folder / "dit.safetensors", framework="pt") as file:
         kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
-    assert kinds["places.distance"] == torch.uint8 and kinds["places.walkable"] == torch.bool
+    assert kinds["priors.0.places.distance"] == torch.uint8 and kinds["priors.0.places.walkable"] == torch.bool
     whole = ("distance", "walkable", "bricks")
-    assert kinds["places.bricks"] == torch.int64
+    assert kinds["priors.0.places.bricks"] == torch.int64
     assert all(kind == torch.float16 for name, kind in kinds.items() if name.split(".")[-1] not in whole)
     for name in whole:
-        ours, right = (getattr(dit.places, name) for dit in (town_model.dit, town_dit))
+        ours, right = (getattr(dit.priors[0].places, name) for dit in (town_model.dit, town_dit))
         assert ours.dtype == right.dtype and torch.equal(ours, right)
-    assert torch.equal(town_model.dit.places.tables[0], town_dit.places.tables[0].half().float())
+    assert torch.equal(town_model.dit.priors[0].places.tables[0], town_dit.priors[0].places.tables[0].half().float())
     listed = json.loads((town_folder / "manifest.json").read_text())["files"]
     assert {"finder.safetensors", "starts.json", "starts.png"} <= listed.keys()
 
@@ -315,28 +314,29 @@ def test_a_missing_part_is_named(name, town_folder, tmp_path):
         WorldModel.load(tmp_path)
 
 
-def test_a_town_needs_a_finder_and_a_finder_a_town(town_model, world_model):
-    for model, finder in ((town_model, None), (world_model, town_model._finder)):
-        with pytest.raises(ValueError, match="a model that knows a town, and no other, needs a finder"):
-            WorldModel(model.config, model.dit, model.vae, model.conditioning, model.starts, finder)
+def test_a_town_needs_a_finder(town_model, town_dit, pictures):
+    model = WorldModel(town_model.config, town_dit, town_model.vae, town_model.conditioning)
+    with pytest.raises(ValueError, match="debug knows a town and needs a finder"):
+        model.start([pictures[3]], [""], [1])
+    model.start(None, ["a park"], [1])  # a text names a place itself
 
 
 @torch.no_grad()
 def test_prior_is_the_deviation_from_the_known_place(town_corpus, town_dit, frozen_vae):
     """Block by block; the second row is the guide's, as of the same model without places."""
-    everywhere, seen = town_corpus.prior_deviation(town_dit, frozen_vae)
+    everywhere, seen = town_corpus.prior_deviation(town_dit.priors[0], frozen_vae)
     squares = []
     for walk in range(HELD_OUT, len(town_corpus)):
         first = town_corpus.block(walk, 0)[None, :, 0]
         for block in range(1, town_corpus.blocks):
             before = town_corpus.block(walk, block - 1)[None, :, -1]
             words = town_corpus.text(town_corpus.info(walk).event_at(block))[None]
-            look = town_dit.places.looks(first, before, torch.ones(1, dtype=torch.bool), words)
+            look = town_dit.priors[0].places.looks(first, before, torch.ones(1, dtype=torch.bool), words)
             motion = town_corpus.motion([walk], [block])
             stand = torch.tensor(town_corpus.position(walk, block), dtype=torch.float64) + motion.displacement[:, 1::2]
-            known = town_dit.places(stand, motion.yaw[:, 1::2], motion.pitch[:, 1::2], look)
+            known = town_dit.priors[0].places(stand, motion.yaw[:, 1::2], motion.pitch[:, 1::2], look)
             squares.append((town_corpus.block(walk, block) - known[0]).square().mean(dim=(1, 2, 3)))
     torch.testing.assert_close(everywhere, torch.stack(squares).mean(dim=0).sqrt(), atol=1e-3, rtol=1e-3)
-    without = SimpleNamespace(depth=town_dit.depth, places=None)
+    without = SimpleNamespace(depth=town_dit.priors[0].depth, places=None)
     blank, same_guide = town_corpus.prior_deviation(without, frozen_vae)  # type: ignore[arg-type]
     assert torch.equal(seen, same_guide) and not torch.allclose(blank, everywhere, rtol=0.05)

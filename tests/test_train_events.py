@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -20,7 +19,7 @@ from train import phrasings
 from train.events import Settings, draw, render_pairs
 from train.growth import keep, known_in, load_events
 from train.voxels import distance_field
-from world_model.config import EventsConfig
+from world_model.priors.config import EventsConfig, scene_of, with_scene
 from world_model.priors.events import EXTENT, Events
 from world_model.priors.places import Places
 from world_model.text import build_text_encoder
@@ -37,9 +36,10 @@ def places(event_config) -> Places:
     """Random looks in a town of streets."""
     torch.manual_seed(3)
     dit = event_config.dit
-    town = Places(dit.places, event_config.camera, event_config.latent_size, dit.latent_channels, event_config.text.dim)
+    sizes = event_config.latent_size, dit.latent_channels, event_config.text.dim
+    town = Places(scene_of(event_config).places, event_config.camera, *sizes)
     solid, _ = streets(event_config)
-    town.stand(distance_field(solid, dit.places))
+    town.stand(distance_field(solid, scene_of(event_config).places))
     return town
 
 
@@ -88,7 +88,7 @@ def test_more_kinds_are_learnt_beside_known_ones(learnt, event_config):
     folder, train = learnt
     before, after = folder / "before", folder / "after"
     train(before, 12)
-    more = with_kinds(event_config, *event_config.dit.events.kinds, ("tram", 6.0, "street"))
+    more = with_kinds(event_config, *scene_of(event_config).events.kinds, ("tram", 6.0, "street"))
     stage.train(more, folder, folder, after, QUICK, 60, None, before)
     old, new = Events(event_config), Events(more)
     load_events(old, before)
@@ -117,7 +117,7 @@ def test_more_kinds_are_learnt_beside_known_ones(learnt, event_config):
 
 
 def with_kinds(config, *kinds):
-    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, events=EventsConfig(kinds, looks=2, width=8)))
+    return with_scene(config, events=EventsConfig(kinds, looks=2, width=8))
 
 
 def test_lanes_that_are_known_stay_and_others_are_learnt(event_config, tmp_path):

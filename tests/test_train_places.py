@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scenes import state_of
 from stopped import stopped_after
 from test_voxels import COUNTED, places_of
 from torch import Tensor
@@ -31,8 +32,9 @@ from train.places import (
 from train.shards import HELD_OUT, WalkInfo
 from train.walks import rephrased
 from world_model.camera import CameraConfig
-from world_model.config import ModelConfig, PlacesConfig
+from world_model.config import ModelConfig
 from world_model.model import WorldModel
+from world_model.priors.config import PlacesConfig, scene_of, with_scene
 from world_model.priors.finder import Finder
 from world_model.priors.places import PARTLY, Places, Rays
 from world_model.rollout import generator
@@ -215,7 +217,7 @@ def test_places_that_are_missing_or_do_not_fit_are_refused(places_folder, town_c
     (tmp_path / stage.WEIGHTS).write_bytes(b"not weights")
     with pytest.raises(ValueError, match=r"places\.safetensors does not hold the places of this model"):
         load_places(places, tmp_path)
-    finer = replace(town_config, dit=replace(town_config.dit, places=replace(town_config.dit.places, cell=0.8)))
+    finer = with_scene(town_config, places=replace(scene_of(town_config).places, cell=0.8))
     with pytest.raises(ValueError, match="does not hold the places of this model"):
         load_places(places_of(finer), places_folder)
 
@@ -248,7 +250,7 @@ def test_a_model_is_trained_and_landed_with_its_town(
 
     finder = tmp_path / "finder"
     finder.mkdir()
-    network = Finder(town_config.dit.places.period, (town_config.height, town_config.width))
+    network = Finder(scene_of(town_config).places.period, (town_config.height, town_config.width))
     save_file(network.state_dict(), finder / "finder.safetensors")
     (finder / "finder.json").write_text('{"finder_training": {"steps": 3}}')
     ways = (tmp_path / "run", vae_folder, data_folder, tmp_path / "landed", [])
@@ -263,7 +265,7 @@ def test_a_model_is_trained_and_landed_with_its_town(
     number = len(STARTS) - 1
     picture = drawn[number * town_config.height : (number + 1) * town_config.height]
     state = model.start([picture], [""], [0])
-    assert (*state.worlds.place[0].tolist(), float(state.worlds.yaw)) == poses[number]
+    assert (*state_of(state.worlds).place[0].tolist(), float(state.worlds.yaw)) == poses[number]
 
 
 def test_models_without_a_town_land_without_a_finder(config, tmp_path):
@@ -308,8 +310,8 @@ def test_larger_places_begin_with_what_smaller_ones_know(tmp_path):
 def test_parts_of_voxels_are_counted_where_the_run_before_had_none(
     town_config, data_folder, vae_folder, tmp_path, monkeypatch
 ):  # fmt: skip
-    own = town_config.dit.places
-    whole = replace(town_config, dit=replace(town_config.dit, places=replace(own, fine=1, bricks=0)))
+    own = scene_of(town_config).places
+    whole = with_scene(town_config, places=replace(own, fine=1, bricks=0))
     quick(whole, (data_folder, vae_folder), tmp_path / "whole", 0)
     monkeypatch.setattr(stage, "count_voxels", None)
     after = quick(town_config, (data_folder, vae_folder), tmp_path / "parts", 0, before=tmp_path / "whole")

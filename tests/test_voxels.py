@@ -11,7 +11,8 @@ import torch
 
 from train.places import Settings
 from train.voxels import KERB, NEAR, _count, count_bricks, count_voxels, distance_field, mark_walks
-from world_model.config import ModelConfig, PlacesConfig
+from world_model.config import ModelConfig
+from world_model.priors.config import PlacesConfig, scene_of, with_scene
 from world_model.priors.places import FARTHEST, UNIT, Places
 from yume_gym.street.motion import WALL_MARGIN
 from yume_gym.street.simulator import StreetSimulator
@@ -36,7 +37,7 @@ def test_distances_around_the_torus_equal_a_search(share):
 
 def places_of(config: ModelConfig) -> Places:
     torch.manual_seed(0)
-    return Places(config.dit.places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
+    return Places(scene_of(config).places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def counted(town_config) -> Places:
     """The town's own voxels, from a few views of it."""
     c, places = town_config, places_of(town_config)
     solid = count_voxels(c, replace(COUNTED, views=100))
-    places.stand(distance_field(solid, c.dit.places))
+    places.stand(distance_field(solid, scene_of(c).places))
     places.walkable.copy_(mark_walks(c, replace(COUNTED, walks=4, blocks=60)))
     return places
 
@@ -56,7 +57,7 @@ def finer(counted, town_config) -> Places:
     solid = (counted.distance == 0).numpy()
     partly, bricks = count_bricks(town_config, replace(COUNTED, views=150), solid)
     assert (partly <= solid).all() and 500 < partly.sum() == len(bricks)
-    places.stand(distance_field(solid, town_config.dit.places, partly), bricks)
+    places.stand(distance_field(solid, scene_of(town_config).places, partly), bricks)
     return places
 
 
@@ -136,14 +137,14 @@ def test_parts_are_counted_as_in_a_slow_loop():
 
 
 def test_more_parts_than_there_is_room_for_are_refused(counted, town_config):
-    crowded = replace(town_config, dit=replace(town_config.dit, places=replace(town_config.dit.places, bricks=10)))
+    crowded = with_scene(town_config, places=replace(scene_of(town_config).places, bricks=10))
     with pytest.raises(ValueError, match=r"voxels are solid in part, but places\.bricks is 10: raise it"):
         count_bricks(crowded, replace(COUNTED, views=20), (counted.distance == 0).numpy())
 
 
 def test_walks_are_marked_where_one_can_walk(counted, town_config):
     """A walker keeps off walls, so a marked cell's middle is free with the rest of that margin; streets are found."""
-    town, cell = street_of(town_config).town, town_config.dit.places.cell
+    town, cell = street_of(town_config).town, scene_of(town_config).places.cell
     marked = counted.walkable.nonzero().tolist()
     assert len(marked) > 60
     margin = WALL_MARGIN - cell / 2 - 1e-6

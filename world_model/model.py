@@ -193,9 +193,9 @@ class WorldModel:
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
 
     def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
-        """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how unlike
-        the town it looks there: 0 is the same, 1 and more nothing alike; pictures of the towns are mostly below .6. One can stand
-        at the pose, whatever the picture. Raises ValueError for models that know none."""
+        """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how
+        unlike the town it looks there: 0 is the same, 1 and more nothing alike; pictures of the towns are mostly below .6. One
+        can stand at the pose, whatever the picture. Raises ValueError for models that know none."""
         with torch.inference_mode():
             seen = self._to_tensor(picture)
             found = _first(prior.locate(self.vae, seen) for prior in self.dit.priors)

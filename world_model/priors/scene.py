@@ -181,19 +181,21 @@ class ScenePrior(Prior):
                 known, _ = self.events.over(vae, known, *thing)
                 guide = guide.with_things(vae, *self.events.over(vae, guide.latents, *thing), thing[1])
                 sure = F.avg_pool3d(thing[1], (1, self.events.patch, self.events.patch))
-        # where the warped picture saw something that is the mean, else the place if it is known
-        valid = guide.valid
-        parts = [guide.latents * valid, valid] + ([known] if known is not None else [])
-        mean = guide.latents * valid if known is None else torch.lerp(known, guide.latents, valid)
         ahead = Ahead(guide, told, changed, course, None if thing is None else thing[1][:, :, -1])
-        return Prediction(mean=mean, variance=self.variance(valid, sure), shown=torch.cat(parts, dim=1), own=ahead)
+        return replace(self.combined(guide.latents, guide.valid, known, sure), own=ahead)
 
-    def variance(self, valid: Tensor, sure: Tensor | None = None) -> Tensor:
-        """Of the data [B, C, K, h, w], by how valid [B, 1, K, h, w] the warped picture is there, and how much of the mean is `sure`, in
-        0..1."""
+    def combined(
+        self, warped: Tensor, valid: Tensor, known: Tensor | None = None, sure: Tensor | None = None
+    ) -> Prediction:
+        """The warped picture's latents [B, C, K, h, w] where they are valid [B, 1, K, h, w], in 0..1, else those of the `known`
+        place; `sure` [B, 1, K, h, w], in 0..1, is how much of them is to stay as it is."""
+        shown = [warped * valid, valid] + ([known] if known is not None else [])
+        mean = warped * valid if known is None else torch.lerp(known, warped, valid)
         unseen, seen = self.deviation.square()[:, None, :, None, None, None]
         variance = valid * seen + (1 - valid) * unseen
-        return variance if sure is None else variance * (1 - sure) + LEAST * sure
+        if sure is not None:
+            variance = variance * (1 - sure) + LEAST * sure
+        return Prediction(mean=mean, variance=variance, shown=torch.cat(shown, dim=1))
 
     def _told(
         self, state: SceneState, block: BlockContext, kind: Tensor | None, things: Tensor | None

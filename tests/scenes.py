@@ -1,0 +1,32 @@
+"""Short ways to the scene prior of worlds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from world_model.conditions import BlockContext, Pose
+from world_model.priors.scene import Ahead, SceneState
+from world_model.worlds import Worlds
+
+
+def ahead_in(block: BlockContext) -> Ahead:
+    """What the scene prior noted of a block."""
+    return block.predictions[0].own
+
+
+def state_of(worlds: Worlds) -> SceneState:
+    return worlds.priors[0]
+
+
+def with_state(worlds: Worlds, **changes: Tensor) -> Worlds:
+    """Worlds whose scene prior's state is changed."""
+    return replace(worlds, priors=(replace(state_of(worlds), **changes),))
+
+
+def standing(yaw: Tensor, place: Tensor | None = None, pitch: Tensor | None = None) -> Pose:
+    still = torch.zeros_like(yaw)
+    nowhere = torch.zeros(len(yaw), 2, dtype=torch.float64)
+    return Pose(yaw=yaw, pitch=still if pitch is None else pitch, place=nowhere if place is None else place)
