@@ -33,7 +33,6 @@ from world_model.uncertainty import Familiarity
 from world_model.weights import save_weights
 
 
-
 def toy_config(actions: int) -> ModelConfig:
     recording = Recording("Toy-v0", 40, 40, 10.0, ActionSpec("discrete", (actions,)), frames_per_step=2)
     return recorded_config("toy", recording, False, "tiny")
