@@ -82,6 +82,19 @@ class ActionSpec:
             raise ValueError(f"no description of an action space: {error}") from error
 
     @property
+    def noop(self) -> Any:
+        """The action that stands for doing nothing, as `check` gives it.
+
+        First-person: standing still. Discrete: the one named NOOP, else the first. Others: zeros, brought within a box.
+        """
+        if self.kind == "first_person":
+            return Action()
+        if self.kind == "discrete":
+            return next((i for i, name in enumerate(self.meanings) if name.upper() == "NOOP"), 0)
+        zeros = np.zeros(self.shape, self.dtype)
+        return np.clip(zeros, np.float32(self.low), np.float32(self.high)) if self.kind == "box" else zeros
+
+    @property
     def names(self) -> list[str]:
         """A name for each action of a space that counts them; "action 3" where nobody named it. Raises ValueError for others."""
         if self.kind == "first_person":

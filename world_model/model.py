@@ -21,16 +21,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from world_model import flow
-from world_model.actions import Action
+from world_model import batch, flow
 from world_model.conditions import Pose
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
+from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
 from world_model.hub import find_or_fetch
 from world_model.placement import LoadOptions, place
 from world_model.released import is_released, load_release
 from world_model.rollout import block_noise, dream_block, generator
-from world_model.text import Conditioning
+from world_model.text import NO_TEXT, Conditioning, build_conditioning
 from world_model.threads import one_thread, side_by_side
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_dit, load_into, load_tensors, read_config
@@ -41,12 +41,16 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class WorldState:
-    """Worlds between two steps: their tensors, and for each its seed, its step number and its start text ("" for none)."""
+    """Worlds between two steps: their tensors, and for each its seed, its step number and its start text ("" for none).
+
+    outcome: what the last blocks were worth; None after a start, and of models without heads.
+    """
 
     worlds: Worlds
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
     texts: tuple[str, ...]
+    outcome: Outcome | None = None
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -60,12 +64,13 @@ class WorldModel:
     """
 
     def __init__(
-        self, config: ModelConfig, dit: DiT, vae: VideoVAE, conditioning: Conditioning, starts: np.ndarray | None = None
-    ) -> None:
-        """starts: shipped pictures uint8 [n, H, W, 3]."""
+        self, config: ModelConfig, dit: DiT, vae: VideoVAE, conditioning: Conditioning, starts: np.ndarray | None = None,
+        heads: OutcomeHeads | None = None,
+    ) -> None:  # fmt: skip
+        """starts: shipped pictures uint8 [n, H, W, 3]. heads: what reads reward and termination; without them there is none."""
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae
-        self.starts = starts
+        self.starts, self.heads = starts, heads
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
@@ -95,17 +100,13 @@ class WorldModel:
             dit, vae = DiT(config), build_vae(config.vae)
         load_dit(dit, folder)
         load_into(vae, folder, "vae.safetensors")
-        text = load_tensors(folder, "text.safetensors")
-        if text.keys() != {"actions"}:
-            raise ValueError(
-                f"{folder / 'text.safetensors'} must hold one tensor, 'actions', not {sorted(text)}: fetch it again"
-            )
+        captions = _read_captions(folder) if config.action.kind == "first_person" else None
         dit.to(wanted.staging, wanted.number(dtype))
         placed, placed_vae = place(dit, vae.to(place_of_all), wanted)
-        conditioning, starts = Conditioning(config.text, text["actions"]), _read_starts(folder, config)
+        conditioning, starts = build_conditioning(config, captions), _read_starts(folder, config)
         for prior in placed.priors:
             prior.load_starts(folder, starts)
-        return cls(config, placed, placed_vae, conditioning, starts)
+        return cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, place_of_all))
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
@@ -122,7 +123,7 @@ class WorldModel:
     ) -> WorldState:
         """New worlds, one per seed: from pictures uint8 [H, W, 3] of the model's size, or, where None, dreamt from the text.
 
-        Raises ValueError for a picture of another shape or type.
+        Raises ValueError for a picture of another shape or type, or a text where the model was trained without.
         """
         seeds = [int(seed) for seed in seeds]
         pictures = [None] * len(seeds) if images is None else list(images)
@@ -130,6 +131,8 @@ class WorldModel:
             raise ValueError(
                 f"images, texts and seeds must be equally many, got {len(pictures)}, {len(texts)} and {len(seeds)}"
             )
+        if self.config.text.kind == "none" and any(texts):
+            raise ValueError(NO_TEXT)
         worlds = []
         for picture, text, seed in zip(pictures, texts, seeds):
             worlds.append(self._dreamt(text, seed) if picture is None else self._seen(picture))
@@ -139,13 +142,14 @@ class WorldModel:
     def step(
         self,
         state: WorldState,
-        actions: Sequence[Action],
+        actions: Sequence[Any],
         events: Sequence[str | None] | None = None,
         steps: int | None = None,
         threads: int | None = None,
     ) -> tuple[WorldState, np.ndarray]:
         """Dreams one block of every world: (state afterwards, frames uint8 [B, T, H, W, 3]).
 
+        actions: one of the model's space for each world (`config.action.check`): an `Action` or its index, a number, or an array.
         events: the text in force in each world now; where None or "", the world's start text is.
         steps: sampler steps, the model's own if None.
         threads: None dreams one world after another on all threads that torch may use. A number dreams worlds side by side on so
@@ -156,6 +160,7 @@ class WorldModel:
             raise ValueError(
                 f"{len(state)} worlds need as many actions and events, got {len(actions)} and {len(events)}"
             )
+        actions = [self.config.action.check(action) for action in actions]
         sampler = self.config.sampler
         sigmas = flow.sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
         spoken = [event or text for event, text in zip(events, state.texts)]
@@ -163,20 +168,25 @@ class WorldModel:
 
         @torch.inference_mode()
         def dream(
-            world: Worlds, action: Action, words: Sequence[Tensor], seed: int, number: int
-        ) -> tuple[Worlds, Tensor]:
+            world: Worlds, before: Outcome | None, action: Any, words: Sequence[Tensor], seed: int, number: int
+        ) -> tuple[Worlds, Tensor, Outcome | None]:
             event, pooled = (t.to(self.device, self.dtype) for t in words)
             noise = block_noise(self.config, [seed], [number]).to(self.device)
             draws = [generator("old frames", seed, number)]
-            after, _, video = dream_block(self.dit, self.vae, world, [action], event, pooled, noise, sigmas, draws)
-            return after, video
+            after, latents, video = dream_block(self.dit, self.vae, world, [action], event, pooled, noise, sigmas, draws)
+            if self.heads is None:
+                return after, video, None
+            seen = newest(world.history.latents, latents, self.heads.config.frames)
+            return after, video, batch.move(self.heads.predict(seen, words[1].to(self.device), before), "cpu")
 
         # one world at a time: batched matrix products round differently, and a world must not depend on its neighbours
-        each = list(zip(split_worlds(state.worlds), actions, context, state.seeds, state.steps))
+        before = split_outcomes(state.outcome, len(state))
+        each = list(zip(split_worlds(state.worlds), before, actions, context, state.seeds, state.steps))
         dreamt = [dream(*one) for one in each] if threads is None else side_by_side(dream, each, threads)
-        worlds, videos = zip(*dreamt)
+        worlds, videos, outcomes = zip(*dreamt)
         steps_after = tuple(number + 1 for number in state.steps)
-        return replace(state, worlds=join_worlds(worlds), steps=steps_after), _to_uint8(torch.cat(videos))
+        outcome = None if self.heads is None else batch.join(outcomes)
+        return replace(state, worlds=join_worlds(worlds), steps=steps_after, outcome=outcome), _to_uint8(torch.cat(videos))
 
     def preview(self, state: WorldState) -> np.ndarray:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
@@ -209,14 +219,14 @@ class WorldModel:
 
         Released models go on from that block, as they were trained to; ours from its last picture, standing still.
         """
-        context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([Action()], [text]))
+        context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([self.config.action.noop], [text]))
         pose = _first(prior.pose_for(context, generator("place", seed)) for prior in self.dit.priors)
         nothing = empty_worlds(self.dit, self.vae, 1, self.device, pose)
         sampler = self.config.sampler
         noise = block_noise(self.config, [seed], [-1], sampler.start_temperature).to(self.device)
         sigmas = flow.sigma_schedule(sampler.start_steps, sampler.shift)
         after, _, _ = dream_block(
-            self.dit, self.vae, nothing, [Action()], context, pooled, noise, sigmas, [generator("start", seed)]
+            self.dit, self.vae, nothing, [self.config.action.noop], context, pooled, noise, sigmas, [generator("start", seed)]
         )
         return self._standing(after.picture, pose) if isinstance(self.config.dit.packing, Tiers) else after
 
@@ -228,6 +238,11 @@ class WorldModel:
         return torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
+def split_outcomes(outcome: Outcome | None, worlds: int) -> list[Outcome | None]:
+    """What each world's last block was worth, as batches of one."""
+    return [None if outcome is None else batch.rows(outcome, slice(i, i + 1)) for i in range(worlds)]
+
+
 def _first(found: Iterable[Found | None]) -> Found | None:
     return next((one for one in found if one is not None), None)
 
@@ -235,6 +250,16 @@ def _first(found: Iterable[Found | None]) -> Found | None:
 def _to_uint8(video: Tensor) -> np.ndarray:
     pixels = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
+
+
+def _read_captions(folder: Path) -> Tensor:
+    """The encoded action captions [81, n, dim] of a first-person model."""
+    text = load_tensors(folder, "text.safetensors")
+    if text.keys() != {"actions"}:
+        raise ValueError(
+            f"{folder / 'text.safetensors'} must hold one tensor, 'actions', not {sorted(text)}: fetch it again"
+        )
+    return text["actions"]
 
 
 def _read_starts(folder: Path, config: ModelConfig) -> np.ndarray | None:

@@ -43,7 +43,11 @@ def block_noise(
 
 
 def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
-    """The commanded motion of a block for each world's action."""
+    """The commanded motion of a block for each world's action. Actions other than first-person ones move no camera."""
+    if config.action.kind != "first_person":
+        frames = config.frames_per_block
+        still = yaw.new_zeros(len(actions), frames, 2)
+        return Motion(yaw[:, None].expand(-1, frames), pitch[:, None].expand(-1, frames), still)
     parts = [
         commanded_motion(action, float(y), float(p), config.frames_per_block, config.fps, config.camera)
         for action, y, p in zip(actions, yaw, pitch)

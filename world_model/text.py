@@ -74,13 +74,19 @@ def _padded(tokens: Tensor, length: int) -> Tensor:
 
 REMEMBERED = 512  # texts
 LONGEST = 256  # tokens
+NO_TEXT = "this model was trained without text: leave out texts and events"
 
 ENCODERS: dict[str, type] = {"minilm": MiniLMEncoder, "hashed": HashedEncoder}
 
 
 @lru_cache(maxsize=2)
 def build_text_encoder(config: TextConfig) -> TextEncoder:
-    """The encoder a config names; loaded once a process, since it is frozen."""
+    """The encoder a config names; loaded once a process, since it is frozen.
+
+    Raises ValueError for a model without text, NotImplementedError for an encoder that cannot be built here.
+    """
+    if config.kind == "none":
+        raise ValueError(NO_TEXT)
     if config.kind not in ENCODERS:
         raise NotImplementedError(
             f"text encoder {config.kind!r} comes with a checkpoint (world_model.released); "

@@ -3,7 +3,8 @@
     config.json          the ModelConfig
     manifest.json        sha256 and size of every file, how the weights were made, their evaluation
     dit.safetensors      the DiT          vae.safetensors     the autoencoder
-    text.safetensors     `actions` [81, n, dim]: the encoded action captions
+    text.safetensors     `actions` [81, n, dim]: the encoded action captions; of first-person models
+    heads.safetensors    reward and termination (heads.py), float32, and heads.json: its `HeadsConfig` (optional)
     starts.png           starting pictures, one above the other (optional)
     finder.safetensors   the finder, and starts.json: (x, z, yaw) of the starting pictures; of models that know a town
 
@@ -32,6 +33,7 @@ from world_model.priors.names import renamed
 Adapt = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 DIT = "dit.safetensors"
+LISTED = ("config.json", "starts.json", "heads.json")  # in the manifest, beside weights and pictures
 EMBEDDED = Path(__file__).parent / "weights"
 
 
@@ -183,9 +185,21 @@ def save_weights(
     for name, state in tensors.items():
         save_file({k: _halved(v.detach().cpu()).contiguous() for k, v in state.items()}, folder / name)
     (folder / "config.json").write_text(config.to_json() + "\n")
-    files = sorted(
-        p for p in folder.iterdir() if p.suffix in (".safetensors", ".png") or p.name in ("config.json", "starts.json")
-    )
+    _write_manifest(folder, facts)
+
+
+def list_files(folder: Path) -> None:
+    """Lists in the manifest of a weights folder what is in it now. Raises what `read_manifest` raises."""
+    _write_manifest(folder, read_manifest(folder))
+
+
+def is_listed(folder: Path, name: str) -> bool:
+    """Whether the manifest of a weights folder lists a file. Raises what `read_manifest` raises."""
+    return name in read_manifest(folder)["files"]
+
+
+def _write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".png") or p.name in LISTED)
     listing = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
     (folder / "manifest.json").write_text(json.dumps({**facts, "files": listing}, indent=1) + "\n")
 

@@ -8,23 +8,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from world_model.actions import Action
-from world_model.model import WorldModel
+from world_model.config import ModelConfig
+from world_model.model import WorldModel, WorldState
+from world_model.text import NO_TEXT
 from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.pictures import load_picture
-from yume_gym.rewards import RewardFn, find_reward
+from yume_gym.rewards import LEARNED, REWARDS, RewardFn, find_reward
 from yume_gym.street.events import check_text
 
 
 class YumeWorldEnv(FirstPersonEnv):
-    """Walk through a first-person world that a video diffusion transformer dreams while you steer it.
+    """A world that a video diffusion transformer dreams while you act in it: a first-person one, or any recorded one.
 
     ## Description
 
-    The world is a `world_model.model.WorldModel`: it is given the pictures seen so far, the keys held and a line of
-    text, and dreams the next block of pictures. Nothing is simulated: there is no map, no goal and no end. A world
-    starts from any picture, from a text, from both, or from a picture shipped with the model; events such as "a heavy
-    rainstorm begins" can be asked for at any step.
+    The world is a `world_model.model.WorldModel`: it is given the pictures seen so far, the action and a line of text,
+    and dreams the next block of pictures. Nothing is simulated. The `street` model is a first-person world without a
+    goal and without an end. A model that `train.world` made of recorded episodes has the actions, rewards and ends of
+    the recorded environment, and texts only where the recording had some. A world starts from any picture, from a text,
+    from both, or from a picture shipped with the model; events such as "a heavy rainstorm begins" can be asked for at
+    any step.
 
     One step is one block. With the `street` model a block is 4 frames at 8 frames a second, so a step lasts half a
     second of the world's time, in which a held walking key means 1.25 m and a held arrow key 22.5 degrees to a side
@@ -33,7 +36,8 @@ class YumeWorldEnv(FirstPersonEnv):
 
     ## Action Space
 
-    `Discrete(81)`: 9 moves x 9 looks, `index = 9 * move + look`. Action 0 stands still.
+    That of the model (`model.config.action`). First-person models have `Discrete(81)`: 9 moves x 9 looks,
+    `index = 9 * move + look`. Action 0 stands still.
 
     | Num | Move (keys)               | Look (arrows)      |
     |-----|---------------------------|--------------------|
@@ -50,6 +54,10 @@ class YumeWorldEnv(FirstPersonEnv):
     `world_model.actions.Action.from_keys("W+A", "→").index` names an action by its keys, `Action.from_index` goes back,
     `get_action_meanings()` lists all. `get_keys_to_action()` serves the keyboard:
 
+    Models of other recordings have the recorded space: `Discrete`, `MultiDiscrete`, `MultiBinary` or `Box` (float32),
+    flat, with discrete actions counted from 0. Their keys are in `yume_gym.keyboard`: arrows and space for actions named
+    as in the Arcade Learning Environment, numbers for others. Such actions move no camera.
+
     >>> from gymnasium.utils.play import play
     >>> play(gymnasium.make("YumeWorld-v0", render_mode="rgb_array"), fps=2, zoom=6)  # doctest: +SKIP
 
@@ -63,10 +71,13 @@ class YumeWorldEnv(FirstPersonEnv):
 
     ## Rewards
 
-    A dream keeps no score: the reward is 0.0 unless the argument `reward` gives one, as a built-in name or as a
-    function `(previous_frames, action, current_frames) -> (reward, terminated)`; see `yume_gym.rewards`.
+    A model whose weights have heads (`heads.safetensors`) predicts the reward of the recorded environment: the most
+    likely of the recorded values, or an expected value where there are more than eight. Other models keep no score,
+    their reward is 0.0. The argument `reward` gives another one, as a built-in name or as a function
+    `(previous_frames, action, current_frames) -> (reward, terminated)`; see `yume_gym.rewards`.
 
     - `"motion"`: mean absolute change between successive frames, 0..1.
+    - `"learned"`: that of the heads, as with None; ValueError for a model without heads.
 
     ## Starting State
 
@@ -76,8 +87,9 @@ class YumeWorldEnv(FirstPersonEnv):
 
     ## Episode End
 
-    An episode terminates when the reward function says so and is never truncated by itself: pass `max_episode_steps` to
-    `gymnasium.make` for a limit.
+    An episode terminates when the reward function says so, or without one when the model's heads do. It is truncated
+    when three blocks in a row are out of distribution, further from the training data than usual ones; one odd picture
+    alone does not end it. Models without heads never truncate. Pass `max_episode_steps` to `gymnasium.make` for a limit.
 
     ## Information
 
@@ -92,6 +104,14 @@ class YumeWorldEnv(FirstPersonEnv):
     | `events`     | the schedule, {step: text or None}, triggered events included                 |
     | `step`       | steps taken since the reset                                                   |
     | `latency_ms` | milliseconds that the call took (readings compare equal, see `WallClock`)     |
+
+    `keys` and `look` are of first-person models only. A step with a model that has heads adds:
+
+    | Key                       | Value                                                                   |
+    |---------------------------|-------------------------------------------------------------------------|
+    | `reward_confidence`       | probability of the predicted reward, 0..1                               |
+    | `termination_probability` | that the episode ends with this step, 0..1                              |
+    | `out_of_distribution`     | whether this block is unlike all training data (`HeadsConfig`)          |
 
     ## Arguments
 
@@ -114,6 +134,8 @@ class YumeWorldEnv(FirstPersonEnv):
     | `image`  | path, PIL image or uint8 array (H, W, 3), at least 16 x 16: cut to the model's aspect and resized |
     | `text`   | what the world looks like, at most 500 characters                                                 |
     | `events` | str (from the first step), list of str (a new one every 8 steps) or {step: str}; "" ends an event |
+
+    A model that was trained without text refuses texts and events with a ValueError.
 
     `trigger_event(text)` begins an event with the next step; `None` or `""` ends it. `get_state()` and
     `set_state(state)` save and restore a world, in memory or pickled. What cannot be done raises: TypeError for a wrong
@@ -150,7 +172,10 @@ class YumeWorldEnv(FirstPersonEnv):
     ) -> None:
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(f"steps must be a whole number of denoising steps, 1 or more, or None; got {steps!r}")
-        reward_fn = find_reward(reward)
+        if isinstance(reward, str) and reward not in (LEARNED, *REWARDS):
+            known = sorted([LEARNED, *REWARDS])
+            raise ValueError(f"unknown reward {reward!r}: use None, one of {known}, or a function of your own")
+        reward_fn = None if isinstance(reward, str) and reward == LEARNED else find_reward(reward)
         options = {"device": device, "dtype": dtype, "size": size, **(load_options or {})}
         self._loading = None if isinstance(model, WorldModel) else (model, options)
         if isinstance(model, WorldModel) and options != {"device": "auto", "dtype": "auto", "size": None}:
@@ -158,6 +183,11 @@ class YumeWorldEnv(FirstPersonEnv):
                 "device, dtype, size and load_options are chosen where a model is loaded: leave them out ('auto', None)"
             )
         self._model = model if isinstance(model, WorldModel) else WorldModel.load(model, **options)
+        if isinstance(reward, str) and reward == LEARNED and self._model.heads is None:
+            raise ValueError(
+                f"the weights of {self._model.config.name!r} have no heads, so no learned reward: train them with "
+                "train.world, or use None, a name or a function"
+            )
         self._sampler_steps = steps
         super().__init__(self._model.config, reward=reward_fn, render_mode=render_mode, frames=frames)
 
@@ -170,14 +200,17 @@ class YumeWorldEnv(FirstPersonEnv):
     def _kind(self) -> str:
         return f"{super()._kind} of the model {self._model.config.name!r}"
 
+    def _check_event(self, text: str) -> None:
+        check_told(self._model.config)
+
     def _begin(self, options: Mapping[str, Any], rng: np.random.Generator) -> Outcome:
         image, text, seed = world_start(self._model, options, rng)
         world = self._model.start(images=[image], texts=[text], seeds=[seed])
         return Outcome(world, self._model.preview(world))
 
-    def _advance(self, world: Any, action: Action, event: str | None, event_begins: bool) -> Outcome:
+    def _advance(self, world: Any, action: Any, event: str | None, event_begins: bool) -> Outcome:
         world, frames = self._model.step(world, [action], events=[event], steps=self._sampler_steps)
-        return Outcome(world, frames[0])
+        return Outcome(world, frames[0], **learned(world))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = super().__getstate__()
@@ -190,6 +223,26 @@ class YumeWorldEnv(FirstPersonEnv):
             self._model = WorldModel.load(model, **options)
 
 
+def learned(world: WorldState) -> dict[str, Any]:
+    """What a model's heads say of the last block of one world, as fields of an `Outcome`; nothing without heads."""
+    outcome = world.outcome
+    if outcome is None:
+        return {}
+    info = {
+        "reward_confidence": float(outcome.reward_confidence),
+        "termination_probability": float(outcome.termination_probability),
+        "out_of_distribution": bool(outcome.out_of_distribution),
+    }
+    ended, strange = bool(outcome.terminated), bool(outcome.truncated)
+    return {"reward": float(outcome.reward), "terminated": ended, "truncated": strange, "info": info}
+
+
+def check_told(config: ModelConfig) -> None:
+    """Raises ValueError for a model that was trained without text: it can be told nothing."""
+    if config.text.kind == "none":
+        raise ValueError(f"{config.name!r}: {NO_TEXT}")
+
+
 def world_start(
     model: WorldModel, options: Mapping[str, Any], rng: np.random.Generator
 ) -> tuple[np.ndarray | None, str | None, int]:
@@ -199,6 +252,8 @@ def world_start(
     """
     seed, choice = (int(number) for number in rng.integers(2**31, size=2))
     text = check_text(options["text"], "options['text']") if "text" in options else None
+    if text is not None:
+        check_told(model.config)
     if "image" in options:
         return load_picture(options["image"], model.config.height, model.config.width), text, seed
     return model.starting_image(choice) if text is None and model.starts is not None else None, text, seed

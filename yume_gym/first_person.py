@@ -1,4 +1,4 @@
-"""What every first-person environment does alike, dreamed or true: actions, observations, events, rendering, state.
+"""What every environment of blocks does alike, dreamed or true: actions, observations, events, rendering, state.
 
 A subclass brings the world itself in two methods, `_begin` and `_advance`, that take and return the world as a value
 and change nothing else. All that an environment holds between calls is therefore one immutable `Moment`: a call that
@@ -8,7 +8,6 @@ fails leaves it alone, and saving or restoring is handing it over.
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -20,31 +19,13 @@ import numpy as np
 from einops import rearrange, repeat
 from gymnasium.error import ResetNeeded
 
-from world_model.actions import ALL_ACTIONS, NUM_ACTIONS, Action
+from world_model.actions import Action
 from world_model.config import ModelConfig, get_preset
+from yume_gym.clock import WallClock
+from yume_gym.keyboard import action_meanings, action_space, check_action, keyboard
 from yume_gym.rewards import RewardFn, call_reward
 from yume_gym.street.events import EventSchedule, check_event
 from yume_gym.window import Window
-
-# SDL's key codes: what `pygame.K_w`, `pygame.K_RIGHT` ... are, without importing pygame
-_WALKING_KEYS = {"W": ord("w"), "S": ord("s"), "A": ord("a"), "D": ord("d")}
-_ARROW_KEYS = {"→": 0x4000004F, "←": 0x40000050, "↓": 0x40000051, "↑": 0x40000052}
-_STILL = Action()
-
-
-class WallClock(float):
-    """Milliseconds a call took. Every reading equals every other one: how long it took is no part of what happened.
-
-    Two runs with one seed therefore give equal infos. As a number (order, arithmetic, printing) it is a plain float.
-    """
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, WallClock) or float(self) == other
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = float.__hash__
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +37,7 @@ class Outcome:
     info: dict[str, Any] = field(default_factory=dict)
     reward: float = 0.0
     terminated: bool = False
+    truncated: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +61,11 @@ class EnvState:
     seed: int | None
 
 
-class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
-    """Base of `YumeWorldEnv` and `YumeStreetEnv`; their docstrings are the specification."""
+class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
+    """Base of `YumeWorldEnv` and `YumeStreetEnv`; their docstrings are the specification.
+
+    Actions are those of `config.action`: the 81 first-person ones, or those of a recorded environment.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "render_modes": ["rgb_array", "rgb_array_list", "human"],
@@ -109,7 +94,7 @@ class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
         }
         channels = 3 if frames == "last" else 3 * config.frames_per_block
         self.observation_space = gym.spaces.Box(0, 255, (config.height, config.width, channels), np.uint8)
-        self.action_space = gym.spaces.Discrete(NUM_ACTIONS)
+        self.action_space = action_space(config.action)
         self.render_mode = render_mode
         self._config = config
         self._observe_block = frames == "block"
@@ -125,7 +110,7 @@ class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
         """A new world as `options` ask (known keys only, none of them None); `frames` is one picture, [1, H, W, 3]."""
 
     @abstractmethod
-    def _advance(self, world: Any, action: Action, event: str | None, event_begins: bool) -> Outcome:
+    def _advance(self, world: Any, action: Any, event: str | None, event_begins: bool) -> Outcome:
         """The block after `world` under `action` and the active `event`; `event_begins` when that changes just now."""
 
     def _check_event(self, text: str) -> None:
@@ -154,15 +139,15 @@ class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
         self._moment = Moment(begun.world, frames, step=0, schedule=schedule)
         self._unseen.clear()
         self._show(begun.frames)
-        return self._observation(), self._info(_STILL, schedule.at(0), started, begun.info)
+        return self._observation(), self._info(self._config.action.noop, schedule.at(0), started, begun.info)
 
-    def step(self, action: int | np.integer) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold `action` for one block. See the class for what comes back. A call that raises changes nothing.
 
-        Raises ResetNeeded before the first reset, TypeError or ValueError for what is not an integer in 0..80.
+        Raises ResetNeeded before the first reset, TypeError or ValueError for what is not in the action space.
         """
         now = self._current("step")
-        held = _checked_action(action)
+        held = check_action(self._config.action, action)
         event = now.schedule.at(now.step)
         started = time.perf_counter()
         outcome = self._advance(now.world, held, event, now.schedule.changes_at(now.step))
@@ -171,7 +156,8 @@ class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
             reward, terminated = call_reward(self._reward, now.frames, held, outcome.frames)
         self._moment = replace(now, world=outcome.world, frames=outcome.frames, step=now.step + 1)
         self._show(outcome.frames)
-        return self._observation(), reward, terminated, False, self._info(held, event, started, outcome.info)
+        info = self._info(held, event, started, outcome.info)
+        return self._observation(), reward, terminated, outcome.truncated, info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:  # type: ignore[override]
         """What `render_mode` asks for.
@@ -233,23 +219,16 @@ class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
         self._unseen.clear()
 
     def get_action_meanings(self) -> list[str]:
-        """Names of the 81 actions in order, such as "W+A →"; the first is "noop"."""
-        return [action.meaning for action in ALL_ACTIONS]
+        """Names of the actions in order: of the 81, such as "W+A →", the first is "noop". Of spaces that do not count
+        their actions, the range of each component."""
+        return action_meanings(self._config.action)
 
-    def get_keys_to_action(self) -> dict[tuple[int, ...], int]:
-        """Sorted key codes held -> action, for `gymnasium.utils.play`: every combination of WASD and arrows.
+    def get_keys_to_action(self) -> dict[tuple[int, ...], Any]:
+        """Sorted key codes held -> action, for `gymnasium.utils.play` (`yume_gym.keyboard` lists the keys).
 
-        Opposite keys cancel each other. Holding nothing is action 0, `play`'s noop.
+        Opposite keys cancel each other. Holding nothing is not in it: that is `play`'s noop, `config.action.noop`.
         """
-        table: dict[tuple[int, ...], int] = {}
-        names = [*_WALKING_KEYS, *_ARROW_KEYS]
-        codes = _WALKING_KEYS | _ARROW_KEYS
-        for count in range(1, len(names) + 1):
-            for held in itertools.combinations(names, count):
-                keys = "+".join(name for name in held if name in _WALKING_KEYS)
-                look = "".join(name for name in held if name in _ARROW_KEYS)
-                table[tuple(sorted(codes[name] for name in held))] = Action.from_keys(keys, look).index
-        return table
+        return keyboard(self._config.action).table()
 
     # -- within --------------------------------------------------------------------------------------------------------
 
@@ -285,12 +264,12 @@ class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
             return rearrange(frames, "t h w c -> h w (t c)").copy()
         return frames[-1].copy()
 
-    def _info(self, action: Action, event: str | None, started: float, more: dict[str, Any]) -> dict[str, Any]:
+    def _info(self, action: Any, event: str | None, started: float, more: dict[str, Any]) -> dict[str, Any]:
         now = self._current("info")
+        held = {"keys": action.keys, "look": action.arrows} if isinstance(action, Action) else {}
         return {
             "frames": now.frames.copy(),
-            "keys": action.keys,
-            "look": action.arrows,
+            **held,
             "event": event,
             "events": now.schedule.as_dict(),
             "step": now.step,
@@ -312,13 +291,3 @@ class FirstPersonEnv(gym.Env[np.ndarray, np.int64], ABC):
         config = self._config
         self._unseen = []
         self._window = Window(type(self).__name__, config.height, config.width, config.fps)
-
-
-def _checked_action(action: object) -> Action:
-    is_scalar = isinstance(action, (int, np.integer)) and not isinstance(action, bool)
-    if not is_scalar and not (isinstance(action, np.ndarray) and action.shape == () and action.dtype.kind in "iu"):
-        raise TypeError(
-            f"action must be an integer in 0..{NUM_ACTIONS - 1}, got {type(action).__name__}; "
-            "Action.from_keys('W+A', '→').index names one by its keys"
-        )
-    return Action.from_index(int(action))  # type: ignore[call-overload]

@@ -6,24 +6,24 @@ A reward is any callable of the `RewardFn` form; `REWARDS` names the built-in on
 
 from __future__ import annotations
 
-from typing import Protocol
+import math
+from typing import Any, Protocol
 
 import numpy as np
-
-from world_model.actions import Action
 
 
 class RewardFn(Protocol):
     """(previous frames, action, current frames) -> (reward, terminated).
 
+    The action is an `Action` in first-person worlds; in others what the environment was given: an int or an array.
     Frames are one block each, uint8 [T, H, W, 3]; the block before the first step is the starting picture T times.
     The arrays are the caller's: read them, do not write to them.
     """
 
-    def __call__(self, previous: np.ndarray, action: Action, current: np.ndarray, /) -> tuple[float, bool]: ...
+    def __call__(self, previous: np.ndarray, action: Any, current: np.ndarray, /) -> tuple[float, bool]: ...
 
 
-def motion(previous: np.ndarray, action: Action, current: np.ndarray) -> tuple[float, bool]:
+def motion(previous: np.ndarray, action: Any, current: np.ndarray) -> tuple[float, bool]:
     """How much the picture changed: mean absolute difference of successive frames, 0 (frozen) to 1 (black to white).
 
     It asks for a lively picture and nothing else; turning on the spot earns more than walking.
@@ -33,10 +33,11 @@ def motion(previous: np.ndarray, action: Action, current: np.ndarray) -> tuple[f
 
 
 REWARDS: dict[str, RewardFn] = {"motion": motion}
+LEARNED = "learned"  # the name of the reward that a model's own heads predict
 
 
 def find_reward(reward: str | RewardFn | None) -> RewardFn | None:
-    """The reward that `reward` names or is; None stays None (an environment without a task).
+    """The reward of pictures that `reward` names or is; None stays None (an environment without a task).
 
     Raises ValueError for an unknown name, TypeError for what is neither a name nor callable.
     """
@@ -51,13 +52,20 @@ def find_reward(reward: str | RewardFn | None) -> RewardFn | None:
     return reward
 
 
-def call_reward(reward: RewardFn, previous: np.ndarray, action: Action, current: np.ndarray) -> tuple[float, bool]:
-    """`reward` of one step as plain (float, bool). Raises TypeError where it returns anything else than such a pair."""
+def call_reward(reward: RewardFn, previous: np.ndarray, action: Any, current: np.ndarray) -> tuple[float, bool]:
+    """`reward` of one step as plain (float, bool).
+
+    Raises TypeError where it returns anything else than such a pair, ValueError for a reward that is not finite.
+    """
     result = reward(previous, action, current)
+    wanted = "a reward function returns (reward: float, terminated: bool)"
     try:
         value, terminated = result
-        return float(value), bool(terminated)
+        number = float(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"a reward function returns (reward: float, terminated: bool), this one gave {result!r}"
-        ) from error
+        raise TypeError(f"{wanted}, this one gave {result!r}") from error
+    if isinstance(value, str) or not isinstance(terminated, bool | np.bool_):
+        raise TypeError(f"{wanted}, this one gave {result!r}")
+    if not math.isfinite(number):
+        raise ValueError(f"{wanted}, and the reward must be finite; this one gave {number}")
+    return number, bool(terminated)
