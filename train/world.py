@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.foundation import optimizers
-from train.generator import autoencoder, distill, foundation
+from train.generator import autoencoder, distill, foundation, heads
 from train.generator.autoencoder import Clips, fit_pca
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
@@ -36,6 +36,7 @@ from train.loop import prepare_cpu
 from train.recordings import EpisodeFiles, RecordingError, open_episodes
 from world_model.config import ModelConfig
 from world_model.dit import DiT
+from world_model.heads import save_heads
 from world_model.text import Conditioning, build_conditioning
 from world_model.vae import PatchVAE
 from world_model.weights import save_weights
@@ -51,6 +52,7 @@ class Recipe:
     autoencoder: autoencoder.Settings = autoencoder.Settings()
     foundation: foundation.Settings = foundation.Settings()
     distill: distill.Settings = distill.Settings()
+    heads: heads.Settings = heads.Settings()
     shares: Mapping[str, float] = field(
         default_factory=lambda: {"autoencoder": 0.08, "foundation": 0.72, "distill": 0.12, "heads": 0.08}
     )
@@ -99,6 +101,7 @@ class WorldTraining:
         self.export(self.vae, teacher)
         self.generator = self.distilled(data, teacher)
         self.export(self.vae, self.generator)
+        self.heads(data)
 
     def autoencoder(self) -> PatchVAE:
         """Stage 1: PCA encoder at once, then the decoder's convolutions."""
@@ -171,6 +174,23 @@ class WorldTraining:
 
         self.run(stage, step)
         return stage.averaged("dit").eval().requires_grad_(False)  # type: ignore[return-value]
+
+    def heads(self, data: LatentSet) -> None:
+        """Stage 4: reward and termination, where the recording has any; calibrated on the held-out episodes."""
+        if len(data.reward.unique()) == 1 and not data.terminated.any():
+            return
+        s = replace(self.recipe.heads, seed=self.settings.seed)
+        trainer = heads.HeadTraining(data, self.config.block_latents, s)
+        network = heads.build_heads(self.config, data, s)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=s.lr, weight_decay=s.weight_decay)
+        stage = self.stage("heads", {"heads": network}, {"heads": [optimizer]}, {"heads": s.ema}, 0.3)
+        self.run(stage, trainer.step(stage))
+        final: heads.OutcomeHeads = stage.averaged("heads").eval().requires_grad_(False)  # type: ignore[assignment]
+        heads.fit_familiarity(final, trainer)
+        held_out = encode_recording(self.config, self.vae, self.files, self.held_out, self.conditioning, self.device)
+        heads.calibrate(final, held_out, s)
+        save_heads(self.out, final)
+        (self.out / "stages" / "heads" / "held_out.json").write_text(json.dumps(heads.evaluate(final, held_out), indent=1))
 
     def export(self, vae: PatchVAE, dit: DiT) -> None:
         """Writes the folder that `WorldModel.load` reads."""

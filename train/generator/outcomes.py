@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from train.generator.measures import (
@@ -24,6 +25,7 @@ from train.generator.measures import (
 )
 from train.generator.rollouts import World
 from train.recordings import EpisodeFiles
+from world_model.heads import load_heads, newest
 
 TOLERANCE = 2  # steps between a predicted and a recorded event that are one
 SURE = 0.5  # probability from which a world counts as ended
@@ -38,11 +40,24 @@ OutcomeReader = Callable[[Tensor, np.ndarray], tuple[np.ndarray, np.ndarray]]
 def outcome_reader(folder: Path, world: World) -> OutcomeReader | None:
     """What reads outcomes from latents by the heads of a folder; None for a folder without heads.
 
-    Raises NotImplementedError for a folder with heads: this version cannot read them yet.
+    Raises what `load_heads` raises.
     """
-    if not (folder / HEADS).is_file():
+    heads = load_heads(folder, world.config)
+    if heads is None:
         return None
-    raise NotImplementedError(f"{folder / HEADS} is of a later version: move it away to measure all but reward and termination")
+
+    def read(latents: Tensor, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        size = heads.config.block
+        rewards, ends = [], []
+        for step in range(actions.shape[1]):
+            held = 1 + step * size
+            seen = newest(latents[:, :, :held], latents[:, :, held : held + size], heads.config.frames)
+            outcome = heads.predict(seen.cpu(), torch.from_numpy(world.config.action.encode(actions[:, step])))
+            rewards.append(outcome.reward.numpy())
+            ends.append(outcome.termination_probability.numpy())
+        return np.stack(rewards, axis=1), np.stack(ends, axis=1)
+
+    return read
 
 
 def reward_figures(

@@ -37,7 +37,7 @@ class RolloutPool:
         return rows, spans, self.windows.own(self.latents, rows, spans, stream)
 
     def put(self, rows: Tensor, blocks: Tensor, stream: torch.Generator, share: float = 1.0) -> None:
-        """Blocks [count, C, K, h, w] of `rows`. The worlds are a block older, or begin anew, a `share` of these as self-generated."""
+        """Blocks [count, C, K, h, w] of `rows`. Worlds are a block older, or begin anew, a `share` of these as self-generated."""
         frames = self.windows.config.block_latents
         columns = 1 + self.age[rows, None] * frames + torch.arange(frames, device=rows.device)
         self.latents[rows[:, None], columns] = blocks.detach().transpose(1, 2).to(self.latents.dtype)
