@@ -1,4 +1,8 @@
-"""Walks at random: `python -m agents.random --env YumeWorld-v0 --steps 20`. The baseline that every agent must beat."""
+"""Acts at random: the baseline that every agent must beat.
+
+    python -m agents.random --env YumeWorld-v0 --steps 20
+    python -m agents.random --steps 200 --arguments '{"model": "runs/breakout"}'
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ def run(env: gymnasium.Env, steps: int, seed: int) -> Report:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="YumeWorld-v0", help="id of an environment")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

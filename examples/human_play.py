@@ -4,6 +4,7 @@ python examples/human_play.py                                  # WASD and arrows
 python examples/human_play.py --image photo.jpg --seed 3
 python examples/human_play.py --twin                           # YumeStreet-v0 beside the dream, under the same keys
 python examples/human_play.py --record out.mp4                 # and out.replay, which --replay dreams again
+python examples/human_play.py --model runs/breakout            # a recorded world, under its own keys
 python examples/human_play.py --web                            # http://127.0.0.1:8000, for machines without a screen
 """
 
@@ -37,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = Start(args.seed or 0, args.image, args.text, args.twin)
     try:
         model = WorldModel.load(args.model, device=args.device)
+        if args.web:
+            from yume_gym.play.web import check_page
+
+            check_page(model.config)
         prepare(model, start)  # what is wrong with it is said at once
         dreamer = Dreamer(model, max_sessions=args.players if args.web else 1, steps=steps)
     except (FileNotFoundError, ValueError) as error:

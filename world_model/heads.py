@@ -99,6 +99,12 @@ class Outcome:
     unfamiliar: Tensor
     truncated: Tensor
 
+    @classmethod
+    def none(cls, worlds: int) -> Outcome:
+        """Of worlds that no block was generated in yet: no reward, no end, nothing unfamiliar."""
+        zero, no = torch.zeros(worlds), torch.zeros(worlds, dtype=torch.bool)
+        return cls(zero, zero, no, zero, no.long(), no)
+
     @property
     def out_of_distribution(self) -> Tensor:
         """[B] bool: whether this block is."""

@@ -43,7 +43,7 @@ Found = TypeVar("Found")
 class WorldState:
     """Worlds between two steps: their tensors, and for each its seed, its step number and its start text ("" for none).
 
-    outcome: what the last blocks were worth; None after a start, and of models without heads.
+    outcome: what the last blocks were worth (`Outcome.none` after a start); None of models without heads.
     """
 
     worlds: Worlds
@@ -136,7 +136,9 @@ class WorldModel:
         worlds = []
         for picture, text, seed in zip(pictures, texts, seeds):
             worlds.append(self._dreamt(text, seed) if picture is None else self._seen(picture))
-        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), tuple(text or "" for text in texts))
+        outcome = None if self.heads is None else Outcome.none(len(worlds))
+        told = tuple(text or "" for text in texts)
+        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcome)
 
     @torch.inference_mode()
     def step(

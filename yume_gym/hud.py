@@ -25,10 +25,13 @@ _TIPS = {"↑": (0, -1), "←": (-1, 0), "↓": (0, 1), "→": (1, 0)}
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture of a walk: frame uint8 [H, W, 3], the keys and arrows held, and the event in force."""
+    """One picture of a walk: frame uint8 [H, W, 3], the keys and arrows held, and the event in force.
+
+    keys: None in worlds without walking keys, which then are not drawn.
+    """
 
     frame: np.ndarray
-    keys: str = ""
+    keys: str | None = ""
     look: str = ""
     event: str | None = None
 
@@ -47,8 +50,11 @@ def draw_hud(shot: Shot, zoom: int = 4) -> np.ndarray:
     image = Image.fromarray(enlarge(shot.frame, zoom))
     draw = ImageDraw.Draw(image)
     group = 3 * _KEY + 2 * _GAP
-    held = set(shot.keys.split("+")) | set(shot.look)
-    for keys, left in ((_WALKING_KEYS, _MARGIN), (_ARROWS, image.width - _MARGIN - group)):
+    held = set((shot.keys or "").split("+")) | set(shot.look)
+    groups = [(_ARROWS, image.width - _MARGIN - group)]
+    if shot.keys is not None:
+        groups.append((_WALKING_KEYS, _MARGIN))
+    for keys, left in groups:
         for name, (column, row) in keys.items():
             x = left + column * (_KEY + _GAP)
             y = image.height - _MARGIN - (2 - row) * _KEY - (1 - row) * _GAP

@@ -13,19 +13,24 @@
 | T | X | dream and street, dream, street (with a twin) |
 | Esc | | leave |
 
-A picture dropped on the window starts a world from it.
+Models of recorded environments have keys of their own (`yume_gym.keyboard`), which come first: space may be one of them.
+Where a world has no walking keys, the left stick and the cross are arrows. A picture dropped on the window starts a world
+from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from yume_gym.keyboard import CODES, WALKING, FirstPersonKeys
 from yume_gym.street.events import MAX_TEXT_LENGTH
 
 _DEAD = 0.4  # how far a stick must be moved
 _LEFT_STICK = {0: ("A", "D"), 1: ("W", "S")}  # axis: keys of its negative and positive direction
 _RIGHT_STICKS = ({2: ("←", "→"), 3: ("↑", "↓")}, {3: ("←", "→"), 4: ("↑", "↓")})  # of up to four axes, and of more
+_AS_ARROWS = {"W": "↑", "A": "←", "S": "↓", "D": "→"}
 _PAD_BUTTONS = {7: "pause", 6: "restart", 3: "clip", 2: "view"}
 
 CommandName = Literal["quit", "restart", "another", "pause", "clip", "hud", "view", "event", "image"]
@@ -45,12 +50,11 @@ class Controls:
     While somebody types, the keys held when they began stay held: they walk on.
     """
 
-    def __init__(self, pygame: Any) -> None:
+    def __init__(self, pygame: Any, keys: Collection[str] = FirstPersonKeys.keys) -> None:
+        """keys: names of those that mean something in the model's action space."""
         self._pygame = pygame
-        self._keys = {
-            pygame.K_w: "W", pygame.K_a: "A", pygame.K_s: "S", pygame.K_d: "D",
-            pygame.K_UP: "↑", pygame.K_LEFT: "←", pygame.K_DOWN: "↓", pygame.K_RIGHT: "→",
-        }  # fmt: skip
+        self._keys = {CODES[key]: key for key in keys}
+        self._walks = not set(WALKING).isdisjoint(keys)
         self._commands: dict[int, CommandName] = {
             pygame.K_r: "restart", pygame.K_n: "another", pygame.K_p: "pause", pygame.K_SPACE: "pause",
             pygame.K_f: "clip", pygame.K_TAB: "hud", pygame.K_t: "view", pygame.K_ESCAPE: "quit",
@@ -64,9 +68,10 @@ class Controls:
 
     @property
     def held(self) -> frozenset[str]:
-        """Keys held now: of W A S D ↑ ← ↓ →."""
+        """Keys held now: of W A S D ↑ ← ↓ →, or the model's own."""
         keyboard = self._kept if self.typing is not None else frozenset(self._down)
-        return keyboard.union(*self._axes.values(), *self._hats.values())
+        pads: frozenset[str] = frozenset().union(*self._axes.values(), *self._hats.values())
+        return keyboard | (pads if self._walks else {_AS_ARROWS.get(key, key) for key in pads})
 
     def handle(self, event: Any) -> Command | None:
         """Follows one SDL event; the command that it is, if any."""

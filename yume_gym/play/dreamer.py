@@ -15,8 +15,8 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from world_model.actions import Action
-from world_model.model import WorldModel, WorldState
+from world_model import batch
+from world_model.model import WorldModel, WorldState, split_outcomes
 from world_model.threads import use_threads
 from world_model.worlds import join_worlds, split_worlds
 from yume_gym.first_person import EnvState
@@ -102,10 +102,12 @@ class Dreamer:
 
     def _dream_a_little(self) -> None:
         size = (self._model.config.height, self._model.config.width, 3)
+        config = self._model.config
+        noop, event = config.action.noop, WARM_UP_EVENT if config.text.kind != "none" else None
         state = self._model.start([np.zeros(size, np.uint8)], [None], [0])
         for block in range(WARM_UP):
             begun = self._clock()
-            state, _ = self._model.step(state, [Action()], [WARM_UP_EVENT], steps=self._steps)
+            state, _ = self._model.step(state, [noop], [event], steps=self._steps)
             if block:
                 with self._changed:
                     self._forecast.add(1, self._clock() - begun)
@@ -203,7 +205,7 @@ class Dreamer:
         if not blocks:
             return
         states = join_states([job.state for job, _ in blocks if job.state is not None])
-        actions, events = ([getattr(order, name) for _, order in blocks] for name in ("action", "event"))
+        actions, events = [order.action.index for _, order in blocks], [order.event for _, order in blocks]
         threads = 1 if len(blocks) > 1 and self._model.device.type == "cpu" else None
         after, frames = self._model.step(states, actions, events, self._steps, threads)
         streets = [self._street(job) for job, _ in blocks]
@@ -249,17 +251,21 @@ def replay_frames(model: WorldModel, replay: Replay) -> Iterator[Frame]:
 
 def join_states(states: Sequence[WorldState]) -> WorldState:
     """One batch of several."""
+    outcomes = [state.outcome for state in states if state.outcome is not None]
     return WorldState(
         join_worlds([state.worlds for state in states]),
         tuple(seed for state in states for seed in state.seeds),
         tuple(step for state in states for step in state.steps),
         tuple(text for state in states for text in state.texts),
+        batch.join(outcomes) if outcomes else None,
     )
 
 
 def split_states(state: WorldState) -> list[WorldState]:
     """The worlds of a batch, each a batch of one."""
     return [
-        WorldState(world, (seed,), (step,), (text,))
-        for world, seed, step, text in zip(split_worlds(state.worlds), state.seeds, state.steps, state.texts)
+        WorldState(world, (seed,), (step,), (text,), outcome)
+        for world, seed, step, text, outcome in zip(
+            split_worlds(state.worlds), state.seeds, state.steps, state.texts, split_outcomes(state.outcome, len(state))
+        )
     ]

@@ -16,8 +16,8 @@ import imageio
 import numpy as np
 from PIL import Image
 
-from world_model.actions import Action
 from yume_gym.hud import Shot, draw_hud, enlarge
+from yume_gym.play.keys import Played
 from yume_gym.play.replay import Block, Made, ReplayWriter, Take
 from yume_gym.play.world import Frame, PlayedWorld
 
@@ -30,13 +30,13 @@ class ClipRing:
     """The last frames shown, as JPEG: bounded in number, and small for any size of picture."""
 
     def __init__(self, frames: int) -> None:
-        self._kept: deque[tuple[bytes, bytes | None, Action, str | None]] = deque(maxlen=frames)
+        self._kept: deque[tuple[bytes, bytes | None, Played, str | None]] = deque(maxlen=frames)
 
     def add(self, frame: Frame) -> None:
         twin = None if frame.twin is None else _packed(frame.twin)
         self._kept.append((_packed(frame.picture), twin, frame.action, frame.event))
 
-    def last(self, frames: int) -> list[tuple[bytes, bytes | None, Action, str | None]]:
+    def last(self, frames: int) -> list[tuple[bytes, bytes | None, Played, str | None]]:
         """The newest `frames` in order, still packed."""
         return list(self._kept)[-frames:]
 
@@ -45,7 +45,7 @@ class ClipRing:
 
 
 def write_clip(
-    path: Path, kept: Iterable[tuple[bytes, bytes | None, Action, str | None]], fps: float, hud: bool
+    path: Path, kept: Iterable[tuple[bytes, bytes | None, Played, str | None]], fps: float, hud: bool
 ) -> None:
     """Frames of a `ClipRing` as a film."""
     with Film(path, fps, hud) as film:
@@ -70,7 +70,7 @@ class Film:
         self._thread = threading.Thread(target=self._run, name="film", daemon=True)
         self._thread.start()
 
-    def add(self, picture: np.ndarray, twin: np.ndarray | None, action: Action, event: str | None) -> None:
+    def add(self, picture: np.ndarray, twin: np.ndarray | None, action: Played, event: str | None) -> None:
         """One more frame, uint8 [H, W, 3]. Raises OSError if the film could not be written so far."""
         self._raise_error()
         self._frames.put((picture, twin, action, event))
@@ -100,7 +100,7 @@ class Film:
             while self._frames.get() is not None:  # nobody must wait for a film that is given up
                 pass
 
-    def _drawn(self, picture: np.ndarray, twin: np.ndarray | None, action: Action, event: str | None) -> np.ndarray:
+    def _drawn(self, picture: np.ndarray, twin: np.ndarray | None, action: Played, event: str | None) -> np.ndarray:
         zoom = max(1, round(FILM_HEIGHT / picture.shape[0]))
         pictures = [picture] if twin is None else [picture, twin]
         if not self._hud:

@@ -128,7 +128,8 @@ class Stats:
     fps: frames shown a second lately; smooth: share of all frames shown at most 1.5 of the world's frame periods after the
     one before (pauses and restarts left out); shown: frames counted in it; delay, delay_median, delay_p95: key to picture,
     the last and of the last 256; block_time: median of the latest blocks, for all sessions dreamt together;
-    queued: frames dreamt and not yet shown; blocks: dreamt in this world.
+    queued: frames dreamt and not yet shown; blocks: dreamt in this world. action: its name; keys: None for a world without
+    walking keys. score: sum of this world's rewards, None for a model without heads; over: why its episode is over, or "".
     """
 
     fps: float | None
@@ -141,7 +142,10 @@ class Stats:
     queued: int
     blocks: int
     seed: int
-    keys: str
+    keys: str | None
     look: str
     event: str | None
     paused: bool
+    action: str = ""
+    score: float | None = None
+    over: str = ""

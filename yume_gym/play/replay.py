@@ -2,7 +2,9 @@
 
     {"replay": 1, "model": "street", "weights": "5f1c...", "steps": null, "frames_per_block": 4, "fps": 8}
     {"start": {"seed": 3, "text": null, "twin": false, "image": null}}     an image is a PNG in base64
-    {"block": [9, "night falls", 4]}                                       action index, event, frames shown
+    {"block": [9, "night falls", 4]}                                       action, event, frames shown
+
+An action is its index, or a list of its components; "kind" in the first line names the action space (`ActionSpec`).
 
 Every further "start" is a restart. Frames are equal bit by bit on the same kind of machine, in float32 on a CPU.
 """
@@ -23,6 +25,7 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
+from world_model.action_spaces import Kind
 from world_model.actions import Action
 from world_model.model import WorldModel
 from yume_gym.pictures import load_picture
@@ -34,20 +37,22 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Made:
-    """What a replay was made with. `weights` tells models apart (`fingerprint`); `steps`: sampler steps, None the model's own."""
+    """What a replay was made with. `weights` tells models apart (`fingerprint`); `steps`: sampler steps, None the model's own;
+    kind: of the model's action space."""
 
     model: str
     weights: str
     steps: int | None
     frames_per_block: int
     fps: int
+    kind: Kind = "first_person"
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block: action index 0..80, the event in force, and how many of its frames were shown."""
+    """One block: the action's index or its components, the event in force, and how many of its frames were shown."""
 
-    action: int
+    action: int | tuple[float, ...]
     event: str | None
     frames: int
 
@@ -85,7 +90,7 @@ def fingerprint(model: WorldModel) -> str:
 def made_with(model: WorldModel, steps: int | None) -> Made:
     """What goes into the first line of a replay."""
     config = model.config
-    return Made(config.name, fingerprint(model), steps, config.frames_per_block, config.fps)
+    return Made(config.name, fingerprint(model), steps, config.frames_per_block, config.fps, config.action.kind)
 
 
 class ReplayWriter:
@@ -198,4 +203,8 @@ def _block(values: Sequence[Any], made: Made) -> Block:
     action, event, frames = values
     if not 1 <= frames <= made.frames_per_block:
         raise ValueError(f"{frames} frames shown of a block of {made.frames_per_block}")
-    return Block(Action.from_index(action).index, check_event(event), frames)
+    if made.kind == "first_person":
+        action = Action.from_index(action).index
+    elif isinstance(action, list):
+        action = tuple(action)
+    return Block(action, check_event(event), frames)

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.actions import Action
 from world_model.model import WorldModel
+from yume_gym.env import check_told
 from yume_gym.play.film import Keeper, write_clip
-from yume_gym.play.keys import HeldKeys, key_name
+from yume_gym.play.keys import HeldKeys, key_name, played
 from yume_gym.play.pace import Beat, Meter, Stats
 from yume_gym.play.replay import Made, Replay, Script, Take, write_replay
 from yume_gym.play.start import Origin, Start, Twin, prepare
@@ -59,7 +59,7 @@ class Session:
         self._script = None if replay is None else Script(replay)
         if self._script is not None:
             self._script.next_start()  # which is the origin
-        self._keys = HeldKeys()
+        self._keys = HeldKeys(self.config.action)
         self._changed_at: float | None = None  # the oldest key change that no block follows yet
         self._event: str | None = None
         self._beat = Beat(1 / self.config.fps, clock())
@@ -68,12 +68,13 @@ class Session:
         self._paused = self._closed = self._ended = self._busy = False
         self._error: Exception | None = None
         self._block_time: float | None = None
-        self._world = PlayedWorld(0, origin, Take(origin.start), origin.twin)
+        self._world = self._new_world(0, origin)
 
     # -- what the player does ------------------------------------------------------------------------------------------
 
     def hold(self, keys: Iterable[str]) -> None:
-        """From now on exactly these keys are held: of W A S D ↑ ← ↓ → (also "w", "up", "ArrowUp"). ValueError for others."""
+        """From now on exactly these keys are held: of `yume_gym.keyboard.CODES` (also "w", "up", "ArrowUp"). ValueError for
+        others; keys that mean nothing in this model's action space do nothing."""
         with self._changed:
             if self._keys.hold(keys) and self._changed_at is None:
                 self._changed_at = self._clock()
@@ -91,6 +92,8 @@ class Session:
     def set_event(self, text: str | None) -> None:
         """The event from the next block on, until another; None or "" ends it. TypeError or ValueError for a bad text."""
         event = check_event(text)
+        if event is not None:
+            check_told(self.config)
         with self._changed:
             self._event = event
 
@@ -125,7 +128,7 @@ class Session:
         with self._changed:
             self._check()
             self._script = script
-            self._go_to(PlayedWorld(self._world.number + 1, origin, Take(origin.start), origin.twin), event=None)
+            self._go_to(self._new_world(self._world.number + 1, origin), event=None)
 
     def close(self) -> None:
         """End the session and its recording, and free its place. Closing again does nothing."""
@@ -178,6 +181,12 @@ class Session:
         return self._ended
 
     @property
+    def over(self) -> str:
+        """Why the episode is over, once its last frame was shown; "" before. `restart` begins another."""
+        with self._changed:
+            return "" if self._world.queue else self._world.over
+
+    @property
     def start(self) -> Start:
         """What the current world was started from; its image, if any, as uint8 [H, W, 3] of the model's size."""
         return self._world.take.start
@@ -203,6 +212,9 @@ class Session:
                 look=action.arrows,
                 event=self._event,
                 paused=self._paused,
+                action=action.meaning,
+                score=world.score if self._model.heads is not None else None,
+                over=self.over,
             )
 
     # -- keeping -------------------------------------------------------------------------------------------------------
@@ -283,6 +295,8 @@ class Session:
         room = self.config.frames_per_block if self._script is None or self._script.upcoming else 0
         if self._busy or not self.active or len(world.queue) > room:
             return _NEVER
+        if world.over and self._script is None:
+            return _NEVER
         return -_NEVER if world.state is None else self._beat.covered_until(len(world.queue)) - lead
 
     def begin(self) -> Job | None:
@@ -293,7 +307,7 @@ class Session:
                 self._ended = True
                 return None
             origin = prepare(self._model, start, self._world.twin)
-            self._go_to(PlayedWorld(self._world.number + 1, origin, Take(origin.start), origin.twin), event=None)
+            self._go_to(self._new_world(self._world.number + 1, origin), event=None)
         self._busy = True
         order = None if self._world.state is None else self._next_order()
         return Job(self, self._world, self._world.state, self._world.street, order)
@@ -313,11 +327,15 @@ class Session:
     def _size(self) -> tuple[int, int, int]:
         return self.config.frames_per_block, self.config.height, self.config.width
 
+    def _new_world(self, number: int, origin: Origin) -> PlayedWorld:
+        noop = played(self.config.action, self.config.action.noop)
+        return PlayedWorld(number, origin, Take(origin.start), origin.twin, noop)
+
     def _next_order(self) -> Order:
         if self._script is not None:
             block = self._script.next_block()
             self._event = block.event
-            return Order(Action.from_index(block.action), block.event, block.frames)
+            return Order(played(self.config.action, block.action), block.event, block.frames)
         action = self._keys.sample()
         changed_at, self._changed_at = self._changed_at, None
         follows = changed_at if action != self._world.action else None

@@ -26,6 +26,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
+from world_model.config import ModelConfig
 from yume_gym.play.dreamer import Dreamer
 from yume_gym.play.replay import Replay
 from yume_gym.play.session import Session
@@ -40,12 +41,22 @@ MAX_MESSAGE = 16 * 1024  # bytes of one message from a page
 PING = 5.0  # seconds between two pings; a page that answers none is gone
 
 
+def check_page(config: ModelConfig) -> None:
+    """Raises ValueError for a model that the page has no keys for."""
+    if config.action.kind != "first_person":
+        raise ValueError(
+            f"the page has the keys of first-person worlds only, {config.name!r} has {config.action.kind} actions: "
+            "play it in a window, without --web"
+        )
+
+
 def create_app(lobby: Lobby, host: str = "127.0.0.1", token: str | None = None) -> Starlette:
     """The application that serves `lobby`.
 
     host: the address it will be bound to. token: what a browser has to show; it may be None on a loopback address only
-    (ValueError otherwise).
+    (ValueError otherwise). Raises ValueError for a model whose actions are not first-person ones.
     """
+    check_page(lobby.config)
     if token is None and not is_loopback(host):
         raise ValueError(f"{host!r} can be reached from other machines: a token is needed there")
 

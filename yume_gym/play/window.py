@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
+from world_model.config import ModelConfig
 from yume_gym.hud import Shot, draw_hud, enlarge, write_lines
+from yume_gym.keyboard import keyboard
 from yume_gym.play.controls import Command, Controls
 from yume_gym.play.session import Session
 from yume_gym.play.start import Start
@@ -23,7 +25,7 @@ PLAY_HEIGHT = 512  # small pictures are enlarged by a whole factor to about this
 _NAP = 0.008  # seconds between two looks at the keyboard
 _NOTICE_SECONDS = 4.0
 _VIEWS = ("both", "dream", "street")
-_HELP = "WASD walk   arrows look   Enter event   R restart   N next seed   P pause   F clip   Tab HUD   Esc leave"
+_HELP = "R restart   N next seed   P pause   F clip   Tab HUD   Esc leave"
 
 
 class PlayWindow:
@@ -42,7 +44,7 @@ class PlayWindow:
         self._screen: Any = None
         self._frame: Frame | None = None
         self._full_hud, self._view = True, 0
-        self._notice, self._notice_until = _HELP, time.monotonic() + 2 * _NOTICE_SECONDS
+        self._notice, self._notice_until = _help(session.config), time.monotonic() + 2 * _NOTICE_SECONDS
         self._drawn: tuple[object, ...] | None = None  # what the screen shows
         self.picture: np.ndarray | None = None  # the screen, uint8 [H, W, 3]
         self.drawing = 0.0  # seconds from a frame's being due to its being on the screen, the last time
@@ -76,7 +78,7 @@ class PlayWindow:
         size = (pictures * zoom * session.config.width, zoom * session.config.height)
         self._screen = pygame.display.set_mode(size, pygame.RESIZABLE)
         pygame.key.stop_text_input()
-        self._controls = Controls(pygame)
+        self._controls = Controls(pygame, keyboard(session.config.action).keys)
 
     def _turn(self) -> bool:
         """One look at everything; False when the player leaves."""
@@ -147,6 +149,7 @@ class PlayWindow:
             typing,
             notice,
             session.paused,
+            session.over,
             self._full_hud,
             self._view,
             self._screen.get_size(),
@@ -165,7 +168,8 @@ class PlayWindow:
             picture = write_lines(picture, self._facts(frame), "top")
         else:
             picture = np.concatenate([enlarge(view, zoom) for view in views], axis=1)
-        below = [line for line in (typing, "paused" if session.paused else None, notice) if line]
+        over = f"{session.over}: R begins again" if session.over else None
+        below = [line for line in (typing, "paused" if session.paused else None, over, notice) if line]
         self.picture = write_lines(picture, below, "middle") if below else picture
         self._flip(self.picture)
 
@@ -175,6 +179,10 @@ class PlayWindow:
         lines = [f"seed {stats.seed}   block {max(0, frame.block)}", f"{_number(stats.fps, '.1f')} frames/s"]
         lines.append(f"key to picture {_number(stats.delay, '.0f', 1000)} ms")
         lines.append(f"block {_number(stats.block_time, '.0f', 1000)} ms")
+        if stats.keys is None:
+            lines.append(f"action {stats.action}")
+        if stats.score is not None:
+            lines.append(f"score {stats.score:g}")
         if frame.twin is not None and not frame.street_event:
             lines.append("the street does not know this event")
         if self._session.recording:
@@ -197,6 +205,13 @@ class PlayWindow:
     def _zoom(self, pictures: int) -> int:
         """Two pictures side by side are smaller each."""
         return max(1, round(PLAY_HEIGHT / self._session.config.height * (1 if pictures == 1 else 0.75)))
+
+
+def _help(config: ModelConfig) -> str:
+    """What the keys do, in a line."""
+    keys = keyboard(config.action).keys
+    acts = "WASD walk   arrows look" if config.action.kind == "first_person" else f"{' '.join(keys)} act"
+    return f"{acts}   {'Enter event   ' if config.text.kind != 'none' else ''}{_HELP}"
 
 
 def has_display() -> bool:

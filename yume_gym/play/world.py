@@ -11,8 +11,11 @@ import numpy as np
 from world_model.actions import Action
 from world_model.model import WorldState
 from yume_gym.first_person import EnvState
+from yume_gym.play.keys import Played
 from yume_gym.play.replay import Block, Take
 from yume_gym.play.start import Origin, Twin, knows_event
+
+STILL = Action()
 
 if TYPE_CHECKING:
     from yume_gym.play.session import Session
@@ -33,7 +36,7 @@ class Frame:
     world: int
     block: int
     index: int
-    action: Action
+    action: Played
     event: str | None
     delay: float | None = None
     street_event: bool = True
@@ -44,7 +47,7 @@ class Order:
     """What one block is dreamt under. `frames`: how many of its frames are shown; `changed_at`: when the oldest key change
     that it follows was made, in seconds of the session's clock, or None."""
 
-    action: Action
+    action: Played
     event: str | None
     frames: int
     changed_at: float | None = None
@@ -61,8 +64,9 @@ class Snapshot:
     take: Take
     partial: Block | None
     blocks: int
-    action: Action
+    action: Played
     event: str | None
+    score: float = 0.0
 
 
 class PlayedWorld:
@@ -71,7 +75,9 @@ class PlayedWorld:
     `state` is None until the world has started; then `origin` is of no more use.
     """
 
-    def __init__(self, number: int, origin: Origin | None, take: Take, twin: Twin | None) -> None:
+    def __init__(
+        self, number: int, origin: Origin | None, take: Take, twin: Twin | None, noop: Played = STILL
+    ) -> None:
         self.number, self.origin, self.twin = number, origin, twin
         self.take = take
         self.state: WorldState | None = None
@@ -79,7 +85,8 @@ class PlayedWorld:
         self.queue: deque[tuple[Frame, float | None]] = deque()
         self.seen = False  # whether any of it was shown
         self.blocks = 0  # dreamt
-        self.action = Action()  # of the last block dreamt
+        self.action = noop  # of the last block dreamt
+        self.score = 0.0  # sum of the rewards of all blocks, of a model with heads
         self.partial: Block | None = None  # the block that is being shown, as far as it was
 
     @classmethod
@@ -88,13 +95,22 @@ class PlayedWorld:
         world.state, world.street = snapshot.state, snapshot.street
         world.queue.extend((replace(frame, world=number), None) for frame in snapshot.queue)
         world.partial, world.blocks, world.action = snapshot.partial, snapshot.blocks, snapshot.action
+        world.score = snapshot.score
         return world
+
+    @property
+    def over(self) -> str:
+        """Why the episode is over, or "" if it is not."""
+        outcome = None if self.state is None else self.state.outcome
+        if outcome is None or not bool(outcome.terminated | outcome.truncated):
+            return ""
+        return "the episode ended" if bool(outcome.terminated) else "the dream left what it was trained on"
 
     def started(self, state: WorldState, picture: np.ndarray) -> None:
         """The world stands at `picture`."""
         self.state = state
         street = picture if self.street is not None else None
-        self.queue.append((Frame(picture, street, self.number, -1, 0, Action(), None), None))
+        self.queue.append((Frame(picture, street, self.number, -1, 0, self.action, None), None))
 
     def dreamt(
         self,
@@ -113,6 +129,7 @@ class PlayedWorld:
             )
             self.queue.append((frame, order.changed_at if index == 0 else None))
         self.state, self.street, self.action = state, street, order.action
+        self.score += 0.0 if state.outcome is None else float(state.outcome.reward)
         self.blocks += 1
 
     def shown(self, frame: Frame, frames_per_block: int) -> Block | None:
@@ -152,6 +169,7 @@ class PlayedWorld:
             self.blocks,
             self.action,
             event,
+            self.score,
         )
 
 
