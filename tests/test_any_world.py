@@ -176,8 +176,8 @@ def test_batches_say_what_worlds_alone_say(models):
     state, _ = model.step(model.start(list(model.starts[:2]), ["", ""], [3, 4]), actions)
     for world in range(2):
         alone, _ = model.step(model.start([model.starts[world]], [""], [3 + world]), actions[world : world + 1])
-        for field in dataclasses.fields(alone.outcome):
-            assert torch.equal(getattr(alone.outcome, field.name)[0], getattr(state.outcome, field.name)[world])
+        for field in dataclasses.fields(alone.outcomes[0]):
+            assert torch.equal(getattr(alone.outcomes[0], field.name), getattr(state.outcomes[world], field.name))
 
 
 def test_learned_reward_and_end(models):

@@ -91,8 +91,8 @@ class ActionSpec:
             return Action()
         if self.kind == "discrete":
             return next((i for i, name in enumerate(self.meanings) if name.upper() == "NOOP"), 0)
-        zeros = np.zeros(self.shape, self.dtype)
-        return np.clip(zeros, np.float32(self.low), np.float32(self.high)) if self.kind == "box" else zeros
+        zeros: np.ndarray = np.zeros(self.shape, self.dtype)
+        return np.clip(zeros, np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)) if self.kind == "box" else zeros
 
     @property
     def names(self) -> list[str]:

@@ -43,14 +43,14 @@ Found = TypeVar("Found")
 class WorldState:
     """Worlds between two steps: their tensors, and for each its seed, its step number and its start text ("" for none).
 
-    outcome: what the last blocks were worth (`Outcome.none` after a start); None of models without heads.
+    outcomes: what each world's last block was worth, as batches of one (`Outcome.none` after a start); () of models without heads.
     """
 
     worlds: Worlds
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
     texts: tuple[str, ...]
-    outcome: Outcome | None = None
+    outcomes: tuple[Outcome, ...] = ()
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -136,9 +136,9 @@ class WorldModel:
         worlds = []
         for picture, text, seed in zip(pictures, texts, seeds):
             worlds.append(self._dreamt(text, seed) if picture is None else self._seen(picture))
-        outcome = None if self.heads is None else Outcome.none(len(worlds))
+        outcomes = () if self.heads is None else (Outcome.none(1),) * len(worlds)
         told = tuple(text or "" for text in texts)
-        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcome)
+        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcomes)
 
     @torch.inference_mode()
     def step(
@@ -182,13 +182,14 @@ class WorldModel:
             return after, video, batch.move(self.heads.predict(seen, words[1].to(self.device), before), "cpu")
 
         # one world at a time: batched matrix products round differently, and a world must not depend on its neighbours
-        before = split_outcomes(state.outcome, len(state))
+        before = state.outcomes or (None,) * len(state)
         each = list(zip(split_worlds(state.worlds), before, actions, context, state.seeds, state.steps))
         dreamt = [dream(*one) for one in each] if threads is None else side_by_side(dream, each, threads)
         worlds, videos, outcomes = zip(*dreamt)
         steps_after = tuple(number + 1 for number in state.steps)
-        outcome = None if self.heads is None else batch.join(outcomes)
-        return replace(state, worlds=join_worlds(worlds), steps=steps_after, outcome=outcome), _to_uint8(torch.cat(videos))
+        if self.heads is None:
+            outcomes = ()
+        return replace(state, worlds=join_worlds(worlds), steps=steps_after, outcomes=outcomes), _to_uint8(torch.cat(videos))
 
     def preview(self, state: WorldState) -> np.ndarray:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
@@ -238,11 +239,6 @@ class WorldModel:
             got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
             raise ValueError(f"a start picture must be a uint8 array of shape {shape}, got {got}")
         return torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def split_outcomes(outcome: Outcome | None, worlds: int) -> list[Outcome | None]:
-    """What each world's last block was worth, as batches of one."""
-    return [None if outcome is None else batch.rows(outcome, slice(i, i + 1)) for i in range(worlds)]
 
 
 def _first(found: Iterable[Found | None]) -> Found | None:

@@ -225,9 +225,9 @@ class YumeWorldEnv(FirstPersonEnv):
 
 def learned(world: WorldState) -> dict[str, Any]:
     """What a model's heads say of the last block of one world, as fields of an `Outcome`; nothing without heads."""
-    outcome = world.outcome
-    if outcome is None:
+    if not world.outcomes:
         return {}
+    (outcome,) = world.outcomes
     info = {
         "reward_confidence": float(outcome.reward_confidence),
         "termination_probability": float(outcome.termination_probability),

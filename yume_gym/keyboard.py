@@ -68,10 +68,10 @@ def action_space(spec: ActionSpec) -> gym.Space:
     if spec.kind == "discrete":
         return gym.spaces.Discrete(spec.sizes[0])
     if spec.kind == "multi_discrete":
-        return gym.spaces.MultiDiscrete(spec.sizes)
+        return gym.spaces.MultiDiscrete(list(spec.sizes))
     if spec.kind == "multi_binary":
         return gym.spaces.MultiBinary(len(spec.sizes))
-    return gym.spaces.Box(np.float32(spec.low), np.float32(spec.high), dtype=np.float32)
+    return gym.spaces.Box(np.asarray(spec.low, np.float32), np.asarray(spec.high, np.float32), dtype=np.float32)
 
 
 def check_action(spec: ActionSpec, action: Any) -> Any:
@@ -113,7 +113,7 @@ def drawn_keys(spec: ActionSpec, action: Any) -> tuple[str, str]:
 class FirstPersonKeys:
     """The 81 actions: every combination of WASD and arrows."""
 
-    keys = (*WALKING, *ARROWS)
+    keys: tuple[str, ...] = (*WALKING, *ARROWS)
 
     def action(self, held: Collection[str]) -> Action:
         return Action.from_keys("+".join(k for k in WALKING if k in held), "".join(k for k in ARROWS if k in held))

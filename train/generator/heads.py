@@ -245,10 +245,10 @@ def evaluate(heads: OutcomeHeads, held_out: LatentSet) -> dict[str, float]:
         found[f"reward_recall_{sign}"] = recall_at(score, label, PRECISION)
         parts.append(score.clip(0, 1))
         labels.append(label)
-    ends = ends.cpu().numpy()
+    chance = ends.cpu().numpy()
     found["reward_calibration"] = calibration_error(np.concatenate(parts), np.concatenate(labels))
-    found["termination_ap"] = average_precision(ends, ended)
-    found["termination_calibration"] = calibration_error(ends, ended)
+    found["termination_ap"] = average_precision(chance, ended)
+    found["termination_calibration"] = calibration_error(chance, ended)
     found["termination_recall"] = float(called[ended].mean()) if ended.any() else np.nan
     found["false_terminations"] = float(called[~ended].mean()) if not ended.all() else np.nan
     return found

@@ -15,8 +15,8 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from world_model import batch
-from world_model.model import WorldModel, WorldState, split_outcomes
+from world_model.actions import Action
+from world_model.model import WorldModel, WorldState
 from world_model.threads import use_threads
 from world_model.worlds import join_worlds, split_worlds
 from yume_gym.first_person import EnvState
@@ -220,7 +220,7 @@ class Dreamer:
 
     def _street(self, job: Job) -> tuple[EnvState | None, np.ndarray | None]:
         """The twin's next block, where there is a twin."""
-        if job.street is None or job.world.twin is None or job.order is None:
+        if job.street is None or job.world.twin is None or job.order is None or not isinstance(job.order.action, Action):
             return None, None
         return job.world.twin.advance(job.street, job.order.action, job.order.event)
 
@@ -251,21 +251,20 @@ def replay_frames(model: WorldModel, replay: Replay) -> Iterator[Frame]:
 
 def join_states(states: Sequence[WorldState]) -> WorldState:
     """One batch of several."""
-    outcomes = [state.outcome for state in states if state.outcome is not None]
     return WorldState(
         join_worlds([state.worlds for state in states]),
         tuple(seed for state in states for seed in state.seeds),
         tuple(step for state in states for step in state.steps),
         tuple(text for state in states for text in state.texts),
-        batch.join(outcomes) if outcomes else None,
+        tuple(outcome for state in states for outcome in state.outcomes),
     )
 
 
 def split_states(state: WorldState) -> list[WorldState]:
     """The worlds of a batch, each a batch of one."""
     return [
-        WorldState(world, (seed,), (step,), (text,), outcome)
-        for world, seed, step, text, outcome in zip(
-            split_worlds(state.worlds), state.seeds, state.steps, state.texts, split_outcomes(state.outcome, len(state))
+        WorldState(world, (seed,), (step,), (text,), state.outcomes[number : number + 1])
+        for number, (world, seed, step, text) in enumerate(
+            zip(split_worlds(state.worlds), state.seeds, state.steps, state.texts)
         )
     ]

@@ -54,9 +54,8 @@ def create_app(lobby: Lobby, host: str = "127.0.0.1", token: str | None = None) 
     """The application that serves `lobby`.
 
     host: the address it will be bound to. token: what a browser has to show; it may be None on a loopback address only
-    (ValueError otherwise). Raises ValueError for a model whose actions are not first-person ones.
+    (ValueError otherwise).
     """
-    check_page(lobby.config)
     if token is None and not is_loopback(host):
         raise ValueError(f"{host!r} can be reached from other machines: a token is needed there")
 
@@ -143,7 +142,9 @@ def serve(
     to this machine; any other demands a token, and one is made if none is given. port 0 takes a free one. twin: offer the
     street beside the dream. record: film every player's session, into out-1.mp4, out-2.mp4 ... for out.mp4, and write replays
     beside them. replay: show this to everybody instead. announce: told the address when it can be opened.
+    Raises ValueError for a model whose actions are not first-person ones.
     """
+    check_page(dreamer.model.config)
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(TOKEN_BYTES)
     if twin:

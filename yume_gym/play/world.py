@@ -101,8 +101,10 @@ class PlayedWorld:
     @property
     def over(self) -> str:
         """Why the episode is over, or "" if it is not."""
-        outcome = None if self.state is None else self.state.outcome
-        if outcome is None or not bool(outcome.terminated | outcome.truncated):
+        if self.state is None or not self.state.outcomes:
+            return ""
+        (outcome,) = self.state.outcomes
+        if not bool(outcome.terminated | outcome.truncated):
             return ""
         return "the episode ended" if bool(outcome.terminated) else "the dream left what it was trained on"
 
@@ -129,7 +131,7 @@ class PlayedWorld:
             )
             self.queue.append((frame, order.changed_at if index == 0 else None))
         self.state, self.street, self.action = state, street, order.action
-        self.score += 0.0 if state.outcome is None else float(state.outcome.reward)
+        self.score += sum(float(outcome.reward) for outcome in state.outcomes)
         self.blocks += 1
 
     def shown(self, frame: Frame, frames_per_block: int) -> Block | None:
