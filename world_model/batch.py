@@ -25,9 +25,9 @@ def mapped(function: Callable[..., Tensor], *trees: Tree, axis: int = 0) -> Tree
         axis = getattr(first, "worlds_axis", axis)
         names = [field.name for field in dataclasses.fields(first)]
         parts = {name: mapped(function, *(getattr(tree, name) for tree in trees), axis=axis) for name in names}
-        return dataclasses.replace(first, **parts)
+        return dataclasses.replace(first, **parts)  # type: ignore[type-var, return-value]
     if isinstance(first, tuple | list):
-        return type(first)([mapped(function, *part, axis=axis) for part in zip(first, *trees[1:], strict=True)])
+        return type(first)([mapped(function, *part, axis=axis) for part in zip(first, *trees[1:], strict=True)])  # type: ignore[return-value]
     return first
 
 
