@@ -24,22 +24,22 @@ BLOCKS = 5  # of the clips written here
 
 
 @pytest.fixture(scope="module")
-def unguided(config) -> ModelConfig:
+def bare(config) -> ModelConfig:
     dit = replace(config.dit, prediction="velocity")
-    return replace(config, dit=dit)
+    return replace(config, dit=dit, priors=())
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, unguided) -> Path:
+def folder(tmp_path_factory, bare) -> Path:
     """Six clips of five blocks, and one of a single block, which is too short."""
     root = tmp_path_factory.mktemp("clips")
-    size = unguided.frames_per_block
+    size = bare.frames_per_block
     for number, (keys, arrows, blocks) in enumerate(
         [("W", "", 5), ("W", "←", 5), ("S", "", 5), ("W+A", "", 1), ("", "→", 5), ("D", "", 5), ("A", "↑", 5)]
     ):
-        header = Header(unguided.name, unguided.height, unguided.width, unguided.fps, size, blocks, 0, {})
+        header = Header(bare.name, bare.height, bare.width, bare.fps, size, blocks, 0, {})
         walk = _walk(Action.from_keys(keys, arrows), blocks, size, number)
-        sekai.write_walk(root, f"w{number}", walk, header, unguided.camera)
+        sekai.write_walk(root, f"w{number}", walk, header, bare.camera)
     return root
 
 
@@ -54,17 +54,17 @@ def _walk(action: Action, blocks: int, size: int, seed: int) -> Walk:
 
 
 @pytest.fixture
-def clips(unguided, folder, frozen_vae) -> Clips:
-    return Clips(unguided, folder, frozen_vae, blocks=4, kept=2)
+def clips(bare, folder, frozen_vae) -> Clips:
+    return Clips(bare, folder, frozen_vae, blocks=4, kept=2)
 
 
-def test_a_clip_is_what_its_files_say(clips, unguided, frozen_vae):
+def test_a_clip_is_what_its_files_say(clips, bare, frozen_vae):
     video = next(v for v in sekai.find_clips(clips._videos[0].parents[1]) if v.stem.startswith("w2"))
     number = clips._videos.index(video)
-    header = Header("debug", 32, 48, 8, unguided.frames_per_block, 4, 0, {})
-    walk = sekai.walks_of(sekai.read_clip(video), header, unguided.camera)[0]
+    header = Header("debug", 32, 48, 8, bare.frames_per_block, 4, 0, {})
+    walk = sekai.walks_of(sekai.read_clip(video), header, bare.camera)[0]
     latents = torch.from_numpy(encode_walk(frozen_vae, walk)).float()
-    size, frames = unguided.block_latents, unguided.frames_per_block
+    size, frames = bare.block_latents, bare.frames_per_block
     for block in range(4):
         assert torch.equal(clips.block(number, block), latents[:, block * size : (block + 1) * size])
         shown = walk.frames[max(block * frames - 1, 0)]
@@ -76,12 +76,12 @@ def test_a_clip_is_what_its_files_say(clips, unguided, frozen_vae):
     assert clips.text("rain sets in").any() and not clips.text(None).any()
 
 
-def test_the_camera_of_a_clip_moved_as_its_poses_say(clips, unguided):
+def test_the_camera_of_a_clip_moved_as_its_poses_say(clips, bare):
     """As of a corpus of shards: where a block's picture was taken, and how the camera truly moved in it."""
-    header = Header("debug", 32, 48, 8, unguided.frames_per_block, 4, 0, {})
+    header = Header("debug", 32, 48, 8, bare.frames_per_block, 4, 0, {})
     videos = [next(i for i, v in enumerate(clips._videos) if v.stem.startswith(name)) for name in ("w1", "w5")]
-    walks = [sekai.walks_of(sekai.read_clip(clips._videos[i]), header, unguided.camera)[0] for i in videos]
-    frames = unguided.frames_per_block
+    walks = [sekai.walks_of(sekai.read_clip(clips._videos[i]), header, bare.camera)[0] for i in videos]
+    frames = bare.frames_per_block
     for block in range(4):
         before, now = max(block * frames - 1, 0), slice(block * frames, (block + 1) * frames)
         motion = clips.motion(videos, [block, block])
@@ -104,8 +104,8 @@ def test_only_the_last_clips_are_kept_and_bad_ones_are_passed_over(clips, capsys
     assert len(clips._read) == 2
 
 
-def test_a_folder_of_useless_clips_says_so(unguided, folder, frozen_vae):
-    long = Clips(unguided, folder, frozen_vae, blocks=9)
+def test_a_folder_of_useless_clips_says_so(bare, folder, frozen_vae):
+    long = Clips(bare, folder, frozen_vae, blocks=9)
     with pytest.raises(FileNotFoundError, match="none of the 7 clips"):
         long.block(0, 0)
 
@@ -115,16 +115,16 @@ def test_models_with_a_guide_are_sent_to_shards(config, folder, frozen_vae):
         Clips(config, folder, frozen_vae)
 
 
-def test_a_folder_is_opened_as_what_it_is(config, unguided, folder, data_folder, frozen_vae, tmp_path):
-    assert isinstance(open_corpus(unguided, folder, frozen_vae), Clips)
+def test_a_folder_is_opened_as_what_it_is(config, bare, folder, data_folder, frozen_vae, tmp_path):
+    assert isinstance(open_corpus(bare, folder, frozen_vae), Clips)
     assert isinstance(open_corpus(config, data_folder, frozen_vae), Corpus)
     with pytest.raises(FileNotFoundError, match="shards"):
         open_corpus(config, tmp_path, frozen_vae)
 
 
-def test_foundation_training_runs_on_clips(unguided, folder, vae_folder, tmp_path):
+def test_foundation_training_runs_on_clips(bare, folder, vae_folder, tmp_path):
     settings = Settings(batch=2, draws=1, pool=4, warmup=2, dream_from=1, dream_over=1, lanes=2)
-    foundation.train(unguided, folder, vae_folder, tmp_path, settings, 3, None, None)
+    foundation.train(bare, folder, vae_folder, tmp_path, settings, 3, None, None)
     assert (tmp_path / "checkpoint" / "pool_1.pt").exists()
 
 

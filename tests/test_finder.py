@@ -289,7 +289,7 @@ def test_it_learns_where_a_few_pictures_were_taken(town_config, data_folder, tmp
 
 
 def test_models_that_know_no_town_have_nothing_to_find(config, data_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"debug knows no town: its config has no dit\.places"):
+    with pytest.raises(ValueError, match=r"debug knows no town: its scene prior has no places"):
         train(config, data_folder, tmp_path, QUICK, 1, None)
 
 

@@ -205,7 +205,7 @@ def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path
 
 
 def test_only_models_with_places_learn_them(config, data_folder, vae_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"debug learns no places: its config has no dit\.places"):
+    with pytest.raises(ValueError, match=r"debug learns no places: its scene prior has none"):
         train(config, data_folder, vae_folder, tmp_path, QUICK, 1, None)
 
 

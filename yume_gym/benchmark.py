@@ -123,7 +123,7 @@ def time_parts(model: WorldModel, state: WorldState) -> dict[str, float]:
     sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
     noise = block_noise(config, state.seeds, state.steps).to(model.device, model.dtype)
     steps = f"{config.sampler.steps} denoising steps"
-    samples: dict[str, list[float]] = {"text, history and guide": [], steps: [], "decoding and remembering": []}
+    samples: dict[str, list[float]] = {"text, history and priors": [], steps: [], "decoding and remembering": []}
     with torch.inference_mode():
         for _ in range(REPEATS):
             draws = [generator("benchmark", seed) for seed in state.seeds]
