@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -111,3 +112,17 @@ def test_a_budget_ends_by_steps_or_minutes():
 
 def test_shares_of_the_minutes_add_up():
     assert sum(Recipe().shares.values()) == pytest.approx(1)
+
+
+def test_pictures_off_the_coarse_grid_are_learnt_too(tmp_path):
+    """40 pixels are 5 tokens: coarser tokens hang over the edge."""
+    recording = Recording("toy", 40, 40, 8.0, ActionSpec("discrete", (3,)))
+    with EpisodeWriter(tmp_path / "data", recording) as writer:
+        for seed in range(2):
+            toy = toy_episode(12, seed)
+            writer.add(dataclasses.replace(toy, frames=np.pad(toy.frames, ((0, 0), (0, 8), (0, 8), (0, 0)))))
+    training = WorldTraining(tmp_path / "data", tmp_path / "run", Settings(minutes=0.02, size="tiny"))
+    training.all()
+    model = WorldModel.load(tmp_path / "run")
+    state, frames = model.step(model.start([model.starts[0]], [None], [0]), [1])
+    assert frames.shape == (1, 1, 40, 40, 3)

@@ -141,7 +141,7 @@ class DiT(nn.Module):
             name = "patch_embedding" if group.ratio == 1 else f"patch_embedding_{group.ratio}x"
             embedded = _padded(self.get_submodule(name), latents) if group.ratio > 1 else self.patch_embedding(latents)
             if self.screen is not None:
-                embedded = embedded + F.avg_pool2d(self.screen, group.ratio)[:, :, None]
+                embedded = embedded + F.avg_pool2d(self.screen, group.ratio, ceil_mode=True)[:, :, None]
             if self.empty is not None:
                 present = history.present[:, None, group.start : group.stop, None, None]
                 embedded = torch.where(present, embedded, self.empty[None, :, None, None, None])

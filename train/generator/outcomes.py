@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from train.generator.encode import encode_actions
 from train.generator.measures import (
     average_precision,
     bootstrap,
@@ -26,6 +26,7 @@ from train.generator.measures import (
 from train.generator.rollouts import World
 from train.recordings import EpisodeFiles
 from world_model.heads import load_heads, newest
+from world_model.text import build_conditioning
 
 TOLERANCE = 2  # steps between a predicted and a recorded event that are one
 SURE = 0.5  # probability from which a world counts as ended
@@ -45,6 +46,7 @@ def outcome_reader(folder: Path, world: World) -> OutcomeReader | None:
     heads = load_heads(folder, world.config)
     if heads is None:
         return None
+    conditioning = build_conditioning(world.config)
 
     def read(latents: Tensor, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         size = heads.config.block
@@ -52,7 +54,8 @@ def outcome_reader(folder: Path, world: World) -> OutcomeReader | None:
         for step in range(actions.shape[1]):
             held = 1 + step * size
             seen = newest(latents[:, :, :held], latents[:, :, held : held + size], heads.config.frames)
-            outcome = heads.predict(seen.cpu(), torch.from_numpy(world.config.action.encode(actions[:, step])))
+            _, encoded, _ = encode_actions(world.config, conditioning, actions[:, step])
+            outcome = heads.predict(seen.cpu(), encoded)
             rewards.append(outcome.reward.numpy())
             ends.append(outcome.termination_probability.numpy())
         return np.stack(rewards, axis=1), np.stack(ends, axis=1)
