@@ -16,6 +16,8 @@ from train.world import Recipe, Settings, WorldTraining, split_episodes
 from world_model.action_spaces import ActionSpec
 from world_model.model import WorldModel
 
+WITH_DISTILLATION = Recipe(shares={"autoencoder": 0.1, "foundation": 0.6, "distill": 0.2, "heads": 0.1})
+
 
 def write_toy(folder, episodes: int = 3):  # type: ignore[no-untyped-def]
     recording = Recording("toy", 32, 32, 8.0, ActionSpec("discrete", (3,)))
@@ -30,7 +32,7 @@ def trained(tmp_path_factory):
     """A run of a few seconds."""
     root = tmp_path_factory.mktemp("world")
     data, out = write_toy(root / "data"), root / "run"
-    training = WorldTraining(data, out, Settings(minutes=0.1, size="tiny"))
+    training = WorldTraining(data, out, Settings(minutes=0.1, size="tiny"), WITH_DISTILLATION)
     training.all()
     return data, out, training
 
@@ -50,7 +52,7 @@ def test_all_stages_ran_and_the_folder_is_whole(trained):
 
 def test_a_finished_run_has_nothing_left_to_do(trained):
     data, out, before = trained
-    again = WorldTraining(data, out, Settings(minutes=0.1, size="tiny"))
+    again = WorldTraining(data, out, Settings(minutes=0.1, size="tiny"), WITH_DISTILLATION)
     again.all()
     assert again.steps == before.steps
 
@@ -124,5 +126,5 @@ def test_pictures_off_the_coarse_grid_are_learnt_too(tmp_path):
     training = WorldTraining(tmp_path / "data", tmp_path / "run", Settings(minutes=0.02, size="tiny"))
     training.all()
     model = WorldModel.load(tmp_path / "run")
-    state, frames = model.step(model.start([model.starts[0]], [None], [0]), [1])
+    _, frames = model.step(model.start([model.starts[0]], [None], [0]), [1])
     assert frames.shape == (1, 1, 40, 40, 3)

@@ -1,7 +1,7 @@
 """Learns a recorded world: `python -m train.world --data data/breakout --out runs/breakout [--minutes 60] [--size small]`.
 
 One command runs all stages: autoencoder, foundation (flow matching of the next block), distillation (Self-Forcing with
-distribution matching) and the heads for reward and termination. `--out` is then a folder of weights:
+distribution matching; only with `--distill`) and the heads for reward and termination. `--out` is then a folder of weights:
 
     gymnasium.make("YumeWorld-v0", model="runs/breakout")
     python examples/human_play.py --model runs/breakout
@@ -54,7 +54,7 @@ class Recipe:
     distill: distill.Settings = distill.Settings()
     heads: heads.Settings = heads.Settings()
     shares: Mapping[str, float] = field(
-        default_factory=lambda: {"autoencoder": 0.08, "foundation": 0.72, "distill": 0.12, "heads": 0.08}
+        default_factory=lambda: {"autoencoder": 0.08, "foundation": 0.77, "distill": 0.0, "heads": 0.15}
     )
 
 
@@ -99,8 +99,10 @@ class WorldTraining:
         data = encode_recording(self.config, self.vae, self.files, self.episodes, self.conditioning, self.device)
         teacher = self.foundation(data)
         self.export(self.vae, teacher)
-        self.generator = self.distilled(data, teacher)
-        self.export(self.vae, self.generator)
+        self.generator = teacher
+        if self.recipe.shares["distill"]:
+            self.generator = self.distilled(data, teacher)
+            self.export(self.vae, self.generator)
         self.heads(data)
 
     def autoencoder(self) -> PatchVAE:
@@ -190,7 +192,9 @@ class WorldTraining:
         held_out = encode_recording(self.config, self.vae, self.files, self.held_out, self.conditioning, self.device)
         heads.calibrate(final, held_out, s)
         save_heads(self.out, final)
-        (self.out / "stages" / "heads" / "held_out.json").write_text(json.dumps(heads.evaluate(final, held_out), indent=1))
+        (self.out / "stages" / "heads" / "held_out.json").write_text(
+            json.dumps(heads.evaluate(final, held_out), indent=1)
+        )
 
     def export(self, vae: PatchVAE, dit: DiT) -> None:
         """Writes the folder that `WorldModel.load` reads."""
@@ -261,14 +265,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=Settings.minutes, help="training time of all stages together")
     parser.add_argument("--size", choices=sorted(SIZES), default=Settings.size)
     parser.add_argument("--device", default=Settings.device, help="auto, cpu, cuda ...")
+    parser.add_argument(
+        "--distill", type=float, default=0.0, metavar="SHARE",
+        help="share of the minutes for distillation, taken from the foundation; minutes of a CPU are too few for it (docs/worlds.md)",
+    )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the layers: worth a minute on a GPU")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     given = vars(parser.parse_args())
-    data, out = given.pop("data"), given.pop("out")
+    data, out, share = given.pop("data"), given.pop("out"), given.pop("distill")
+    shares = Recipe().shares
+    if not 0 <= share < shares["foundation"]:
+        parser.error(f"--distill must be a share of at least 0 and below {shares['foundation']}, got {share}")
+    recipe = Recipe(shares={**shares, "foundation": shares["foundation"] - share, "distill": share})
     settings = Settings(**given)
     try:
         with tqdm(total=60 * settings.minutes, unit="s", desc=out.name, dynamic_ncols=True) as bar:
-            WorldTraining(data, out, settings, bar=bar).all()
+            WorldTraining(data, out, settings, recipe, bar).all()
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(f'gymnasium.make("YumeWorld-v0", model="{out}")')
