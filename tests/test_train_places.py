@@ -246,7 +246,7 @@ def test_a_model_is_trained_and_landed_with_its_town(
     foundation.train(*folders, tmp_path / "run", settings, 1, None, None, depth_folder, places_folder)
     taken = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     learnt = load_file(places_folder / stage.WEIGHTS)
-    assert all(torch.equal(taken[f"places.{name}"], value) for name, value in learnt.items())
+    assert all(torch.equal(taken[f"priors.0.places.{name}"], value) for name, value in learnt.items())
 
     finder = tmp_path / "finder"
     finder.mkdir()
