@@ -22,7 +22,7 @@ browser:
 test: $(VENV)/dev.stamp browser
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 docs: $(VENV)/demo.stamp
 	$(RUN) docs/environment.py

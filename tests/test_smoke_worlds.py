@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from train.generator import foundation
 from train.generator.encode import encode_recording
 from train.generator.sheet import recorded, roll_out
 from train.recordings.recorder import RecordSettings, record
 from train.world import Recipe, Settings, WorldTraining
 
+# so few steps that noise levels below 1 would only be a distraction: what is asked is the mean of what may come
+FOUNDATION = foundation.Settings(lr=4e-3, ema=0.97, pure_noise=1.0, noised=0.0, text_start=0.0, own_from=0.95)
+RECIPE = Recipe(foundation=FOUNDATION, steps={"autoencoder": 8, "foundation": 250, "heads": 20})
 # what brings it, id, arguments of recording, steps
 WORLDS = {
     "Breakout": ("ale_py", "ALE/Breakout-v5", {"frame_skip": 4}, 500),
@@ -26,8 +30,7 @@ def test_a_recorded_world_is_learnt_and_played(name, tmp_path):
     pytest.importorskip(package, reason=f"{env} comes with pip install 'yume-gym[worlds]'")
     data, out = tmp_path / "data", tmp_path / "run"
     record(RecordSettings(env, max_episode_steps=60, **options), data, steps=steps)
-    shares = {"autoencoder": 0.1, "foundation": 0.8, "distill": 0.05, "heads": 0.05}
-    training = WorldTraining(data, out, Settings(minutes=0.4, size="tiny"), Recipe(shares=shares))
+    training = WorldTraining(data, out, Settings(minutes=20, size="tiny"), RECIPE)
     training.all()
 
     clips = encode_recording(training.config, training.vae, training.files, training.episodes, training.conditioning)
@@ -36,7 +39,7 @@ def test_a_recorded_world_is_learnt_and_played(name, tmp_path):
     made = roll_out(training.config, training.generator, clips, spans, 1, steps=1)  # the mean of what may come
     truth = recorded(clips, spans, training.config.block_latents)
     standing = clips.latents[clips.still[spans.start]].float()[:, :, None]
-    assert (made - truth).square().mean() < 0.95 * (standing - truth).square().mean()
+    assert (made - truth).square().mean() < 0.97 * (standing - truth).square().mean()
 
     world = gymnasium.make("yume_gym:YumeWorld-v0", model=str(out))
     observation, _ = world.reset(seed=0)

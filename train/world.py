@@ -47,7 +47,7 @@ STARTS = 16  # starting pictures
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of all stages, and their shares of the minutes."""
+    """Numbers of all stages, their shares of the minutes, and the most steps of a stage where minutes alone do not end it."""
 
     autoencoder: autoencoder.Settings = autoencoder.Settings()
     foundation: foundation.Settings = foundation.Settings()
@@ -56,6 +56,7 @@ class Recipe:
     shares: Mapping[str, float] = field(
         default_factory=lambda: {"autoencoder": 0.08, "foundation": 0.77, "distill": 0.0, "heads": 0.15}
     )
+    steps: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,6 +218,8 @@ class WorldTraining:
 
     def stage(self, name, models, optimizers, averaged, cooldown, kept=None) -> Stage:  # type: ignore[no-untyped-def]
         budget = Budget(self.recipe.shares[name] * self.settings.minutes, warmup=50, cooldown=max(cooldown, 1e-9))
+        if name in self.recipe.steps:
+            budget = replace(budget, steps=self.recipe.steps[name], warmup=10)
         return Stage(name, self.out / "stages" / name, budget, models, optimizers, averaged, kept)
 
     def run(self, stage: Stage, step: Callable[[int, float], dict[str, Tensor]]) -> None:
