@@ -1,0 +1,69 @@
+"""train.street_world: weights in parts, texts from a table, waiting for a renderer. Its stages are those of train.world."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from train import street_world
+from train.recordings import RecordingError
+from train.street_world import CPU, GPU, TextTable, join_parts, wait_for, write_parts
+
+
+def test_weights_come_back_from_their_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(street_world, "PART", 3000)
+    random = torch.Generator().manual_seed(0)
+    files = {
+        "dit.safetensors": {f"layer.{i}": torch.randn(10, 50, generator=random).half() for i in range(5)},
+        "vae.safetensors": {"mean": torch.randn(7, generator=random)},
+    }
+    for name, tensors in files.items():
+        save_file(tensors, tmp_path / name)
+    paths = write_parts(tmp_path)
+    assert len(paths) > 1
+    assert all(path.stat().st_size < 3000 + 600 for path in paths)  # with its header
+    joined = join_parts(tmp_path / "parts")
+    assert joined.keys() == files.keys()
+    for name, tensors in files.items():
+        assert joined[name].keys() == tensors.keys()
+        assert all(torch.equal(joined[name][key], value) for key, value in tensors.items())
+
+
+def test_no_parts_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no parts of weights"):
+        join_parts(tmp_path)
+
+
+@pytest.fixture
+def table(tmp_path) -> TextTable:
+    texts = ["rain falls", "fog rolls in"]
+    words = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
+    tokens = torch.arange(2 * 3 * 4).view(2, 3, 4).half()
+    save_file({"tokens": tokens, "texts": words, "actions": torch.zeros(81, 2, 4).half()}, tmp_path / "texts.safetensors")
+    return TextTable(tmp_path / "texts.safetensors")
+
+
+def test_a_table_stands_for_the_encoder(table):
+    assert table.encode("fog rolls in", 3)[0].tolist() == [12, 13, 14, 15]
+    assert table.encode("", 3).abs().sum() == 0
+    with pytest.raises(ValueError, match="not in the table"):
+        table.encode("a cat sits on the wall", 3)
+    with pytest.raises(ValueError, match="holds 3 tokens"):
+        table.encode("rain falls", 5)
+
+
+def test_a_renderer_that_fails_is_not_waited_for(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]) as renderer:
+        renderer.wait()
+        with pytest.raises(RecordingError, match="exit code 3 after 0 episodes"):
+            list(wait_for(tmp_path, 1, renderer))
+
+
+def test_shares_of_the_minutes_add_up():
+    for recipe in (CPU, GPU):
+        assert sum(recipe.shares.values()) == pytest.approx(1)
