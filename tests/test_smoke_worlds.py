@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.generator import foundation
+from train.generator import autoencoder, foundation
 from train.generator.encode import encode_recording
 from train.generator.sheet import recorded, roll_out
 from train.recordings.recorder import RecordSettings, record
@@ -15,7 +15,9 @@ from train.world import Recipe, Settings, WorldTraining
 
 # so few steps that noise levels below 1 would only be a distraction: what is asked is the mean of what may come
 FOUNDATION = foundation.Settings(lr=4e-3, ema=0.97, pure_noise=1.0, noised=0.0, text_start=0.0, own_from=0.95)
-RECIPE = Recipe(foundation=FOUNDATION, steps={"autoencoder": 8, "foundation": 250, "heads": 20})
+RECIPE = Recipe(
+    autoencoder.Settings(clips=300), FOUNDATION, steps={"autoencoder": 5, "foundation": 200, "heads": 10}
+)  # fmt: skip
 # what brings it, id, arguments of recording, steps
 WORLDS = {
     "Breakout": ("ale_py", "ALE/Breakout-v5", {"frame_skip": 4}, 500),
