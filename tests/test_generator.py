@@ -135,6 +135,13 @@ def test_a_window_is_what_the_environment_holds(toy_config, data, windows, episo
     assert torch.equal(window.action[0], data.action[data.begin[episode] + start + age])
 
 
+def test_what_was_recorded_after_a_start_is_the_blocks_one_by_one(data, windows):
+    """Also over several blocks, and for worlds of different episodes."""
+    spans = Spans(*(torch.cat(rows) for rows in zip(at(0, 1, 0, data).rows, at(2, 4, 0, data).rows)))
+    blocks = [windows.truth(Spans(spans.episode, spans.start, spans.age + n), stream()).data for n in range(3)]
+    assert torch.equal(windows.recorded(spans, 3), torch.cat(blocks, dim=2))
+
+
 def test_old_frames_are_a_uniform_draw_without_repetition():
     tiers = Tiers(recent=((1, 1), (2, 2)), initial=2, old=(3, 2))
     number = torch.full((4000,), 13)  # ten frames have left the recent tiers

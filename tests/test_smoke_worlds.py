@@ -9,7 +9,8 @@ import torch
 
 from train.generator import autoencoder, foundation
 from train.generator.encode import encode_recording
-from train.generator.sheet import recorded, roll_out
+from train.generator.sheet import roll_out
+from train.generator.windows import Windows
 from train.recordings.recorder import RecordSettings, record
 from train.world import Recipe, Settings, WorldTraining
 
@@ -39,7 +40,7 @@ def test_a_recorded_world_is_learnt_and_played(name, tmp_path):
     stream = torch.Generator().manual_seed(0)
     spans = clips.draw(64, 0, stream, fresh=0.0)
     made = roll_out(training.config, training.generator, clips, spans, 1, steps=1)  # the mean of what may come
-    truth = recorded(clips, spans, training.config.block_latents)
+    truth = Windows(training.config, clips).recorded(spans, 1)
     standing = clips.latents[clips.still[spans.start]].float()[:, :, None]
     assert (made - truth).square().mean() < 0.97 * (standing - truth).square().mean()
 

@@ -42,7 +42,7 @@ from world_model.config import get_preset
 from world_model.dit import DiT
 from world_model.text import Conditioning, build_text_encoder
 from world_model.vae import PatchVAE
-from world_model.weights import load_tensors
+from world_model.weights import load_dit, load_into
 
 PART = 15 * 2**20  # bytes of a part of the weights
 LOOK_EVERY = 60.0  # seconds between looks at what has been rendered, and between copies of the weights
@@ -94,7 +94,7 @@ class StreetTraining(WorldTraining):
     def network(self) -> DiT:
         dit = super().network()
         if self.initial is not None:
-            dit.load_state_dict(load_tensors(self.initial, "dit.safetensors"))
+            load_dit(dit, self.initial)
         return dit
 
     def between_steps(self, stage: Stage, windows: Windows) -> None:
@@ -128,7 +128,7 @@ class StreetTraining(WorldTraining):
 
     def _given_autoencoder(self, folder: Path) -> PatchVAE:
         vae = PatchVAE(self.config.vae)
-        vae.load_state_dict(load_tensors(folder, "vae.safetensors"))
+        load_into(vae, folder, "vae.safetensors")
         return vae.eval().requires_grad_(False).to(self.device)
 
 

@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("--device", default=Settings.device, help="auto, cpu, cuda ...")
     parser.add_argument(
         "--distill", type=float, default=0.0, metavar="SHARE",
-        help="share of the minutes for distillation, taken from the foundation; a CPU needs hours for it (docs/worlds.md)",
+        help="share of the minutes for distillation, taken from the foundation; minutes of a CPU made it worse (docs/worlds.md)",
     )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compile the layers: worth a minute on a GPU")
     parser.add_argument("--seed", type=int, default=Settings.seed)

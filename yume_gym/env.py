@@ -29,9 +29,9 @@ class YumeWorldEnv(FirstPersonEnv):
     from both, or from a picture shipped with the model; events such as "a heavy rainstorm begins" can be asked for at
     any step.
 
-    One step is one block. With the `street` model a block is 4 frames at 8 frames a second, so a step lasts half a
-    second of the world's time, in which a held walking key means 1.25 m and a held arrow key 22.5 degrees to a side
-    or 15 up or down. Frames per step and frames per second are the model's: `metadata["frames_per_step"]` and
+    One step is one block. With the `street` model a block is 4 frames at 8 frames a second: half a second of the
+    world's time. A held walking key then means 1.25 m, a held arrow key 22.5 degrees to a side or 15 up or down.
+    Frames per step and frames per second are the model's: `metadata["frames_per_step"]` and
     `metadata["render_fps"]`. How long a step took is `info["latency_ms"]`.
 
     ## Action Space

@@ -47,12 +47,10 @@ def unet_step(height: int, width: int) -> tuple[Callable[[], None], int]:
 
 def world_step(model: WorldModel, worlds: int) -> Callable[[], None]:
     """One step of so many worlds of a model."""
-    spec = model.config.action
-    neutral = np.zeros(spec.shape, spec.dtype) if spec.kind != "box" else np.mean(spec.bounds, axis=0, dtype=np.float32)
     held = [model.start([model.starting_image(seed) for seed in range(worlds)], [None] * worlds, list(range(worlds)))]
 
     def step() -> None:
-        held[0], _ = model.step(held[0], [spec.check(neutral)] * worlds)
+        held[0], _ = model.step(held[0], [model.config.action.noop] * worlds)
 
     return step
 

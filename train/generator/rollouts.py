@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,13 +22,12 @@ from train.recordings import EpisodeFiles, RecordingError, open_episodes
 from train.sheet import to_pictures, to_video
 from world_model import flow
 from world_model.action_spaces import ActionSpec
-from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.dit import DiT
+from world_model.model import WorldModel
 from world_model.rollout import block_noise, dream_block, generator
-from world_model.text import Conditioning, build_conditioning
-from world_model.vae import VideoVAE, build_vae
-from world_model.weights import load_into, load_tensors, read_config
+from world_model.text import Conditioning
+from world_model.vae import VideoVAE
 from world_model.worlds import start_worlds
 
 RECORDING = "recording.json"
@@ -92,13 +91,8 @@ class Trial:
 
 
 def neutral_action(spec: ActionSpec) -> np.ndarray:
-    """The action that does least: the one called NOOP, else number 0; standing still; a box's value closest to 0."""
-    if spec.kind == "box":
-        return np.clip(np.zeros(len(spec.low)), spec.low, spec.high).astype(spec.dtype)
-    if spec.kind == "first_person":
-        return np.asarray(Action().index, spec.dtype)
-    named = [m.lower() for m in spec.meanings]
-    return np.full(spec.shape, named.index("noop") if "noop" in named else 0, spec.dtype)
+    """`spec.noop` as a recording holds it."""
+    return np.asarray(spec.noop.index if spec.kind == "first_person" else spec.noop, spec.dtype)
 
 
 def draw_starts(files: EpisodeFiles, episodes: Sequence[int], count: int, horizon: int, seed: int) -> np.ndarray:
@@ -188,13 +182,8 @@ class RecordedWorld:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> RecordedWorld:
         """The model of a run's folder. Raises FileNotFoundError or ValueError for missing or damaged weights."""
-        config = read_config(folder)
-        with torch.random.fork_rng(devices=[]):  # building draws weights that loading replaces
-            dit, vae = DiT(config), build_vae(config.vae)
-        load_into(dit, folder, "dit.safetensors")
-        load_into(vae, folder, "vae.safetensors")
-        captions = load_tensors(folder, "text.safetensors")["actions"] if config.action.kind == "first_person" else None
-        return cls(config, dit.to(device), vae.to(device).eval(), build_conditioning(config, captions))  # type: ignore[arg-type]
+        model = WorldModel.load(folder, device=str(device), dtype="float32")
+        return cls(model.config, model.dit, model.vae, model.conditioning)
 
     @torch.no_grad()
     def rollout(self, trial: Trial) -> Iterator[tuple[np.ndarray, Tensor]]:
@@ -204,14 +193,13 @@ class RecordedWorld:
         sampler = self.config.sampler
         sigmas = flow.sigma_schedule(sampler.steps, sampler.shift)
         for number in range(trial.steps):
-            actions = self._actions(trial.actions[:, number])
+            actions = [self.config.action.check(action) for action in trial.actions[:, number]]
             words = self.conditioning.context(actions, [texts[number] for texts in trial.texts])
             context, pooled = (w.to(self.device) for w in words)
             noise = block_noise(self.config, trial.seeds, [number] * len(actions)).to(self.device)
             draws = [generator("old frames", seed, number) for seed in trial.seeds]
-            moves = actions if self.config.action.kind == "first_person" else [Action()] * len(actions)  # else the camera is still
             worlds, latents, video = dream_block(
-                self.dit, self.vae, worlds, moves, context, pooled, noise, sigmas, draws
+                self.dit, self.vae, worlds, actions, context, pooled, noise, sigmas, draws
             )
             yield to_pictures(video), latents
 
@@ -230,9 +218,6 @@ class RecordedWorld:
         """[1, 3, ., H, W] of one video [n, H, W, 3]: its first picture as long as a world stands before it at its start."""
         still = self.config.start_latents * self.config.vae.temporal_stride
         return to_video(np.concatenate([np.repeat(video[:1], still - 1, axis=0), video])).to(self.device)[None]
-
-    def _actions(self, actions: np.ndarray) -> list[Any]:
-        return [Action.from_index(int(a)) for a in actions] if self.config.action.kind == "first_person" else list(actions)
 
 
 def fits(world: World, split: Split) -> None:

@@ -39,20 +39,12 @@ def roll_out(
     return held[:, 1:].transpose(1, 2)
 
 
-def recorded(data: LatentSet, spans: Spans, frames: int) -> Tensor:
-    """Latents [B, C, frames, h, w] that were recorded after the first pictures of `spans`."""
-    size = (len(data.latents) - len(data.first)) // data.steps
-    first = data.first[spans.episode] + (spans.start - data.begin[spans.episode]) * size
-    rows = first[:, None] + 1 + torch.arange(frames, device=first.device)
-    return data.latents[rows].transpose(1, 2).float()
-
-
 def save_rollouts(
     path: Path, config: ModelConfig, dit: DiT, vae: VideoVAE, data: LatentSet, spans: Spans, blocks: Sequence[int]
 ) -> None:  # fmt: skip
     """A row of recorded pictures above a row of generated ones for each of `spans`, at the ends of the given `blocks`."""
     last = max(blocks)
-    pairs = recorded(data, spans, last * config.block_latents), roll_out(config, dit, data, spans, last)
+    pairs = Windows(config, data).recorded(spans, last), roll_out(config, dit, data, spans, last)
     shown = [n * config.frames_per_block - 1 for n in blocks]
     rows: list[list[np.ndarray]] = []
     for i in range(len(spans)):

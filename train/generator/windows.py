@@ -160,8 +160,12 @@ class Windows:
     def truth(self, spans: Spans, stream: torch.Generator, described: float = 0.0) -> Window:
         """Windows whose history is the recording's own. A share `described` of worlds without an event is told the caption."""
         data = self.data
-        base = data.first[spans.episode] + (spans.start - data.begin[spans.episode]) * self.config.block_latents
-        return self._window(data.latents, base, data.still[spans.start], spans, stream, described)
+        return self._window(data.latents, self._begun(spans), data.still[spans.start], spans, stream, described)
+
+    def recorded(self, spans: Spans, blocks: int) -> Tensor:
+        """Latents [B, C, blocks * K, h, w] that were recorded after `spans` began."""
+        number = torch.arange(blocks * self.config.block_latents, device=self._offsets.device)
+        return self.data.latents[self._begun(spans)[:, None] + 1 + number].transpose(1, 2).float()
 
     def own(self, latents: Tensor, rows: Tensor, spans: Spans, stream: torch.Generator) -> Window:
         """Windows whose history is a rollout: `latents` [P, 1 + frames, C, h, w] holds in row `rows` [B] a world's start
@@ -169,12 +173,17 @@ class Windows:
         base = rows * latents.shape[1]
         return self._window(latents.flatten(0, 1), base, base, spans, stream, 0.0)
 
+    def _begun(self, spans: Spans) -> Tensor:
+        """[B] rows of the last latent frame before `spans` began."""
+        data = self.data
+        return data.first[spans.episode] + (spans.start - data.begin[spans.episode]) * self.config.block_latents
+
     def _window(
         self, source: Tensor, base: Tensor, still: Tensor, spans: Spans, stream: torch.Generator, described: float
     ) -> Window:  # fmt: skip
         config, data = self.config, self.data
         lived = spans.age * config.block_latents
-        begun = data.first[spans.episode] + (spans.start - data.begin[spans.episode]) * config.block_latents
+        begun = self._begun(spans)
         zero = data.angles[begun]
 
         def history(number: Tensor, absent_before: int) -> History:
