@@ -1,7 +1,7 @@
 """Acts at random: the baseline that every agent must beat.
 
-    python -m agents.random --env YumeWorld-v0 --steps 20
-    python -m agents.random --steps 200 --arguments '{"model": "runs/breakout"}'
+python -m agents.random --env YumeWorld-v0 --steps 20
+python -m agents.random --steps 200 --arguments '{"model": "runs/breakout"}'
 """
 
 from __future__ import annotations

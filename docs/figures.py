@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import yume_gym  # noqa: F401  (registers the environments)
-from train.shards import Walk
-from train.walks import StreetRecipe, render_walk
+from train.data.shards import Walk
+from train.street.walks import StreetRecipe, render_walk
 from world_model.actions import Action
 from yume_gym.hud import contact_sheet
 
@@ -115,7 +115,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="street")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--walks", type=int, default=20)
-    parser.add_argument("--only", nargs="+", choices=("minute", "town-1", "events"), default=("minute", "town-1", "events"))
+    parser.add_argument(
+        "--only", nargs="+", choices=("minute", "town-1", "events"), default=("minute", "town-1", "events")
+    )
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     sheets = {}

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from world_model.config import get_preset
-from world_model.plan import DEVICES, Plan, make_plan, report, resized
+from world_model.cost.plan import DEVICES, Plan, make_plan, report, resized
 
 PAGE = Path(__file__).with_name("plan.md")
 PICTURE = PAGE.with_suffix(".png")
@@ -24,7 +24,7 @@ HEADER = """<!-- Written by docs/plan.py: edit that. -->
 # yume-5b in numbers
 
 What one block costs at the paper's size and at the preset's, counted by running the model's own code on the meta device
-(`python -m world_model.plan yume-5b --size 544x960`). Not timed on a GPU: frames per second are a GPU's peak, times the
+(`python -m world_model.cost.plan yume-5b --size 544x960`). Not timed on a GPU: frames per second are a GPU's peak, times the
 utilisation said, over the operations counted. Only matrix products, convolutions and attention are counted.
 "joint" is how the released weights attend; "cached" needs a model trained so that history attends to history alone.
 "released" is the released packing, whose last rule ends at 1366 latents (the released code's table of positions ends at 1016);

@@ -57,9 +57,7 @@ def config() -> ModelConfig:
 @pytest.fixture(scope="session")
 def town_config(config) -> ModelConfig:
     """The same model, which knows a town: the street's own, in coarse voxels."""
-    places = PlacesConfig(
-        cell=1.0, fine=2, bricks=8192, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4
-    )
+    places = PlacesConfig(cell=1.0, fine=2, bricks=8192, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4)
     return with_scene(config, places=places)
 
 
@@ -196,8 +194,8 @@ def depth_folder(vae_folder) -> Path:
 @pytest.fixture(scope="session")
 def data_folder(tmp_path_factory, config, vae_folder) -> Path:
     """Walks through the street, encoded by the autoencoder in `vae_folder`. Four are held out, three are trained on."""
-    from train.data import render
-    from train.latents import encode
+    from train.data.commands import render
+    from train.data.latents import encode
 
     folder = tmp_path_factory.mktemp("data")
     render(config, folder, walks=WALKS, blocks_per_walk=WALK_BLOCKS, seed=WALKS_SEED)
@@ -207,14 +205,14 @@ def data_folder(tmp_path_factory, config, vae_folder) -> Path:
 
 @pytest.fixture(scope="session")
 def frozen_vae(config, vae_folder) -> PatchVAE:
-    from train.latents import load_vae
+    from train.data.latents import load_vae
 
     return load_vae(config, vae_folder)[0]  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="session")
 def corpus(config, data_folder):  # type: ignore[no-untyped-def]
-    from train.corpus import Corpus
+    from train.data.corpus import Corpus
 
     return Corpus(config, data_folder)
 
@@ -222,7 +220,7 @@ def corpus(config, data_folder):  # type: ignore[no-untyped-def]
 @pytest.fixture(scope="session")
 def town_corpus(town_config, data_folder):  # type: ignore[no-untyped-def]
     """The same walks for the model that knows a town."""
-    from train.corpus import Corpus
+    from train.data.corpus import Corpus
 
     return Corpus(town_config, data_folder)
 

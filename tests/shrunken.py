@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from world_model.actions import ALL_ACTIONS
 from world_model.config import PRESETS, ModelConfig
 from world_model.dit import DiT
-from world_model.umt5 import build_umt5
+from world_model.released.umt5 import build_umt5
+from world_model.released.wan_vae import diffusers_config
 from world_model.vae import build_vae
-from world_model.wan_vae import diffusers_config
 
 FULL = PRESETS["yume-5b"]
 SHRUNKEN: ModelConfig = replace(

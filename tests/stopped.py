@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from train.loop import Run
+from train.engine.loop import Run
 
 
 def stopped_after(count: int) -> type[Run]:

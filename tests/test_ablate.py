@@ -18,7 +18,7 @@ from train import ablate
 from train import foundation as stage
 from train.ablate import BLOCKS, COLUMNS, SETTINGS, Ablation, cost, sharpness_share, take_over, variants_of
 from train.evaluation.store import StoreError
-from train.scene import part_of
+from train.street.scene import part_of
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.priors.config import scene_of
@@ -66,7 +66,8 @@ def flat(config: ModelConfig) -> dict:
 def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
     assert variants["tscm"] == (town_config, QUICK)
     changed = {
-        name: {k for k, v in flat(config).items() if v != flat(town_config).get(k)} | flat(town_config).keys() - flat(config).keys()
+        name: {k for k, v in flat(config).items() if v != flat(town_config).get(k)}
+        | flat(town_config).keys() - flat(config).keys()
         for name, (config, _) in variants.items()
     }
     assert changed == {
@@ -199,7 +200,9 @@ def test_fresh_parts_depend_on_the_seed(variants, corpus, frozen_vae, town_weigh
 
 
 def test_networks_that_are_not_trained_must_be_given(town_config, town_corpus, frozen_vae, weights_folder):
-    with pytest.raises(ValueError, match=r"no fitting weights for priors\.\*\.places .such as priors\.0\.places.*with its priors"):
+    with pytest.raises(
+        ValueError, match=r"no fitting weights for priors\.\*\.places .such as priors\.0\.places.*with its priors"
+    ):
         take_over(town_config, weights_folder, town_corpus, frozen_vae, 0)
 
 

@@ -50,7 +50,9 @@ GYMNASIUM = {
 
 
 def config_of(kind: str) -> ModelConfig:
-    return recorded_config(kind, Recording(f"{kind}-v0", SIDE, SIDE, 10.0, SPACES[kind], frames_per_step=2), False, "tiny")
+    return recorded_config(
+        kind, Recording(f"{kind}-v0", SIDE, SIDE, 10.0, SPACES[kind], frames_per_step=2), False, "tiny"
+    )
 
 
 def heads_of(config: ModelConfig, **changed: object) -> OutcomeHeads:
@@ -327,7 +329,9 @@ def test_components_have_keys_of_their_own():
 @pytest.mark.parametrize("kind", SPACES)
 def test_every_chord_is_an_action_of_the_space(kind):
     space, table = action_space(SPACES[kind]), keyboard(SPACES[kind]).table()
-    assert table and all(space.contains(SPACES[kind].check(action)) or kind == "multi_binary" for action in table.values())
+    assert table and all(
+        space.contains(SPACES[kind].check(action)) or kind == "multi_binary" for action in table.values()
+    )
     assert len({plain(action) for action in table.values()}) == len(table)
 
 

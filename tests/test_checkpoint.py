@@ -17,7 +17,7 @@ from shrunken import SHRUNKEN
 from world_model.checkpoint import Checkpoint
 from world_model.config import PRESETS
 from world_model.model import WorldModel
-from world_model.released import open_release
+from world_model.released.files import open_release
 from world_model.text import build_text_encoder
 
 DIT, VAE, TEXT = "diffusion_pytorch_model.safetensors", "Wan2.2_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from train import foundation, sekai
-from train.clips import Clips, open_corpus
-from train.corpus import Corpus
+from train import foundation
+from train.data import sekai
+from train.data.clips import Clips, open_corpus
+from train.data.corpus import Corpus
+from train.data.latents import LatentsOnly, encode_walk
+from train.data.shards import Header, Walk, WalkInfo
 from train.foundation import Settings
-from train.latents import LatentsOnly, encode_walk
-from train.shards import Header, Walk, WalkInfo
 from world_model.actions import Action
 from world_model.config import ModelConfig
 

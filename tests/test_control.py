@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from train import control
 from train.control import TOURS, WISHES, Trial, Wish, score, table, tour_of, verdict, walk_tour
-from train.motion import LUMA, CameraMotion, block_motion, camera_motion, optical_flow
+from train.judge.motion import LUMA, CameraMotion, block_motion, camera_motion, optical_flow
 from world_model.actions import Action
 from world_model.camera import CameraConfig, commanded_motion
 from yume_gym.street.simulator import StreetSimulator

@@ -14,8 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from train import data, latents
-from train.shards import (
+from train.data import commands as data
+from train.data import latents
+from train.data.shards import (
     LAYOUT,
     Header,
     Shard,
@@ -27,7 +28,7 @@ from train.shards import (
     write_shard,
     write_shards,
 )
-from train.walks import ATMOSPHERES, EVENT_WEIGHTS, LATER_EVENTS, StreetRecipe, WalkPlan, plan_walk, render_walk
+from train.street.walks import ATMOSPHERES, EVENT_WEIGHTS, LATER_EVENTS, StreetRecipe, WalkPlan, plan_walk, render_walk
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import get_preset
@@ -184,7 +185,7 @@ def test_an_event_shows_from_its_first_block_until_it_fades(monkeypatch: pytest.
     assert kind == "night" and text in EVENTS["night"].phrases and ended is none is None
     assert [walk.info.event_at(block) for block in (first - 1, first, stop - 1, stop)] == [None, text, text, None]
 
-    monkeypatch.setattr("train.walks.EVENT_SHARE", 0.0)
+    monkeypatch.setattr("train.street.walks.EVENT_SHARE", 0.0)
     plain = render_walk(recipe, index)
     assert plain.info == dataclasses.replace(walk.info, event=())
     np.testing.assert_array_equal(plain.position, walk.position)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from test_voxels import places_of, street_of
 
-from train.descriptions import FRAGMENTS, filled, hidden, learn_skies, learn_sky_words, learn_views, sentence
-from train.voxels import distance_field
+from train.street.descriptions import FRAGMENTS, filled, hidden, learn_skies, learn_sky_words, learn_views, sentence
+from train.street.voxels import distance_field
 from world_model.priors.config import scene_of
 from world_model.rollout import generator
 from world_model.text import build_text_encoder, mean_token, scaled

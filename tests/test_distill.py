@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from train import distill as stage
 from train.distill import Distiller, Settings, dmd_direction, dmd_loss, train
+from train.engine.pool import Batch
+from train.evaluation.sheet import to_pictures
 from train.foundation import flow_loss
-from train.pool import Batch
-from train.sheet import to_pictures
 from world_model import flow
 from world_model.dit import DiT
 from world_model.model import WorldModel, WorldState

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.deepen import deepened
+from train.engine.deepen import deepened
 from world_model.conditions import Conditions, Target
 from world_model.config import ChannelConfig, ModelConfig, Tiers
 from world_model.dit import DiT
@@ -145,7 +145,9 @@ def test_cached_and_joint_differ_only_where_history_looks_at_the_target(config, 
         cached, joint = make_dit(configs[0]), make_dit(configs[1])
         joint.load_state_dict(cached.state_dict())
         x, given = inputs(cached)
-        difference = (cached(x, SIGMA, prepared(cached, **given)) - joint(x, SIGMA, prepared(joint, **given))).abs().max()
+        difference = (
+            (cached(x, SIGMA, prepared(cached, **given)) - joint(x, SIGMA, prepared(joint, **given))).abs().max()
+        )
         assert (difference < 2e-5) == (layers == 1)
 
 

@@ -15,7 +15,7 @@ from train.evaluation import endurance, events, memory, starts
 from train.evaluation.report import table
 from train.evaluation.store import Store, StoreError
 from train.evaluation.targets import Target, check, headline
-from train.judge_network import Judge
+from train.judge.network import Judge
 
 TINY = Settings(
     horizon=1.0, side_horizon=1.0, walks=2, real_walks=2, natural_walks=1, far_walks=1, flow_every=2, starts=1, film=1.0,

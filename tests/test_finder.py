@@ -15,9 +15,9 @@ from stopped import stopped_after
 from torch import Tensor
 
 from train import finder as stage
+from train.data.shards import Shard, find_shards
+from train.evaluation.sheet import to_video
 from train.finder import Settings, Views, errors, train
-from train.shards import Shard, find_shards
-from train.sheet import to_video
 from world_model.priors.config import scene_of
 from world_model.priors.finder import CANDIDATES, CELL, HEADINGS, ROUNDS, WIDER, Finder
 from world_model.rollout import generator

@@ -18,7 +18,10 @@ from stopped import stopped_after
 from torch import Tensor
 
 from train import foundation as stage
+from train.data.shards import HELD_OUT
 from train.depth import load_depth
+from train.engine.loop import Run
+from train.evaluation.sheet import to_video
 from train.foundation import (
     Settings,
     Trainer,
@@ -30,9 +33,6 @@ from train.foundation import (
     optimizers,
     train,
 )
-from train.loop import Run
-from train.shards import HELD_OUT
-from train.sheet import to_video
 from train.vae import psnr
 from world_model import flow
 from world_model.dit import DiT
@@ -306,7 +306,9 @@ def test_fresh_models_know_how_good_the_guide_is(
     train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, depth_folder)
     taken, dit = load_file(tmp_path / "checkpoint" / "model.safetensors"), DiT(config)
     load_depth(dit.priors[0].depth, depth_folder)
-    assert all(torch.equal(taken[f"priors.0.depth.{name}"], value) for name, value in dit.priors[0].depth.state_dict().items())
+    assert all(
+        torch.equal(taken[f"priors.0.depth.{name}"], value) for name, value in dit.priors[0].depth.state_dict().items()
+    )
     assert torch.equal(taken["priors.0.deviation"], corpus.prior_deviation(dit.priors[0], frozen_vae))
 
 

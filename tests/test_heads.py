@@ -71,12 +71,16 @@ def recorded(episodes: int = 6, length: int = 20, seed: int = 0, rewards: str = 
     )  # fmt: skip
 
 
-def trained(data: LatentSet, folder: Path, steps: int = 250, settings: Settings = SMALL) -> tuple[OutcomeHeads, HeadTraining]:
+def trained(
+    data: LatentSet, folder: Path, steps: int = 250, settings: Settings = SMALL
+) -> tuple[OutcomeHeads, HeadTraining]:
     torch.manual_seed(0)
     training = HeadTraining(data, 2, settings)
     heads = OutcomeHeads(HeadsConfig(*reward_classes(data.reward), **SIZES))
     optimizer = torch.optim.AdamW(heads.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    stage = Stage("heads", folder, Budget(10.0, steps=steps, warmup=10), {"heads": heads}, {"heads": [optimizer]}, {"heads": 0.9})
+    stage = Stage(
+        "heads", folder, Budget(10.0, steps=steps, warmup=10), {"heads": heads}, {"heads": [optimizer]}, {"heads": 0.9}
+    )
     stage.run(training.step(stage))
     done = stage.averaged("heads").eval().requires_grad_(False)
     fit_familiarity(done, training)
@@ -153,7 +157,9 @@ def test_thresholds_and_temperatures_in_closed_form():
     assert recall_at(np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 0, 0, 1], bool), 0.75) == 0.5
     assert recall_at(np.array([0.9, 0.8]), np.array([0, 1], bool), 0.8) == 0
     assert np.isnan(recall_at(np.zeros(2), np.zeros(2, bool), 0.8))
-    logits = 3 * torch.log(torch.tensor(0.8 / 0.2)).expand(10)  # three times too sure of what is so in eight cases of ten
+    logits = 3 * torch.log(torch.tensor(0.8 / 0.2)).expand(
+        10
+    )  # three times too sure of what is so in eight cases of ten
     label = torch.tensor([1.0] * 8 + [0.0] * 2)
     loss = torch.nn.functional.binary_cross_entropy_with_logits
     assert best_temperature(lambda t: loss(logits / t, label)) == pytest.approx(3, rel=0.02)
@@ -192,7 +198,15 @@ def test_strange_blocks_are_out_of_distribution_and_truncate_after_three_in_a_ro
     for block in (strange, strange, usual, strange, strange, strange, strange):
         outcome = learnt.predict(block, action[:1], outcome)
         seen.append((bool(outcome.out_of_distribution), bool(outcome.truncated)))
-    assert seen == [(True, False), (True, False), (False, False), (True, False), (True, False), (True, True), (True, True)]
+    assert seen == [
+        (True, False),
+        (True, False),
+        (False, False),
+        (True, False),
+        (True, False),
+        (True, True),
+        (True, True),
+    ]
 
 
 def test_a_distance_of_one_is_usual_whatever_the_scale():

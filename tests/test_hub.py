@@ -13,9 +13,9 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from world_model import hub
 from world_model.model import WorldModel
-from world_model.placement import LoadOptions
+from world_model.released import hub
+from world_model.released.placement import LoadOptions
 
 NEWEST, PINNED = "a" * 40, "b" * 40
 FILES = {

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from train import judge_data
-from train.judge import Blocks, Settings, accuracy, judge_loss, train
-from train.judge import main as judge_main
-from train.judge_data import THINGS, UNKNOWN, make_walk, motion_between, ruling, seen_things, street_of
-from train.judge_network import FIRST_THINGS, WEIGHTS, Judge, axes_of, classes_of, judge_facts
-from train.motion import LUMA
-from train.routes import balanced_route, open_start
+from train.judge import data as judge_data
+from train.judge.data import THINGS, UNKNOWN, make_walk, motion_between, ruling, seen_things, street_of
+from train.judge.motion import LUMA
+from train.judge.network import FIRST_THINGS, WEIGHTS, Judge, axes_of, classes_of, judge_facts
+from train.judge.training import Blocks, Settings, accuracy, judge_loss, train
+from train.judge.training import main as judge_main
+from train.street.routes import balanced_route, open_start
 from world_model.actions import ALL_ACTIONS, Action
 from world_model.camera import commanded_motion
 
@@ -306,7 +306,9 @@ class TestTraining:
         before, after = load_file(first), load_file(second)
         assert all(torch.equal(after[name], value) for name, value in before.items())
         assert {name.split(".")[0] for name in after.keys() - before.keys()} == {"later"}
-        frames = rng().integers(0, 256, (2, config.frames_per_block + 1, config.height, config.width, 3), dtype=np.uint8)
+        frames = rng().integers(
+            0, 256, (2, config.frames_per_block + 1, config.height, config.width, 3), dtype=np.uint8
+        )
         said, says = judge.half().float().read(frames), Judge.load(config, second).read(frames)
         assert np.array_equal(said.things[:, :FIRST_THINGS], says.things[:, :FIRST_THINGS])
         assert np.array_equal(said.features, says.features) and says.things.shape == (2, len(THINGS))
@@ -331,7 +333,17 @@ class TestTraining:
         assert all(torch.equal(after[name], value) for name, value in tensors.items() if name.startswith("motion."))
         assert [stage["steps"] for stage in judge_facts(second)["training"]] == [7, 1]
         with pytest.raises(ValueError, match="train one for it"):
-            train(replace(config, fps=16), folder, folder, tmp_path / "other", second, Settings(only="sight"), 1, first, True)
+            train(
+                replace(config, fps=16),
+                folder,
+                folder,
+                tmp_path / "other",
+                second,
+                Settings(only="sight"),
+                1,
+                first,
+                True,
+            )
 
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the trained judge is not in this checkout")

@@ -13,7 +13,7 @@ from scenes import ahead_in, standing, state_of, with_state
 from torch import Tensor
 from towns import streets
 
-from train.voxels import distance_field
+from train.street.voxels import distance_field
 from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import ModelConfig
@@ -132,7 +132,9 @@ def test_things_stand_where_the_view_is_freest(event_dit, pose):
 def test_a_facade_faces_the_street(event_dit, yaw, facing):
     """From a street along z, house fronts look along x, towards the street."""
     place, direction = torch.tensor([[0.0, 20.0]], dtype=torch.float64), torch.tensor([yaw], dtype=torch.float64)
-    x, z, heading = event_dit.priors[0].events.begin(torch.tensor([1]), event_dit.priors[0].places, place, direction)[0].tolist()
+    x, z, heading = (
+        event_dit.priors[0].events.begin(torch.tensor([1]), event_dit.priors[0].places, place, direction)[0].tolist()
+    )
     assert heading == pytest.approx(facing)
     assert abs(abs(x) - 6.0) < 1.0  # fronts stand 6 m from the middle
     assert math.hypot(x, z - 20) > 5
@@ -246,7 +248,9 @@ def test_a_first_text_describes_a_place_and_is_no_event(event_dit, event_config,
     """Words of snow bring snow to a world that was seen; before anything was they are heard as they are."""
     vae, kinds = make_vae(event_config), []
     heard = event_dit.priors[0].events.heard
-    monkeypatch.setattr(event_dit.priors[0].events, "heard", lambda told, kind: kinds.append(kind.tolist()) or heard(told, kind))
+    monkeypatch.setattr(
+        event_dit.priors[0].events, "heard", lambda told, kind: kinds.append(kind.tolist()) or heard(told, kind)
+    )
     stepped(event_dit, vae, worlds_of(event_dit, vae, pictures, 2), event_config, SNOW, UFO)
     _, _, ahead = stepped(event_dit, vae, empty_worlds(event_dit, vae, 2, torch.device("cpu")), event_config, SNOW, UFO)
     assert kinds == [[2, 0]] * 2 + [[NOTHING, NOTHING]] * 2 and ahead_in(ahead).covered is None
@@ -346,4 +350,7 @@ def test_only_texts_that_may_change_the_light_outdate_what_was_seen(event_dit, e
         worlds = worlds_of(event_dit, vae, pictures, 1)
         _, _, ahead = stepped(event_dit, vae, worlds, event_config, before)
         worlds, _ = append_and_decode(event_dit, vae, ahead, noise, [generator("draw")])
-        assert ahead_in(stepped(event_dit, vae, worlds, event_config, after)[2]).changed.tolist() == [changed], (before, after)
+        assert ahead_in(stepped(event_dit, vae, worlds, event_config, after)[2]).changed.tolist() == [changed], (
+            before,
+            after,
+        )

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from train import finder as finder_stage
 from train import places as stage
-from train.corpus import Corpus, town_of, town_start
-from train.data import render
+from train.data.commands import render
+from train.data.corpus import Corpus, town_of, town_start
+from train.data.latents import encode
+from train.data.shards import Shard, find_shards
 from train.land import STARTS, starting_pictures
-from train.latents import encode
 from train.places import load_places, train
-from train.shards import Shard, find_shards
-from train.voxels import distance_field
-from train.walks import known_street
+from train.street.voxels import distance_field
+from train.street.walks import known_street
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.priors.config import scene_of, with_scene

@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from train import foundation
+from train.engine.loop import Run
 from train.foundation import Settings
 from train.land import STARTS, land, load_average, starting_pictures
-from train.loop import Run
 from world_model.actions import Action
 from world_model.dit import DiT
 from world_model.model import WorldModel
@@ -69,9 +69,13 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
     torch.save(held, file)
     with pytest.raises(RuntimeError, match=gone.removeprefix("module.")):
         load_average(config, run)
-    found, whole = (load_average(config, *given)[0].state_dict() for given in ((run, ["priors.0.depth"]), (run_folder,)))
+    found, whole = (
+        load_average(config, *given)[0].state_dict() for given in ((run, ["priors.0.depth"]), (run_folder,))
+    )
     assert found.keys() == whole.keys()
-    assert all(torch.equal(found[name], value) for name, value in whole.items() if not name.startswith("priors.0.depth."))
+    assert all(
+        torch.equal(found[name], value) for name, value in whole.items() if not name.startswith("priors.0.depth.")
+    )
 
 
 def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, depth_folder, tmp_path):
@@ -159,7 +163,9 @@ def test_a_later_depth_network_is_landed(config, run_folder, vae_folder, data_fo
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["depth"] == {"steps": 7}
 
 
-def test_what_earlier_weights_say_of_their_making_comes_first(config, landed, run_folder, vae_folder, data_folder, tmp_path):
+def test_what_earlier_weights_say_of_their_making_comes_first(
+    config, landed, run_folder, vae_folder, data_folder, tmp_path
+):
     land(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], initial=landed[0])
     facts = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [stage["steps"] for stage in facts["training"]] == [4, 4, 4]  # the two of the weights, then the run

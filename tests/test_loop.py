@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from train import loop
-from train.loop import Run, warm_average
-from train.sheet import save_sheet, to_pictures, to_video
+from train.engine import loop
+from train.engine.loop import Run, warm_average
+from train.evaluation.sheet import save_sheet, to_pictures, to_video
 from world_model.config import ModelConfig
 from world_model.rollout import generator
 

@@ -12,9 +12,9 @@ from train.evaluation import control, endurance, events, fidelity, memory, start
 from train.evaluation.walks import make_trial, measure_walk, psnr, sharpness, ssim
 from train.evaluation.worlds import Decoded, Dream, Frozen, Scene, Street
 from train.generator.measures import frechet
-from train.judge_data import THINGS, street_of
-from train.judge_network import Judge, Reading
-from train.walks import LATER_EVENTS
+from train.judge.data import THINGS, street_of
+from train.judge.network import Judge, Reading
+from train.street.walks import LATER_EVENTS
 from world_model.actions import Action
 from yume_gym.street.events import EVENTS, match_event
 from yume_gym.street.simulator import LIGHTS, WEATHERS

@@ -263,7 +263,9 @@ def test_no_two_blocks_share_a_random_stream(world_model, pictures, monkeypatch)
     state = world_model.start([pictures[0], None], ["", "a park"], [1, 2])
     for _ in range(2):
         state, _ = world_model.step(state, [WALK, TURN])
-    assert len(keys) == len(set(keys)) == 3 + 2 * 2 * 2  # the text start and its place, then two streams a world and step
+    assert (
+        len(keys) == len(set(keys)) == 3 + 2 * 2 * 2
+    )  # the text start and its place, then two streams a world and step
 
 
 def test_whatever_else_runs_in_the_process_changes_nothing(world_model, world, pictures):

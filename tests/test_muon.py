@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from train.engine.muon import Muon, orthogonalise
 from train.foundation import optimizers
-from train.muon import Muon, orthogonalise
 from world_model.rollout import generator
 
 

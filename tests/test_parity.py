@@ -20,10 +20,10 @@ from world_model import flow
 from world_model.checkpoint import Checkpoint, shapes_of
 from world_model.config import PRESETS, ChannelConfig, VAEConfig
 from world_model.dit import DiT
+from world_model.released.umt5 import build_umt5, load_umt5, transformers_name
+from world_model.released.umt5 import sizes as umt5_sizes
+from world_model.released.wan_vae import WanVAE, diffusers_name
 from world_model.rollout import denoise_block
-from world_model.umt5 import build_umt5, load_umt5, transformers_name
-from world_model.umt5 import sizes as umt5_sizes
-from world_model.wan_vae import WanVAE, diffusers_name
 from world_model.weights import load_released
 
 pytestmark = pytest.mark.skipif(

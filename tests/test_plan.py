@@ -12,10 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from world_model import costs
-from world_model import plan as command
 from world_model.config import ChannelConfig, DiTConfig, ModelConfig, TextConfig, Tiers, VAEConfig, get_preset
-from world_model.costs import (
+from world_model.cost import costs
+from world_model.cost import plan as command
+from world_model.cost.costs import (
     Block,
     Part,
     Training,
@@ -26,9 +26,9 @@ from world_model.costs import (
     count_text,
     forward_cost,
 )  # fmt: skip
-from world_model.count import Cost, count, size_of
+from world_model.cost.count import Cost, count, size_of
+from world_model.cost.plan import DEVICES, Plan, make_plan, report, resized
 from world_model.dit import DiT
-from world_model.plan import DEVICES, Plan, make_plan, report, resized
 from world_model.priors.config import scene_of, with_scene
 from world_model.priors.places import BANDS, LIGHTS, WEATHERS
 from world_model.tscm import Group, History, released_packing
@@ -191,7 +191,10 @@ def test_a_town_known_by_heart_is_counted(town_config, quick_samples):
     """Its parameters, and a network on the tokens of a block, on top of the same model without one."""
     without = with_scene(town_config, places=None)
     found, rest = (costs._dit(config, 1) for config in (town_config, without))
-    added = sum(p.numel() for p in found.priors[0].places.parameters()) + town_config.dit.latent_channels * town_config.dit.dim
+    added = (
+        sum(p.numel() for p in found.priors[0].places.parameters())
+        + town_config.dit.latent_channels * town_config.dit.dim
+    )
     assert count_parameters(town_config)[0] == count_parameters(without)[0] + added  # what it knows is one more input
     held = 1 + 2 + town_config.dit.packing.recent_frames
     flops = forward_cost(found, held).flops - forward_cost(rest, held).flops

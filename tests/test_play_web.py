@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.motion import CameraMotion, block_motion
+from train.judge.motion import CameraMotion, block_motion
 from world_model.camera import CameraConfig
 from world_model.model import WorldModel
 from yume_gym.play.start import Twin

@@ -9,10 +9,10 @@ import torch
 from scenes import state_of
 from torch import Tensor
 
-from train.corpus import Corpus
-from train.pool import PLACE_ERROR, Batch, Entry, Pool
-from train.shards import HELD_OUT, Shard, find_shards
-from train.sheet import to_video
+from train.data.corpus import Corpus
+from train.data.shards import HELD_OUT, Shard, find_shards
+from train.engine.pool import PLACE_ERROR, Batch, Entry, Pool
+from train.evaluation.sheet import to_video
 from world_model.dit import DiT
 from world_model.rollout import append_and_decode, encode_conditions, generator, motion_of
 from world_model.text import Conditioning, build_text_encoder, mean_token

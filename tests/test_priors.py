@@ -199,7 +199,9 @@ def test_a_rollout_is_bit_for_bit_what_it_was(config, make_dit, make_vae, pictur
 
 
 def halved(dit: DiT) -> dict[str, Tensor]:
-    return {name: value.half().float() if value.is_floating_point() else value for name, value in dit.state_dict().items()}
+    return {
+        name: value.half().float() if value.is_floating_point() else value for name, value in dit.state_dict().items()
+    }
 
 
 def made_of(config: ModelConfig, tensors: dict[str, Tensor]) -> DiT:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from train.voxels import distance_field
+from train.street.voxels import distance_field
 from world_model.camera import CameraConfig
 from world_model.priors.config import PlacesConfig
 from world_model.priors.places import FARTHEST, HALVINGS, OVERHEAD, PARTLY, SHELL, UNIT, Places

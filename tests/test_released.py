@@ -19,8 +19,8 @@ from world_model import flow
 from world_model.actions import Action
 from world_model.conditions import Target
 from world_model.model import WorldModel
-from world_model.placement import LoadOptions, memory
-from world_model.released import open_release, read_dit, read_vae
+from world_model.released.files import open_release, read_dit, read_vae
+from world_model.released.placement import LoadOptions, memory
 from world_model.rollout import block_noise, denoise_block
 
 SIZE = (32, 64)

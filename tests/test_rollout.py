@@ -51,7 +51,11 @@ def worlds(dit, vae, config, make_videos) -> Worlds:
     looks = torch.tensor([0.0, 1.0], dtype=torch.float64)
     with torch.no_grad():
         return start_worlds(
-            dit, vae, make_videos(config, 2, 1)[:, :, 0], torch.ones(2, dtype=torch.bool), standing(looks, pitch=0.1 * looks)
+            dit,
+            vae,
+            make_videos(config, 2, 1)[:, :, 0],
+            torch.ones(2, dtype=torch.bool),
+            standing(looks, pitch=0.1 * looks),
         )
 
 
@@ -310,7 +314,12 @@ def test_gradient_reaches_the_compressors_but_not_the_past(dit, vae, worlds, con
     dit.zero_grad()
     latents.square().mean().backward()
     assert past.grad is None
-    for name in ("patch_embedding_2x.weight", "channel_embedding.weight", "prior_embeddings.0.weight", "head.head.weight"):
+    for name in (
+        "patch_embedding_2x.weight",
+        "channel_embedding.weight",
+        "prior_embeddings.0.weight",
+        "head.head.weight",
+    ):
         assert dit.get_parameter(name).grad.any()
     dit.zero_grad()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import sekai
-from train.shards import Header, Walk, WalkInfo
-from train.video import read_video, write_video
+from train.data import sekai
+from train.data.shards import Header, Walk, WalkInfo
+from train.data.video import read_video, write_video
 from world_model.actions import ALL_ACTIONS, Action
 from world_model.camera import CameraConfig, commanded_motion, pose_matrix
 

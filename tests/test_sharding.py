@@ -21,8 +21,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from train import distill, foundation, sharding
-from train.loop import Run, load_average
+from train import distill, foundation
+from train.engine import sharding
+from train.engine.loop import Run, load_average
 from world_model.config import ChannelConfig, ModelConfig
 from world_model.dit import DiT
 

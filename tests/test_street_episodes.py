@@ -8,9 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from train import data, towns
+from train.data import commands as data
 from train.recordings import RecordingError, open_episodes
-from train.street_episodes import PHRASINGS, EpisodeTask, opposite, plan_episode, render_episode, render_episodes
+from train.street import towns
+from train.street.episodes import PHRASINGS, EpisodeTask, opposite, plan_episode, render_episode, render_episodes
 from world_model.actions import ALL_ACTIONS, Action
 from yume_gym.street.events import EVENTS
 

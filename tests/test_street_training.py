@@ -44,7 +44,9 @@ def table(tmp_path) -> TextTable:
     texts = ["rain falls", "fog rolls in"]
     words = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
     tokens = torch.arange(2 * 3 * 4).view(2, 3, 4).half()
-    save_file({"tokens": tokens, "texts": words, "actions": torch.zeros(81, 2, 4).half()}, tmp_path / "texts.safetensors")
+    save_file(
+        {"tokens": tokens, "texts": words, "actions": torch.zeros(81, 2, 4).half()}, tmp_path / "texts.safetensors"
+    )
     return TextTable(tmp_path / "texts.safetensors")
 
 

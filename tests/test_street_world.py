@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from train.walks import LATER_EVENTS
+from train.street.walks import LATER_EVENTS
 from world_model.actions import ALL_ACTIONS, Action
 from world_model.priors.events import FADED, MOMENTS
 from yume_gym.street import layout as L

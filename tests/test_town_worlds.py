@@ -17,8 +17,8 @@ from scenes import ahead_in, standing, state_of, with_state
 from torch import Tensor
 from towns import streets
 
-from train.shards import HELD_OUT
-from train.voxels import distance_field
+from train.data.shards import HELD_OUT
+from train.street.voxels import distance_field
 from world_model.actions import Action
 from world_model.dit import DiT
 from world_model.model import WorldModel, WorldState
@@ -44,7 +44,9 @@ def town_dit(town_config, make_dit) -> DiT:
     dit.priors[0].places.stand(distance_field(solid, scene_of(town_config).places))
     dit.priors[0].places.walkable.copy_(walkable)
     cells = walkable.nonzero().numpy()
-    cells = (cells[rng.integers(len(cells), size=len(dit.priors[0].places.views))] + 0.5) * scene_of(town_config).places.cell
+    cells = (cells[rng.integers(len(cells), size=len(dit.priors[0].places.views))] + 0.5) * scene_of(
+        town_config
+    ).places.cell
     yaws = rng.uniform(-np.pi, np.pi, (len(cells), 1))
     dit.priors[0].places.views.copy_(torch.from_numpy(np.concatenate([cells, yaws], axis=1)))
     return dit
@@ -76,7 +78,15 @@ def town_model(town_folder) -> WorldModel:
 
 def tensors_of(worlds: Worlds) -> list[Tensor]:
     scene = state_of(worlds)
-    parts = [worlds.history.latents, worlds.yaw, worlds.pitch, worlds.picture, scene.place, scene.doubt, scene.album.pictures]
+    parts = [
+        worlds.history.latents,
+        worlds.yaw,
+        worlds.pitch,
+        worlds.picture,
+        scene.place,
+        scene.doubt,
+        scene.album.pictures,
+    ]
     return [*parts, worlds.memory.total, worlds.memory.norm, *worlds.cache]
 
 
@@ -235,7 +245,9 @@ def test_doubt_after_a_changed_text_is_a_kalman_filters(town_dit, town_config, m
     for told in (("a park", None), ("rain", None), ("rain", None)):
         context, motion = torch.cat([words[text] for text in told]), commanded(town_dit, worlds, [Action()] * 2)
         _, ahead = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
-        steps.append((ahead_in(ahead).guide, state_of(worlds).album.filled.any(dim=1).tolist(), ahead_in(ahead).changed.tolist()))
+        steps.append(
+            (ahead_in(ahead).guide, state_of(worlds).album.filled.any(dim=1).tolist(), ahead_in(ahead).changed.tolist())
+        )
         worlds, _ = append_and_decode(town_dit, vae, ahead, ahead_in(ahead).guide.latents, draws)
     assert [changed for *_, changed in steps] == [[False, False], [True, False], [False, False]]
     assert [album for _, album, _ in steps] == [[False, False], [True, True], [False, True]]
@@ -270,7 +282,10 @@ def test_worlds_stop_at_walls(town_model, pictures):
 def test_a_stored_state_goes_on(town_model, pictures):
     state, _ = town_model.step(town_model.start([pictures[0]], [""], [1]), [WALK])
     again: WorldState = pickle.loads(pickle.dumps(state))
-    assert torch.equal(state_of(again.worlds).place, state_of(state.worlds).place) and state_of(state.worlds).place.abs().sum() > 1
+    assert (
+        torch.equal(state_of(again.worlds).place, state_of(state.worlds).place)
+        and state_of(state.worlds).place.abs().sum() > 1
+    )
     for ours, right in zip(*(town_model.step(s, [TURN]) for s in (again, state))):
         if isinstance(ours, np.ndarray):
             np.testing.assert_array_equal(ours, right)

@@ -15,10 +15,10 @@ from test_events import content
 from towns import streets
 
 from train import events as stage
-from train import phrasings
 from train.events import Settings, draw, render_pairs
-from train.growth import keep, known_in, load_events
-from train.voxels import distance_field
+from train.street import phrasings
+from train.street.growth import keep, known_in, load_events
+from train.street.voxels import distance_field
 from world_model.priors.config import EventsConfig, scene_of, with_scene
 from world_model.priors.events import EXTENT, Events
 from world_model.priors.places import Places
@@ -109,7 +109,9 @@ def test_more_kinds_are_learnt_beside_known_ones(learnt, event_config):
     assert new.extent[3] != EXTENT and new.lanes.isfinite().any()
     facts, earlier = (json.loads((f / "events.json").read_text())["events_training"] for f in (after, before))
     assert facts["painted/ufo"] == earlier["painted/ufo"]
-    assert facts["painted"] == pytest.approx(np.mean([facts[f"painted/{kind}"] for kind in ("ufo", "fire", "tram")]), abs=1e-3)
+    assert facts["painted"] == pytest.approx(
+        np.mean([facts[f"painted/{kind}"] for kind in ("ufo", "fire", "tram")]), abs=1e-3
+    )
     with pytest.raises(ValueError, match="nothing to learn"):
         known_in(after, more)
     with pytest.raises(ValueError, match="knows ufo, fire, snow, tram"):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from train import foundation
 from train import places as stage
+from train.data.shards import HELD_OUT, WalkInfo
 from train.land import STARTS, land, starting_pictures
 from train.places import (
     error_of,
@@ -29,8 +30,7 @@ from train.places import (
     settled,
     train,
 )
-from train.shards import HELD_OUT, WalkInfo
-from train.walks import rephrased
+from train.street.walks import rephrased
 from world_model.camera import CameraConfig
 from world_model.config import ModelConfig
 from world_model.model import WorldModel
@@ -199,7 +199,14 @@ def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path
     # a run may also begin from another's weights; only what texts tell is learnt anew
     other = quick(town_config, folders, tmp_path / "other", 0, before=tmp_path / "whole", settings={"seed": 5})
     anew = {name for name in whole if not torch.equal(other[name], whole[name])}
-    assert other.keys() == whole.keys() and anew == {"views", "where.weight", "where.bias", "sky.weight", "sky.bias", "skies"}
+    assert other.keys() == whole.keys() and anew == {
+        "views",
+        "where.weight",
+        "where.bias",
+        "sky.weight",
+        "sky.bias",
+        "skies",
+    }
     facts = json.loads((tmp_path / "other" / "places.json").read_text())["places_training"]
     assert facts["steps"] == 6  # of both
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from train import vae as stage
-from train.latents import load_vae
-from train.shards import HELD_OUT, Shard
+from train.data.latents import load_vae
+from train.data.shards import HELD_OUT, Shard
 from train.vae import Clips, Settings, psnr, reconstruction_loss, train
 from world_model.rollout import generator
 from world_model.vae import build_vae

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from train.places import Settings
-from train.voxels import KERB, NEAR, _count, count_bricks, count_voxels, distance_field, mark_walks
+from train.street.voxels import KERB, NEAR, _count, count_bricks, count_voxels, distance_field, mark_walks
 from world_model.config import ModelConfig
 from world_model.priors.config import PlacesConfig, scene_of, with_scene
 from world_model.priors.places import FARTHEST, UNIT, Places
@@ -37,7 +37,9 @@ def test_distances_around_the_torus_equal_a_search(share):
 
 def places_of(config: ModelConfig) -> Places:
     torch.manual_seed(0)
-    return Places(scene_of(config).places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
+    return Places(
+        scene_of(config).places, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim
+    )
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from test_rays import CAMERA, CELLS, LEVELS, SMALL
 from torch import Tensor
 
-from train.voxels import distance_field
+from train.street.voxels import distance_field
 from world_model.priors.places import Places
 
 

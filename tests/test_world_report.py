@@ -26,7 +26,9 @@ from world_model.vae import PatchVAE
 from world_model.weights import save_weights
 
 STEPS, EPISODES, SIDE = 40, 8, 32
-TOY = Recording("Square-v0", SIDE, SIDE, 10.0, ActionSpec("discrete", (3,), meanings=("NOOP", "LEFT", "RIGHT")), policy="random")
+TOY = Recording(
+    "Square-v0", SIDE, SIDE, 10.0, ActionSpec("discrete", (3,), meanings=("NOOP", "LEFT", "RIGHT")), policy="random"
+)
 TRAIN, HELD_OUT = (0, 1, 2, 3, 4, 5), (6, 7)
 SETTINGS = report.Settings(
     starts=5, horizon=12, batch=3, long_worlds=2, marks=(4, 12),
@@ -69,7 +71,9 @@ def run(tmp_path_factory):
         dit, vae = DiT(config), PatchVAE(config.vae)
     clips = autoencoder.Clips(files, TRAIN, 2)
     autoencoder.fit_pca(vae, config, clips, autoencoder.Settings(clips=60))
-    save_weights(folder, config, {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}, {"training": {}})
+    save_weights(
+        folder, config, {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}, {"training": {}}
+    )
     facts = {"data": str(data), "held_out": list(HELD_OUT), "train": list(TRAIN)}
     (folder / "recording.json").write_text(json.dumps(facts))
     return folder
@@ -160,7 +164,9 @@ class TestIntervals:
         assert found == pytest.approx(m.mean_interval(values[:, None]), abs=0.03)
 
     def test_few_rows(self):
-        assert np.isnan(m.mean_interval(np.full((3, 2), np.nan))).all() and np.isnan(m.bootstrap(lambda at: 1.0, 0)).all()
+        assert (
+            np.isnan(m.mean_interval(np.full((3, 2), np.nan))).all() and np.isnan(m.bootstrap(lambda at: 1.0, 0)).all()
+        )
         assert m.mean_interval(np.array([[2.0]]))[0] == 2 and np.isnan(m.mean_interval(np.array([[2.0]]))[1])
 
 
@@ -193,7 +199,9 @@ class TestOutcomes:
     @pytest.mark.parametrize(
         ("predicted", "true", "matched"),
         [
-            ([1, 0, 0, 0], [0, 0, 1, 0], 1), ([1, 0, 0, 0], [0, 0, 0, 1], 0), ([1, 1, 1, 0], [0, 1, 0, 0], 1),
+            ([1, 0, 0, 0], [0, 0, 1, 0], 1),
+            ([1, 0, 0, 0], [0, 0, 0, 1], 0),
+            ([1, 1, 1, 0], [0, 1, 0, 0], 1),
             ([0, 1, 0, 1], [1, 0, 1, 0], 2),
         ],
     )
@@ -236,7 +244,9 @@ class TestOutcomes:
         recorded = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
         found = outcomes.reward_figures({"rollout": recorded}, recorded, np.ones((6, 9), bool), recorded.ravel(), 0)
         assert found["dense"]["rollout"][0] == 1 and found["dense"]["shuffled"][0] < 0
-        assert outcomes.reward_figures({"rollout": recorded}, recorded, np.ones((6, 9), bool), np.zeros(9), 0) == {"kind": "none"}
+        assert outcomes.reward_figures({"rollout": recorded}, recorded, np.ones((6, 9), bool), np.zeros(9), 0) == {
+            "kind": "none"
+        }
 
     def test_rewards_after_the_end_do_not_count(self):
         alive = np.ones((2, 6), bool)
@@ -297,7 +307,9 @@ class TestComponents:
         }
         table = figures.control(found, held.reshape(-1, 1), ["component 0"], False, 12, 0)
         row = table["score"]["component 0, 1-10"]
-        assert table["kind"] == "R2" and row["rollout"][0] == 1 and abs(row["chance"][0]) < 0.1 and row["shuffled"][0] < 0
+        assert (
+            table["kind"] == "R2" and row["rollout"][0] == 1 and abs(row["chance"][0]) < 0.1 and row["shuffled"][0] < 0
+        )
 
 
 # ---- starts and trials ------------------------------------------------------------------------------------------------
@@ -327,7 +339,11 @@ class TestTrials:
 
     def test_a_damaged_or_contradicting_recording_is_refused(self, run, tmp_path):
         facts = json.loads((run / "recording.json").read_text())
-        for change, message in (({"held_out": [99]}, "of the 8"), ({"held_out": [0]}, "none both"), ({"train": None}, "damaged")):
+        for change, message in (
+            ({"held_out": [99]}, "of the 8"),
+            ({"held_out": [0]}, "none both"),
+            ({"train": None}, "damaged"),
+        ):
             (tmp_path / "recording.json").write_text(json.dumps(facts | change))
             with pytest.raises(RecordingError, match=message):
                 rollouts.Split.read(tmp_path)
@@ -430,7 +446,17 @@ class TestWhole:
         for name in ("plots/fidelity.png", "plots/control.png", "sheets/rollouts.png", "sheets/long.png"):
             assert (out / name).stat().st_size > 500
         text = (out / "report.md").read_text()
-        parts = ("Misses", "Fidelity", "Fréchet distance", "Control", "Reward", "Termination", "Survival", "Drift", "Speed")
+        parts = (
+            "Misses",
+            "Fidelity",
+            "Fréchet distance",
+            "Control",
+            "Reward",
+            "Termination",
+            "Survival",
+            "Drift",
+            "Speed",
+        )
         assert all(f"## {part}\n" in text for part in parts) and "not LPIPS" in text
         assert found["survival"]["rollout"]["ended"] == 0 and found["reward"]["positive"]["rollout"]["recall"][0] == 0
         assert "Control, action, 1-10" not in text.split("## Fidelity")[0]

@@ -23,20 +23,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from train.corpus import Corpus
+from train.data.corpus import Corpus
+from train.data.latents import load_vae, origin_of
+from train.data.shards import find_shards, latents_path
+from train.engine.loop import PATHS, prepare_cpu
+from train.engine.sharding import own_device
+from train.evaluation.sheet import to_pictures
 from train.evaluation.store import Store
 from train.evaluation.walks import sharpness
 from train.foundation import HORIZONS, Settings, held_out_psnr, horizon_frames, train
 from train.land import load_average
-from train.latents import load_vae, origin_of
-from train.loop import PATHS, prepare_cpu
-from train.scene import part_name, scene_prior
-from train.sharding import own_device
-from train.shards import find_shards, latents_path
-from train.sheet import to_pictures
+from train.street.scene import part_name, scene_prior
 from world_model import flow
 from world_model.config import ModelConfig, Tiers, get_preset
-from world_model.costs import count_parameters
+from world_model.cost.costs import count_parameters
 from world_model.dit import DiT
 from world_model.priors.config import scene_of, with_scene
 from world_model.rollout import block_noise, dream_block, generator

@@ -1,7 +1,7 @@
 """Does the picture obey the keys? `python -m train.control --model street --seeds 20`
 
 An independent measure: optical flow between generated frames says how the camera seems to have turned, tilted and
-moved (train/motion.py; no network). The dream starts from the pictures where YumeStreet-v0 starts and walks the same
+moved (train/judge/motion.py; no network). The dream starts from the pictures where YumeStreet-v0 starts and walks the same
 tours, so both tables are about the same thing, and the street's is the ceiling. "Other keys" is the control: how often
 the same verdict would be passed on blocks in which something else was held.
 """
@@ -19,7 +19,7 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
-from train.motion import CameraMotion, block_motion
+from train.judge.motion import CameraMotion, block_motion
 from world_model.actions import Action
 from world_model.camera import CameraConfig
 

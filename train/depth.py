@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from train.loop import Run, load_network, prepare_cpu, read_arguments
-from train.sheet import to_pictures, to_video
-from train.walks import plan_walk
+from train.engine.loop import Run, load_network, prepare_cpu, read_arguments
+from train.evaluation.sheet import to_pictures, to_video
+from train.street.walks import plan_walk
 from world_model.actions import ALL_ACTIONS
 from world_model.config import ModelConfig
 from world_model.priors.config import scene_of

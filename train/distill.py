@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train.clips import open_corpus
-from train.corpus import Corpus
+from train.data.clips import open_corpus
+from train.data.corpus import Corpus
+from train.data.latents import LatentsOnly, load_vae
+from train.engine.loop import Run, prepare_cpu, read_arguments
+from train.engine.pool import Batch, Pool
+from train.engine.sharding import lanes_of, mean_of, own_device
 from train.foundation import evaluate, flow_loss
-from train.latents import LatentsOnly, load_vae
-from train.loop import Run, prepare_cpu, read_arguments
-from train.pool import Batch, Pool
-from train.sharding import lanes_of, mean_of, own_device
 from world_model import flow
 from world_model.conditions import Conditions, Motion
 from world_model.config import ModelConfig

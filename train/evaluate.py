@@ -2,7 +2,7 @@
 
 Everything is measured on the dream and, by the same code, on YumeStreet itself (the ceiling), on YumeStreet through the
 model's autoencoder, and on a picture that never changes (the floor). An inverse-dynamics judge trained on YumeStreet only
-(train/judge.py) says what happened; optical flow (train/motion.py) is a second opinion that was never trained.
+(train/judge/) says what happened; optical flow (train/judge/motion.py) is a second opinion that was never trained.
 What is finished is kept in `parts/`: a stopped evaluation goes on when started again. `--quick` takes minutes and answers
 roughly; the whole takes hours, most of them ten-minute dreams.
 A run folder of `train.world` gets the report of a recorded world instead (train/generator/report.py).
@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from train.engine.loop import prepare_cpu
 from train.evaluation import control, endurance, events, fidelity, memory, starts
 from train.evaluation.report import write_report
+from train.evaluation.sheet import save_sheet
 from train.evaluation.store import Store, plain
 from train.evaluation.targets import check, headline, verdict
 from train.evaluation.walks import draw_sky, make_trial, measure_walk, psnr
 from train.evaluation.worlds import Decoded, Dream, Frozen, Street, World, town
 from train.generator import report as recorded
-from train.judge_network import WEIGHTS, Judge, fingerprint, judge_facts
-from train.loop import prepare_cpu
-from train.sheet import save_sheet
-from train.walks import LATER_EVENTS, StreetRecipe, render_walk
+from train.judge.network import WEIGHTS, Judge, fingerprint, judge_facts
+from train.street.walks import LATER_EVENTS, StreetRecipe, render_walk
 from world_model.model import WorldModel
 from world_model.priors.config import places_of
 from world_model.weights import find_weights, read_manifest
@@ -95,7 +95,10 @@ class Evaluation:
         report["memory"] = {name: self.memory(name) for name in ("street", "frozen", "dream")}
         rows = {name: self.events(name) for name in ("street", "frozen", "dream")}
         report["events"], report["later_events"] = (
-            {name: events.score([row for row in part if (row["kind"] in LATER_EVENTS) == later]) for name, part in rows.items()}
+            {
+                name: events.score([row for row in part if (row["kind"] in LATER_EVENTS) == later])
+                for name, part in rows.items()
+            }
             for later in (False, True)
         )
         places = places_of(self.config)

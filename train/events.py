@@ -3,8 +3,8 @@
 Words: a softmax regression from texts' mean tokens to kinds, on phrasings of training and texts of nothing known, all of which are
 kept to compare with. Things: the same walk is rendered with an event and without (once, to `pairs.safetensors`), and the painter
 learns what turns one into the other.
-With `--events` (a run of this stage, or a folder of weights) kinds that are known there keep their looks (train/growth.py), only
-others are learnt; words are read among all.
+With `--events` (a run of this stage, or a folder of weights) kinds that are known there keep their looks
+(train/street/growth.py), only others are learnt; words are read among all.
 Resumable. Writes `events.safetensors` (the EMA) and `events.json` (config, steps, errors on walks not trained on).
 """
 
@@ -22,13 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from train.growth import WEIGHTS, keep, known_in
-from train.latents import load_vae
-from train.loop import Run, prepare_cpu, read_arguments
-from train.phrasings import learn_words
+from train.data.latents import load_vae
+from train.engine.loop import Run, prepare_cpu, read_arguments
+from train.evaluation.sheet import to_pictures
 from train.places import load_places
-from train.sheet import to_pictures
-from train.walks import ATMOSPHERES
+from train.street.growth import WEIGHTS, keep, known_in
+from train.street.phrasings import learn_words
+from train.street.walks import ATMOSPHERES
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.priors.config import events_of, places_of
@@ -314,7 +314,9 @@ def train(
 
 def main() -> None:
     prepare_cpu()
-    config, settings, a = read_arguments(__doc__, Settings, ("batch", "lr", "walks", "seed"), ("vae", "places"), ("events",))
+    config, settings, a = read_arguments(
+        __doc__, Settings, ("batch", "lr", "walks", "seed"), ("vae", "places"), ("events",)
+    )
     train(config, a.vae, a.places, a.out, settings, a.steps, a.minutes, a.events)
 
 

@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from train.corpus import town_of, town_start
+from train.data.corpus import town_of, town_start
+from train.data.shards import HELD_OUT, Shard, find_shards
 from train.depth import degrade
-from train.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
-from train.shards import HELD_OUT, Shard, find_shards
-from train.sheet import to_video
-from train.walks import known_street
+from train.engine.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
+from train.evaluation.sheet import to_video
+from train.street.walks import known_street
 from world_model.config import ModelConfig
 from world_model.priors.config import places_of
 from world_model.priors.finder import HEADINGS, Finder

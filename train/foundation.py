@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train.clips import open_corpus
-from train.corpus import Corpus
-from train.deepen import deepened
+from train.data.clips import open_corpus
+from train.data.corpus import Corpus
+from train.data.latents import LatentsOnly, load_vae
+from train.data.shards import HELD_OUT
 from train.depth import load_depth
-from train.growth import load_events
-from train.latents import LatentsOnly, load_vae
-from train.loop import Run, prepare_cpu, read_arguments
-from train.muon import Muon
+from train.engine.deepen import deepened
+from train.engine.loop import Run, prepare_cpu, read_arguments
+from train.engine.muon import Muon
+from train.engine.pool import Batch, Pool
+from train.engine.sharding import anywhere, lanes_of, mean_of, own_device
+from train.evaluation.sheet import to_pictures, to_video
 from train.places import load_places
-from train.pool import Batch, Pool
-from train.scene import PARTS, part_name, part_of, scene_prior, without_doubt
-from train.sharding import anywhere, lanes_of, mean_of, own_device
-from train.shards import HELD_OUT
-from train.sheet import to_pictures, to_video
+from train.street.growth import load_events
+from train.street.scene import PARTS, part_name, part_of, scene_prior, without_doubt
 from train.vae import psnr
 from world_model import flow
 from world_model.conditions import Conditions, Pose

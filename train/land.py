@@ -16,19 +16,19 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel
 
-from train import loop
-from train.corpus import Corpus, town_start
+from train.data.corpus import Corpus, town_start
+from train.data.latents import load_vae
+from train.data.shards import HELD_OUT
 from train.depth import load_depth
+from train.engine import loop
+from train.engine.loop import prepare_cpu
 from train.finder import WEIGHTS as FINDER
 from train.foundation import held_out_psnr
-from train.growth import load_events
-from train.latents import load_vae
-from train.loop import prepare_cpu
 from train.places import load_places
-from train.routes import open_start
-from train.scene import part_name, part_of
-from train.shards import HELD_OUT
-from train.walks import known_street
+from train.street.growth import load_events
+from train.street.routes import open_start
+from train.street.scene import part_name, part_of
+from train.street.walks import known_street
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
 from world_model.priors.config import events_of, places_of

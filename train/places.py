@@ -23,16 +23,16 @@ from einops import rearrange, repeat
 from safetensors.torch import save_file
 from torch import Tensor
 
-from train.clips import open_corpus
-from train.corpus import Corpus
-from train.descriptions import learn_skies, learn_sky_words, learn_views
-from train.latents import load_vae
-from train.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
-from train.shards import HELD_OUT, WalkInfo
-from train.sheet import to_pictures
+from train.data.clips import open_corpus
+from train.data.corpus import Corpus
+from train.data.latents import load_vae
+from train.data.shards import HELD_OUT, WalkInfo
+from train.engine.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
+from train.evaluation.sheet import to_pictures
+from train.street.descriptions import learn_skies, learn_sky_words, learn_views
+from train.street.voxels import count_bricks, count_voxels, distance_field, mark_walks
+from train.street.walks import rephrased
 from train.vae import psnr
-from train.voxels import count_bricks, count_voxels, distance_field, mark_walks
-from train.walks import rephrased
 from world_model.config import ModelConfig
 from world_model.priors.config import places_of
 from world_model.priors.places import PARTLY, Places

@@ -27,16 +27,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from train.engine.loop import prepare_cpu
 from train.generator import distill, foundation
 from train.generator.encode import encode_recording
 from train.generator.fit import Stage
 from train.generator.shapes import MINILM, SIZES, recorded_config
 from train.generator.sheet import save_rollouts
 from train.generator.windows import LatentSet, Spans, Windows
-from train.loop import prepare_cpu
 from train.recordings import RecordingError, open_episodes, read_recording
-from train.street_episodes import EpisodeTask, every_phrase, first_caption, render_episodes
-from train.towns import TOWN_BLOCKS, TRAINING_TOWNS, VALIDATION_TOWNS
+from train.street.episodes import EpisodeTask, every_phrase, first_caption, render_episodes
+from train.street.towns import TOWN_BLOCKS, TRAINING_TOWNS, VALIDATION_TOWNS
 from train.world import Recipe, Settings, WorldTraining
 from world_model.config import get_preset
 from world_model.dit import DiT
@@ -75,7 +75,9 @@ class TextTable:
             )
         tokens = self._tokens[self._rows[text]].float() if text else torch.zeros_like(self._tokens[0]).float()
         if len(tokens) != length:
-            raise ValueError(f"the table of texts holds {len(tokens)} tokens each, the model wants {length}: write it anew")
+            raise ValueError(
+                f"the table of texts holds {len(tokens)} tokens each, the model wants {length}: write it anew"
+            )
         return tokens
 
 

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from train.latents import WEIGHTS
-from train.loop import Run, prepare_cpu, read_arguments
-from train.shards import HELD_OUT, Shard, find_shards
-from train.sheet import to_pictures, to_video
+from train.data.latents import WEIGHTS
+from train.data.shards import HELD_OUT, Shard, find_shards
+from train.engine.loop import Run, prepare_cpu, read_arguments
+from train.evaluation.sheet import to_pictures, to_video
 from world_model.config import ModelConfig
 from world_model.rollout import generator
 from world_model.vae import PatchVAE
@@ -127,7 +127,9 @@ def keep_linear(vae: PatchVAE, weights: Path) -> None:
     own = vae.state_dict()
     names = [name for name in own if not name.startswith("decoder")]
     if any(name not in taken or taken[name].shape != own[name].shape for name in names):
-        raise ValueError(f"{weights / WEIGHTS} is no autoencoder with {vae.config.latent_channels} latent channels of 8x8 pixels")
+        raise ValueError(
+            f"{weights / WEIGHTS} is no autoencoder with {vae.config.latent_channels} latent channels of 8x8 pixels"
+        )
     vae.load_state_dict({**own, **{name: taken[name].float() for name in names}})
 
 

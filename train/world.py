@@ -25,6 +25,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from train.engine.loop import prepare_cpu
 from train.foundation import optimizers
 from train.generator import autoencoder, distill, foundation, heads
 from train.generator.autoencoder import Clips, fit_pca
@@ -32,7 +33,6 @@ from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
 from train.generator.shapes import SIZES, recorded_config
 from train.generator.windows import LatentSet, Windows
-from train.loop import prepare_cpu
 from train.recordings import EpisodeFiles, RecordingError, open_episodes
 from world_model.config import ModelConfig
 from world_model.dit import DiT

@@ -27,7 +27,9 @@ class ActionSpec:
     """
 
     kind: Kind = "first_person"
-    sizes: tuple[int, ...] = ()  # choices of each component: (n,) if discrete, nvec, or all 2 if multi_binary; () for a box
+    sizes: tuple[
+        int, ...
+    ] = ()  # choices of each component: (n,) if discrete, nvec, or all 2 if multi_binary; () for a box
     low: tuple[float, ...] = ()  # least value of each component of a box, finite
     high: tuple[float, ...] = ()  # largest value of each component of a box, finite
     meanings: tuple[str, ...] = ()  # name of each action of a discrete space, in order; () where nobody named them
@@ -92,7 +94,11 @@ class ActionSpec:
         if self.kind == "discrete":
             return next((i for i, name in enumerate(self.meanings) if name.upper() == "NOOP"), 0)
         zeros: np.ndarray = np.zeros(self.shape, self.dtype)
-        return np.clip(zeros, np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)) if self.kind == "box" else zeros
+        return (
+            np.clip(zeros, np.asarray(self.low, np.float32), np.asarray(self.high, np.float32))
+            if self.kind == "box"
+            else zeros
+        )
 
     @property
     def names(self) -> list[str]:
@@ -115,7 +121,9 @@ class ActionSpec:
             wanted = "numbers" if self.kind == "box" else "whole numbers"
             raise TypeError(f"an action of this {self.kind} space is made of {wanted}, got {action!r}")
         if value.shape != self.shape:
-            raise ValueError(f"an action of this {self.kind} space has shape {self.shape}, got {value.shape}: {action!r}")
+            raise ValueError(
+                f"an action of this {self.kind} space has shape {self.shape}, got {value.shape}: {action!r}"
+            )
         if self.kind == "first_person":
             return Action.from_index(int(value))
         low, high = self.bounds

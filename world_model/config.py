@@ -162,9 +162,13 @@ class ModelConfig:
             raise ValueError(f"{self.name}: the DiT's channels must be those of its autoencoder and text encoder")
 
         if self.dit.residual and self.dit.prediction != "data":
-            raise ValueError(f"{self.name}: residual preconditioning is of a data prediction; it needs prediction='data'")
+            raise ValueError(
+                f"{self.name}: residual preconditioning is of a data prediction; it needs prediction='data'"
+            )
         if self.priors and self.dit.prediction != "data":
-            raise ValueError(f"{self.name}: priors say where a data prediction starts from; they need prediction='data'")
+            raise ValueError(
+                f"{self.name}: priors say where a data prediction starts from; they need prediction='data'"
+            )
 
     @property
     def action_width(self) -> int:

@@ -233,7 +233,9 @@ class DiT(nn.Module):
             coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
             memory_table = rotary_table(coords, self.channel_frequencies)
             memory = memory or self.no_memory(context)
-        screen = None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
+        screen = (
+            None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
+        )
         bias = self._recent(history, screen)
         mean, variance = self._precondition(history)
         action = self.action_embedding
@@ -285,7 +287,9 @@ class DiT(nn.Module):
         Several priors are independent observations of the data. ValueError for more or fewer predictions than priors.
         """
         if len(predictions) != len(self.priors):
-            raise ValueError(f"a model with {len(self.priors)} priors needs as many predictions, got {len(predictions)}")
+            raise ValueError(
+                f"a model with {len(self.priors)} priors needs as many predictions, got {len(predictions)}"
+            )
         for embedding, prediction in zip(self.prior_embeddings, predictions):
             shown = embedding(prediction.shown.to(self.dtype)).flatten(2).transpose(1, 2)
             bias = shown if conditions.bias is None else shown + conditions.bias

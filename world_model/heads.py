@@ -53,7 +53,9 @@ class HeadsConfig:
     reward_temperature: float = 1.0  # logits are divided by it
     termination_temperature: float = 1.0
     termination_threshold: float = 0.5  # probability from which an episode ends
-    ood_threshold: float | None = None  # distance above which a block is out of distribution; None: not measured, none is
+    ood_threshold: float | None = (
+        None  # distance above which a block is out of distribution; None: not measured, none is
+    )
     ood_patience: int = 3  # blocks in a row that have to be out of distribution to truncate an episode
 
     def __post_init__(self) -> None:
@@ -185,7 +187,9 @@ class OutcomeHeads(nn.Module):
         above = torch.searchsorted(self.values, place).clamp(1, len(self.values) - 1)
         low, high = self.values[above - 1], self.values[above]
         share = ((place - low) / (high - low))[:, None]
-        return torch.lerp(F.one_hot(above - 1, len(self.values)).float(), F.one_hot(above, len(self.values)).float(), share)
+        return torch.lerp(
+            F.one_hot(above - 1, len(self.values)).float(), F.one_hot(above, len(self.values)).float(), share
+        )
 
     def read(self, probability: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities [B, R] -> the reported reward [B] and its confidence [B]."""
@@ -214,7 +218,9 @@ class OutcomeHeads(nn.Module):
         distance = self.familiarity(features)
         unlike = torch.zeros_like(distance, dtype=torch.bool) if c.ood_threshold is None else distance > c.ood_threshold
         streak = unlike.long() if before is None else (before.unfamiliar.to(unlike.device) + 1) * unlike
-        return Outcome(reward, confidence, termination >= c.termination_threshold, termination, streak, streak >= c.ood_patience)
+        return Outcome(
+            reward, confidence, termination >= c.termination_threshold, termination, streak, streak >= c.ood_patience
+        )
 
 
 def newest(history: Tensor, block: Tensor, frames: int) -> Tensor:
@@ -223,7 +229,9 @@ def newest(history: Tensor, block: Tensor, frames: int) -> Tensor:
     A history that holds fewer repeats its oldest frame. Raises ValueError for one that holds none.
     """
     if not history.shape[2]:
-        raise ValueError("heads compare a block with the frames before it, and this world has none: start from a picture")
+        raise ValueError(
+            "heads compare a block with the frames before it, and this world has none: start from a picture"
+        )
     missing = max(0, frames - history.shape[2])
     oldest = history[:, :, :1].expand(-1, -1, missing, -1, -1)
     return torch.cat([oldest, history[:, :, -frames:], block], dim=2)

@@ -26,9 +26,9 @@ from world_model.conditions import Pose
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
 from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
-from world_model.hub import find_or_fetch
-from world_model.placement import LoadOptions, place
-from world_model.released import is_released, load_release
+from world_model.released.files import is_released, load_release
+from world_model.released.hub import find_or_fetch
+from world_model.released.placement import LoadOptions, place
 from world_model.rollout import block_noise, dream_block, generator
 from world_model.text import NO_TEXT, Conditioning, build_conditioning
 from world_model.threads import one_thread, side_by_side
@@ -83,11 +83,11 @@ class WorldModel:
         size: tuple[int, int] | None = None,
         **options: Any,
     ) -> WorldModel:
-        """Weights of a preset's name, or of a folder of ours or of a release (world_model.weights, world_model.released).
+        """Weights of a preset's name, or of a folder of ours or of a release (world_model.weights, world_model.released.files).
 
         device: "auto" (cuda if there is one), or torch's names. dtype: "auto" (bfloat16 on cuda, float32 elsewhere), "float32"
         or "bfloat16". size: (height, width) of the pictures, the model's own if None. options: `placement.LoadOptions`.
-        "yume-5b" is fetched from the Hugging Face hub if it is not here (world_model.hub).
+        "yume-5b" is fetched from the Hugging Face hub if it is not here (world_model.released.hub).
         Raises ValueError for unknown or damaged ones, FileNotFoundError for missing ones.
         """
         wanted = LoadOptions(device=device, dtype=dtype, **options)
@@ -175,7 +175,9 @@ class WorldModel:
             event, pooled = (t.to(self.device, self.dtype) for t in words)
             noise = block_noise(self.config, [seed], [number]).to(self.device)
             draws = [generator("old frames", seed, number)]
-            after, latents, video = dream_block(self.dit, self.vae, world, [action], event, pooled, noise, sigmas, draws)
+            after, latents, video = dream_block(
+                self.dit, self.vae, world, [action], event, pooled, noise, sigmas, draws
+            )
             if self.heads is None:
                 return after, video, None
             seen = newest(world.history.latents, latents, self.heads.config.frames)
@@ -189,7 +191,9 @@ class WorldModel:
         steps_after = tuple(number + 1 for number in state.steps)
         if self.heads is None:
             outcomes = ()
-        return replace(state, worlds=join_worlds(worlds), steps=steps_after, outcomes=outcomes), _to_uint8(torch.cat(videos))
+        return replace(state, worlds=join_worlds(worlds), steps=steps_after, outcomes=outcomes), _to_uint8(
+            torch.cat(videos)
+        )
 
     def preview(self, state: WorldState) -> np.ndarray:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
@@ -222,14 +226,24 @@ class WorldModel:
 
         Released models go on from that block, as they were trained to; ours from its last picture, standing still.
         """
-        context, pooled = (t.to(self.device, self.dtype) for t in self.conditioning.context([self.config.action.noop], [text]))
+        context, pooled = (
+            t.to(self.device, self.dtype) for t in self.conditioning.context([self.config.action.noop], [text])
+        )
         pose = _first(prior.pose_for(context, generator("place", seed)) for prior in self.dit.priors)
         nothing = empty_worlds(self.dit, self.vae, 1, self.device, pose)
         sampler = self.config.sampler
         noise = block_noise(self.config, [seed], [-1], sampler.start_temperature).to(self.device)
         sigmas = flow.sigma_schedule(sampler.start_steps, sampler.shift)
         after, _, _ = dream_block(
-            self.dit, self.vae, nothing, [self.config.action.noop], context, pooled, noise, sigmas, [generator("start", seed)]
+            self.dit,
+            self.vae,
+            nothing,
+            [self.config.action.noop],
+            context,
+            pooled,
+            noise,
+            sigmas,
+            [generator("start", seed)],
         )
         return self._standing(after.picture, pose) if isinstance(self.config.dit.packing, Tiers) else after
 

@@ -52,7 +52,9 @@ class Positions:
         return self._centred(frame, grid[1], grid[2], ratio)
 
     def _centred(self, frame: Tensor, rows: int, columns: int, ratio: float) -> Tensor:
-        axes = ((torch.arange(n, dtype=torch.float64, device=frame.device) + 0.5) * ratio - 0.5 for n in (rows, columns))
+        axes = (
+            (torch.arange(n, dtype=torch.float64, device=frame.device) + 0.5) * ratio - 0.5 for n in (rows, columns)
+        )
         place = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).expand(*frame.shape, -1, -1, -1)
         time = frame.double()[:, :, None, None, None].expand(*place.shape[:-1], 1)
         return rearrange(torch.cat([time, place], dim=-1), "B F h w a -> B (F h w) a")

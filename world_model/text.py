@@ -89,7 +89,7 @@ def build_text_encoder(config: TextConfig) -> TextEncoder:
         raise ValueError(NO_TEXT)
     if config.kind not in ENCODERS:
         raise NotImplementedError(
-            f"text encoder {config.kind!r} comes with a checkpoint (world_model.released); "
+            f"text encoder {config.kind!r} comes with a checkpoint (world_model.released.files); "
             f"without one there are {', '.join(ENCODERS)}"
         )
     return ENCODERS[config.kind](config)

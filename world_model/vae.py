@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.config import VAEConfig
-from world_model.wan_vae import WanVAE
+from world_model.released.wan_vae import WanVAE
 
 DecoderCache = tuple[Tensor, ...]
 
@@ -127,7 +127,9 @@ class PatchVAE(nn.Module):
         hidden = self.decoder_in(frames).unflatten(0, (latents.shape[0], latents.shape[2]))
         hidden, past = self.decoder_time(hidden, cache[0] if cache else None)
         fine = self.decoder(hidden.flatten(0, 1))
-        fine = rearrange(fine, "(B F) (c t p q) h w -> B c (F t) (h p) (w q)", B=latents.shape[0], t=t, p=s // 2, q=s // 2)
+        fine = rearrange(
+            fine, "(B F) (c t p q) h w -> B c (F t) (h p) (w q)", B=latents.shape[0], t=t, p=s // 2, q=s // 2
+        )
         return shortcut + fine, (past,)
 
     def encode(self, video: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ class YumeWorldEnv(FirstPersonEnv):
     | `frames`      | `"last"`   | `"last"` or `"block"`: what is observed                                             |
     | `steps`       | `None`     | denoising steps a block; None is the model's own number                             |
     | `size`        | `None`     | (height, width) of the pictures, for models that dream at any size ("yume-5b")      |
-    | `load_options`| `None`     | a dict of more options of loading: `world_model.placement.LoadOptions`              |
+    | `load_options`| `None`     | a dict of more options of loading: `world_model.released.placement.LoadOptions`              |
 
     `reset(seed=..., options=...)` takes these options, all optional:
 

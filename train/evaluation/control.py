@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from train.judge_network import axes_of
+from train.judge.network import axes_of
 from world_model.actions import LOOKS, NUM_ACTIONS
 
 AXES = ("forward", "right", "turn", "tilt")

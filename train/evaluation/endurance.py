@@ -15,7 +15,7 @@ from train.evaluation.control import AXES, Records, between, joined, mean
 from train.evaluation.walks import make_trial, measure_walk
 from train.evaluation.worlds import Street
 from train.generator.measures import FeatureSpace
-from train.judge_network import Judge
+from train.judge.network import Judge
 from yume_gym.street.simulator import StreetSimulator
 
 MARKS = (10.0, 60.0, 180.0, 600.0)  # seconds

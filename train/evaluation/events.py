@@ -14,10 +14,10 @@ import numpy as np
 
 from train.evaluation.control import mean
 from train.evaluation.worlds import Scene, World
-from train.judge_data import THINGS, seen_things
-from train.judge_network import SEEN, Judge, Reading
-from train.routes import TO_AND_FRO, open_start
-from train.walks import EVENT_WEIGHTS, LATER_EVENTS
+from train.judge.data import THINGS, seen_things
+from train.judge.network import SEEN, Judge, Reading
+from train.street.routes import TO_AND_FRO, open_start
+from train.street.walks import EVENT_WEIGHTS, LATER_EVENTS
 from world_model.actions import Action
 from yume_gym.street.courses import KINDS
 from yume_gym.street.events import sample_phrase

@@ -17,8 +17,8 @@ import numpy as np
 from train.evaluation.control import mean
 from train.evaluation.walks import draw_sky
 from train.evaluation.worlds import Scene, World
-from train.judge_network import Judge
-from train.routes import open_start
+from train.judge.network import Judge
+from train.street.routes import open_start
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from yume_gym.street.simulator import StreetSimulator

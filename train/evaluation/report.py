@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from train.data.video import write_video
 from train.evaluation.control import AXES, Records
 from train.evaluation.plots import LABELS, save_plots
+from train.evaluation.sheet import save_sheet
 from train.evaluation.targets import lookup, verdict
-from train.sheet import save_sheet
-from train.video import write_video
 
 _ZOOM = 3  # of the film
 # columns of the tables: (head, path of the figure, whether it is a share to be given in percent)

@@ -9,8 +9,8 @@ import numpy as np
 
 from train.evaluation.control import mean
 from train.evaluation.worlds import Scene, World
-from train.judge_network import Judge
-from train.routes import open_start
+from train.judge.network import Judge
+from train.street.routes import open_start
 from yume_gym.street.captions import scene_caption
 from yume_gym.street.layout import DISTRICTS
 from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator

@@ -12,10 +12,10 @@ from scipy import ndimage
 
 from train.evaluation.worlds import Scene, World
 from train.generator.measures import PEAK, psnr, sharpness
-from train.judge_network import Judge, join
-from train.motion import LUMA, block_motion
-from train.routes import Route, balanced_route, open_start
-from train.walks import ATMOSPHERES
+from train.judge.motion import LUMA, block_motion
+from train.judge.network import Judge, join
+from train.street.routes import Route, balanced_route, open_start
+from train.street.walks import ATMOSPHERES
 from yume_gym.street.simulator import StreetSimulator
 
 _JUDGE_EVERY = 32  # blocks read at once

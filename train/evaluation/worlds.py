@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from train.sheet import to_pictures, to_video
+from train.evaluation.sheet import to_pictures, to_video
 from world_model.actions import Action
 from world_model.model import WorldModel
 from yume_gym.street.events import require_event

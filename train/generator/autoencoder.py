@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from train.evaluation.sheet import to_video
 from train.recordings import EpisodeFiles
-from train.sheet import to_video
 from world_model.config import ModelConfig
 from world_model.vae import PatchVAE
 

@@ -86,7 +86,9 @@ def main() -> None:
     for key, values in seconds.items():
         low, middle, high = (1000 * float(q) for q in np.quantile(values, (0.1, 0.5, 0.9)))
         lines.append(f"| {key} | {rates[key]:.1f} | {middle:.0f} | {low:.0f} to {high:.0f} |")
-    lines.append(f"\n{rates[name] / rates[other]:.1f} times as many pictures a second, on {torch.get_num_threads()} threads.")
+    lines.append(
+        f"\n{rates[name] / rates[other]:.1f} times as many pictures a second, on {torch.get_num_threads()} threads."
+    )
     (arguments.out / "benchmark.md").write_text("\n".join(lines) + "\n")
     figure, axes = plt.subplots(figsize=(7, 2.5), layout="constrained")
     axes.boxplot([1000 * np.array(v) for v in seconds.values()], orientation="horizontal", tick_labels=list(seconds))

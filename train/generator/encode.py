@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.evaluation.sheet import to_video
 from train.generator.windows import LatentSet
 from train.recordings import EpisodeFiles, RecordingError
-from train.sheet import to_video
 from world_model.config import ModelConfig
 from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE

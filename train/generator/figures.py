@@ -47,7 +47,9 @@ def fidelity(found: Record, horizon: int, seed: int) -> dict[str, Any]:
     return table
 
 
-def control(found: Record, taught: np.ndarray, names: list[str], classes: bool, horizon: int, seed: int) -> dict[str, Any]:
+def control(
+    found: Record, taught: np.ndarray, names: list[str], classes: bool, horizon: int, seed: int
+) -> dict[str, Any]:
     """Score of what the judge says against the actions held, by component ("all": every component right) and steps.
 
     taught [N, n]: actions of training, whose commonest (mean, of a box) is chance. "each": recall of every choice over all steps.
@@ -76,7 +78,10 @@ def control(found: Record, taught: np.ndarray, names: list[str], classes: bool, 
                 at = alive & (held[..., column[0]] == choice)
                 rows = ("recorded", "rollout")
                 recall = {row: float((found[f"{row}.said"][at][:, column[0]] == choice).mean()) for row in rows}
-                table["each"][f"{name} {choice}"] = recall | {"share": float(at.sum() / alive.sum()), "steps": int(at.sum())}
+                table["each"][f"{name} {choice}"] = recall | {
+                    "share": float(at.sum() / alive.sum()),
+                    "steps": int(at.sum()),
+                }
     return table
 
 

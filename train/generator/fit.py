@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from train.loop import warm_average
+from train.engine.loop import warm_average
 
 SAVE_EVERY = 60.0  # seconds
 LOG_EVERY = 25  # steps

@@ -134,7 +134,9 @@ class Foundation:
                 made = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
             block = torch.where(self.pool.generated[rows, None, None, None, None], made, block)
         self.pool.put(rows, block, stream, share)
-        recorded = self.windows.truth(self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described)
+        recorded = self.windows.truth(
+            self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described
+        )
         window = batch.join([lived, recorded])
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
         conditions = read_window(dit, window).repeat(s.draws)

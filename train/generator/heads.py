@@ -152,7 +152,9 @@ def noised(latents: Tensor, settings: Settings, stream: torch.Generator) -> Tens
     deviation = settings.noise * strength * (choice < settings.noised)
     white = torch.randn(latents.shape, generator=stream, device=latents.device)
     wide = 3 * F.avg_pool3d(white, (1, 3, 3), stride=1, padding=(0, 1, 1))
-    return latents + deviation[:, None, None, None, None] * torch.where((smooth < 0.5)[:, None, None, None, None], wide, white)
+    return latents + deviation[:, None, None, None, None] * torch.where(
+        (smooth < 0.5)[:, None, None, None, None], wide, white
+    )
 
 
 @torch.no_grad()
@@ -194,7 +196,11 @@ def calibrate(heads: OutcomeHeads, held_out: LatentSet, settings: Settings = Set
     def end_loss(t: float) -> Tensor:
         return F.binary_cross_entropy_with_logits(termination / t, held_out.terminated)
 
-    found = {"reward_temperature": best_temperature(reward_loss), "termination_temperature": 1.0, "termination_threshold": 0.5}
+    found = {
+        "reward_temperature": best_temperature(reward_loss),
+        "termination_temperature": 1.0,
+        "termination_threshold": 0.5,
+    }
     if bool(ended.any()):
         found["termination_temperature"] = best_temperature(end_loss)
         probability = (termination / found["termination_temperature"]).sigmoid()

@@ -88,7 +88,9 @@ def reward_figures(
     for name, sign in (("positive", 1), ("negative", -1)):
         true = sign * recorded > least
         if true.any() or (sign * typical > least).any():
-            figures[name] = {row: event_figures(sign * predicted > least, true, alive, seed) for row, predicted in rows.items()}
+            figures[name] = {
+                row: event_figures(sign * predicted > least, true, alive, seed) for row, predicted in rows.items()
+            }
             figures[name]["events"] = int((true & alive).sum())
     figures["false_success"] = {
         row: false_success(predicted > least, recorded > least, alive, seed) for row, predicted in rows.items()
@@ -110,7 +112,9 @@ def event_figures(predicted: np.ndarray, true: np.ndarray, alive: np.ndarray, se
     }  # fmt: skip
 
 
-def false_success(predicted: np.ndarray, true: np.ndarray, alive: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+def false_success(
+    predicted: np.ndarray, true: np.ndarray, alive: np.ndarray, seed: int = 0
+) -> tuple[float, float, float]:
     """Share of worlds without a recorded positive reward that are predicted one, with its interval; NaN where all have one."""
     idle = ~(true & alive).any(axis=1)
     return mean_interval((predicted & alive).any(axis=1)[idle].astype(float), seed=seed)

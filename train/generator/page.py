@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from train.evaluation.sheet import save_sheet
 from train.generator.records import LOOKS, SHOWN
-from train.sheet import save_sheet
 
 SHEET = 6  # rollouts of the contact sheet
 COLOURS = {
@@ -180,7 +180,11 @@ def _survival(part: Mapping[str, Any], policy: str) -> str:
 
 def _drift(marks: Mapping[str, Any]) -> str:
     rows = [
-        [mark, *(cell for name in LOOKS for cell in (within(row[name]), within(row[f"recorded_{name}"]))), number(row["episodes"])]
+        [
+            mark,
+            *(cell for name in LOOKS for cell in (within(row[name]), within(row[f"recorded_{name}"]))),
+            number(row["episodes"]),
+        ]
         for mark, row in marks.items()
     ]
     return table(["step", *(head for name in LOOKS for head in (name, "recorded")), "recorded episodes"], rows)
@@ -190,7 +194,10 @@ def _speed(part: Mapping[str, Any]) -> str:
     machine = part["machine"]
     rows = [[k, number(r["milliseconds"]), number(r["worlds_a_second"])] for k, r in part.items() if k != "machine"]
     told = f"On {machine['device']}, {machine['threads']} threads; pictures included."
-    return table(["", "ms a step", "world steps a second"], rows) + f"\n\n{told} The recorded world's own pace is the last row."
+    return (
+        table(["", "ms a step", "world steps a second"], rows)
+        + f"\n\n{told} The recorded world's own pace is the last row."
+    )
 
 
 # ---- misses -----------------------------------------------------------------------------------------------------------
@@ -202,10 +209,14 @@ def misses(report: Mapping[str, Any]) -> list[str]:
     for steps, row in report["fidelity"].items():
         own, still = row["rollout"]["psnr"][0], row["start"]["psnr"][0]
         if own is not None and own <= still:
-            found.append(f"PSNR at steps {steps}: {number(own)} dB, no better than the start picture's {number(still)} dB.")
+            found.append(
+                f"PSNR at steps {steps}: {number(own)} dB, no better than the start picture's {number(still)} dB."
+            )
         own, still = row["rollout"]["distance"][0], row["start"]["distance"][0]
         if own is not None and own >= still:
-            found.append(f"Distance at steps {steps}: {number(own)}, no better than the start picture's {number(still)}.")
+            found.append(
+                f"Distance at steps {steps}: {number(own)}, no better than the start picture's {number(still)}."
+            )
     for name, row in report["control"]["score"].items():
         (own, low, _), ceiling = row["rollout"], row["recorded"][0]
         bar = max((row[c][0] for c in ("shuffled", "neutral", "chance") if row[c][0] is not None), default=None)
@@ -213,7 +224,9 @@ def misses(report: Mapping[str, Any]) -> list[str]:
             chance = number(row["chance"][0])
             found.append(f"Control, {name}: the judge itself gets {number(ceiling)}, chance {chance}; it says nothing.")
         elif own is not None and bar is not None and (own if low is None else low) <= bar:
-            found.append(f"Control, {name}: {within(row['rollout'])} is not clearly above its best control, {number(bar)}.")
+            found.append(
+                f"Control, {name}: {within(row['rollout'])} is not clearly above its best control, {number(bar)}."
+            )
         elif own is not None and ceiling is not None and own < 0.9 * ceiling:
             found.append(f"Control, {name}: {number(own)} is below 90% of the ceiling, {number(ceiling)}.")
     for mark, row in report["drift"].items():

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from train.engine.loop import prepare_cpu
 from train.evaluation.store import Store, plain
 from train.generator import judge as judging
 from train.generator import outcomes, page, records
@@ -36,7 +37,6 @@ from train.generator.rollouts import (
     long_trial,
     recorded_trial,
 )
-from train.loop import prepare_cpu
 from world_model.weights import read_manifest
 
 VERSION = 1  # of what is measured: results of another are not mixed
@@ -60,7 +60,12 @@ class Settings:
 
 
 QUICK = Settings(
-    starts=6, horizon=16, batch=6, long_worlds=2, marks=(10, 20), timed=4,
+    starts=6,
+    horizon=16,
+    batch=6,
+    long_worlds=2,
+    marks=(10, 20),
+    timed=4,
     judge=judging.Settings(minutes=0.35, batch=32, tested=500),
 )
 
@@ -72,7 +77,14 @@ class WorldReport:
         self, world: World, judge: Judge, split: Split, settings: Settings, store: Store,
         reader: outcomes.OutcomeReader | None = None,
     ) -> None:  # fmt: skip
-        self.world, self.judge, self.split, self.settings, self.store, self.reader = world, judge, split, settings, store, reader
+        self.world, self.judge, self.split, self.settings, self.store, self.reader = (
+            world,
+            judge,
+            split,
+            settings,
+            store,
+            reader,
+        )
         s, files = settings, split.files
         starts = draw_starts(files, split.held_out, 2 * s.starts, s.horizon, s.seed)
         half = (len(starts) + 1) // 2
@@ -114,13 +126,17 @@ class WorldReport:
             points = min(len(reference), int(found["alive"][:, part].sum()))
             space = FeatureSpace(reference, max(1, min(DIMENSIONS, points // 4))) if len(reference) > 2 else None
             rows = {row: found[f"{row}.features"][:, part][found["alive"][:, part]] for row in records.ROWS}
-            table[name] = {row: space.distance(values) if space else np.nan for row, values in rows.items()} | {"steps": points}
+            table[name] = {row: space.distance(values) if space else np.nan for row, values in rows.items()} | {
+                "steps": points
+            }
         return table
 
     def control(self, found: Record) -> dict[str, Any]:
         """Actions that the judge names, by component and steps: accuracy, or R^2 of a box."""
         spec, files = self.world.config.action, self.split.files
-        taught = np.concatenate([files.action[files.starts[e] : files.starts[e] + files.lengths[e]] for e in self.split.train])
+        taught = np.concatenate(
+            [files.action[files.starts[e] : files.starts[e] + files.lengths[e]] for e in self.split.train]
+        )
         classes, s = bool(component_sizes(spec)), self.settings
         return control(found, components(spec, taught), component_names(spec), classes, s.horizon, s.seed)
 
@@ -128,7 +144,9 @@ class WorldReport:
         if self.reader is None:
             return {"missing": f"no {outcomes.HEADS} in the folder"}
         files = self.split.files
-        typical = np.concatenate([files.reward[files.starts[e] : files.starts[e] + files.lengths[e]] for e in self.split.train])
+        typical = np.concatenate(
+            [files.reward[files.starts[e] : files.starts[e] + files.lengths[e]] for e in self.split.train]
+        )
         rows = {"rollout": found["rollout.reward"], "recorded": found["recorded.reward"]}
         return outcomes.reward_figures(rows, found["reward"], found["alive"], typical, self.settings.seed)
 
@@ -187,8 +205,13 @@ class WorldReport:
             seconds = float(np.median(np.diff(moments)))
             table[f"batch {worlds}"] = {"milliseconds": 1000 * seconds, "worlds_a_second": worlds / seconds}
         config = self.world.config
-        table["recorded world"] = {"milliseconds": 1000 * config.frames_per_block / config.fps, "worlds_a_second": np.nan}
-        return table | {"machine": {"device": str(getattr(self.world, "device", "cpu")), "threads": torch.get_num_threads()}}
+        table["recorded world"] = {
+            "milliseconds": 1000 * config.frames_per_block / config.fps,
+            "worlds_a_second": np.nan,
+        }
+        return table | {
+            "machine": {"device": str(getattr(self.world, "device", "cpu")), "threads": torch.get_num_threads()}
+        }
 
 
 def is_recorded(folder: str | Path) -> bool:
@@ -233,7 +256,9 @@ def main(argv: Sequence[str]) -> None:
     prepare_cpu()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="run folder of train.world")
-    parser.add_argument("--out", type=Path, help="folder for the report (default: report, or report-quick, in the run's folder)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for the report (default: report, or report-quick, in the run's folder)"
+    )
     parser.add_argument("--quick", action="store_true", help="a minute, rough figures")
     parser.add_argument("--anew", action="store_true", help="measure again what is finished")
     parser.add_argument("--starts", type=int, help="held-out places that rollouts start at (default 64, quick 6)")

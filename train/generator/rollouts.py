@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.evaluation.sheet import to_pictures, to_video
 from train.generator.encode import check_fits
 from train.recordings import EpisodeFiles, RecordingError, open_episodes
-from train.sheet import to_pictures, to_video
 from world_model import flow
 from world_model.action_spaces import ActionSpec
 from world_model.config import ModelConfig
@@ -55,7 +55,9 @@ class Split:
             found = json.loads(path.read_text())
             data, held_out, train = found["data"], tuple(map(int, found["held_out"])), tuple(map(int, found["train"]))
         except (ValueError, TypeError, KeyError) as error:
-            raise RecordingError(f"{path} is damaged ({type(error).__name__}: {error}): train the world again") from error
+            raise RecordingError(
+                f"{path} is damaged ({type(error).__name__}: {error}): train the world again"
+            ) from error
         files = open_episodes(data)
         if not held_out or not train or set(held_out) & set(train) or max(held_out + train) >= len(files):
             raise RecordingError(

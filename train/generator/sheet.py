@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from train.evaluation.sheet import save_sheet, to_pictures
 from train.generator.foundation import read_window
 from train.generator.windows import LatentSet, Spans, Windows
-from train.sheet import save_sheet, to_pictures
 from world_model import flow
 from world_model.config import ModelConfig
 from world_model.dit import DiT

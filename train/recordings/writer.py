@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from train.data.shards import write_tensors
 from train.recordings.episodes import open_episodes
 from train.recordings.format import (
     EXTRA,
@@ -22,7 +23,6 @@ from train.recordings.format import (
     read_recording,
     whole_files,
 )
-from train.shards import write_tensors
 
 
 class EpisodeWriter:

@@ -69,14 +69,19 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         if self.depth < 1 or self.album < 0:
-            raise ValueError(f"a scene prior needs depth of 1 or more and album of 0 or more, got {self.depth}, {self.album}")
+            raise ValueError(
+                f"a scene prior needs depth of 1 or more and album of 0 or more, got {self.depth}, {self.album}"
+            )
         if self.events and not self.places:
             raise ValueError("events of a scene prior take place somewhere; they need places")
 
 
 PriorConfig = SceneConfig  # a union once there are several
 KINDS: dict[str, type[PriorConfig]] = {"scene": SceneConfig}  # by what config.json calls them
-NESTED: dict[str, type] = {"places": PlacesConfig, "events": EventsConfig}  # configs within these, by the names of fields
+NESTED: dict[str, type] = {
+    "places": PlacesConfig,
+    "events": EventsConfig,
+}  # configs within these, by the names of fields
 
 
 def scene_of(config: ModelConfig) -> SceneConfig | None:
@@ -109,6 +114,9 @@ STREET_EVENTS = (
     ("tornado", 18.0, "open"), ("dinosaur", 10.0, "open"), ("tram", 8.0, "street"), ("bubbles", 8.0, "open"),
 )  # fmt: skip
 STREET_SCENE = SceneConfig(
-    depth=12, album=12, places=PlacesConfig(towns=(0, 1), fine=4, bricks=20480, rays=4), events=EventsConfig(STREET_EVENTS)
+    depth=12,
+    album=12,
+    places=PlacesConfig(towns=(0, 1), fine=4, bricks=20480, rays=4),
+    events=EventsConfig(STREET_EVENTS),
 )
 DEBUG_SCENE = SceneConfig(depth=4, album=3)

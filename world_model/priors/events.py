@@ -143,7 +143,9 @@ class Events(nn.Module):
         towards, reach = glances.gather(1, best)[:, 0], reach.gather(1, best)[:, 0].clamp(min=NEAREST)
         street = self._where("street")[number]
         heading, stand = torch.where(street, quarter(yaw), yaw), place + reach[:, None] * _direction(towards)
-        open_to = torch.cat([torch.where(street[:, None], self.in_lane(stand, heading), stand), heading[:, None]], dim=1)
+        open_to = torch.cat(
+            [torch.where(street[:, None], self.in_lane(stand, heading), stand), heading[:, None]], dim=1
+        )
         usable = met & (away > TOO_NEAR)
         cost = torch.where(usable, (away - WALL).abs() + DETOUR * turns.abs(), torch.full_like(away, torch.inf))
         best = cost.argmin(dim=1, keepdim=True)
@@ -156,7 +158,9 @@ class Events(nn.Module):
         turns = (heading / (math.pi / 2)).round().long() % 4
         across = (turns % 2)[:, None]  # streets that run along z have their lanes at an x, others at a z
         own = stand.gather(1, across)
-        offset = torch.remainder(self.lanes[turns].to(stand.dtype) - own + self.period / 2, self.period) - self.period / 2
+        offset = (
+            torch.remainder(self.lanes[turns].to(stand.dtype) - own + self.period / 2, self.period) - self.period / 2
+        )
         offset = torch.where(offset.isfinite(), offset, torch.inf)
         best = offset.gather(1, offset.abs().argmin(dim=1, keepdim=True))
         return stand.scatter(1, across, own + torch.where(best.isfinite(), best, 0.0))

@@ -28,7 +28,11 @@ from world_model.text import mean_token, scaled
 
 UNIT = 0.125  # metres of one step of the stored distances
 PARTLY = 1  # the stored distance of a voxel that is solid in part: bits of a brick say where
-STEPS, ROUNDS, HALVINGS = 8, 6, 5  # of sphere tracing, in rounds after which rays that met something rest; of the last step
+STEPS, ROUNDS, HALVINGS = (
+    8,
+    6,
+    5,
+)  # of sphere tracing, in rounds after which rays that met something rest; of the last step
 # metres above and below a solid's inside that hide nothing, as things stand only about where they are thought to; the step there
 SHELL, INSIDE = 0.4, 0.12
 FARTHEST = 90.0  # metres a ray is followed

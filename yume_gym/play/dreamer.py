@@ -220,7 +220,12 @@ class Dreamer:
 
     def _street(self, job: Job) -> tuple[EnvState | None, np.ndarray | None]:
         """The twin's next block, where there is a twin."""
-        if job.street is None or job.world.twin is None or job.order is None or not isinstance(job.order.action, Action):
+        if (
+            job.street is None
+            or job.world.twin is None
+            or job.order is None
+            or not isinstance(job.order.action, Action)
+        ):
             return None, None
         return job.world.twin.advance(job.street, job.order.action, job.order.event)
 

@@ -99,7 +99,9 @@ def prepare(model: WorldModel, start: Start, twin: Twin | None = None) -> Origin
     street, options = None, _given(image=start.image, text=start.text)
     if start.twin:
         if model.config.action.kind != "first_person":
-            raise ValueError(f"{model.config.name!r} has actions of its own, the street those of a walker: leave out the twin")
+            raise ValueError(
+                f"{model.config.name!r} has actions of its own, the street those of a walker: leave out the twin"
+            )
         if start.image is not None:
             raise ValueError("with a twin the dream starts where the street starts: leave out the image, or the twin")
         twin = twin or Twin(model.config)

@@ -75,9 +75,7 @@ class PlayedWorld:
     `state` is None until the world has started; then `origin` is of no more use.
     """
 
-    def __init__(
-        self, number: int, origin: Origin | None, take: Take, twin: Twin | None, noop: Played = STILL
-    ) -> None:
+    def __init__(self, number: int, origin: Origin | None, take: Take, twin: Twin | None, noop: Played = STILL) -> None:
         self.number, self.origin, self.twin = number, origin, twin
         self.take = take
         self.state: WorldState | None = None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from world_model.conditions import Motion, Pose
 from world_model.config import ModelConfig, TextConfig, Tiers
-from world_model.count import Cost, count, size_of
+from world_model.cost.count import Cost, count, size_of
 from world_model.dit import DiT
 from world_model.rollout import encode_conditions
 from world_model.tscm import History

@@ -20,10 +20,10 @@ import numpy as np
 from safetensors.numpy import load_file
 from tqdm import tqdm
 
-from train.routes import TO_AND_FRO, balanced_route, open_start
-from train.shards import write_tensors
-from train.towns import JUDGE_FIRST_TOWN
-from train.walks import EVENT_WEIGHTS, LATER_EVENTS
+from train.data.shards import write_tensors
+from train.street.routes import TO_AND_FRO, balanced_route, open_start
+from train.street.towns import JUDGE_FIRST_TOWN
+from train.street.walks import EVENT_WEIGHTS, LATER_EVENTS
 from world_model.actions import ALL_ACTIONS
 from world_model.config import ModelConfig
 from yume_gym.street.courses import KINDS

@@ -1,6 +1,6 @@
 """The judge: two small networks that tell from pictures alone how the camera moved and what there is to see.
 
-Both learn from YumeStreet only, in towns where no world model is trained (train/judge_data.py). `MotionNetwork` is an
+Both learn from YumeStreet only, in towns where no world model is trained (train/judge/data.py). `MotionNetwork` is an
 inverse-dynamics model: it reads the grey pictures of one block and the one before it. `SightNetwork` reads one picture.
 Neither knows which keys were held. Things of events that came later are read by stages of their own (`LaterThings`) that
 begin where the first of `SightNetwork` end, so that all else is read as it was.
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from train.judge_data import THINGS
-from train.walks import LATER_EVENTS
+from train.judge.data import THINGS
+from train.street.walks import LATER_EVENTS
 from world_model.actions import LOOKS, MOVES, Action
 from world_model.config import ModelConfig
 from yume_gym.street.layout import DISTRICTS

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.corpus import Corpus
-from train.sharding import anywhere
-from train.shards import HELD_OUT
-from train.walks import rephrased
+from train.data.corpus import Corpus
+from train.data.shards import HELD_OUT
+from train.engine.sharding import anywhere
+from train.street.walks import rephrased
 from world_model import batch as batches
 from world_model.actions import Action
 from world_model.conditions import Motion, Pose
@@ -154,7 +154,9 @@ class Pool:
         worlds, past, plans = unpacked(state["worlds"]), unpacked(state["past"]), state["plan"].tolist()
         for row, (slot, world, (walk, block, last, dreaming)) in enumerate(zip(slots, split_worlds(worlds), plans)):
             if slot < self.size and walk < len(self.corpus) and last < self.corpus.blocks:
-                self.entries[slot] = Entry(walk, block, last, bool(dreaming), world, batches.rows(past, slice(row, row + 1)))
+                self.entries[slot] = Entry(
+                    walk, block, last, bool(dreaming), world, batches.rows(past, slice(row, row + 1))
+                )
 
     def _start(self, dit: DiT, vae: VideoVAE, index: list[int], dreaming: float, stream: torch.Generator) -> None:
         corpus, config = self.corpus, self.corpus.config

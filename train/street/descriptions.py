@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from train.corpus import Corpus, town_start
-from train.routes import open_start
-from train.walks import ATMOSPHERES, known_street, plan_walk
+from train.data.corpus import Corpus, town_start
+from train.street.routes import open_start
+from train.street.walks import ATMOSPHERES, known_street, plan_walk
 from world_model.config import ModelConfig
 from world_model.priors.places import Places
 from world_model.rollout import generator

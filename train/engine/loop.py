@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from train import sharding
-from train.scene import part_name
-from train.sheet import save_sheet
+from train.engine import sharding
+from train.evaluation.sheet import save_sheet
+from train.street.scene import part_name
 from world_model.config import ModelConfig, get_preset
-from world_model.plan import resized
+from world_model.cost.plan import resized
 from world_model.priors.names import renamed
 from world_model.weights import Adapt, read_manifest, with_own
 

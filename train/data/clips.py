@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from train import sekai
-from train.corpus import Corpus
-from train.latents import encode_walk
-from train.sharding import own_device
-from train.shards import Header, Walk, WalkInfo
-from train.sheet import to_video
-from train.video import VideoError
+from train.data import sekai
+from train.data.corpus import Corpus
+from train.data.latents import encode_walk
+from train.data.shards import Header, Walk, WalkInfo
+from train.data.video import VideoError
+from train.engine.sharding import own_device
+from train.evaluation.sheet import to_video
 from world_model.actions import Action
 from world_model.conditions import Motion
 from world_model.config import ModelConfig

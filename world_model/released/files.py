@@ -26,11 +26,11 @@ from world_model.actions import ALL_ACTIONS
 from world_model.checkpoint import FETCH_AGAIN, Checkpoint, Shape, require_shapes, shapes_of
 from world_model.config import PRESETS, DiTConfig, ModelConfig, TextConfig, VAEConfig
 from world_model.dit import DiT
-from world_model.placement import LoadOptions, place
+from world_model.released.placement import LoadOptions, place
+from world_model.released.umt5 import UMT5Encoder, build_umt5, sizes, transformers_name
+from world_model.released.wan_vae import LATENTS_MEAN, LATENTS_STD, diffusers_name
 from world_model.text import Conditioning, JoinedConditioning
-from world_model.umt5 import UMT5Encoder, build_umt5, sizes, transformers_name
 from world_model.vae import VideoVAE, build_vae
-from world_model.wan_vae import LATENTS_MEAN, LATENTS_STD, diffusers_name
 from world_model.weights import load_released, missing_channel_path
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from train.latents import block_guides, encode_walk, walk_video
-from train.shards import HELD_OUT, Header, Shard, Walk, WalkInfo, find_shards, latents_path
-from train.sheet import to_video
+from train.data.latents import block_guides, encode_walk, walk_video
+from train.data.shards import HELD_OUT, Header, Shard, Walk, WalkInfo, find_shards, latents_path
+from train.evaluation.sheet import to_video
 from world_model.actions import Action
 from world_model.conditions import Motion
 from world_model.config import ModelConfig

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.shards import Header, Walk, WalkInfo
-from train.video import VideoError, read_video, write_video
+from train.data.shards import Header, Walk, WalkInfo
+from train.data.video import VideoError, read_video, write_video
 from world_model.actions import Action
 from world_model.camera import CameraConfig, commanded_motion, pose_matrix
 

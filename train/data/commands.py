@@ -22,8 +22,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from train import sekai
-from train.shards import (
+from train.data import sekai
+from train.data.shards import (
     Header,
     Shard,
     ShardError,
@@ -34,9 +34,9 @@ from train.shards import (
     write_shard,
     write_shards,
 )
-from train.street_episodes import render_episodes
-from train.towns import TRAINING_TOWNS
-from train.walks import StreetRecipe, render_walk
+from train.street.episodes import render_episodes
+from train.street.towns import TRAINING_TOWNS
+from train.street.walks import StreetRecipe, render_walk
 from world_model.config import ModelConfig, get_preset
 
 
@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--towns", type=int, required=True, help="towns, of seeds that follow one another")
     command.add_argument(
-        "--first-town", type=int, default=TRAINING_TOWNS.start, help="seed of the first (train/towns.py)"
+        "--first-town", type=int, default=TRAINING_TOWNS.start, help="seed of the first (train/street/towns.py)"
     )
     command.add_argument("--episodes-per-town", type=int, default=2)
     command.add_argument("--blocks", type=int, default=32, help="of an episode")
@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif command == "episodes":
             render_episodes(config, given.pop("out"), **given)
         elif command == "encode":
-            from train.latents import encode  # the only command that needs torch
+            from train.data.latents import encode  # the only command that needs torch
 
             encode(config, given.pop("data"), given.pop("vae"), **given)
         elif command == "sekai-write":
@@ -214,7 +214,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sekai_read(config, **given, thresholds=thresholds)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-
-
-if __name__ == "__main__":
-    main()

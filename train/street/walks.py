@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from train.shards import EventChange, Walk, WalkInfo
+from train.data.shards import EventChange, Walk, WalkInfo
 from world_model.camera import CameraConfig, commanded_motion
 from world_model.config import ModelConfig
 from world_model.priors.config import places_of

@@ -23,8 +23,8 @@ import numpy as np
 from tqdm import tqdm
 
 from train.recordings import Episode, EpisodeWriter, Recording, RecordingError
-from train.towns import TOWN_BLOCKS, TRAINING_TOWNS
-from train.walks import ATMOSPHERES, EVENT_BLOCKS, EVENT_GAP, EVENT_SHARE, EVENT_WEIGHTS, LATER_EVENTS, WalkPlan
+from train.street.towns import TOWN_BLOCKS, TRAINING_TOWNS
+from train.street.walks import ATMOSPHERES, EVENT_BLOCKS, EVENT_GAP, EVENT_SHARE, EVENT_WEIGHTS, LATER_EVENTS, WalkPlan
 from world_model.action_spaces import ActionSpec
 from world_model.actions import LOOKS, MOVES, Action, Look, Move
 from world_model.config import ModelConfig
@@ -87,7 +87,7 @@ def opposite(action: Action) -> Action:
 
 
 def plan_episode(rng: np.random.Generator, blocks: int) -> WalkPlan:
-    """Light, weather and events like those of `train.walks.plan_walk`, but with all kinds of events, each equally likely."""
+    """Light, weather and events like those of `train.street.walks.plan_walk`, but with all kinds of events, each equally likely."""
     light, weather, _ = ATMOSPHERES[int(rng.choice(len(ATMOSPHERES), p=_atmosphere_shares()))]
     if rng.random() >= EVENT_SHARE:
         return WalkPlan(light, weather, ())

@@ -1,4 +1,4 @@
-"""What a model costs on real GPUs, in numbers: `python -m world_model.plan yume-5b --size 544x960`.
+"""What a model costs on real GPUs, in numbers: `python -m world_model.cost.plan yume-5b --size 544x960`.
 
 Operations and bytes are counted by running the model's own code on the meta device (costs.py), in bfloat16. Frames per second
 follow from a GPU's peak and a stated utilisation; nothing here was timed on a GPU.
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from world_model.config import PRESETS, ModelConfig, Tiers, get_preset
-from world_model.costs import (
+from world_model.cost.costs import (
     DTYPE,
     Block,
     Part,

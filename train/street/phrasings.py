@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.walks import plan_walk
+from train.street.walks import plan_walk
 from world_model.config import ModelConfig
 from world_model.priors.events import Events
 from world_model.text import build_text_encoder, mean_token, scaled
@@ -26,7 +26,9 @@ from yume_gym.street.simulator import StreetSimulator
 PHRASINGS, UNSEEN = Path(__file__).with_suffix(".json"), 5
 
 
-def learn_words(events: Events, config: ModelConfig, street: StreetSimulator, captions: int, seed: int) -> dict[str, float]:
+def learn_words(
+    events: Events, config: ModelConfig, street: StreetSimulator, captions: int, seed: int
+) -> dict[str, float]:
     """Fits `events.kind`, and keeps each kind's wording: of its phrasings the one nearest to their mean. So many `captions` of
     places in `street` are texts of no event. Returns the share of phrasings, captions and other texts that are read rightly."""
     encoder, length, rng = build_text_encoder(config.text), config.text.event_tokens, np.random.default_rng(seed)
@@ -44,7 +46,9 @@ def learn_words(events: Events, config: ModelConfig, street: StreetSimulator, ca
         return tuple(written)
 
     def read_as_told(phrasings: Callable[[str], Sequence[str]]) -> float:
-        return float(torch.cat([events.read(tokens(phrasings(name))) == i for i, name in enumerate(kinds)]).float().mean())
+        return float(
+            torch.cat([events.read(tokens(phrasings(name))) == i for i, name in enumerate(kinds)]).float().mean()
+        )
 
     kinds = [name for name, *_ in events.config.kinds]
     told = [tokens(EVENTS[name].phrases) for name in kinds]

@@ -5,7 +5,7 @@
     python -m train.judge train --data data/judge --test data/judge_test --out runs/judge
 
 `--test` walks are through the town that the world model learns, which the judge never sees in training. The result is
-train/judge.safetensors and, beside it, a JSON with its steps and accuracy. Resumable.
+train/judge/judge.safetensors and, beside it, a JSON with its steps and accuracy. Resumable.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train import judge_data
-from train.judge_data import THINGS, UNKNOWN
-from train.judge_network import (
+from train.engine.loop import Run, prepare_cpu
+from train.judge import data as judge_data
+from train.judge.data import THINGS, UNKNOWN
+from train.judge.motion import LUMA
+from train.judge.network import (
     EARLY,
     FIRST_THINGS,
     SEEN,
@@ -34,9 +36,7 @@ from train.judge_network import (
     load_weights,
     to_float,
 )
-from train.loop import Run, prepare_cpu
-from train.motion import LUMA
-from train.walks import LATER_EVENTS
+from train.street.walks import LATER_EVENTS
 from world_model.actions import LOOKS
 from world_model.config import ModelConfig, get_preset
 from world_model.rollout import generator
@@ -282,7 +282,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             given.initial,
             given.fresh,
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from world_model.config import PRESETS
-from world_model.placement import LoadOptions, memory
+from world_model.released.placement import LoadOptions, memory
 from world_model.weights import find_weights, holds_weights
 
 RECORD = "download.json"  # which revisions a folder was filled from, and whether it is complete

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from train.shards import Shard, ShardError, Walk, find_shards, latents_path, write_tensors
+from train.data.shards import Shard, ShardError, Walk, find_shards, latents_path, write_tensors
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig

@@ -13,7 +13,7 @@ from scipy.ndimage import binary_dilation, distance_transform_edt, generate_bina
 from torch import Tensor
 from tqdm import tqdm
 
-from train.walks import known_street
+from train.street.walks import known_street
 from world_model.config import ModelConfig
 from world_model.priors.config import PlacesConfig, places_of
 from world_model.priors.geometry import camera_rays
@@ -86,7 +86,9 @@ def count_bricks(
     parts = counts[..., 1] <= 2 * counts[..., 0]  # also where none comes by
     partly = ~parts.all(axis=1)
     if partly.sum() > places.bricks:
-        raise ValueError(f"{int(partly.sum())} voxels are solid in part, but places.bricks is {places.bricks}: raise it")
+        raise ValueError(
+            f"{int(partly.sum())} voxels are solid in part, but places.bricks is {places.bricks}: raise it"
+        )
     surface[surface] = partly
     bits = (parts[partly].astype(np.uint64) << np.arange(places.fine**3, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
     return surface, torch.from_numpy(bits.view(np.int64))

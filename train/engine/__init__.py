@@ -1,0 +1,1 @@
+"""What training stages share: run folders, resumption, optimizers, sharding over processes, self-generated histories."""

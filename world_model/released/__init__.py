@@ -1,0 +1,1 @@
+"""The published 5B weights: download, file layouts, their text encoder and autoencoder, placement on devices."""
