@@ -9,7 +9,7 @@ Shapes: B worlds, C channels, K latent frames of a block, h x w latent size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -111,4 +111,4 @@ def silenced(window: Window, config: ModelConfig) -> Window:
     """The same worlds without the event's text."""
     context = window.context.clone()
     context[:, : config.text.event_tokens] = 0
-    return Window(window.history, window.past, window.target, window.data, context, window.action)
+    return replace(window, context=context)

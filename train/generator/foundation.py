@@ -18,6 +18,8 @@ from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
 
+HEAVIEST = 20.0  # weight of a place in the loss
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -41,6 +43,7 @@ class Settings:
     own_steps: int = 2  # sampler steps of such a history
     life: int = 24  # blocks that a self-generated history lasts at most
     longest: int = 200  # blocks: oldest world in training
+    moving: float = 0.5  # share of the loss that goes to what changes: a ball is two of 64 places
     optimizer: str = "muon"  # or "adamw"
     seed: int = 0
 
@@ -51,9 +54,12 @@ def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Genera
     return torch.where(choice < pure_noise, 1.0, flow.shift_sigma(1 - uniform, shift))
 
 
-def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def flow_loss(
+    dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, weight: Tensor | float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Error of the prediction at noise levels `sigma` [B], and that of a network whose output is zero.
 
+    `weight` [B, 1, K, h, w] is of the places of the picture, about one on average.
     Each level is weighted to about one (EDM, Karras et al. 2022, section 5): a velocity has unit scale at every level, the error of
     a data prediction is divided by the mean variance that it has to explain.
     """
@@ -62,15 +68,20 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     output = dit(x, sigma, conditions)
     if dit.config.dit.prediction == "velocity":
         velocity = noise - data
-        return (output - velocity).square().mean(), velocity.square().mean()
+        return (weight * (output - velocity).square()).mean(), (weight * velocity.square()).mean()
     if conditions.mean is None or conditions.variance is None:
-        return (output - data).square().mean(), data.square().mean()
+        return (weight * (output - data).square()).mean(), (weight * data.square()).mean()
     variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
     explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
     with torch.no_grad():
         start, _ = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
-        reference = ((start - data).square() / explained).mean()
-    return ((output - data).square() / explained).mean(), reference
+        reference = (weight * (start - data).square() / explained).mean()
+    return (weight * (output - data).square() / explained).mean(), reference
+
+
+def change(window: Window) -> Tensor:
+    """[B, 1, K, h, w]: how far a block's latents are from the recorded frame before, root mean square over channels."""
+    return torch.cat([window.before, window.data], dim=2).diff(dim=2).square().mean(dim=1, keepdim=True).sqrt()
 
 
 def noised(window: Window, settings: Settings, stream: torch.Generator) -> Window:
@@ -117,6 +128,14 @@ class Foundation:
         self.own = min(max(round(settings.batch * settings.own_share), 1), settings.batch - 1)
         self.pool = RolloutPool(windows, 4 * self.own, settings.life, self.stream(-1), share=0.0)
         self.sigmas = flow.sigma_schedule(settings.own_steps, config.sampler.shift)
+        window = windows.truth(windows.data.draw(256, 0, self.stream(-2), fresh=0.0), self.stream(-2))
+        self.mean_change = change(window).mean().clamp(min=1e-6)
+
+    def weight(self, window: Window) -> Tensor:
+        """[B, 1, K, h, w] weights in the loss, at most `HEAVIEST`, one on average over recorded blocks: a share `moving` of the
+        loss goes to places in proportion to how much they change."""
+        moving = self.settings.moving
+        return (1 - moving + moving * change(window) / self.mean_change).clamp(max=HEAVIEST)
 
     def stream(self, number: int) -> torch.Generator:
         """Random numbers of one step: a resumed run draws what an unbroken one would."""
@@ -138,12 +157,13 @@ class Foundation:
             self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described
         )
         window = batch.join([lived, recorded])
+        weight = self.weight(window).repeat_interleave(s.draws, 0)
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
         conditions = read_window(dit, window).repeat(s.draws)
         data = window.data.repeat_interleave(s.draws, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream, device=self.device)
-        return flow_loss(dit, conditions, data, sigma, noise)
+        return flow_loss(dit, conditions, data, sigma, noise, weight)
 
 
 @torch.no_grad()
