@@ -16,8 +16,8 @@ OURS = {"world_model", "yume_gym", "train", "agents", "examples", "docs", "tests
 ALLOWED = {
     "world_model": set(),
     "yume_gym": {"world_model"},
-    "train": {"world_model", "yume_gym.street"},
-    "agents": {"yume_gym", "world_model.actions"},
+    "train": {"world_model", "yume_gym.street", "yume_gym.keyboard"},
+    "agents": {"yume_gym", "world_model.actions", "train.recordings"},
     "examples": {"world_model", "yume_gym", "train", "agents"},
     "docs": {"world_model", "yume_gym", "train", "agents", "examples"},
 }

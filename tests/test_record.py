@@ -6,12 +6,15 @@ import json
 
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 from tiny_worlds import ACTIONS
 
 from train import record as command
-from train.recordings import RecordingError, open_episodes
+from train.recordings import Recording, RecordingError, open_episodes
+from train.recordings.environment import RecordedEnv, RecordSettings
 from train.recordings.pictures import resized
-from train.recordings.recorder import EpisodeRecorder, RecordSettings, record
+from train.recordings.recorder import EpisodeRecorder, record
+from world_model.action_spaces import ActionSpec
 
 
 def settings(policy: str = "random", size: tuple[int, int] = (32, 48), **changes) -> RecordSettings:
@@ -254,3 +257,26 @@ def test_minari_mistakes_are_told(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command.main(["--minari", "not a name", "--out", str(tmp_path / "theirs")])
     assert "cannot load the Minari dataset 'not a name'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["discrete", "multi_discrete", "multi_binary", "box"])
+def test_the_environment_behind_a_recording_replays_it(tmp_path, kind):
+    """From the folder alone: the same pictures, rewards and ends; its spaces are those of a model of the recording."""
+    record(settings(actions=kind, frame_skip=2, size=(16, 24)), tmp_path, episodes=2)
+    env = RecordedEnv.of(tmp_path)
+    check_env(env, skip_render_check=True)
+    for index, episode in enumerate(open_episodes(tmp_path)):
+        env_seed = EpisodeRecorder(env.settings).record(index).info["env_seed"]
+        shown, _ = env.reset(seed=env_seed)
+        np.testing.assert_array_equal(shown, episode.frames[0])
+        for step, action in enumerate(episode.action):
+            assert env.action_space.contains(int(action) if kind == "discrete" else action)
+            shown, reward, terminated, truncated, _ = env.step(action)
+            np.testing.assert_array_equal(shown, episode.frames[step + 1])
+            found = (reward, terminated, truncated)
+            assert found == (episode.reward[step], episode.terminated[step], episode.truncated[step])
+
+
+def test_a_recording_of_something_else_has_no_environment(tmp_path):
+    with pytest.raises(RecordingError, match=r"does not say how to make its environment: record it with train\.record"):
+        RecordSettings.of(Recording("elsewhere", 16, 24, 5.0, ActionSpec("discrete", (2,))))

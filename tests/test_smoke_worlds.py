@@ -11,7 +11,8 @@ from train.generator import autoencoder, foundation
 from train.generator.encode import encode_recording
 from train.generator.sheet import roll_out
 from train.generator.windows import Windows
-from train.recordings.recorder import RecordSettings, record
+from train.recordings.environment import RecordSettings
+from train.recordings.recorder import record
 from train.world import Recipe, Settings, WorldTraining
 
 # so few steps that noise levels below 1 would only be a distraction: what is asked is the mean of what may come

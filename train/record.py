@@ -18,10 +18,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from train.recordings.environment import RecordSettings
 from train.recordings.format import RecordingError
 from train.recordings.minari_io import read_minari, write_minari
 from train.recordings.pictures import RESIZES
-from train.recordings.recorder import RecordSettings, record
+from train.recordings.recorder import record
 
 
 def _size(text: str) -> tuple[int, int]:

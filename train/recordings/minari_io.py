@@ -13,10 +13,10 @@ import numpy as np
 from gymnasium import spaces
 from tqdm import tqdm
 
+from train.recordings.environment import DEFAULT_FPS, RecordSettings
 from train.recordings.episodes import open_episodes
 from train.recordings.format import Episode, Recording, RecordingError
 from train.recordings.pictures import as_rgb, find_pictures, resized, said
-from train.recordings.recorder import DEFAULT_FPS, RecordSettings
 from train.recordings.spaces import Actions
 from train.recordings.writer import EpisodeWriter
 from world_model.action_spaces import ActionSpec
