@@ -16,7 +16,7 @@ OURS = {"world_model", "yume_gym", "train", "agents", "examples", "docs", "tests
 ALLOWED = {
     "world_model": set(),
     "yume_gym": {"world_model"},
-    "train": {"world_model", "yume_gym.street", "yume_gym.keyboard"},
+    "train": {"world_model", "yume_gym.street", "yume_gym.keyboard", "yume_gym.window"},
     "agents": {"yume_gym", "world_model.actions", "train.recordings"},
     "examples": {"world_model", "yume_gym", "train", "agents"},
     "docs": {"world_model", "yume_gym", "train", "agents", "examples"},

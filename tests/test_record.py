@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pygame
 import pytest
 from gymnasium.utils.env_checker import check_env
 from tiny_worlds import ACTIONS
@@ -15,6 +16,7 @@ from train.recordings.environment import RecordedEnv, RecordSettings
 from train.recordings.pictures import resized
 from train.recordings.recorder import EpisodeRecorder, record
 from world_model.action_spaces import ActionSpec
+from yume_gym.window import Window
 
 
 def settings(policy: str = "random", size: tuple[int, int] = (32, 48), **changes) -> RecordSettings:
@@ -275,6 +277,39 @@ def test_the_environment_behind_a_recording_replays_it(tmp_path, kind):
             np.testing.assert_array_equal(shown, episode.frames[step + 1])
             found = (reward, terminated, truncated)
             assert found == (episode.reward[step], episode.terminated[step], episode.truncated[step])
+
+
+def test_a_person_plays_by_keys_until_escape(tmp_path, monkeypatch):
+    """Keys as `yume_gym.keyboard` has them: 2 is the last of three actions without names. Whole episodes are kept."""
+    held: list[frozenset[str] | None] = [frozenset({"2"}), frozenset(), frozenset({"1"})] * 6 + [None]
+    monkeypatch.setattr(Window, "held", lambda _: held.pop(0))
+    with pytest.raises(KeyboardInterrupt):
+        record(settings("keyboard:1000"), tmp_path, episodes=50)
+    actions = open_episodes(tmp_path).action
+    assert len(actions) >= 6 and actions.tolist() == ([2, 0, 1] * 6)[: len(actions)]
+
+
+def test_the_window_of_a_recording_says_which_keys_are_down():
+    window = Window("keys", 32, 48, 1000.0)
+    assert window.held() == frozenset()  # not open yet
+    window.show(np.zeros((1, 32, 48, 3), np.uint8))
+    assert window.held() == frozenset()
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
+    assert window.held() is None
+    window.close()
+
+
+@pytest.mark.parametrize(
+    ("policy", "workers", "match"),
+    [
+        ("keyboard:0", 1, "above 0, got '0'"),
+        ("keyboard:fast", 1, "got 'fast'"),
+        ("keyboard", 2, "leave out --workers 2"),
+    ],
+)
+def test_a_person_needs_a_rate_and_one_environment(tmp_path, policy, workers, match):
+    with pytest.raises(RecordingError, match=match):
+        record(settings(policy), tmp_path, episodes=1, workers=workers)
 
 
 def test_a_recording_of_something_else_has_no_environment(tmp_path):

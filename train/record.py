@@ -5,6 +5,7 @@
     python -m train.record --env MiniGrid-Fetch-8x8-N3-v0 --import minigrid --text-key mission --steps 20000 --out data/fetch
     python -m train.record --minari D4RL/some-pictures-v0 --out data/theirs
     python -m train.record --to-minari me/breakout-v0 --out data/breakout
+    python -m train.record --env ALE/Breakout-v5 --policy keyboard:15 --frame-skip 4 --episodes 5 --out data/mine
     python -m train.record --env CarRacing-v3 --policy train.recordings.policies:car_racing --steps 20000 --out data/carracing
 
 It can be stopped (Ctrl-C) and started again: whole episodes are kept, and the same command goes on. The result does not depend
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--env-kwargs", default=default.env_kwargs, help="its arguments, a JSON object")
     parser.add_argument(
-        "--policy", default=default.policy, help="random, sticky[:P], smooth, a .zip, or module:function"
+        "--policy", default=default.policy, help="random, sticky[:P], smooth, keyboard[:R], a .zip, or module:function"
     )
     parser.add_argument("--frame-skip", type=int, default=default.frame_skip, help="its steps for one action")
     parser.add_argument("--size", type=_size, default=default.size, help="HEIGHTxWIDTH, multiples of 8 (default 64x64)")

@@ -3,7 +3,7 @@
 | Actions        | Keys                                                                                              |
 |----------------|---------------------------------------------------------------------------------------------------|
 | first_person   | W A S D walk, arrows look                                                                         |
-| discrete       | arrows and space for names such as UP, RIGHT, FIRE or UPRIGHTFIRE; others: the number of the action |
+| discrete       | arrows and space for names such as UP, MOVE_RIGHT, FIRE or UPRIGHTFIRE; others: the action's number    |
 | multi_discrete | 1, 2 ... 9, 0: the choices above 0 of the first component, then those of the next ...               |
 | multi_binary   | 1, 2 ... 9, 0: the components                                                                     |
 | box            | arrows: the ends of the first two components; then free arrows and numbers for those of the others |
@@ -192,10 +192,11 @@ class ComponentKeys:
 
 
 def _named_chord(name: str) -> frozenset[str] | None:
-    """Keys of a name such as UPRIGHTFIRE; None for another name."""
-    if name.upper() == "NOOP":
+    """Keys of a name such as UPRIGHTFIRE, MOVE_LEFT or ATTACK; None for another name."""
+    word = name.upper().removeprefix("MOVE_").removeprefix("TURN_").replace("ATTACK", "FIRE")
+    if word in ("NOOP", "NONE"):
         return frozenset()
-    match = _NAMED.fullmatch(name.upper())
+    match = _NAMED.fullmatch(word)
     return frozenset(_KEYS[part] for part in match.groups() if part) if match and name else None
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
+from yume_gym.keyboard import CODES
+
 MIN_HEIGHT = 384  # small pictures are enlarged by a whole factor to at least about this many pixels
 
 
@@ -41,6 +43,16 @@ class Window:
             pygame.transform.scale(picture, self._size, self._surface)
             pygame.display.flip()
             self._clock.tick(self._fps)
+
+    def held(self) -> frozenset[str] | None:
+        """Names of `keyboard.CODES` that are held down now; None after Esc or where the window was closed by hand."""
+        if self._surface is None:
+            return frozenset()
+        pygame = self._pygame
+        down = pygame.key.get_pressed()
+        if down[pygame.K_ESCAPE] or pygame.event.peek(pygame.QUIT):
+            return None
+        return frozenset(name for name, code in CODES.items() if down[code])
 
     def close(self) -> None:
         """Close the window if it is open."""

@@ -3,6 +3,7 @@
 random              every action equally likely
 sticky, sticky:P    random, but the last action is repeated with probability P (0.75 if not said): what data are best made with
 smooth              for boxes: noise that changes slowly, around their middle
+keyboard, keyboard:R  a person, R actions a second (10 if not said); keys as in `yume_gym.keyboard`, Esc ends the recording
 PATH.zip            a policy that Stable-Baselines3 saved
 MODULE:FUNCTION     FUNCTION(env, rng) gives policy(observation) -> action
 """
@@ -18,12 +19,14 @@ import gymnasium
 import numpy as np
 
 from train.recordings.format import RecordingError
+from train.recordings.person import Person
 from train.recordings.spaces import Actions
 
 Policy = Callable[[Any], Any]  # observation -> action of the environment
 PolicyMaker = Callable[[gymnasium.Env, np.random.Generator], Policy]
 
 STICKY = 0.75
+RATE = 10.0  # actions a second of a person
 _KEEP = 0.9  # of slow noise from one step to the next
 # what Stable-Baselines3 keeps of each algorithm and of no other before it in this list
 _ALGORITHMS = {
@@ -44,12 +47,14 @@ def policy_maker(name: str) -> PolicyMaker:
         return sticky(_probability(rest) if rest else STICKY)
     if name == "smooth":
         return smooth
+    if kind == "keyboard":
+        return Person(_rate(rest) if rest else RATE)
     if name.endswith(".zip"):
         return stable_baselines(name)
     if kind and rest:
         return _imported(kind, rest)
     raise RecordingError(
-        f"unknown policy {name!r}: use random, sticky, sticky:0.9, smooth, a .zip of Stable-Baselines3, or module:function"
+        f"unknown policy {name!r}: use random, sticky, sticky:0.9, smooth, keyboard, a .zip of SB3, or module:function"
     )
 
 
@@ -148,4 +153,14 @@ def _probability(text: str) -> float:
         value = -1.0
     if not 0 <= value < 1:
         raise RecordingError(f"sticky:P needs a probability from 0 to below 1, got {text!r}")
+    return value
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise RecordingError(f"keyboard:R needs actions a second, above 0, got {text!r}")
     return value

@@ -84,6 +84,8 @@ def record(
     """
     if (steps is None) == (episodes is None) or (steps or episodes or 0) < 1:
         raise RecordingError(f"give either --steps or --episodes, 1 or more; got {steps} and {episodes}")
+    if workers > 1 and settings.policy.startswith("keyboard"):
+        raise RecordingError(f"a person plays one environment at a time: leave out --workers {workers}")
     recorder = _recorder(settings)
     for note in recorder.notes:
         tqdm.write(note, file=sys.stderr)
