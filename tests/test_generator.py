@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -279,12 +280,50 @@ def test_noise_on_a_history_leaves_the_target_alone(windows, data):
 
 
 def test_a_network_without_output_explains_nothing(toy_config, windows):
-    """The reference of `flow_loss` is the loss itself while the output layer is zero."""
+    """A network whose output layer is zero leaves everything unexplained."""
     dit = DiT(toy_config)
     measure_residuals(dit, windows)
     trainer = Foundation(toy_config, windows, foundation.Settings(batch=4, draws=2))
-    loss, reference = trainer.loss(dit, 0, 0.0)
-    torch.testing.assert_close(loss, reference)
+    loss, unexplained = trainer.loss(dit, 0, 0.0)
+    assert float(unexplained) == pytest.approx(1) and loss.isfinite()
+
+
+def test_the_expected_error_becomes_the_mean_error_and_weights_do_not_move_the_prediction():
+    """Places that err .01 and 4 on average: their logarithms settle at these, and a constant prediction at the mean of its data,
+    although one place weighs twenty times as much as the other."""
+    data = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0)) * torch.tensor([[0.1], [2.0]]) + 3
+    prediction, logarithm = torch.zeros(2, 1, requires_grad=True), torch.zeros(2, 1, requires_grad=True)
+    optimizer = torch.optim.Adam([prediction, logarithm], lr=0.05)
+    for _ in range(1200):
+        optimizer.zero_grad()
+        foundation.likelihood((prediction - data).square(), logarithm.expand_as(data)).backward()
+        optimizer.step()
+    torch.testing.assert_close(prediction.detach(), data.mean(dim=1, keepdim=True), rtol=0, atol=0.02)
+    errors = data.var(dim=1, keepdim=True, correction=0)
+    torch.testing.assert_close(logarithm.detach().exp(), errors, rtol=0.05, atol=0)
+    error = errors.clone().requires_grad_()
+    (weight,) = torch.autograd.grad(foundation.likelihood(error, logarithm.detach()), error)
+    torch.testing.assert_close(weight[0] / weight[1], (errors[1] / errors[0]).sqrt(), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("sigma", [1.0, 0.5])
+def test_where_nothing_is_expected_to_change_the_newest_frame_stays(toy_config, windows, dit, sigma):
+    """At every noise level, whatever else the network says; and the expected error has a value for each place."""
+    window = windows.truth(windows.data.draw(3, 4, stream(), fresh=0.0), stream())
+    conditions = read_window(dit, window)
+    noise = torch.randn(window.data.shape, generator=stream())
+    x = flow.add_noise(window.data, noise, torch.tensor(sigma))
+    still = copy.deepcopy(dit)
+    with torch.no_grad():
+        still.variances.weight.zero_()
+        still.variances.bias.copy_(torch.tensor([-40.0, -1.0]))
+        output, logarithm = still.with_uncertainty(x, torch.full((3,), sigma), conditions)
+    newest = window.history.latents[:, :, -1:].expand_as(output)
+    assert (output - newest).square().mean() < 0.05 * (
+        dit(x, torch.full((3,), sigma), conditions) - newest
+    ).square().mean()
+    assert logarithm.shape == (3, 1, *output.shape[2:]) and (logarithm == -1).all()
+    torch.testing.assert_close(still(x, torch.full((3,), sigma), conditions), output)
 
 
 def test_foundation_learns_the_toy(toy_config, windows):
@@ -297,11 +336,11 @@ def test_foundation_learns_the_toy(toy_config, windows):
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3, betas=(0.9, 0.95))
     shares = []
     for step in range(100):
-        loss, reference = trainer.loss(dit, step, step / 100)
+        loss, unexplained = trainer.loss(dit, step, step / 100)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        shares.append(float((loss / reference).detach()))
+        shares.append(float(unexplained))
     assert np.mean(shares[-20:]) < 0.8
 
 

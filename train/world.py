@@ -143,9 +143,9 @@ class WorldTraining:
         def step(number: int, done: float) -> dict[str, Tensor]:
             self.between_steps(stage, windows)
             with self.autocast():
-                loss, reference = trainer.loss(compute, number, done)
+                loss, unexplained = trainer.loss(compute, number, done)
             stage.update("dit", loss)
-            return {"loss": loss, "unexplained": loss / reference}
+            return {"loss": loss, "unexplained": unexplained}
 
         self.run(stage, step)
         return stage.averaged("dit").eval().requires_grad_(False)  # type: ignore[return-value]

@@ -38,6 +38,8 @@ from world_model.priors.base import Prediction
 from world_model.priors.registry import build_priors
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
 
+LOGARITHM = 8.0  # bound of the logarithms of variances
+
 
 class DiT(nn.Module):
     """The whole network of one `ModelConfig`."""
@@ -83,6 +85,8 @@ class DiT(nn.Module):
         self.register_buffer(
             "residual_deviation", torch.ones(2, config.block_latents, c.latent_channels) if c.residual else None
         )
+        # for each place, two logarithms: of the residual's variance in units of that deviation's square, of the error's variance
+        self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.residual else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
@@ -116,7 +120,7 @@ class DiT(nn.Module):
         for block in self.layers:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
-        for layer in (self.head.head, self.action_embedding):
+        for layer in (self.head.head, self.action_embedding, self.variances):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
 
@@ -338,6 +342,17 @@ class DiT(nn.Module):
         What the prediction means is `config.dit.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
         not fill a patch are dropped, as in the released model.
         """
+        return self._predict(x, sigma, conditions, self._tokens(x, sigma, conditions, history_sigma))[0]
+
+    def with_uncertainty(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """`forward`, and the logarithm of its squared error as the network expects it, relative to what the flow loss weights it
+        by: [B, 1, K, h, w] (heteroscedastic regression, Kendall and Gal 2017, eq. 8). Of models with `residual` only."""
+        output, error = self._predict(x, sigma, conditions, self._tokens(x, sigma, conditions, 0.0))
+        assert error is not None
+        return output, error
+
+    def _tokens(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float) -> Tensor:
+        """What the head reads, [B, L, D]."""
         tokens = self.patch_embedding(x.to(self.dtype))
         grid: Grid = tuple(tokens.shape[2:])  # type: ignore[assignment]
         tokens = tokens.flatten(2).transpose(1, 2)
@@ -362,21 +377,38 @@ class DiT(nn.Module):
                 conditions.history[i] if conditions.history else None,
                 (memory.total[i], memory.norm[i]) if memory is not None else None, conditions.memory_table,
             )  # fmt: skip
-        tokens = self.head.normed(tokens[:, -length:], head)
-        out = self.head.head(tokens)
+        return self.head.normed(tokens[:, -length:], head)
+
+    def _predict(
+        self, x: Tensor, sigma: Tensor, conditions: Conditions, tokens: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """The prediction, and the expected logarithm of its squared error where the model has one.
+
+        With `residual`, the network says place by place how much it expects to change: where nothing does, the prediction is the
+        newest frame at every noise level.
+        """
         p = self.config.dit.patch
-        out = rearrange(
-            out, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
-        )
+        grid = (x.shape[2] // p[0], x.shape[3] // p[1], x.shape[4] // p[2])
+        out = self._unpatch(self.head.head(tokens), grid)
         if conditions.mean is None or conditions.variance is None:
-            return out
+            return out, None
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
             for axis, size in enumerate(p):
                 level = level.repeat_interleave(size, dim=2 + axis)
-        mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
-        return mean + deviation * out
+        variance, error = conditions.variance, None
+        if self.variances is not None:
+            change, error = self._unpatch(self.variances(tokens), grid).clamp(-LOGARITHM, LOGARITHM).chunk(2, dim=1)
+            variance = variance * change.exp()
+        mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
+        return mean + deviation * out, error
+
+    def _unpatch(self, tokens: Tensor, grid: Grid) -> Tensor:
+        p = self.config.dit.patch
+        return rearrange(
+            tokens, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
+        )
 
 
 def _padded(layer: nn.Module, latents: Tensor) -> Tensor:

@@ -18,8 +18,6 @@ from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
 
-HEAVIEST = 20.0  # weight of a place in the loss
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -43,7 +41,6 @@ class Settings:
     own_steps: int = 2  # sampler steps of such a history
     life: int = 24  # blocks that a self-generated history lasts at most
     longest: int = 200  # blocks: oldest world in training
-    moving: float = 0.5  # share of the loss that goes to what changes: a ball is two of 64 places
     optimizer: str = "muon"  # or "adamw"
     seed: int = 0
 
@@ -54,34 +51,38 @@ def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Genera
     return torch.where(choice < pure_noise, 1.0, flow.shift_sigma(1 - uniform, shift))
 
 
-def flow_loss(
-    dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor, weight: Tensor | float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Error of the prediction at noise levels `sigma` [B], and that of a network whose output is zero.
+def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of the prediction at noise levels `sigma` [B]; and its squared error as a share of that of a network without output.
 
-    `weight` [B, 1, K, h, w] is of the places of the picture, about one on average.
     Each level is weighted to about one (EDM, Karras et al. 2022, section 5): a velocity has unit scale at every level, the error of
     a data prediction is divided by the mean variance that it has to explain.
     """
     level = sigma.float()[:, None, None, None, None]
     x = flow.add_noise(data, noise, level)
-    output = dit(x, sigma, conditions)
     if dit.config.dit.prediction == "velocity":
         velocity = noise - data
-        return (weight * (output - velocity).square()).mean(), (weight * velocity.square()).mean()
+        error = (dit(x, sigma, conditions) - velocity).square().mean()
+        return error, error.detach() / velocity.square().mean()
     if conditions.mean is None or conditions.variance is None:
-        return (weight * (output - data).square()).mean(), (weight * data.square()).mean()
+        error = (dit(x, sigma, conditions) - data).square().mean()
+        return error, error.detach() / data.square().mean()
     variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
     explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
-    with torch.no_grad():
-        start, _ = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
-        reference = (weight * (start - data).square() / explained).mean()
-    return (weight * (output - data).square() / explained).mean(), reference
+    start, _ = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
+    reference = ((start - data).square() / explained).mean()
+    output, logarithm = dit.with_uncertainty(x, sigma, conditions)
+    error = ((output - data).square() / explained).mean(dim=1, keepdim=True)
+    return likelihood(error, logarithm), error.detach().mean() / reference
 
 
-def change(window: Window) -> Tensor:
-    """[B, 1, K, h, w]: how far a block's latents are from the recorded frame before, root mean square over channels."""
-    return torch.cat([window.before, window.data], dim=2).diff(dim=2).square().mean(dim=1, keepdim=True).sqrt()
+def likelihood(error: Tensor, logarithm: Tensor) -> Tensor:
+    """beta-NLL with beta = 1/2 (Seitzer et al. 2022, arXiv 2203.09168, eq. 5) of squared errors that the network expects to be
+    ``exp(logarithm)``.
+
+    Weights depend on what the network knows, never on the data: the prediction stays the mean. Few large changes, such as a wall
+    close by, outweigh all small things in a plain squared error: a monster, a ball, whatever stands still.
+    """
+    return (((error / logarithm.exp()) + logarithm) * (logarithm / 2).exp().detach()).mean()
 
 
 def noised(window: Window, settings: Settings, stream: torch.Generator) -> Window:
@@ -128,21 +129,13 @@ class Foundation:
         self.own = min(max(round(settings.batch * settings.own_share), 1), settings.batch - 1)
         self.pool = RolloutPool(windows, 4 * self.own, settings.life, self.stream(-1), share=0.0)
         self.sigmas = flow.sigma_schedule(settings.own_steps, config.sampler.shift)
-        window = windows.truth(windows.data.draw(256, 0, self.stream(-2), fresh=0.0), self.stream(-2))
-        self.mean_change = change(window).mean().clamp(min=1e-6)
-
-    def weight(self, window: Window) -> Tensor:
-        """[B, 1, K, h, w] weights in the loss, at most `HEAVIEST`, one on average over recorded blocks: a share `moving` of the
-        loss goes to places in proportion to how much they change."""
-        moving = self.settings.moving
-        return (1 - moving + moving * change(window) / self.mean_change).clamp(max=HEAVIEST)
 
     def stream(self, number: int) -> torch.Generator:
         """Random numbers of one step: a resumed run draws what an unbroken one would."""
         return torch.Generator(self.device).manual_seed(self.settings.seed * 1_000_003 + number + 1)
 
     def loss(self, dit: DiT, number: int, done: float) -> tuple[Tensor, Tensor]:
-        """Loss of step `number`, after the share `done` of the run, and that of a network whose output is zero."""
+        """`flow_loss` of step `number`, after the share `done` of the run."""
         s, stream = self.settings, self.stream(number)
         share = min(1.0, max(0.0, done - s.own_from) / max(1e-6, (1 - s.own_from) / 2))
         rows, _, lived = self.pool.take(self.own, stream)
@@ -157,13 +150,12 @@ class Foundation:
             self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described
         )
         window = batch.join([lived, recorded])
-        weight = self.weight(window).repeat_interleave(s.draws, 0)
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
         conditions = read_window(dit, window).repeat(s.draws)
         data = window.data.repeat_interleave(s.draws, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream, device=self.device)
-        return flow_loss(dit, conditions, data, sigma, noise, weight)
+        return flow_loss(dit, conditions, data, sigma, noise)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def recorded_config(name: str, recording: Recording, has_text: bool, size: str =
     dit = DiTConfig(
         dim=dim, ffn_dim=hidden, heads=heads, layers=layers, patch=(1, 1, 1), latent_channels=latent,
         text_dim=text.dim, freq_dim=64,
-        packing=Tiers(recent=((1, 1), (max(1, block - 1), 2), (max(4, 2 * block), 4)), initial=2, old=(2, 4)),
+        packing=Tiers(recent=((block, 2), (max(4, 2 * block), 4)), initial=2, old=(2, 4)),  # the newest are seen in full besides
         channel=ChannelConfig(dim=48, heads=3, patch=(block, 4, 4), decay=0.95),
         history_attention="cached", prediction="data", positions="centred", mlp_conv=True, activation="relu_squared",
         screen_embedding=True, pooled_action=True, recent_frames=4, residual=True, max_age=128,

@@ -104,7 +104,6 @@ class Window:
     past: History
     target: Target
     data: Tensor  # [B, C, K, h, w] float32, the true block
-    before: Tensor  # [B, C, 1, h, w] float32, the true frame before it
     context: Tensor  # [B, event and action tokens, text_dim] float32
     action: Tensor  # [B, A] float32
 
@@ -200,13 +199,13 @@ class Windows:
         true_rows = begun[:, None] + 1 + number
         turned = data.angles[true_rows] - zero[:, None]
         target = Target(yaw=turned[..., 0].double(), pitch=turned[..., 1].double(), frame=number)
-        block, before = (data.latents[rows].transpose(1, 2).float() for rows in (true_rows, true_rows[:, :1] - 1))
+        block = data.latents[true_rows].transpose(1, 2).float()
         text = data.text[spans.step]
         if described:
             told = torch.rand(len(spans), generator=stream, device=lived.device) < described
             text = torch.where(told & (text == 0), data.caption[spans.episode], text)
         context = torch.cat([data.texts[text].float(), data.captions[data.action_tokens[spans.step]]], dim=1)
         return Window(
-            history(held, -history_frames(self.tiers)), history(past, -config.start_latents), target, block, before, context,
+            history(held, -history_frames(self.tiers)), history(past, -config.start_latents), target, block, context,
             data.action[spans.step],
         )  # fmt: skip
