@@ -26,7 +26,7 @@ test: $(VENV)/dev.stamp browser
 
 docs: $(VENV)/docs.stamp
 	$(RUN) docs/environment.py
-	$(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 	@echo "the site is in site/: open site/index.html"
 
 wheel: $(VENV)/dev.stamp
