@@ -1,6 +1,6 @@
 # make demo   a first walk: writes walk.mp4 and walk.png
 # make test   lint, types, tests (installs Debian's chromium for the tests of the page if run by root)
-# make docs   docs/environment.md from the environments' docstrings
+# make docs   docs/environment.md from the environments' docstrings, and the site of all pages in site/
 # make wheel  dist/*.whl, weights included
 # Needs Python 3.11 or newer (choose one with PYTHON=...) and a package registry; everything goes into .venv.
 
@@ -24,14 +24,16 @@ test: $(VENV)/dev.stamp browser
 	$(RUN) -m mypy
 	$(RUN) -m pytest -n 2 --dist loadfile
 
-docs: $(VENV)/demo.stamp
+docs: $(VENV)/docs.stamp
 	$(RUN) docs/environment.py
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "the site is in site/: open site/index.html"
 
 wheel: $(VENV)/dev.stamp
 	$(RUN) -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
@@ -47,4 +49,9 @@ $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	@echo "installing into $(VENV); torch is large, this takes a few minutes"
 	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/demo.stamp
+
+# the site's generator is no part of the development install: tests read the pages without it
+$(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --editable '.[docs]'
 	touch $@ $(VENV)/demo.stamp

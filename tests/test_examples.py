@@ -10,6 +10,7 @@ from types import ModuleType
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from PIL import Image
 
 import agents.random
 from world_model.actions import Action
@@ -106,18 +107,33 @@ def test_environment_page_is_the_docstrings() -> None:
     assert script.PAGE.read_text(encoding="utf-8") == script.page(), "the docstrings changed: run `make docs`"
 
 
-def test_readme_links_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+def python_blocks(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_readme_usage_runs(weights_folder, monkeypatch) -> None:
+def test_readme_usage_runs(weights_folder) -> None:
     """The first Python block of the README, on the small world."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert code is not None
-    small = code[1].replace('"YumeWorld-v0"', f'"YumeWorld-v0", model="{weights_folder}"')
-    assert small != code[1]
+    code = python_blocks(ROOT / "README.md")[0]
+    small = code.replace('"YumeWorld-v0"', f'"YumeWorld-v0", model="{weights_folder}"')
+    assert small != code
     exec(compile(small, "README.md", "exec"), {})
+
+
+def test_readme_ppo_runs(tmp_path, monkeypatch) -> None:
+    """The second, on the street, whose pictures are as large as those of the model `street`; one rollout, one update."""
+    code = python_blocks(ROOT / "README.md")[1]
+    short = code.replace('"YumeWorld-v0"', '"YumeStreet-v0"').replace("64", "8").replace("256", "8")
+    assert "PPO(" in short and short.count("YumeStreet-v0") == 1
+    monkeypatch.chdir(tmp_path)
+    exec(compile(short, "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "ppo.zip").exists()
+
+
+def test_page_of_use_runs(weights_folder, tmp_path, monkeypatch) -> None:
+    """All its Python blocks one after another, on the small world; but for the agent, which the README trains."""
+    code = "\n".join(block for block in python_blocks(ROOT / "docs" / "use.md") if "PPO" not in block)
+    small = code.replace('"YumeWorld-v0"', f'"YumeWorld-v0", model="{weights_folder}"')
+    assert small.count(str(weights_folder)) == 2
+    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(small, "use.md", "exec"), {})

@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,13 @@ NEVER = {"world_model": {"gymnasium"}}  # the learned world needs torch only
 
 
 def imported(path: Path) -> set[str]:
-    """Full names of the modules a file imports, wherever in the file; of `from a import b` both a and a.b."""
+    """Full names of what a file imports, wherever in the file; a.b of `from a import b`."""
+    return names_in(ast.parse(path.read_text(encoding="utf-8")), path)
+
+
+def names_in(tree: ast.AST, path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,6 +60,59 @@ def test_imports_go_one_way(part):
                 f"{path.relative_to(ROOT)} imports {name}"
             )
             assert name.split(".")[0] not in NEVER.get(part, ()), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def when_imported(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """The import statements of a module outside its functions and classes; those for type checkers only are among them."""
+    for node in body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, ast.If):
+            yield from when_imported([*node.body, *node.orelse])
+        elif isinstance(node, (ast.Try, ast.With)):
+            yield from when_imported(node.body)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours by its full name."""
+    paths = [path for part in ALLOWED for path in files(part)]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which of our modules each of our modules imports when it is imported."""
+    known, graph = modules(), {}
+    for name, path in known.items():
+        body = when_imported(ast.parse(path.read_text(encoding="utf-8")).body)
+        targets = names_in(ast.Module(list(body), []), path)
+        graph[name] = {t if t in known else t.rpartition(".")[0] for t in targets} & known.keys() - {name}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, if any do."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports for type checkers count too: two modules that need each other's types are one. Imports in functions do not."""
+    graph = import_graph()
+    assert (
+        "world_model.dit" in graph["world_model.worlds"] and "yume_gym.play.session" in graph["yume_gym.play.dreamer"]
+    )
+    assert not circle(graph), " imports ".join(reversed(circle(graph)))
+
+
+def test_a_circle_is_found(tmp_path):
+    code = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import b\n\n\ndef late():\n    import c\n"
+    seen = names_in(ast.Module(list(when_imported(ast.parse(code).body)), []), tmp_path)
+    assert seen == {"typing.TYPE_CHECKING", "b"}
+    assert set(circle({"a": {"b"}, "b": {"c"}, "c": {"a"}})) == {"a", "b", "c"}
+    assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 
 
 # of world_model/priors: what the rest of world_model may know

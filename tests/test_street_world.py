@@ -17,7 +17,8 @@ from world_model.priors.events import FADED, MOMENTS
 from yume_gym.street import layout as L
 from yume_gym.street import primitives as P
 from yume_gym.street.apparitions import ROUND
-from yume_gym.street.courses import KINDS, Course
+from yume_gym.street.courses import KINDS
+from yume_gym.street.event_state import Course
 from yume_gym.street.materials import band, pulses
 from yume_gym.street.simulator import EVENTS, LIGHTS, WALL_MARGIN, WEATHERS, StreetSimulator
 from yume_gym.street.town import build_town

@@ -36,7 +36,8 @@ from world_model.priors.events import BLUR, MOMENTS, Events, moments, quarter
 from world_model.priors.places import Places
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
-from yume_gym.street.courses import FADE_SECONDS, Course
+from yume_gym.street.courses import event_shapes
+from yume_gym.street.event_state import FADE_SECONDS, Course
 from yume_gym.street.primitives import H, X, Z
 from yume_gym.street.simulator import StreetSimulator, StreetState
 from yume_gym.street.walker import Walker
@@ -136,7 +137,7 @@ def render_pairs(
 def _centre(happening: Course, time: float, stands: Sequence[float]) -> list[float]:
     """Where an event's shapes are on the mean: metres forward, to the right and up from where it stands."""
     x, z, heading = stands
-    east, height, north = happening.shapes(time)[:, [X, H, Z]].mean(axis=0) - (x, 0, z)
+    east, height, north = event_shapes(happening, time)[:, [X, H, Z]].mean(axis=0) - (x, 0, z)
     sin, cos = math.sin(heading), math.cos(heading)
     return [east * sin + north * cos, east * cos - north * sin, height]
 
@@ -148,7 +149,7 @@ def _stand(happening: Course, how: str) -> tuple[float, float, float]:
     if how != "street":
         return (*happening.place, happening.heading)
     heading = float(quarter(torch.tensor(happening.heading)))
-    x, z = happening.shapes(happening.begin + FADE_SECONDS)[:, [X, Z]].mean(axis=0).tolist()
+    x, z = event_shapes(happening, happening.begin + FADE_SECONDS)[:, [X, Z]].mean(axis=0).tolist()
     return (happening.place[0], z, heading) if round(heading / (math.pi / 2)) % 2 else (x, happening.place[1], heading)
 
 

@@ -30,7 +30,7 @@ from train.data.shards import HELD_OUT, WalkInfo
 from train.engine.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
 from train.evaluation.sheet import to_pictures
 from train.street.descriptions import learn_skies, learn_sky_words, learn_views
-from train.street.voxels import count_bricks, count_voxels, distance_field, mark_walks
+from train.street.voxels import Survey, count_bricks, count_voxels, distance_field, mark_walks
 from train.street.walks import rephrased
 from train.vae import psnr
 from world_model.config import ModelConfig
@@ -43,15 +43,12 @@ WEIGHTS = "places.safetensors"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Survey):
     """Numbers of this stage."""
 
     batch: int = 16  # blocks a step
     lr: float = 2e-3
     table_lr: float = 2e-2
-    views: int = 3000  # whose distances are counted
-    walks: int = 300  # that mark where one can walk, of `blocks` blocks
-    blocks: int = 300
     whole: float = 10.0  # weight of the error of a block's mean, beside that of its tokens
     mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
     outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
@@ -60,7 +57,6 @@ class Settings:
     captions: int = 8  # of each view that a text can choose, and as many sentences
     texts: int = 120  # of each light and weather
     ema: float = 0.995
-    seed: int = 0
 
 
 def see(

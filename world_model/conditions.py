@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,8 @@ from torch import Tensor
 from world_model import batch
 from world_model.blocks import Grid
 from world_model.layers import KeyValue
+from world_model.state import Worlds
 from world_model.tscm import ChannelMemory, History
-
-if TYPE_CHECKING:
-    from world_model.priors.base import Prediction
-    from world_model.worlds import Worlds
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,17 @@ class Target:
     yaw: Tensor
     pitch: Tensor
     frame: Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one prior says of a block: data ~ N(mean, variance), [B, C, K, h, w] each; what the generator is shown besides,
+    [B, channels, K, h, w]; and the prior's own notes for its `update`."""
+
+    mean: Tensor
+    variance: Tensor
+    shown: Tensor
+    own: Any = None
 
 
 @dataclass(frozen=True)

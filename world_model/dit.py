@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from world_model import flow
 from world_model.blocks import Block, Grid, Head
-from world_model.conditions import Conditions, Target
+from world_model.conditions import Conditions, Prediction, Target
 from world_model.config import ModelConfig, Tiers
 from world_model.layers import (
     FloatLinear,
@@ -34,7 +34,6 @@ from world_model.layers import (
     sinusoid,
 )
 from world_model.positions import Positions
-from world_model.priors.base import Prediction
 from world_model.priors.registry import build_priors
 from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
 

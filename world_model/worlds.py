@@ -1,4 +1,4 @@
-"""Worlds between two blocks: all that a dream remembers, and how it begins.
+"""Worlds between two blocks (`state.Worlds`): how they begin, and how several are one batch.
 
 Shapes: B worlds, C latent channels, h x w latent size, H x W pixels.
 """
@@ -6,7 +6,7 @@ Shapes: B worlds, C latent channels, h x w latent size, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,29 +16,11 @@ from world_model import batch
 from world_model.conditions import Pose
 from world_model.config import Tiers
 from world_model.dit import DiT
-from world_model.priors.base import State
-from world_model.tscm import ChannelMemory, History, still_history
-from world_model.vae import DecoderCache, VideoVAE
+from world_model.state import Worlds
+from world_model.tscm import History, still_history
+from world_model.vae import VideoVAE
 
 NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories
-
-
-@dataclass(frozen=True)
-class Worlds:
-    """B worlds between two blocks, as tensors; immutable.
-
-    yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1
-    (the last one), cache of the streaming decoder, and the states of the model's priors.
-    """
-
-    history: History
-    memory: ChannelMemory | None
-    yaw: Tensor
-    pitch: Tensor
-    frame: Tensor
-    picture: Tensor
-    cache: DecoderCache
-    priors: tuple[State, ...]
 
 
 def join_worlds(worlds: Sequence[Worlds]) -> Worlds:

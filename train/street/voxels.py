@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,16 +20,23 @@ from world_model.priors.geometry import camera_rays
 from world_model.priors.places import FARTHEST, PARTLY, UNIT
 from yume_gym.street.walker import Walker
 
-if TYPE_CHECKING:
-    from train.places import Settings
-
 KERB = 0.2  # metres: what is lower is ground
 NEAR = 50.0  # metres: parts of voxels that are farther are not told apart
 THIN = 3  # one ray in so many, each way, is followed through the air
 
 
+@dataclass(frozen=True)
+class Survey:
+    """How much of a town is looked at."""
+
+    views: int = 3000  # whose distances are counted
+    walks: int = 300  # that mark where one can walk, of `blocks` blocks
+    blocks: int = 300
+    seed: int = 0
+
+
 def _looks(
-    config: ModelConfig, settings: Settings, town: int, count: int, seed: int, what: str
+    config: ModelConfig, settings: Survey, town: int, count: int, seed: int, what: str
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """`count` views of the town, every way: from where [3] (x, height, z), directions of pixels' rays [H, W, 3], metres [H, W]."""
     street = known_street(config, town)
@@ -41,7 +48,7 @@ def _looks(
         yield np.array([x, config.camera.eye_height, z]), (rays @ street.pose[:3, :3].T) * (1, -1, 1), away
 
 
-def count_voxels(config: ModelConfig, settings: Settings, town: int = 0) -> np.ndarray:
+def count_voxels(config: ModelConfig, settings: Survey, town: int = 0) -> np.ndarray:
     """bool [X, H, Z]: what is solid in a known town. A voxel is where more rays end than pass, or where none comes by."""
     places = places_of(config)
     assert places is not None
@@ -68,9 +75,7 @@ def count_voxels(config: ModelConfig, settings: Settings, town: int = 0) -> np.n
     return (hit * 2 > passed * 1) & (hit > 1) | ((passed == 0) & (hit == 0) & ~near)
 
 
-def count_bricks(
-    config: ModelConfig, settings: Settings, solid: np.ndarray, town: int = 0
-) -> tuple[np.ndarray, Tensor]:
+def count_bricks(config: ModelConfig, settings: Survey, solid: np.ndarray, town: int = 0) -> tuple[np.ndarray, Tensor]:
     """Of voxels that are `solid` [X, H, Z] and lie open: which are so only in part, bool [X, H, Z], and their parts as bits, int64
     [n], as `Places.stand` takes them. A part is air where more than twice as many rays pass as end. ValueError without room."""
     places = places_of(config)
@@ -129,7 +134,7 @@ def distance_field(solid: np.ndarray, places: PlacesConfig, partly: np.ndarray |
     return torch.from_numpy(steps if partly is None else np.where(partly, np.uint8(PARTLY), steps))
 
 
-def mark_walks(config: ModelConfig, settings: Settings, town: int = 0) -> Tensor:
+def mark_walks(config: ModelConfig, settings: Survey, town: int = 0) -> Tensor:
     """bool [X, Z]: where walkers came by in a known town."""
     places = places_of(config)
     assert places is not None

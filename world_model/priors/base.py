@@ -11,29 +11,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from world_model.conditions import BlockContext, Motion, Pose
+from world_model.conditions import BlockContext, Motion, Pose, Prediction
+from world_model.state import PriorState
 from world_model.vae import VideoVAE
-
-State = Any  # a prior's own
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Data ~ N(mean, variance), [B, C, K, h, w] each; what the generator is shown besides, [B, channels, K, h, w]; and the prior's
-    own notes for its `update`."""
-
-    mean: Tensor
-    variance: Tensor
-    shown: Tensor
-    own: Any = None
 
 
 class Prior(nn.Module):
@@ -64,27 +50,27 @@ class Prior(nn.Module):
         return None
 
     @abstractmethod
-    def begin(self, pictures: Tensor, pose: Pose) -> State:
+    def begin(self, pictures: Tensor, pose: Pose) -> PriorState:
         """The state of worlds that stand at `pose` before pictures [B, 3, H, W] in -1..1."""
 
     # ---- a block ------------------------------------------------------------------------------------------------------
 
-    def constrain(self, state: State, motion: Motion) -> Motion:
+    def constrain(self, state: PriorState, motion: Motion) -> Motion:
         """The commanded motion, as far as one gets."""
         return motion
 
-    def hear(self, state: State, block: BlockContext) -> Tensor:
+    def hear(self, state: PriorState, block: BlockContext) -> Tensor:
         """`block.context` as the generator is to hear it."""
         return block.context
 
     @abstractmethod
-    def predict(self, state: State, block: BlockContext, vae: VideoVAE) -> Prediction:
+    def predict(self, state: PriorState, block: BlockContext, vae: VideoVAE) -> Prediction:
         """What the block looks like. Takes no gradient; `block.context` is as it was told."""
 
     @abstractmethod
     def update(
-        self, state: State, block: BlockContext, prediction: Prediction, latents: Tensor, video: Tensor
-    ) -> tuple[State, Tensor]:
+        self, state: PriorState, block: BlockContext, prediction: Prediction, latents: Tensor, video: Tensor
+    ) -> tuple[PriorState, Tensor]:
         """After denoising: the state after the block, and its decoded pictures [B, 3, T, H, W] in -1..1, perhaps refined."""
 
 

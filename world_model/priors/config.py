@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from world_model.config import ModelConfig
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 
 @dataclass(frozen=True)
@@ -84,24 +81,36 @@ NESTED: dict[str, type] = {
 }  # configs within these, by the names of fields
 
 
-def scene_of(config: ModelConfig) -> SceneConfig | None:
+class HasPriors(Protocol):
+    """A `ModelConfig`, which is built from the configs here: all that these functions need of it."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def priors(self) -> tuple[PriorConfig, ...]: ...
+
+
+Model = TypeVar("Model", bound=HasPriors)
+
+
+def scene_of(config: HasPriors) -> SceneConfig | None:
     """The scene prior of a model, if it has one."""
     return next((prior for prior in config.priors if isinstance(prior, SceneConfig)), None)
 
 
-def places_of(config: ModelConfig) -> PlacesConfig | None:
+def places_of(config: HasPriors) -> PlacesConfig | None:
     """The towns that a model knows by heart, if it knows any."""
     scene = scene_of(config)
     return scene.places if scene is not None else None
 
 
-def events_of(config: ModelConfig) -> EventsConfig | None:
+def events_of(config: HasPriors) -> EventsConfig | None:
     """The events that a model knows by heart, if it knows any."""
     scene = scene_of(config)
     return scene.events if scene is not None else None
 
 
-def with_scene(config: ModelConfig, **changes: Any) -> ModelConfig:
+def with_scene(config: Model, **changes: Any) -> Model:
     """A model with another scene prior: `changes` are fields of its `SceneConfig`."""
     priors = [dataclasses.replace(p, **changes) if isinstance(p, SceneConfig) else p for p in config.priors]
     return dataclasses.replace(config, priors=tuple(priors))

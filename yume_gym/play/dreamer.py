@@ -22,9 +22,9 @@ from world_model.worlds import join_worlds, split_worlds
 from yume_gym.first_person import EnvState
 from yume_gym.play.pace import Forecast
 from yume_gym.play.replay import Replay, made_with
-from yume_gym.play.session import Session
+from yume_gym.play.session import Job, Session
 from yume_gym.play.start import Origin, Start, prepare
-from yume_gym.play.world import Frame, Job
+from yume_gym.play.world import Frame
 
 WARM_UP = 4  # blocks; the first is not representative
 WARM_UP_EVENT = "a heavy rainstorm begins"

@@ -17,24 +17,36 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from world_model.model import WorldModel
+from world_model.model import WorldModel, WorldState
 from yume_gym.env import check_told
+from yume_gym.first_person import EnvState
 from yume_gym.play.film import Keeper, write_clip
 from yume_gym.play.keys import HeldKeys, key_name, played
 from yume_gym.play.pace import Beat, Meter, Stats
 from yume_gym.play.replay import Made, Replay, Script, Take, write_replay
 from yume_gym.play.start import Origin, Start, Twin, prepare
-from yume_gym.play.world import Frame, Job, Order, PlayedWorld, Snapshot
+from yume_gym.play.world import Frame, Order, PlayedWorld, Snapshot
 from yume_gym.street.events import check_event
 
 CLIP_SECONDS = 30
 NAP = 0.05  # seconds: the longest a front sleeps without looking
 _NEVER = float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a session asks of the Dreamer: the world's next block, or its start where there is no order."""
+
+    session: Session
+    world: PlayedWorld
+    state: WorldState | None
+    street: EnvState | None
+    order: Order | None
 
 
 class Session:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,9 +15,6 @@ from yume_gym.play.replay import Block, Take
 from yume_gym.play.start import Origin, Twin, knows_event
 
 STILL = Action()
-
-if TYPE_CHECKING:
-    from yume_gym.play.session import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,14 +167,3 @@ class PlayedWorld:
             event,
             self.score,
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """What a session asks of the Dreamer: the world's next block, or its start where there is no order."""
-
-    session: Session
-    world: PlayedWorld
-    state: WorldState | None
-    street: EnvState | None
-    order: Order | None

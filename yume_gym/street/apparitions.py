@@ -6,12 +6,9 @@ After a few seconds everything repeats itself every `ROUND` seconds exactly.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from yume_gym.street import primitives as P
-
-if TYPE_CHECKING:
-    from yume_gym.street.courses import Course, Rows
+from yume_gym.street.event_state import Course, Rows
 
 ROUND = 10.0  # seconds
 _TURN = math.tau / ROUND

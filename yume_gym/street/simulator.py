@@ -14,7 +14,8 @@ from world_model.camera import CameraConfig, commanded_motion, pose_matrix
 from yume_gym.street import atmosphere as air
 from yume_gym.street import primitives as P
 from yume_gym.street.atmosphere import LIGHTS, WEATHERS, Atmosphere
-from yume_gym.street.courses import KINDS, Course
+from yume_gym.street.courses import KINDS, event_shapes
+from yume_gym.street.event_state import Course
 from yume_gym.street.layout import PITCH
 from yume_gym.street.motion import WALL_MARGIN, slide
 from yume_gym.street.render import depth_map, render, sight
@@ -290,7 +291,7 @@ class StreetSimulator:
 
     def _shapes(self) -> np.ndarray:
         parts = [self.town.shapes, self.town.people.shapes(self.time)]
-        parts += [course.shapes(self.time) for course in self._now.courses]
+        parts += [event_shapes(course, self.time) for course in self._now.courses]
         if self._now.beacon is not None:
             x, z = self._now.beacon
             pulse = 0.85 + 0.1 * math.sin(4.0 * self.time)
