@@ -11,7 +11,7 @@ from torch import Tensor
 from world_model import batch
 from world_model.blocks import Grid
 from world_model.layers import KeyValue
-from world_model.state import Worlds
+from world_model.memory import Worlds
 from world_model.tscm import ChannelMemory, History
 
 

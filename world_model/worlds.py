@@ -16,7 +16,7 @@ from world_model import batch
 from world_model.conditions import Pose
 from world_model.config import Tiers
 from world_model.dit import DiT
-from world_model.state import Worlds
+from world_model.memory import Worlds
 from world_model.tscm import History, still_history
 from world_model.vae import VideoVAE
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model.conditions import BlockContext, Motion, Pose, Prediction
-from world_model.state import PriorState
+from world_model.memory import PriorState
 from world_model.vae import VideoVAE
 
 
