@@ -166,8 +166,9 @@ class DiT(nn.Module):
         return self.config.dit.packing == "released" and torch.is_grad_enabled()
 
     def _no_kernel(self) -> Tensor:
-        """Zero that depends on all coarse kernels: all need a gradient at every step, or sharded processes fall out of step."""
-        kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding_")]
+        """Zero that depends on all patch kernels: all need a gradient at every step, and that of what is read, or sharded processes
+        fall out of step."""
+        kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding")]
         return 0 * torch.stack([p.sum() for p in kernels]).sum()
 
     # ---- channel half -------------------------------------------------------------------------------------------------
