@@ -26,7 +26,8 @@ from torch import Tensor
 from train.data.corpus import Corpus
 from train.data.latents import load_vae, origin_of
 from train.data.shards import find_shards, latents_path
-from train.engine.loop import PATHS, prepare_cpu
+from train.engine.arguments import PATHS
+from train.engine.loop import prepare_cpu
 from train.engine.sharding import own_device
 from train.evaluation.held_out import HORIZONS, held_out_psnr, horizon_frames
 from train.evaluation.sheet import to_pictures

@@ -43,14 +43,16 @@ class Settings:
 
     batch: int = 4
     pool: int = 32
-    blocks: int = 24  # a world's longest life, as far as its walk goes; every block of it is the generator's own
+    blocks: int = 24  # a world's longest life; every block of it is the generator's own
     text_start: float = 0.4  # share of worlds that start from text, and live one block
     generator_lr: float = 2e-5
     critic_lr: float = 2e-4
     generator_every: int = 4  # critic steps a generator step
     critic_warmup: int = 50
     guidance: float = 0.0  # w of c + w (c - u): u is the teacher without the event's text; 3 to 5 for large models
-    truth: float = 0.5  # weight of the squared distance to the true block, which a simulator knows
+    truth: float = (
+        0.5  # weight of the squared distance to the true block, which a simulator knows; 0: worlds outlive their walks
+    )
     ema: float = 0.99
     lanes: int = (
         1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
@@ -90,7 +92,7 @@ class Distiller:
         self.exits, self.device = settings.seed if exits is None else exits, own_device()
         self.pool = Pool(
             corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks,
-            text_start=settings.text_start, device=self.device,
+            text_start=settings.text_start, device=self.device, beyond=not settings.truth,
         )  # fmt: skip
         self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
 
@@ -185,9 +187,11 @@ def train(
     minutes: float | None,
 ) -> None:
     """Distils the foundation weights in `initial`. Raises ValueError for a run that ends before the generator's first update."""
-    if settings.critic_warmup >= steps:
+    first = -(-settings.critic_warmup // settings.generator_every) * settings.generator_every
+    if 0 < steps <= first:
         raise ValueError(
-            f"--critic-warmup {settings.critic_warmup} leaves the generator none of --steps {steps}: make it shorter"
+            f"the generator first learns after {first} steps (--critic-warmup {settings.critic_warmup}, --generator-every "
+            f"{settings.generator_every}), but --steps is {steps}: make the warm-up shorter"
         )
     torch.manual_seed(settings.seed)
     student = initial_dit(config, initial)

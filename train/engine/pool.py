@@ -24,7 +24,7 @@ from world_model.config import Tiers
 from world_model.dit import DiT
 from world_model.priors.album import Album
 from world_model.priors.scene import SceneState
-from world_model.rollout import generator
+from world_model.rollout import generator, motion_of
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
@@ -64,17 +64,19 @@ class Pool:
     """`size` worlds; `draw` takes some of them, `put` returns them one block later.
 
     blocks: a world's longest life; it ends with its walk. memory_blocks: how much of its past is kept for the channel path's
-    gradient. text_start: share of worlds that start from a caption alone (T2V), and live one block; "alternate": all worlds of even
-    steps do, and none of odd ones. caption: how often the caption is told though nothing happens. Worlds live on `device`.
+    gradient. text_start: share of worlds that start from a caption alone (T2V), and live one block; "alternate": all worlds of
+    even steps do, and none of odd ones. caption: how often the caption is told though nothing happens. beyond: worlds live on after
+    their walk's end, where no truth is known (it is zero), on actions that other worlds of the pool have. Worlds live on `device`.
     """
 
     def __init__(
         self, corpus: Corpus, conditioning: Conditioning, size: int, seed: int, blocks: int = 12, memory_blocks: int = 16,
         text_start: float | Literal["alternate"] = 0.4, caption: float = 0.4, device: torch.device | str = "cpu",
+        beyond: bool = False,
     ) -> None:  # fmt: skip
         self.corpus, self.conditioning = corpus, conditioning
         self.size, self.seed, self.blocks, self.memory_blocks = size, seed, blocks, memory_blocks
-        self.text_start, self.caption, self.device = text_start, caption, device
+        self.text_start, self.caption, self.device, self.beyond = text_start, caption, device, beyond
         # text starts of even steps have slots of their own, which are empty between two steps
         self.entries: list[Entry | None] = [None] * (2 * size if text_start == "alternate" else size)
 
@@ -105,11 +107,12 @@ class Pool:
                 "histories of this packing grow, and worlds of different ages fit no batch: one world a lane"
             )
         worlds, past = join_worlds([e.worlds for e in entries]), batches.join([e.past for e in entries])
-        actions = [self.corpus.action(e.walk, e.block) for e in entries]
+        actions = [self._action(e) for e in entries]
         context, pooled = self.conditioning.context(actions, [self.told(e) for e in entries])
-        truth = torch.stack([self.corpus.block(e.walk, e.block) for e in entries])
+        truth = torch.stack([self._truth(e) for e in entries])
         words = [t.to(self.device) for t in (context, pooled, truth)]
-        motion = batches.move(self.corpus.motion([e.walk for e in entries], [e.block for e in entries]), self.device)
+        motion = batches.join([self._motion(e, action) for e, action in zip(entries, actions)])
+        motion = batches.move(motion, self.device)
         return Batch(index, worlds, past, actions, motion, *words)
 
     def put(self, batch: Batch, after: Worlds, block: History) -> None:
@@ -125,6 +128,32 @@ class Pool:
             past = entry.past.join(batches.rows(block, slice(row, row + 1)))
             keep = torch.arange(past.frames - limit, past.frames, device=past.frame.device)[None]
             self.entries[i] = replace(entry, block=entry.block + 1, worlds=world, past=past.select(keep))
+
+    def _inside(self, entry: Entry) -> bool:
+        """Whether a world's next block is one of its walk's."""
+        return not self.beyond or entry.block < self.corpus.blocks_of(entry.walk)
+
+    def _action(self, entry: Entry) -> Action:
+        if self._inside(entry):
+            return self.corpus.action(entry.walk, entry.block)
+        stream = generator(self.seed, "beyond", entry.walk, entry.last, entry.block)
+        others = [other for other in self.entries if other is not None and self._inside(other)] or [entry]
+        other = others[int(torch.randint(len(others), (), generator=stream))]
+        return self.corpus.action(other.walk, min(other.block, self.corpus.blocks_of(other.walk) - 1))
+
+    def _truth(self, entry: Entry) -> Tensor:
+        """[C, K, h, w]"""
+        if self._inside(entry):
+            return self.corpus.block(entry.walk, entry.block)
+        config = self.corpus.config
+        return torch.zeros(config.dit.latent_channels, config.block_latents, *config.latent_size)
+
+    def _motion(self, entry: Entry, action: Action) -> Motion:
+        """The true camera's of one world; beyond its walk the commanded one."""
+        if self._inside(entry):
+            return self.corpus.motion([entry.walk], [entry.block])
+        world = entry.worlds
+        return motion_of(self.corpus.config, [action], world.yaw.cpu(), world.pitch.cpu())
 
     def dreaming(self, batch: Batch) -> Tensor:
         """[B] bool."""
@@ -153,7 +182,7 @@ class Pool:
             return
         worlds, past, plans = unpacked(state["worlds"]), unpacked(state["past"]), state["plan"].tolist()
         for row, (slot, world, (walk, block, last, dreaming)) in enumerate(zip(slots, split_worlds(worlds), plans)):
-            if slot < self.size and walk < len(self.corpus) and last < self.corpus.blocks_of(walk):
+            if slot < self.size and walk < len(self.corpus) and (self.beyond or last < self.corpus.blocks_of(walk)):
                 self.entries[slot] = Entry(
                     walk, block, last, bool(dreaming), world, batches.rows(past, slice(row, row + 1))
                 )
@@ -172,7 +201,8 @@ class Pool:
             walk = draw(min(HELD_OUT, len(corpus) - 1), len(corpus))
             blocks = corpus.blocks_of(walk)
             block = draw(0, min(3, blocks) if text_start else max(blocks - 1, 1))
-            last = block if text_start else min(block + draw(0, self.blocks), blocks - 1)
+            last = block if text_start else block + draw(0, self.blocks)
+            last = last if self.beyond else min(last, blocks - 1)
             plans.append((walk, block, last, text_start, float(torch.rand((), generator=stream)) < dreaming))
         pictures = torch.stack([corpus.picture(walk, block) for walk, block, *_ in plans])
         present = torch.tensor([not text_start for *_, text_start, _ in plans])
