@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,17 @@ from train import foundation
 from train.data import sekai
 from train.data.clips import Clips, open_corpus
 from train.data.corpus import Corpus
+from train.data.labels import ClipError
 from train.data.latents import LatentsOnly, encode_walk
 from train.data.shards import Header, Walk, WalkInfo
+from train.data.video import write_video
+from train.engine.pool import Pool
 from train.foundation import Settings
 from world_model.actions import Action
+from world_model.camera import pose_matrix
 from world_model.config import ModelConfig
+from world_model.rollout import append_and_decode, encode_conditions, generator
+from world_model.text import Conditioning
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
@@ -32,15 +39,18 @@ def bare(config) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, bare) -> Path:
-    """Six clips of five blocks, and one of a single block, which is too short."""
+    """Five clips of five blocks, one of eight, and one that is shorter than a block."""
     root = tmp_path_factory.mktemp("clips")
     size = bare.frames_per_block
     for number, (keys, arrows, blocks) in enumerate(
-        [("W", "", 5), ("W", "←", 5), ("S", "", 5), ("W+A", "", 1), ("", "→", 5), ("D", "", 5), ("A", "↑", 5)]
+        [("W", "", 5), ("W", "←", 5), ("S", "", 5), ("W+A", "", 1), ("", "→", 8), ("D", "", 5), ("A", "↑", 5)]
     ):
         header = Header(bare.name, bare.height, bare.width, bare.fps, size, blocks, 0, {})
         walk = _walk(Action.from_keys(keys, arrows), blocks, size, number)
-        sekai.write_walk(root, f"w{number}", walk, header, bare.camera)
+        (video,) = sekai.write_walk(root, f"w{number}", walk, header, bare.camera)
+        if blocks == 1:
+            write_video(video, walk.frames[:-1], bare.fps)
+            video.with_suffix(".npy").unlink()
     return root
 
 
@@ -56,17 +66,17 @@ def _walk(action: Action, blocks: int, size: int, seed: int) -> Walk:
 
 @pytest.fixture
 def clips(bare, folder, frozen_vae) -> Clips:
-    return Clips(bare, folder, frozen_vae, blocks=4, kept=2)
+    return Clips(bare, folder, frozen_vae)
 
 
 def test_a_clip_is_what_its_files_say(clips, bare, frozen_vae):
     video = next(v for v in sekai.find_clips(clips._videos[0].parents[1]) if v.stem.startswith("w2"))
     number = clips._videos.index(video)
-    header = Header("debug", 32, 48, 8, bare.frames_per_block, 4, 0, {})
+    header = Header("debug", 32, 48, 8, bare.frames_per_block, 5, 0, {})
     walk = sekai.walks_of(sekai.read_clip(video), header, bare.camera)[0]
     latents = torch.from_numpy(encode_walk(frozen_vae, walk)).float()
     size, frames = bare.block_latents, bare.frames_per_block
-    for block in range(4):
+    for block in range(5):
         assert torch.equal(clips.block(number, block), latents[:, block * size : (block + 1) * size])
         shown = walk.frames[max(block * frames - 1, 0)]
         np.testing.assert_allclose(clips.picture(number, block).permute(1, 2, 0), shown / 127.5 - 1, atol=1e-6)
@@ -74,7 +84,7 @@ def test_a_clip_is_what_its_files_say(clips, bare, frozen_vae):
         assert clips.action(number, block) == Action.from_keys("S")
     np.testing.assert_array_equal(clips.frames(number, 1, 2), walk.frames[frames : 3 * frames])
     assert clips.info(number).caption == "Street number 2." and clips.info(number).event_at(3) == "rain sets in"
-    assert clips.text("rain sets in").any() and not clips.text(None).any()
+    assert clips.blocks_of(number) == 5
 
 
 def test_the_camera_of_a_clip_moved_as_its_poses_say(clips, bare):
@@ -94,21 +104,86 @@ def test_the_camera_of_a_clip_moved_as_its_poses_say(clips, bare):
             np.testing.assert_allclose(motion.pitch[row], walk.pitch[now], atol=1e-6)
 
 
-def test_only_the_last_clips_are_kept_and_bad_ones_are_passed_over(clips, capsys):
+def test_memory_is_bounded_and_bad_clips_are_passed_over(bare, folder, frozen_vae, capsys):
+    one = Clips(bare, folder, frozen_vae)
+    one.block(0, 0)
+    clips = Clips(bare, folder, frozen_vae, kept=int(2.5 * next(iter(one._read.values())).nbytes))
     short = next(i for i, v in enumerate(clips._videos) if v.stem.startswith("w3"))
     following = (short + 1) % len(clips)
     assert torch.equal(clips.block(short, 0), clips.block(following, 0))
     assert clips.action(short, 0) == clips.action(following, 0)
-    assert capsys.readouterr().out.count("a walk needs") == 1  # told once
+    assert capsys.readouterr().out.count("fewer than a block needs") == 1  # told once
     for walk in range(len(clips)):
         clips.block(walk, 0)
     assert len(clips._read) == 2
 
 
+def test_clips_are_as_long_as_they_are_and_worlds_walk_them_to_the_end(clips, bare, frozen_vae, make_dit):
+    """A world that begins in a clip of eight blocks lives until its last one, and not a block longer."""
+    long = next(i for i, v in enumerate(clips._videos) if v.stem.startswith("w4"))
+    assert sorted(clips.blocks_of(walk) for walk in range(len(clips))) == [5, 5, 5, 5, 5, 5, 8]
+    assert clips.block(long, 7).shape[1] == bare.block_latents
+    clips._videos = [clips._videos[long]]
+    clips._read.clear()
+    dit, pool = make_dit(bare).requires_grad_(False), Pool(clips, Conditioning(bare.text), 1, 0, 100, text_start=0.0)
+    ends = set()
+    for step in range(60):
+        batch = pool.draw(dit, frozen_vae, 1, 0.0, step)
+        entry = pool.entries[0]
+        assert torch.equal(batch.truth[0], clips.block(0, entry.block))
+        _, block = encode_conditions(dit, frozen_vae, batch.worlds, batch.motion, batch.context, batch.pooled)
+        after, _ = append_and_decode(dit, frozen_vae, block, batch.truth, [generator("draws", step)])
+        pool.put(batch, after, block.history(batch.truth))
+        if pool.entries[0] is None:
+            ends.add(entry.block)
+    assert max(ends) == 7
+
+
+def test_keys_and_events_come_from_stretches_of_the_text(bare, folder, tmp_path):
+    video = next(v for v in sekai.find_clips(folder) if v.stem.startswith("w4"))
+    clip = tmp_path / "any" / "clip.mp4"
+    clip.parent.mkdir()
+    shutil.copy(video, clip)
+    assert video.with_suffix(".npy").is_file() and not clip.with_suffix(".npy").is_file()
+    header = Header("debug", 32, 48, 8, bare.frames_per_block, 8, 0, {})
+    label = clip.with_suffix(".txt")
+    label.write_text(
+        "Keys: W\nMouse: ·\nKeys 9-17: D\nMouse 13-32: →\nEvent 17-24: a flood comes\nCaption: A street.\n"
+    )
+    (walk,) = sekai.walks_of(sekai.read_clip(clip), header, bare.camera)
+    said = [Action.from_index(index) for index in walk.action]
+    assert [a.keys for a in said] == ["W", "W", "D", "D", "W", "W", "W", "W"]
+    assert [a.arrows for a in said] == ["", "", "", "→", "→", "→", "→", "→"]
+    assert [walk.info.event_at(block) for block in range(8)] == [None] * 4 + ["a flood comes"] * 2 + [None] * 2
+    assert walk.info.caption == "A street."
+    assert (walk.yaw[:12] == 0).all() and (
+        np.diff(walk.yaw[12:]) > 0
+    ).all()  # the commanded motion, from block to block
+    for text, message in (
+        ("Keys 9-5: W\n", "the first before the last"),
+        ("Keys 1-8: W\nKeys 5-9: S\n", "overlap at frame 5"),
+    ):
+        label.write_text(text)
+        with pytest.raises(ClipError, match=message):
+            sekai.read_clip(clip)
+
+
+def test_poses_tell_the_keys_block_by_block_where_nothing_else_does(bare, folder, tmp_path):
+    video = next(v for v in sekai.find_clips(folder) if v.stem.startswith("w4"))
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(video, clip)
+    ahead = np.concatenate([np.arange(16), np.full(16, 15)])  # forward for four blocks, then still
+    np.save(clip.with_suffix(".npy"), [pose_matrix(0.0, float(z), 0.0, 0.0, 1.6) for z in ahead])
+    header = Header("debug", 32, 48, 8, bare.frames_per_block, 8, 0, {})
+    (walk,) = sekai.walks_of(sekai.read_clip(clip), header, bare.camera)
+    assert [Action.from_index(index).keys for index in walk.action] == ["W"] * 4 + [""] * 4
+
+
 def test_a_folder_of_useless_clips_says_so(bare, folder, frozen_vae):
-    long = Clips(bare, folder, frozen_vae, blocks=9)
-    with pytest.raises(FileNotFoundError, match="none of the 7 clips"):
-        long.block(0, 0)
+    clips = Clips(bare, folder, frozen_vae)
+    clips._videos = [next(video for video in clips._videos if video.stem.startswith("w3"))] * 2
+    with pytest.raises(FileNotFoundError, match="none of the 2 clips"):
+        clips.block(0, 0)
 
 
 def test_models_with_a_guide_are_sent_to_shards(config, folder, frozen_vae):

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from train import foundation
 from train.engine.loop import Run
+from train.export import load_average
 from train.foundation import Settings
-from train.land import STARTS, land, load_average, starting_pictures
+from train.land import STARTS, land, starting_pictures
 from world_model.actions import Action
 from world_model.dit import DiT
 from world_model.model import WorldModel

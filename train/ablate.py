@@ -26,13 +26,15 @@ from torch import Tensor
 from train.data.corpus import Corpus
 from train.data.latents import load_vae, origin_of
 from train.data.shards import find_shards, latents_path
-from train.engine.loop import PATHS, prepare_cpu
+from train.engine.arguments import PATHS
+from train.engine.loop import prepare_cpu
 from train.engine.sharding import own_device
+from train.evaluation.held_out import HORIZONS, held_out_psnr, horizon_frames
 from train.evaluation.sheet import to_pictures
 from train.evaluation.store import Store
 from train.evaluation.walks import sharpness
-from train.foundation import HORIZONS, Settings, held_out_psnr, horizon_frames, train
-from train.land import load_average
+from train.export import load_average
+from train.foundation import Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import flow
 from world_model.config import ModelConfig, Tiers, get_preset

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from train.engine.loop import Run, load_network, prepare_cpu, read_arguments
+from train.engine.arguments import read_arguments
+from train.engine.loop import Run, load_network, prepare_cpu
 from train.evaluation.sheet import to_pictures, to_video
 from train.street.walks import plan_walk
 from world_model.actions import ALL_ACTIONS

@@ -20,19 +20,21 @@ from torch import Tensor, nn
 from train.data.clips import open_corpus
 from train.data.corpus import Corpus
 from train.data.latents import LatentsOnly, load_vae
-from train.engine.loop import Run, prepare_cpu, read_arguments
+from train.data.texts import open_conditioning
+from train.engine.arguments import initial_dit, read_arguments
+from train.engine.loop import Run, prepare_cpu
 from train.engine.pool import Batch, Pool
 from train.engine.sharding import lanes_of, mean_of, own_device
-from train.foundation import evaluate, flow_loss
+from train.evaluation.held_out import evaluate
+from train.foundation import flow_loss
 from world_model import flow
 from world_model.conditions import Conditions, Motion
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import commanded, dream_block, encode_conditions, generator
-from world_model.text import Conditioning
+from world_model.text import Conditioning, build_conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
-from world_model.weights import load_dit
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,15 @@ class Settings:
     batch: int = 4
     pool: int = 32
     blocks: int = 24  # a world's longest life; every block of it is the generator's own
+    text_start: float = 0.4  # share of worlds that start from text, and live one block
     generator_lr: float = 2e-5
     critic_lr: float = 2e-4
     generator_every: int = 4  # critic steps a generator step
     critic_warmup: int = 50
     guidance: float = 0.0  # w of c + w (c - u): u is the teacher without the event's text; 3 to 5 for large models
-    truth: float = 0.5  # weight of the squared distance to the true block, which a simulator knows
+    truth: float = (
+        0.5  # weight of the squared distance to the true block, which a simulator knows; 0: worlds outlive their walks
+    )
     ema: float = 0.99
     lanes: int = (
         1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
@@ -83,11 +88,12 @@ class Distiller:
     ) -> None:  # fmt: skip
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
         self.real = real
-        self.conditioning = conditioning or Conditioning(config.text)
+        self.conditioning = conditioning or build_conditioning(config)
         self.exits, self.device = settings.seed if exits is None else exits, own_device()
         self.pool = Pool(
-            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks, device=self.device
-        )
+            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks,
+            text_start=settings.text_start, device=self.device, beyond=not settings.truth,
+        )  # fmt: skip
         self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
 
     def rollout(self, dit: DiT, number: int, learn: bool) -> tuple[Batch, Motion, Tensor]:
@@ -147,8 +153,7 @@ class Distiller:
 
         fake, real = score(critic, batch.context), score(self.real, batch.context)
         if self.settings.guidance:
-            silent = batch.context.clone()
-            silent[:, : self.config.text.event_tokens] = 0
+            silent = self.conditioning.context(batch.actions, [None] * len(batch.actions))[0].to(self.device)
             real = real + self.settings.guidance * (real - score(self.real, silent))
         return dmd_direction(fake, real, latents)
 
@@ -181,14 +186,19 @@ def train(
     steps: int,
     minutes: float | None,
 ) -> None:
-    """Distils the foundation weights in `initial`."""
+    """Distils the foundation weights in `initial`. Raises ValueError for a run that ends before the generator's first update."""
+    first = -(-settings.critic_warmup // settings.generator_every) * settings.generator_every
+    if 0 < steps <= first:
+        raise ValueError(
+            f"the generator first learns after {first} steps (--critic-warmup {settings.critic_warmup}, --generator-every "
+            f"{settings.generator_every}), but --steps is {steps}: make the warm-up shorter"
+        )
     torch.manual_seed(settings.seed)
-    student = DiT(config)
-    load_dit(student, initial)
+    student = initial_dit(config, initial)
     critic = copy.deepcopy(student)
     real = copy.deepcopy(student).eval().requires_grad_(False)
     vae, _ = load_vae(config, vae_folder, str(own_device()))
-    corpus, conditioning = open_corpus(config, data, vae), Conditioning(config.text)
+    corpus, conditioning = open_corpus(config, data, vae), open_conditioning(config, data, initial)
     blind = vae if config.priors else LatentsOnly(vae)
     distillers = {
         name: Distiller(config, corpus, blind, own, real, conditioning, settings.seed)
@@ -233,17 +243,9 @@ def train(
 def main() -> None:
     prepare_cpu()
     names = (
-        "batch",
-        "pool",
-        "blocks",
-        "generator_lr",
-        "critic_lr",
-        "generator_every",
-        "guidance",
-        "truth",
-        "lanes",
-        "seed",
-    )
+        "batch", "pool", "blocks", "text_start", "generator_lr", "critic_lr", "generator_every", "critic_warmup",
+        "guidance", "truth", "lanes", "seed",
+    )  # fmt: skip
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae", "initial"))
     train(config, a.data, a.vae, a.initial, a.out, settings, a.steps, a.minutes)
 

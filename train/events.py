@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.data.latents import load_vae
-from train.engine.loop import Run, prepare_cpu, read_arguments
+from train.engine.arguments import read_arguments
+from train.engine.loop import Run, prepare_cpu
 from train.evaluation.sheet import to_pictures
 from train.places import load_places
 from train.street.growth import WEIGHTS, keep, known_in

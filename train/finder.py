@@ -22,7 +22,8 @@ from torch import Tensor
 from train.data.corpus import town_of, town_start
 from train.data.shards import HELD_OUT, Shard, find_shards
 from train.depth import degrade
-from train.engine.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
+from train.engine.arguments import read_arguments
+from train.engine.loop import Run, facts_of, load_network, prepare_cpu
 from train.evaluation.sheet import to_video
 from train.street.walks import known_street
 from world_model.config import ModelConfig

@@ -19,29 +19,26 @@ from torch import Tensor, nn
 from train.data.clips import open_corpus
 from train.data.corpus import Corpus
 from train.data.latents import LatentsOnly, load_vae
-from train.data.shards import HELD_OUT
+from train.data.texts import open_conditioning
 from train.depth import load_depth
+from train.engine.arguments import initial_dit, read_arguments
 from train.engine.deepen import deepened
-from train.engine.loop import Run, prepare_cpu, read_arguments
+from train.engine.loop import Run, prepare_cpu
 from train.engine.muon import Muon
 from train.engine.pool import Batch, Pool
 from train.engine.sharding import anywhere, lanes_of, mean_of, own_device
-from train.evaluation.sheet import to_pictures, to_video
+from train.evaluation.held_out import evaluate
+from train.generator.foundation import draw_sigma
 from train.places import load_places
 from train.street.growth import load_events
 from train.street.scene import PARTS, part_name, part_of, scene_prior, without_doubt
-from train.vae import psnr
 from world_model import flow
-from world_model.conditions import Conditions, Pose
+from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.rollout import append_and_decode, block_noise, denoise_block, dream_block, encode_conditions, generator
-from world_model.text import Conditioning, mean_token
+from world_model.rollout import append_and_decode, denoise_block, encode_conditions, generator
+from world_model.text import Conditioning, build_conditioning
 from world_model.vae import VideoVAE
-from world_model.weights import load_dit
-from world_model.worlds import start_worlds
-
-HORIZONS = {"block1": (0, 1), "blocks2-4": (1, 4), "rest": (4, None)}  # blocks of a dream
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,9 @@ class Settings:
     batch: int = 8  # worlds a step
     draws: int = 2  # noise draws that share one world's history
     pool: int = 64
-    life: int = 24  # blocks: the longest that a world of the pool lives
+    life: int = 24  # blocks: the longest that a world of the pool lives; a walk's end comes first
+    alternate: bool = False  # steps from text (T2V) and from pictures (I2V) strictly alternate, as in the paper
+    text_start: float = 0.4  # else: share of worlds that start from text, and live one block
     lr: float = 1.5e-3
     warmup: int = 60
     cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
@@ -59,7 +58,7 @@ class Settings:
     ema: float = 0.998
     history_noise: float = 0.25  # largest deviation added to a noised history
     noised: float = 0.5  # share of worlds with a noised history
-    pure_noise: float = 0.4  # share of draws at sigma 1
+    pure_noise: float = 0.4  # share of draws at noise level 1; the rest cover (0, 1], shifted as the sampler is
     sigma_floor: float = 0.4  # the loss weight 1 / sigma stops growing here
     dream_from: int = 3000  # step from which histories are dreamt
     dream_over: int = 1000  # steps over which their share grows
@@ -82,13 +81,6 @@ def optimizers(dit: nn.Module, lr: float, weight_decay: float, kind: str = "muon
     rest = [p for _, p in named if id(p) not in taken]
     adam = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
     return [Muon(matrices, lr=lr, weight_decay=weight_decay), adam] if matrices else [adam]
-
-
-def draw_sigma(count: int, pure_noise: float, shift: float, stream: torch.Generator) -> Tensor:
-    """[count] float64 training noise levels: some at 1, the rest a shifted uniform draw that leaves out the last tenth."""
-    uniform = 1 - 0.9 * torch.rand(count, generator=stream, dtype=torch.float64)
-    sigma = flow.shift_sigma(uniform, shift)
-    return torch.where(torch.rand(count, generator=stream) < pure_noise, torch.ones_like(sigma), sigma)
 
 
 def channel_weight(dit: DiT) -> Tensor | float:
@@ -141,11 +133,12 @@ class Trainer:
         conditioning: Conditioning | None = None,
     ) -> None:  # fmt: skip
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
-        self.conditioning = conditioning or Conditioning(config.text)
+        self.conditioning = conditioning or build_conditioning(config)
         self.device = own_device()
         self.pool = Pool(
-            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.life, device=self.device
-        )
+            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.life,
+            text_start="alternate" if settings.alternate else settings.text_start, device=self.device,
+        )  # fmt: skip
 
     def step(self, dit: DiT, number: int) -> tuple[Tensor, float]:
         """Loss of step `number`, and that of no network at all; the pool's worlds move on by one block, true or dreamt."""
@@ -178,62 +171,15 @@ class Trainer:
         return loss, reference
 
 
-@torch.no_grad()
-def roll_out(
-    dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning, walks: list[int], block: int, blocks: int
-) -> Tensor:
-    """Dreams the true actions and events of `walks` from before `block`: video [B, 3, blocks * T, H, W]."""
-    config, device = dit.config, own_device()
-    sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
-    pictures = torch.stack([corpus.picture(walk, block) for walk in walks]).to(device)
-    angles = torch.tensor([corpus.direction(walk, block) for walk in walks], dtype=torch.float64, device=device)
-    present = torch.ones(len(walks), dtype=torch.bool, device=device)
-    place = torch.tensor([corpus.position(walk, block) for walk in walks], dtype=torch.float64, device=device)
-    worlds = start_worlds(dit, vae, pictures, present, Pose(angles[:, 0], angles[:, 1], place))
-    videos = []
-    for b in range(block, block + blocks):
-        actions = [corpus.action(walk, b) for walk in walks]
-        tables = conditioning.actions[[a.index for a in actions]]
-        texts = torch.stack([corpus.text(corpus.info(walk).event_at(b)) for walk in walks])
-        noise = block_noise(config, walks, [b] * len(walks)).to(device)
-        draws = [generator("old", walk, b) for walk in walks]
-        context, pooled = torch.cat([texts, tables], dim=1).to(device), mean_token(tables).to(device)
-        worlds, _, video = dream_block(dit, vae, worlds, actions, context, pooled, noise, sigmas, draws)
-        videos.append(video.cpu())
-    return torch.cat(videos, dim=2)
-
-
-def horizon_frames(name: str, size: int) -> slice:
-    """Frames of one of the `HORIZONS` of a dream in blocks of `size` frames."""
-    first, end = HORIZONS[name]
-    return slice(first * size, None if end is None else end * size)
-
-
-def held_out_psnr(
-    dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning, blocks: int = 12
-) -> tuple[dict[str, float], Tensor, Tensor]:
-    """PSNR of held-out walks dreamt from a start picture, by horizon, beside a frozen picture; truth and dream [B, 3, T, H, W]."""
-    walks, block = list(range(min(HELD_OUT, len(corpus)))), min(3, corpus.blocks // 2)
-    blocks = min(blocks, corpus.blocks - block)
-    truth = to_video(np.stack([corpus.frames(walk, block, blocks) for walk in walks]))
-    video = roll_out(dit, vae, corpus, conditioning, walks, block, blocks)
-    still = torch.stack([corpus.picture(walk, block) for walk in walks])[:, :, None].expand_as(truth)
-    size = dit.config.frames_per_block
-    parts = {name: horizon_frames(name, size) for name in HORIZONS}
-    figures = {f"psnr/{name}": psnr(video[:, :, part], truth[:, :, part]) for name, part in parts.items()}
-    figures["psnr/still_block1"] = psnr(still[:, :, :size], truth[:, :, :size])
-    return figures, truth, video
-
-
-def evaluate(run: Run, dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning, name: str) -> None:
-    """Logs `held_out_psnr` and writes a contact sheet: truth above dream, one picture a block."""
-    training = dit.training
-    figures, truth, video = held_out_psnr(dit.eval(), vae, corpus, conditioning)
-    run.log(figures)
-    size = dit.config.frames_per_block
-    pairs = [list(to_pictures(clip)[size - 1 :: size]) for both in zip(truth, video) for clip in both]
-    run.sheet(name, pairs)
-    dit.train(training)
+def _begin(config: ModelConfig, initial: Path | None, given: dict[str, Path | None]) -> DiT:
+    """The network that training begins with; parts of its prior come from the runs that are `given`, the rest from `initial`."""
+    known: dict[str, Callable[..., None]] = {"depth": load_depth, "places": load_places, "events": load_events}
+    own = [name for name in PARTS if given[name] or initial is None] if config.priors else []
+    dit = initial_dit(config, initial, [part_name(name) for name in own], partial(deepened, layers=config.dit.layers))
+    own = [name for name in own if part_of(dit, name) is not None]
+    for name in own:
+        known[name](part_of(dit, name), given[name])
+    return dit
 
 
 def train(
@@ -253,22 +199,14 @@ def train(
     `places` and `events` are runs of train.depth, train.places and train.events, for what it does not bring or what went on since.
     """
     torch.manual_seed(settings.seed)
-    dit = DiT(config)
+    given = {"depth": depth, "places": places, "events": events}
+    dit = _begin(config, initial, given)
     vae, _ = load_vae(config, vae_folder, str(own_device()))
     corpus = open_corpus(config, data, vae)
-    known: dict[str, tuple[Callable[..., None], Path | None]] = {
-        "depth": (load_depth, depth), "places": (load_places, places), "events": (load_events, events)
-    }  # fmt: skip
-    own = [name for name in PARTS if part_of(dit, name) is not None and (initial is None or known[name][1])]
-    if initial is not None:
-        load_dit(dit, initial, [part_name(name) for name in own], partial(deepened, layers=config.dit.layers))
-    for name in own:
-        load, folder = known[name]
-        load(part_of(dit, name), folder)
     scene = scene_prior(dit)
     if initial is None and scene is not None:
         scene.deviation.copy_(corpus.prior_deviation(scene, load_vae(config, vae_folder)[0]))
-    conditioning, blind = Conditioning(config.text), vae if config.priors else LatentsOnly(vae)
+    conditioning, blind = open_conditioning(config, data, initial), vae if config.priors else LatentsOnly(vae)
     trainers = {name: Trainer(config, corpus, blind, own, conditioning) for name, own in lanes_of(settings).items()}
     both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
     pools = {name: trainer.pool for name, trainer in trainers.items()}
@@ -303,22 +241,11 @@ def train(
 def main() -> None:
     prepare_cpu()
     names = (
-        "batch",
-        "pool",
-        "life",
-        "draws",
-        "lr",
-        "ema",
-        "dream_from",
-        "dream_over",
-        "dream_share",
-        "optimizer",
-        "lanes",
-        "seed",
-    )
-    config, settings, a = read_arguments(
-        __doc__, Settings, names, ("data", "vae"), ("initial", "depth", "places", "events")
-    )
+        "batch", "pool", "life", "draws", "lr", "warmup", "ema", "pure_noise", "alternate", "text_start", "dream_from",
+        "dream_over", "dream_share", "optimizer", "lanes", "seed",
+    )  # fmt: skip
+    offered = ("initial", "depth", "places", "events", "captions")
+    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered)
     train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth, a.places, a.events)
 
 

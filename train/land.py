@@ -1,4 +1,6 @@
-"""Writes shippable weights from a run: `python -m train.land street --run RUN --vae RUN --data DIR --out FOLDER`.
+"""Writes shippable weights of a model that knows a town (others: train.export) from a run:
+
+    python -m train.land street --run RUN --vae RUN --data DIR --out FOLDER
 
 Takes the EMA of the DiT (of train.foundation or train.distill) and the autoencoder, encodes the 81 action captions, draws the
 starting pictures in YumeStreet, measures held-out walks, and writes the folder that `WorldModel.load` reads (world_model.weights).
@@ -8,29 +10,26 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from safetensors.torch import load_file
-from torch.optim.swa_utils import AveragedModel
 
 from train.data.corpus import Corpus, town_start
 from train.data.latents import load_vae
 from train.data.shards import HELD_OUT
 from train.depth import load_depth
-from train.engine import loop
 from train.engine.loop import prepare_cpu
+from train.evaluation.held_out import held_out_psnr
+from train.export import config_of, load_average, run_facts
 from train.finder import WEIGHTS as FINDER
-from train.foundation import held_out_psnr
 from train.places import load_places
 from train.street.growth import load_events
 from train.street.routes import open_start
 from train.street.scene import part_name, part_of
 from train.street.walks import known_street
 from world_model.config import ModelConfig, get_preset
-from world_model.dit import DiT
 from world_model.priors.config import events_of, places_of
 from world_model.text import Conditioning
 from world_model.weights import read_manifest, save_weights
@@ -57,35 +56,10 @@ def starting_pictures(config: ModelConfig, seed: int = 1000) -> tuple[np.ndarray
     return np.concatenate(pictures), poses
 
 
-def load_average(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -> tuple[DiT, dict]:
-    """The averaged DiT of a run's checkpoint, and the run's settings and progress; parts that are `replaced` afterwards are left
-    fresh, and may be of another shape in the run. Raises FileNotFoundError without one."""
-    checkpoint = run / "checkpoint"
-    if not checkpoint.exists():
-        raise FileNotFoundError(
-            f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
-        )
-    average = AveragedModel(DiT(config))
-    loop.load_average(checkpoint, average, replaced)
-    return average.module, run_facts(run)  # type: ignore[return-value]
-
-
 def outgrown(config: ModelConfig, run: Path) -> list[str]:
     """What the model has come to know otherwise since a run began: those of "places" and "events" that have another shape now."""
     began = config_of(run)
     return [name for name, of in (("places", places_of), ("events", events_of)) if of(began) != of(config)]
-
-
-def config_of(run: Path) -> ModelConfig:
-    """The config that a run began with."""
-    return ModelConfig.from_json((run / "config.json").read_text())
-
-
-def run_facts(run: Path) -> dict:
-    """Stage, steps, minutes and settings of a run, which may be of an older shape of the model."""
-    progress = loop.load_progress(run / "checkpoint")
-    facts = {"stage": run.name, "steps": progress["step"], "minutes": round(progress["seconds"] / 60, 1)}
-    return {**facts, "settings": json.loads((run / "settings.json").read_text())}
 
 
 def land(

@@ -27,7 +27,8 @@ from train.data.clips import open_corpus
 from train.data.corpus import Corpus
 from train.data.latents import load_vae
 from train.data.shards import HELD_OUT, WalkInfo
-from train.engine.loop import Run, facts_of, load_network, prepare_cpu, read_arguments
+from train.engine.arguments import read_arguments
+from train.engine.loop import Run, facts_of, load_network, prepare_cpu
 from train.evaluation.sheet import to_pictures
 from train.street.descriptions import learn_skies, learn_sky_words, learn_views
 from train.street.voxels import Survey, count_bricks, count_voxels, distance_field, mark_walks

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from train.data.latents import WEIGHTS
 from train.data.shards import HELD_OUT, Shard, find_shards
-from train.engine.loop import Run, prepare_cpu, read_arguments
+from train.engine.arguments import read_arguments
+from train.engine.loop import Run, prepare_cpu
 from train.evaluation.sheet import to_pictures, to_video
 from world_model.config import ModelConfig
 from world_model.rollout import generator

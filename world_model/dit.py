@@ -159,11 +159,20 @@ class DiT(nn.Module):
             )
             grids.append(grid)
             frames_so_far += grid[0]
-        if self.config.dit.packing == "released" and torch.is_grad_enabled():
-            # a length of history uses some kernels; all need a gradient at every step, or sharded processes fall out of step
-            kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding_")]
-            tokens[0] = tokens[0] + 0 * torch.stack([p.sum() for p in kernels]).sum()
+        if self._kernels_vary:
+            tokens[0] = tokens[0] + self._no_kernel()
         return torch.cat(tokens, 1), torch.cat(coordinates, 1), grids
+
+    @property
+    def _kernels_vary(self) -> bool:
+        """Whether a length of history uses some patch kernels only, and gradients are wanted of all."""
+        return self.config.dit.packing == "released" and torch.is_grad_enabled()
+
+    def _no_kernel(self) -> Tensor:
+        """Zero that depends on all patch kernels: all need a gradient at every step, and that of what is read, or sharded processes
+        fall out of step."""
+        kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding")]
+        return 0 * torch.stack([p.sum() for p in kernels]).sum()
 
     # ---- channel half -------------------------------------------------------------------------------------------------
 
@@ -240,6 +249,9 @@ class DiT(nn.Module):
             None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
         )
         bias = self._recent(history, screen)
+        if history is None and self._kernels_vary:
+            zero = self._no_kernel().expand(len(context), 1, 1)
+            bias = zero if bias is None else bias + zero
         mean, variance = self._precondition(history)
         action = self.action_embedding
         return Conditions(

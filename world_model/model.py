@@ -26,7 +26,7 @@ from world_model.conditions import Pose
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
 from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
-from world_model.released.files import is_released, load_release
+from world_model.released.files import is_released, load_release, open_text_encoder
 from world_model.released.hub import find_or_fetch
 from world_model.released.placement import LoadOptions, place
 from world_model.rollout import block_noise, dream_block, generator
@@ -100,10 +100,12 @@ class WorldModel:
             dit, vae = DiT(config), build_vae(config.vae)
         load_dit(dit, folder)
         load_into(vae, folder, "vae.safetensors")
-        captions = _read_captions(folder) if config.action.kind == "first_person" else None
+        joined = config.text.joined  # one caption of action and event, which no table holds
+        captions = _read_captions(folder) if config.action.kind == "first_person" and not joined else None
+        encoder = open_text_encoder(folder, config.text, wanted) if config.text.kind == "umt5" else None
         dit.to(wanted.staging, wanted.number(dtype))
         placed, placed_vae = place(dit, vae.to(place_of_all), wanted)
-        conditioning, starts = build_conditioning(config, captions), _read_starts(folder, config)
+        conditioning, starts = build_conditioning(config, captions, encoder), _read_starts(folder, config)
         for prior in placed.priors:
             prior.load_starts(folder, starts)
         return cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, place_of_all))

@@ -72,7 +72,7 @@ def _padded(tokens: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(tokens, (0, 0, 0, length - tokens.shape[0]))
 
 
-REMEMBERED = 512  # texts
+REMEMBERED = 512 * 2**20  # bytes of encoded texts that are kept
 LONGEST = 256  # tokens
 NO_TEXT = "this model was trained without text: leave out texts and events"
 
@@ -105,10 +105,10 @@ class Conditioning:
     def __init__(self, config: TextConfig, actions: Tensor | None = None, encoder: TextEncoder | None = None) -> None:
         self.config, self._encoder = config, encoder
         if actions is None:
-            captions = [self._caption(action) for action in ALL_ACTIONS]
-            actions = torch.stack([self._encode(caption, config.action_tokens) for caption in captions])
+            actions = torch.stack([self._encode(caption, length) for caption, length in self.tabled()])
         self.actions = actions
         self._texts: dict[str, Tensor] = {}
+        self._held = 0  # bytes of them
 
     def event(self, text: str | None) -> Tensor:
         """[event_tokens, dim] float32, cached per text; None and "" are zeros."""
@@ -120,6 +120,14 @@ class Conditioning:
         event = torch.stack([self.event(text) for text in events])
         return torch.cat([event, table], dim=1), mean_token(table)
 
+    def tabled(self) -> list[tuple[str, int]]:
+        """What is encoded before anything is told, and to how many tokens: the 81 action captions."""
+        return [(self._caption(action), self.config.action_tokens) for action in ALL_ACTIONS]
+
+    def spoken(self, action: Action, text: str | None) -> tuple[str, int]:
+        """What is encoded for an action and a text, and to how many tokens; "" for nothing."""
+        return (text or "").strip(), self.config.event_tokens
+
     def _caption(self, action: Action) -> str:
         return f"{self.config.prefix}{action.caption}"
 
@@ -128,10 +136,12 @@ class Conditioning:
 
     def _remembered(self, text: str, length: int) -> Tensor:
         if text not in self._texts:
-            if len(self._texts) >= REMEMBERED:
-                self._texts.pop(next(iter(self._texts)))
             encoded = self._encode(text, length) if text else torch.zeros(0, self.config.dim)
-            self._texts[text] = encoded[: int((encoded != 0).any(dim=1).sum())].clone()  # without the padding
+            kept = encoded[: int((encoded != 0).any(dim=1).sum())].clone()  # without the padding
+            self._held += kept.nbytes
+            while self._texts and self._held > REMEMBERED:
+                self._held -= self._texts.pop(next(iter(self._texts))).nbytes
+            self._texts[text] = kept
         return _padded(self._texts[text], length)
 
 
@@ -146,10 +156,16 @@ class JoinedConditioning(Conditioning):
         super().__init__(config, nothing, encoder)
 
     def context(self, actions: list[Action], events: list[str | None]) -> tuple[Tensor, Tensor]:
-        length = self.config.event_tokens + self.config.action_tokens
-        captions = [f"{self._caption(action)} {(text or '').strip()}" for action, text in zip(actions, events)]
-        table = torch.stack([self._remembered(caption.strip(), length) for caption in captions])
+        captions = [self.spoken(action, text) for action, text in zip(actions, events)]
+        table = torch.stack([self._remembered(caption, length) for caption, length in captions])
         return table, mean_token(table)
+
+    def tabled(self) -> list[tuple[str, int]]:
+        return []
+
+    def spoken(self, action: Action, text: str | None) -> tuple[str, int]:
+        caption = f"{self._caption(action)} {(text or '').strip()}".strip()
+        return caption, self.config.event_tokens + self.config.action_tokens
 
 
 class EncodedActions(Conditioning):
@@ -165,11 +181,16 @@ class EncodedActions(Conditioning):
         return torch.stack([self.event(text) for text in events]), encoded
 
 
-def build_conditioning(config: ModelConfig, actions: Tensor | None = None) -> Conditioning:
-    """How texts and actions reach the generator of `config`; `actions` [81, n, dim] are encoded captions that are there already."""
+def build_conditioning(
+    config: ModelConfig, actions: Tensor | None = None, encoder: TextEncoder | None = None
+) -> Conditioning:
+    """How texts and actions reach the generator of `config`; `actions` [81, n, dim] are encoded captions that are there already,
+    `encoder` one that is loaded already or comes with the weights."""
     if config.action.kind != "first_person":
-        return EncodedActions(config.action, config.text)
-    return Conditioning(config.text, actions)
+        return EncodedActions(config.action, config.text, encoder)
+    return (
+        JoinedConditioning(config.text, encoder) if config.text.joined else Conditioning(config.text, actions, encoder)
+    )
 
 
 def mean_token(tokens: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: B videos, T frames, H x W pixels in -1..1, C latent channels, F = T / te
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import torch
@@ -25,6 +26,10 @@ class VideoVAE(Protocol):
 
     def encode(self, video: Tensor) -> Tensor:
         """[B, 3, T, H, W] in -1..1 -> [B, C, F, h, w]; T a multiple of the temporal stride."""
+        ...
+
+    def encode_stream(self, videos: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The latents of a long video that comes in stretches, one after another: together those of `encode` of all at once."""
         ...
 
     def decode(self, latents: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, DecoderCache]:
@@ -135,6 +140,9 @@ class PatchVAE(nn.Module):
     def encode(self, video: Tensor) -> Tensor:
         shape = (1, -1, 1, 1, 1)
         return (self.encode_raw(video) - self.mean.view(shape)) / self.scale.view(shape)
+
+    def encode_stream(self, videos: Iterable[Tensor]) -> Iterator[Tensor]:
+        return map(self.encode, videos)  # a latent frame looks at its own pictures only
 
     def decode(self, latents: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, DecoderCache]:
         shape = (1, -1, 1, 1, 1)

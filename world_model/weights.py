@@ -3,7 +3,8 @@
     config.json          the ModelConfig
     manifest.json        sha256 and size of every file, how the weights were made, their evaluation
     dit.safetensors      the DiT          vae.safetensors     the autoencoder
-    text.safetensors     `actions` [81, n, dim]: the encoded action captions; of first-person models
+    text.safetensors     `actions` [81, n, dim]: the encoded action captions; of first-person models, unless `TextConfig.joined`
+    text_encoder/ and tokenizer/, or their released files: UMT5, of models that read texts with it (released/files.py)
     heads.safetensors    reward and termination (heads.py), float32, and heads.json: its `HeadsConfig` (optional)
     starts.png           starting pictures, one above the other (optional)
     finder.safetensors   the finder, and starts.json: (x, z, yaw) of the starting pictures; of models that know a town
@@ -210,4 +211,5 @@ def _halved(tensor: Tensor) -> Tensor:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -91,6 +91,15 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     )
 
 
+def without_past(worlds: Worlds) -> Worlds:
+    """The same worlds before anything was seen, of models with released packing: they hold no frame at all."""
+    nothing = torch.zeros(worlds.yaw.shape[0], 0, dtype=torch.int64)
+    memory = worlds.memory
+    if memory is not None:
+        memory = ChannelMemory(torch.zeros_like(memory.total), torch.zeros_like(memory.norm))
+    return replace(worlds, history=worlds.history.select(nothing), memory=memory, cache=())
+
+
 def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pose: Pose | None = None) -> Worlds:
     """Worlds before anything was seen, at `pose` or the origin: the next block is dreamt from text alone.
 

@@ -1,13 +1,16 @@
-"""Data: walks through the street to shards, shards to latents, shards to and from Sekai-style clips; episodes in many towns.
+"""Data: walks through the street to shards, shards to latents, shards to and from Sekai-style clips; texts encoded once; episodes
+in many towns.
 
     python -m train.data street render --out data/street --walks 1600 --workers 2 --seed 0
     python -m train.data street encode --data data/street --vae runs/vae
     python -m train.data street sekai-write --data data/street --out data/clips
     python -m train.data street sekai-read --data data/clips --out data/from_clips --blocks-per-walk 4
+    python -m train.data weights/ encode-text --data data/clips --captions apart
     python -m train.data street episodes --out data/street-train --towns 300 --workers 2
 
-The first word is a preset: its picture size, rate and block length are those of the data. All but sekai-read can be
-stopped and started again: what is whole is kept. A walk depends on (seed, number of the walk) alone, never on workers.
+The first word is a model (a preset, a config.json or a folder of weights): its picture size, rate and block length are those of
+the data. All but sekai-read can be stopped and started again: what is whole is kept. A walk depends on (seed, number of the walk)
+alone, never on workers.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from train.data.shards import (
 from train.street.episodes import render_episodes
 from train.street.towns import TRAINING_TOWNS
 from train.street.walks import StreetRecipe, render_walk
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
 
 
 def render(
@@ -143,8 +146,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m train.data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument(
-        "preset", help="whose picture size, rate and block length the data have, as in world_model.config"
+        "model",
+        help="whose picture size, rate and block length the data have: a preset, a config.json, a folder of weights",
     )
+    parser.add_argument("--size", metavar="HxW", help="picture size on the patch grid (default: the model's)")
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("render", help="walks through the street -> shards")
@@ -160,6 +165,18 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("encode", help="shards -> latents beside them")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--vae", type=Path, required=True, help="folder of a trained autoencoder")
+    command.add_argument("--device", default="auto")
+
+    command = commands.add_parser("encode-text", help="texts of clips or shards -> <data>/texts, encoded once (UMT5)")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument(
+        "--weights", type=Path, help="folder with the text encoder (default: the model, if it is such)"
+    )
+    command.add_argument(
+        "--captions",
+        choices=("apart", "joined"),
+        help="event and action apart, or one caption (default: the model's way)",
+    )
     command.add_argument("--device", default="auto")
 
     command = commands.add_parser("episodes", help="walks through many towns -> a recording (train/recordings)")
@@ -197,8 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     given = vars(parser.parse_args(arguments))
     command = given.pop("command")
+    from train.engine.arguments import configured  # torch stays out of workers, which import this module
+
     try:
-        config = get_preset(given.pop("preset"))
+        model = given.pop("model")
+        config = configured(model, given.pop("size"), given.pop("captions", None))
         if command == "render":
             render(config, given.pop("out"), **given)
         elif command == "episodes":
@@ -207,6 +227,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from train.data.latents import encode  # the only command that needs torch
 
             encode(config, given.pop("data"), given.pop("vae"), **given)
+        elif command == "encode-text":
+            from train.data.texts import encode_texts
+
+            encoded, total = encode_texts(config, given["data"], given["weights"] or Path(model), given["device"])
+            print(f"{encoded} of {total} texts encoded, into {given['data'] / 'texts'}")
         elif command == "sekai-write":
             sekai_write(config, **given)
         else:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from train.data.latents import block_guides, encode_walk, walk_video
 from train.data.shards import HELD_OUT, Header, Shard, Walk, WalkInfo, find_shards, latents_path
@@ -24,7 +23,6 @@ from world_model.priors.scene import ScenePrior
 from world_model.priors.warp import guide_block
 from world_model.text import build_text_encoder
 from world_model.vae import VideoVAE
-from yume_gym.street.events import EVENTS
 
 
 def town_of(config: ModelConfig, header: Header) -> int:
@@ -45,7 +43,7 @@ def town_start(config: ModelConfig, town: int) -> np.ndarray:
 
 
 class Corpus:
-    """All walks of a folder: latents float16 in memory, pictures on disk, texts encoded once.
+    """All walks of a folder: latents float16 in memory, pictures on disk.
 
     Walks are numbered through all shards; the first `HELD_OUT` are for evaluation. Each is in the coordinates of its town
     (`Places`); `towns` are the numbers of all there are.
@@ -68,15 +66,7 @@ class Corpus:
         self._positions = np.concatenate([s.position + start for s, start in zip(self._shards, starts)])
         self.towns = sorted({town_of(config, s.header) for s in self._shards})
         self.blocks = self._shards[0].header.blocks_per_walk
-        texts = {info.caption for shard in self._shards for info in shard.walks}
-        texts |= {text for shard in self._shards for info in shard.walks for _, text, _ in info.event if text}
-        kinds = {kind for shard in self._shards for info in shard.walks for _, _, kind in info.event if kind in EVENTS}
-        texts |= {text for kind in kinds for text in EVENTS[kind].phrases}
-        encoder = build_text_encoder(config.text)
-        self._texts = {
-            t: encoder.encode(t, config.text.event_tokens).half()
-            for t in tqdm(sorted(texts), desc="texts", mininterval=5)
-        }
+        self._texts: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def prior_deviation(self, scene: ScenePrior, vae: VideoVAE, walks: int = 16) -> Tensor:
@@ -114,6 +104,10 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def blocks_of(self, walk: int) -> int:
+        """Blocks of a walk: here all have as many."""
+        return self.blocks
 
     def info(self, walk: int) -> WalkInfo:
         shard, index = self._places[walk]
@@ -161,7 +155,9 @@ class Corpus:
         return Action.from_index(int(self.actions[walk, block]))
 
     def text(self, text: str | None) -> Tensor:
-        """[event_tokens, dim] float32 of a text of this corpus; None and "" are zeros."""
+        """[event_tokens, dim] float32 of a text, encoded once, as the priors' training reads it; None and "" are zeros."""
         if not text:
             return torch.zeros(self.config.text.event_tokens, self.config.text.dim)
-        return self._texts[text].float()
+        if text not in self._texts:
+            self._texts[text] = build_text_encoder(self.config.text).encode(text, self.config.text.event_tokens)
+        return self._texts[text]

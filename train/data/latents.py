@@ -26,6 +26,8 @@ from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
 from world_model.priors.warp import Guide
+from world_model.released.files import is_released, open_release, read_vae
+from world_model.released.placement import LoadOptions
 from world_model.vae import DecoderCache, VideoVAE, build_vae
 
 WEIGHTS = "vae.safetensors"
@@ -54,11 +56,18 @@ def encode(config: ModelConfig, data: Path, vae: Path, *, device: str = "auto") 
 
 
 def load_vae(config: ModelConfig, folder: Path, device: str = "cpu") -> tuple[VideoVAE, str]:
-    """The trained autoencoder of `folder` (vae.safetensors), frozen, and a hash of its weights."""
+    """The trained autoencoder of `folder`, frozen, float32, and a hash of its weights: `WEIGHTS` of a run or of exported weights,
+    or the one of a release. Raises FileNotFoundError without one, ValueError for another model's."""
     path = folder / WEIGHTS
+    if is_released(folder):
+        release = open_release(folder)
+        if release.config.vae != config.vae:
+            raise ValueError(f"{release.vae.path} does not hold the autoencoder of {config.name!r}")
+        released = read_vae(release, LoadOptions(device=device, vae_dtype="float32"))
+        return cast(VideoVAE, released.eval().requires_grad_(False)), _sha256(release.vae.files[0])
     if not path.is_file():
         raise FileNotFoundError(
-            f"no autoencoder in {str(folder)!r}: expected {WEIGHTS} as `python -m train.vae` writes it"
+            f"no autoencoder in {str(folder)!r}: expected {WEIGHTS} as `python -m train.vae` writes it, or released weights"
         )
     autoencoder = build_vae(config.vae)
     try:
@@ -73,7 +82,7 @@ class LatentsOnly:
     """Stands for an autoencoder where nobody looks at the pictures: encodes as it does, decodes to grey without computing."""
 
     def __init__(self, vae: VideoVAE) -> None:
-        self.config, self.encode = vae.config, vae.encode
+        self.config, self.encode, self.encode_stream = vae.config, vae.encode, vae.encode_stream
 
     def decode(self, latents: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, DecoderCache]:
         batch, _, frames, rows, columns = latents.shape

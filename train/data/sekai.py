@@ -1,16 +1,18 @@
-"""Sekai-style clips: folders named after the keys held, one short video of one constant action per file.
+"""Sekai-style clips: folders named after the keys held, one video per file, of any length.
 
     Keys_W_A_Mouse_Right/<id>.mp4     the pictures
     Keys_W_A_Mouse_Right/<id>.txt     Start Frame, End Frame (both counted from 1, both included), Duration, Keys, Mouse
     Keys_W_A_Mouse_Right/<id>.npy     optional camera-to-world poses [frames, 4, 4], x right, y down, z forward
 
-Our writer adds the lines Caption and Event where it knows them; other readers skip what they do not know.
-The reader takes the action from the text file, else from the folder's name, else from the poses.
+Our writer adds the lines Caption and Event where it knows them; other readers skip what they do not know. Keys, Mouse and Event may
+be told by stretches of frames (labels.py). The reader takes actions from the text file, else from the folder's name, else from the
+poses, frame by frame. A video in any other folder counts as a clip where a text or poses lie beside it.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from train.data.labels import Change, ClipError, action_changes, changes, held_at, labelled, read_fields
 from train.data.shards import Header, Walk, WalkInfo
 from train.data.video import VideoError, read_video, write_video
 from world_model.actions import Action
@@ -26,10 +29,6 @@ from world_model.camera import CameraConfig, commanded_motion, pose_matrix
 _ARROW_WORDS = {"→": "Right", "←": "Left", "↑": "Up", "↓": "Down"}
 _NO_KEYS, _NO_MOUSE = "None", "·"
 UNTOLD = "A first-person walk."  # caption of a clip that brings none
-
-
-class ClipError(ValueError):
-    """One clip that cannot be used; the message names the file and the field."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,35 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Clip:
-    """One labelled clip; the video is not read yet."""
+    """One labelled clip; the video is not read yet. Actions and events hold from a frame of the video on (counted from 0)."""
 
     video: Path
-    action: Action
+    actions: list[tuple[int, Action]]
     poses: np.ndarray | None  # float64 [frames, 4, 4]
     caption: str
-    event: str | None
+    events: list[Change]
+
+    @property
+    def action(self) -> Action:
+        """What is held at the start: in most clips from beginning to end."""
+        return self.actions[0][1]
+
+    @property
+    def event(self) -> str | None:
+        """The event at the start."""
+        return held_at(self.events, 0)
+
+    def actions_of(self, frames: np.ndarray) -> Action:
+        """Of move and look, what is held in most of the given frames."""
+        starts = [start for start, _ in self.actions]
+        held = [self.actions[bisect_right(starts, int(frame)) - 1][1] for frame in frames]
+        return _most(held)
+
+    def words(self, indices: np.ndarray, size: int) -> WalkInfo:
+        """Caption and events by block; `indices` are the frames of all blocks of `size`."""
+        told = [held_at(self.events, int(block[len(block) // 2])) for block in indices.reshape(-1, size)]
+        begun = [b for b, text in enumerate(told) if text != (told[b - 1] if b else None)]
+        return WalkInfo(self.caption, tuple((block, told[block], None) for block in begun))
 
 
 # ---------------------------------------------------------------- poses -> keys
@@ -86,8 +107,12 @@ def decode_action(poses: np.ndarray, thresholds: Thresholds = Thresholds()) -> A
     steps = decode_steps(poses, thresholds)
     if not steps:
         raise ValueError(f"{len(poses)} poses hold no step of {thresholds.stride} frames")
-    move = Counter(action.move for action in steps).most_common(1)[0][0]
-    look = Counter(action.look for action in steps).most_common(1)[0][0]
+    return _most(steps)
+
+
+def _most(actions: list[Action]) -> Action:
+    move = Counter(action.move for action in actions).most_common(1)[0][0]
+    look = Counter(action.look for action in actions).most_common(1)[0][0]
     return Action(move, look)
 
 
@@ -142,35 +167,50 @@ def write_walk(root: str | os.PathLike, name: str, walk: Walk, header: Header, c
 
 
 def find_clips(root: str | os.PathLike) -> list[Path]:
-    """All videos in folders `Keys_*_Mouse_*` below `root`, in order. Raises FileNotFoundError where there are none."""
-    videos = sorted(video for video in Path(root).rglob("*.mp4") if video.parent.name.startswith("Keys_"))
+    """All videos in folders `Keys_*_Mouse_*` below `root`, and those with a text or poses beside them, in order. Raises
+    FileNotFoundError where there are none."""
+    videos = sorted(video for video in Path(root).rglob("*.mp4") if _is_clip(video))
     if not videos:
         raise FileNotFoundError(
-            f"no Sekai-style clips in {str(root)!r}: expected folders such as Keys_W_Mouse_Left/<id>.mp4"
+            f"no Sekai-style clips in {str(root)!r}: expected folders such as Keys_W_Mouse_Left/<id>.mp4, or <id>.txt or "
+            "<id>.npy beside the videos"
         )
     return videos
 
 
+def _is_clip(video: Path) -> bool:
+    return video.parent.name.startswith("Keys_") or any(video.with_suffix(s).is_file() for s in (".txt", ".npy"))
+
+
 def read_clip(video: Path, thresholds: Thresholds = Thresholds()) -> Clip:
-    """The label of one clip. Raises ClipError naming file and field where it is missing, broken or contradictory."""
+    """The labels of one clip. Raises ClipError naming file and field where they are missing, broken or contradictory."""
     label = video.with_suffix(".txt")
-    fields = _read_fields(label) if label.is_file() else {}
+    fields = read_fields(label) if label.is_file() else {}
     poses = _read_poses(video.with_suffix(".npy"))
-    told = _labelled(fields["Keys"], fields["Mouse"], label) if {"Keys", "Mouse"} <= fields.keys() else None
+    actions = action_changes(fields, label)
     named = _from_folder(video.parent)
-    if told and named and told != named:
-        raise ClipError(f"{label}: Keys and Mouse say {told.meaning!r}, its folder says {named.meaning!r}")
-    action = told or named
-    if action is None:
+    if named and len(actions) == 1 and actions[0][1] != named:
+        raise ClipError(f"{label}: Keys and Mouse say {actions[0][1].meaning!r}, its folder says {named.meaning!r}")
+    if not actions and named:
+        actions = [(0, named)]
+    if not actions:
         if poses is None:
             raise ClipError(
                 f"{video}: no Keys and Mouse in {label.name}, none in the folder's name, and no poses to tell them"
             )
         try:
-            action = decode_action(poses, thresholds)
+            actions = _steps(poses, thresholds)
         except (ValueError, np.linalg.LinAlgError) as error:
             raise ClipError(f"{video.with_suffix('.npy')}: poses tell no action: {error}") from error
-    return Clip(video, action, poses, fields.get("Caption") or UNTOLD, fields.get("Event"))
+    return Clip(video, actions, poses, fields.get("Caption") or UNTOLD, changes(fields, "Event", label))
+
+
+def _steps(poses: np.ndarray, thresholds: Thresholds) -> list[tuple[int, Action]]:
+    """Actions of poses by the frame from which they are held. Raises ValueError where there is no step."""
+    steps = decode_steps(poses, thresholds)
+    if not steps:
+        raise ValueError(f"{len(poses)} poses hold no step of {thresholds.stride} frames")
+    return [(i * thresholds.stride, a) for i, a in enumerate(steps) if not i or a != steps[i - 1]]
 
 
 def read_walks(
@@ -197,45 +237,55 @@ def read_walks(
 def walks_of(clip: Clip, header: Header, camera: CameraConfig) -> list[Walk]:
     """All whole walks of a clip, one after another. Raises ClipError where it is shorter than one."""
     frames, indices, count = read_video(clip.video, header.height, header.width, header.fps)
-    if clip.poses is not None and len(clip.poses) != count:
-        raise ClipError(f"{clip.video.with_suffix('.npy')}: {len(clip.poses)} poses for {count} frames")
+    check_poses(clip, count)
     length = header.frames_per_walk
     if len(frames) < length:
         raise ClipError(f"{clip.video}: {len(frames)} frames at {header.fps} fps, a walk needs {length}")
-    yaw, pitch, position = commanded_motion(clip.action, 0.0, 0.0, len(frames), header.fps, camera)
-    if clip.poses is not None:
-        yaw, pitch = pose_angles(clip.poses[indices])
-        position = clip.poses[indices][:, [0, 2], 3]
-    event = ((0, clip.event, None),) if clip.event else ()
     return [
-        Walk(
-            frames=frames[start : start + length],
-            action=np.full(header.blocks_per_walk, clip.action.index, np.uint8),
-            yaw=yaw[start : start + length].astype(np.float32),
-            pitch=pitch[start : start + length].astype(np.float32),
-            position=position[start : start + length].astype(np.float32),
-            blocked=np.zeros(header.blocks_per_walk, np.uint8),
-            info=WalkInfo(clip.caption, event),
-        )
+        walk_of(clip, frames[start : start + length], indices[start : start + length], header, camera)
         for start in range(0, len(frames) - length + 1, length)
     ]
 
 
-def _read_fields(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClipError(f"{path}: not a readable text file ({error})") from error
-    fields = {name.strip(): value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
-    frames = {}
-    for field in ("Start Frame", "End Frame", "Duration"):
-        number = fields.get(field, "0").removesuffix("frames").strip()
-        if not number.isdecimal():
-            raise ClipError(f"{path}: field {field!r} is {fields[field]!r}, expected a whole number")
-        frames[field] = int(number)
-    if all(frames.values()) and frames["End Frame"] - frames["Start Frame"] + 1 != frames["Duration"]:
-        raise ClipError(f"{path}: field 'Duration' is {fields['Duration']!r}, Start Frame and End Frame say otherwise")
-    return fields
+def check_poses(clip: Clip, count: int) -> None:
+    """Raises ClipError unless a clip's poses, if it has some, are as many as its frames."""
+    if clip.poses is not None and len(clip.poses) != count:
+        raise ClipError(f"{clip.video.with_suffix('.npy')}: {len(clip.poses)} poses for {count} frames")
+
+
+def walk_of(clip: Clip, frames: np.ndarray, indices: np.ndarray, header: Header, camera: CameraConfig) -> Walk:
+    """Whole blocks of a clip as one walk: `frames` (all of them, or as many pictures as the caller wants to keep), and which frames
+    of the video its blocks are, `indices` [T].
+
+    Angles and positions are those of the poses where a clip has some, else the commanded motion from (0, 0).
+    """
+    size = header.frames_per_block
+    blocks = indices.reshape(-1, size)
+    actions = [clip.actions_of(block) for block in blocks]
+    if clip.poses is not None:
+        yaw, pitch = pose_angles(clip.poses[indices])
+        position = clip.poses[indices][:, [0, 2], 3]
+    else:
+        yaw, pitch, position = _commanded(actions, header, camera)
+    return Walk(
+        frames=frames,
+        action=np.array([action.index for action in actions], np.uint8),
+        yaw=yaw.astype(np.float32),
+        pitch=pitch.astype(np.float32),
+        position=position.astype(np.float32),
+        blocked=np.zeros(len(blocks), np.uint8),
+        info=clip.words(indices, size),
+    )
+
+
+def _commanded(actions: list[Action], header: Header, camera: CameraConfig) -> tuple[np.ndarray, ...]:
+    """Yaw, pitch [T] and position [T, 2] of a walk that does what its keys say, from the origin."""
+    parts, yaw, pitch, place = [], 0.0, 0.0, np.zeros(2)
+    for action in actions:
+        yaws, pitches, moves = commanded_motion(action, yaw, pitch, header.frames_per_block, header.fps, camera)
+        parts.append((yaws, pitches, place + moves))
+        yaw, pitch, place = float(yaws[-1]), float(pitches[-1]), place + moves[-1]
+    return tuple(np.concatenate(part) for part in zip(*parts))
 
 
 def _read_poses(path: Path) -> np.ndarray | None:
@@ -250,15 +300,8 @@ def _read_poses(path: Path) -> np.ndarray | None:
     return poses.astype(np.float64)
 
 
-def _labelled(keys: str, mouse: str, path: Path) -> Action:
-    try:
-        return Action.from_keys(keys, mouse)
-    except (ValueError, KeyError) as error:
-        raise ClipError(f"{path}: fields Keys {keys!r} and Mouse {mouse!r} are no action: {error}") from error
-
-
 def _from_folder(folder: Path) -> Action | None:
     keys, separator, mouse = folder.name.removeprefix("Keys_").partition("_Mouse_")
     if not separator:
         return None
-    return _labelled(keys.replace("_", "+"), mouse.replace("_", "+"), folder)
+    return labelled(keys.replace("_", "+"), mouse.replace("_", "+"), folder)

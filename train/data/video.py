@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -37,26 +38,43 @@ def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
     os.replace(unfinished, path)
 
 
-def read_video(path: Path, height: int, width: int, fps: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """The nearest source frame to every 1 / fps seconds.
+class VideoFrames:
+    """The nearest source frame to every 1 / fps seconds, one after another: pairs of a picture uint8 [height, width, 3] and its
+    number in the source.
 
-    Returns uint8 [T, height, width, 3], their numbers [T] in the source, and how many frames the source has. The centre
-    of the picture is cut to the aspect and resized by Lanczos' filter; the source is streamed. Raises VideoError.
+    The centre of the picture is cut to the aspect and resized by Lanczos' filter; the source is streamed, so that memory does not
+    grow with its length. `count` is how many source frames were read so far. Iterating raises VideoError.
     """
-    frames: list[np.ndarray] = []
-    indices: list[int] = []
-    count = 0
-    try:
-        stream = imageio_ffmpeg.read_frames(str(path))
-        meta = next(stream)
-        for count, data in enumerate(stream, start=1):
-            while round(len(indices) * meta["fps"] / fps) < count:
+
+    def __init__(self, path: Path, height: int, width: int, fps: float) -> None:
+        self.path, self.size, self.fps, self.count = path, (width, height), fps, 0
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        given = 0
+        try:
+            stream = imageio_ffmpeg.read_frames(str(self.path))
+            meta = next(stream)
+            for data in stream:
+                self.count += 1
+                if round(given * meta["fps"] / self.fps) >= self.count:
+                    continue
                 picture = Image.frombuffer("RGB", meta["size"], data)
-                frames.append(np.array(ImageOps.fit(picture, (width, height), method=Image.Resampling.LANCZOS)))
-                indices.append(count - 1)
-    except (OSError, RuntimeError, StopIteration, KeyError, ValueError, ZeroDivisionError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise VideoError(f"{path}: no readable video ({lines[-1] if lines else type(error).__name__})") from error
-    if not frames:
-        raise VideoError(f"{path}: the video has no frames")
-    return np.stack(frames), np.array(indices), count
+                fitted = np.array(ImageOps.fit(picture, self.size, method=Image.Resampling.LANCZOS))
+                while round(given * meta["fps"] / self.fps) < self.count:
+                    given += 1
+                    yield fitted, self.count - 1
+        except (OSError, RuntimeError, StopIteration, KeyError, ValueError, ZeroDivisionError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise VideoError(
+                f"{self.path}: no readable video ({lines[-1] if lines else type(error).__name__})"
+            ) from error
+        if not given:
+            raise VideoError(f"{self.path}: the video has no frames")
+
+
+def read_video(path: Path, height: int, width: int, fps: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """All of `VideoFrames` at once: uint8 [T, height, width, 3], their numbers [T] in the source, and how many frames that has.
+    Raises VideoError."""
+    stream = VideoFrames(path, height, width, fps)
+    frames, indices = zip(*stream)
+    return np.stack(frames), np.array(indices), stream.count

@@ -7,7 +7,6 @@ same, and a checkpoint of many processes is resumed by any number of them.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -29,8 +28,7 @@ from tqdm import tqdm
 from train.engine import sharding
 from train.evaluation.sheet import save_sheet
 from train.street.scene import part_name
-from world_model.config import ModelConfig, get_preset
-from world_model.cost.plan import resized
+from world_model.config import ModelConfig
 from world_model.priors.names import renamed
 from world_model.weights import Adapt, read_manifest, with_own
 
@@ -239,7 +237,7 @@ class Run:
         elif self.many:
             raise RuntimeError(
                 f"{self._checkpoint} was written by one process: go on with one, or start anew from its landed weights "
-                "(python -m train.land, then --initial)"
+                "(python -m train.export, then --initial)"
             )
         else:
             self.accelerator.load_state(str(self._checkpoint))
@@ -301,50 +299,3 @@ def facts_of(folder: Path, stage: str) -> dict[str, Any]:
     if path.is_file():
         return json.loads(path.read_text())[f"{stage}_training"]
     return read_manifest(folder).get(stage, {})
-
-
-# ---- command lines ----------------------------------------------------------------------------------------------------
-
-
-PATHS = {
-    "data": "folder of shards (train.data; encoded ones for a DiT), or of Sekai-style clips",
-    "vae": "run folder of train.vae",
-    "initial": "folder of weights to start from (train.land)",
-    "depth": "run folder of train.depth, where --initial brings none or an older one",
-    "places": "run folder of train.places, or a folder of weights, where --initial brings none or older ones",
-    "events": "run folder of train.events, or a folder of weights, where --initial brings none or older ones",
-}
-
-
-def read_arguments(
-    description: str | None,
-    settings: type,
-    numbers: Sequence[str],
-    needed: Sequence[str] = (),
-    offered: Sequence[str] = (),
-) -> tuple[ModelConfig, Any, argparse.Namespace]:
-    """The command line of a stage: its model, `settings` with the fields `numbers` as given, and the rest: out, steps, minutes and
-    the `PATHS` that are needed or offered."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="preset name, or a config.json")
-    parser.add_argument("--size", metavar="HxW", help="picture size on the patch grid (default: the preset's)")
-    for folder in (*needed, *offered):
-        parser.add_argument(f"--{folder}", type=Path, required=folder in needed, help=PATHS[folder])
-    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--minutes", type=float, help="stop after this much training")
-    for name in numbers:
-        default = getattr(settings, name)
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
-        else:
-            parser.add_argument(flag, type=type(default), default=default)
-    arguments = parser.parse_args()
-    values = {name: getattr(arguments, name) for name in numbers}
-    try:
-        path = Path(arguments.model)
-        config = ModelConfig.from_json(path.read_text()) if path.suffix == ".json" else get_preset(arguments.model)
-        return resized(config, arguments.size), settings(**values), arguments
-    except (ValueError, OSError) as error:
-        parser.error(str(error))

@@ -8,7 +8,7 @@ The same functions as at inference keep history, memory, priors and decoder goin
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,14 +20,15 @@ from train.street.walks import rephrased
 from world_model import batch as batches
 from world_model.actions import Action
 from world_model.conditions import Motion, Pose
+from world_model.config import Tiers
 from world_model.dit import DiT
 from world_model.priors.album import Album
 from world_model.priors.scene import SceneState
-from world_model.rollout import generator
-from world_model.text import Conditioning, mean_token
+from world_model.rollout import generator, motion_of
+from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
-from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds, without_past
 
 PLACE_ERROR = 0.15  # metres by which worlds are wrong about where they started
 KINDS = {kind.__name__: kind for kind in (Worlds, History, ChannelMemory, SceneState, Album)}  # in a stored pool
@@ -62,23 +63,22 @@ class Batch:
 class Pool:
     """`size` worlds; `draw` takes some of them, `put` returns them one block later.
 
-    blocks: a world's longest life. memory_blocks: how much of its past is kept for the channel path's gradient.
-    text_start: share of worlds that start from a caption alone, and live one block. caption: how often the caption is told though
-    nothing happens. Worlds live on `device`.
+    blocks: a world's longest life; it ends with its walk. memory_blocks: how much of its past is kept for the channel path's
+    gradient. text_start: share of worlds that start from a caption alone (T2V), and live one block; "alternate": all worlds of
+    even steps do, and none of odd ones. caption: how often the caption is told though nothing happens. beyond: worlds live on after
+    their walk's end, where no truth is known (it is zero), on actions that other worlds of the pool have. Worlds live on `device`.
     """
 
     def __init__(
         self, corpus: Corpus, conditioning: Conditioning, size: int, seed: int, blocks: int = 12, memory_blocks: int = 16,
-        text_start: float = 0.4, caption: float = 0.4, device: torch.device | str = "cpu",
+        text_start: float | Literal["alternate"] = 0.4, caption: float = 0.4, device: torch.device | str = "cpu",
+        beyond: bool = False,
     ) -> None:  # fmt: skip
-        if corpus.blocks < 3:
-            raise ValueError(
-                f"worlds walk on through walks of 3 blocks or more, the corpus has walks of {corpus.blocks}"
-            )
         self.corpus, self.conditioning = corpus, conditioning
         self.size, self.seed, self.blocks, self.memory_blocks = size, seed, blocks, memory_blocks
-        self.text_start, self.caption, self.device = text_start, caption, device
-        self.entries: list[Entry | None] = [None] * size
+        self.text_start, self.caption, self.device, self.beyond = text_start, caption, device, beyond
+        # text starts of even steps have slots of their own, which are empty between two steps
+        self.entries: list[Entry | None] = [None] * (2 * size if text_start == "alternate" else size)
 
     def draw(self, dit: DiT, vae: VideoVAE, count: int, dreaming: float, step: int) -> Batch:
         """`count` different worlds; those at their end start anew, a share `dreaming` of them on their own history.
@@ -89,10 +89,13 @@ class Pool:
             raise ValueError(f"a pool of {self.size} worlds cannot give {count}: make it larger or the batch smaller")
         stream = generator(self.seed, "pool", step)
         index = torch.randperm(self.size, generator=stream)[:count].tolist()
+        text_start: float = self.text_start if self.text_start != "alternate" else float(step % 2 == 0)
+        if self.text_start == "alternate" and text_start:
+            index = [self.size + i for i in index]
         fresh = [i for i in index if self.entries[i] is None]
         starting = anywhere(bool(fresh))
         if fresh:
-            self._start(dit, vae, fresh, dreaming, stream)
+            self._start(dit, vae, fresh, dreaming, text_start, stream)
         elif starting:  # a sharded network is called by all processes or by none
             size = (self.corpus.config.height, self.corpus.config.width)
             nothing = torch.zeros(1, 3, *size, device=self.device)
@@ -104,12 +107,12 @@ class Pool:
                 "histories of this packing grow, and worlds of different ages fit no batch: one world a lane"
             )
         worlds, past = join_worlds([e.worlds for e in entries]), batches.join([e.past for e in entries])
-        actions = [self.corpus.action(e.walk, e.block) for e in entries]
-        tables = self.conditioning.actions[[a.index for a in actions]]
-        texts = torch.stack([self.corpus.text(self.told(e)) for e in entries])
-        truth = torch.stack([self.corpus.block(e.walk, e.block) for e in entries])
-        words = [t.to(self.device) for t in (torch.cat([texts, tables], dim=1), mean_token(tables), truth)]
-        motion = batches.move(self.corpus.motion([e.walk for e in entries], [e.block for e in entries]), self.device)
+        actions = [self._action(e) for e in entries]
+        context, pooled = self.conditioning.context(actions, [self.told(e) for e in entries])
+        truth = torch.stack([self._truth(e) for e in entries])
+        words = [t.to(self.device) for t in (context, pooled, truth)]
+        motion = batches.join([self._motion(e, action) for e, action in zip(entries, actions)])
+        motion = batches.move(motion, self.device)
         return Batch(index, worlds, past, actions, motion, *words)
 
     def put(self, batch: Batch, after: Worlds, block: History) -> None:
@@ -125,6 +128,32 @@ class Pool:
             past = entry.past.join(batches.rows(block, slice(row, row + 1)))
             keep = torch.arange(past.frames - limit, past.frames, device=past.frame.device)[None]
             self.entries[i] = replace(entry, block=entry.block + 1, worlds=world, past=past.select(keep))
+
+    def _inside(self, entry: Entry) -> bool:
+        """Whether a world's next block is one of its walk's."""
+        return not self.beyond or entry.block < self.corpus.blocks_of(entry.walk)
+
+    def _action(self, entry: Entry) -> Action:
+        if self._inside(entry):
+            return self.corpus.action(entry.walk, entry.block)
+        stream = generator(self.seed, "beyond", entry.walk, entry.last, entry.block)
+        others = [other for other in self.entries if other is not None and self._inside(other)] or [entry]
+        other = others[int(torch.randint(len(others), (), generator=stream))]
+        return self.corpus.action(other.walk, min(other.block, self.corpus.blocks_of(other.walk) - 1))
+
+    def _truth(self, entry: Entry) -> Tensor:
+        """[C, K, h, w]"""
+        if self._inside(entry):
+            return self.corpus.block(entry.walk, entry.block)
+        config = self.corpus.config
+        return torch.zeros(config.dit.latent_channels, config.block_latents, *config.latent_size)
+
+    def _motion(self, entry: Entry, action: Action) -> Motion:
+        """The true camera's of one world; beyond its walk the commanded one."""
+        if self._inside(entry):
+            return self.corpus.motion([entry.walk], [entry.block])
+        world = entry.worlds
+        return motion_of(self.corpus.config, [action], world.yaw.cpu(), world.pitch.cpu())
 
     def dreaming(self, batch: Batch) -> Tensor:
         """[B] bool."""
@@ -143,7 +172,7 @@ class Pool:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`. Worlds beyond this pool's size or corpus are left out: they start anew when drawn."""
-        self.entries = [None] * self.size
+        self.entries = [None] * len(self.entries)
         for group in state.get("groups", [state]):
             self._fill(group)
 
@@ -153,12 +182,14 @@ class Pool:
             return
         worlds, past, plans = unpacked(state["worlds"]), unpacked(state["past"]), state["plan"].tolist()
         for row, (slot, world, (walk, block, last, dreaming)) in enumerate(zip(slots, split_worlds(worlds), plans)):
-            if slot < self.size and walk < len(self.corpus) and last < self.corpus.blocks:
+            if slot < self.size and walk < len(self.corpus) and (self.beyond or last < self.corpus.blocks_of(walk)):
                 self.entries[slot] = Entry(
                     walk, block, last, bool(dreaming), world, batches.rows(past, slice(row, row + 1))
                 )
 
-    def _start(self, dit: DiT, vae: VideoVAE, index: list[int], dreaming: float, stream: torch.Generator) -> None:
+    def _start(
+        self, dit: DiT, vae: VideoVAE, index: list[int], dreaming: float, text_share: float, stream: torch.Generator
+    ) -> None:
         corpus, config = self.corpus, self.corpus.config
 
         def draw(low: int, high: int) -> int:
@@ -166,10 +197,12 @@ class Pool:
 
         plans = []
         for _ in index:
-            text_start = float(torch.rand((), generator=stream)) < self.text_start
+            text_start = float(torch.rand((), generator=stream)) < text_share
             walk = draw(min(HELD_OUT, len(corpus) - 1), len(corpus))
-            block = draw(0, 3) if text_start else draw(0, corpus.blocks - 1)
-            last = block if text_start else min(block + draw(0, self.blocks), corpus.blocks - 1)
+            blocks = corpus.blocks_of(walk)
+            block = draw(0, min(3, blocks) if text_start else max(blocks - 1, 1))
+            last = block if text_start else block + draw(0, self.blocks)
+            last = last if self.beyond else min(last, blocks - 1)
             plans.append((walk, block, last, text_start, float(torch.rand((), generator=stream)) < dreaming))
         pictures = torch.stack([corpus.picture(walk, block) for walk, block, *_ in plans])
         present = torch.tensor([not text_start for *_, text_start, _ in plans])
@@ -180,11 +213,13 @@ class Pool:
         with torch.no_grad():
             starts = (pictures, present, Pose(angles[:, 0], angles[:, 1], place))
             worlds = split_worlds(start_worlds(dit, vae, *batches.move(starts, self.device)))
-        for i, world, (walk, block, last, _, dreams) in zip(index, worlds, plans):
+        for i, world, (walk, block, last, text_start, dreams) in zip(index, worlds, plans):
             shown, held = config.start_latents, self.memory_blocks * config.block_latents
             still = world.history.select(torch.arange(world.history.frames - shown, world.history.frames)[None])
             front = still.select(torch.zeros(1, max(held - shown, 0), dtype=torch.int64))
             past = replace(front, present=torch.zeros_like(front.present)).join(still)
+            if text_start and not isinstance(config.dit.packing, Tiers):
+                world = without_past(world)
             self.entries[i] = Entry(walk, block, last, dreams, world, past)
 
     def told(self, entry: Entry) -> str | None:
@@ -196,7 +231,7 @@ class Pool:
             stream = generator(self.seed, "phrasing", entry.walk, entry.last, event)
             return rephrased(info, entry.block, stream)
         chance = float(torch.rand((), generator=generator(self.seed, "caption", entry.walk, entry.last)))
-        needed = not bool(entry.worlds.history.present[0, -1])
+        needed = not bool(entry.worlds.history.known[0])
         return info.caption if needed or chance < self.caption else None
 
 

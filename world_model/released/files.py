@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,11 +66,12 @@ def is_released(folder: Path) -> bool:
     return not (folder / "manifest.json").exists() and any((folder / name).exists() for name in PARTS["transformer"])
 
 
-def open_release(folder: Path) -> Release:
+def open_release(folder: Path, channel: bool = False) -> Release:
     """Finds and checks all parts; reads headers and small JSON files only.
 
-    Raises FileNotFoundError that names what is missing and where it may lie, ValueError that names the file and the tensors that
-    do not fit.
+    channel: keep the channel path in the config, which released weights lack, for training: `load_released` adds it, and its output
+    is zero at first. Raises FileNotFoundError that names what is missing and where it may lie, ValueError that names the file and
+    the tensors that do not fit.
     """
     found = {
         part: next((folder / name for name in names if (folder / name).exists()), None) for part, names in PARTS.items()
@@ -80,13 +83,15 @@ def open_release(folder: Path) -> Release:
     dit = Checkpoint(paths["transformer"], lambda name: None if name.startswith(TRAINING_ONLY) else name)
     vae = Checkpoint(paths["autoencoder"], diffusers_name)
     text = Checkpoint(paths["text encoder"], transformers_name)
-    config = _config(folder, paths, dit, vae, text)
+    config = _config(folder, paths, dit, vae, text, channel)
     if dit.left_out:
         log.info("%s: %s are for training only and not read", dit.path.name, ", ".join(sorted(dit.left_out)))
     return Release(config, dit, vae, text, paths["tokenizer"].parent)
 
 
-def _config(folder: Path, paths: Mapping[str, Path], dit: Checkpoint, vae: Checkpoint, text: Checkpoint) -> ModelConfig:
+def _config(
+    folder: Path, paths: Mapping[str, Path], dit: Checkpoint, vae: Checkpoint, text: Checkpoint, channel: bool
+) -> ModelConfig:
     """The model's config from config.json and the tensors' shapes, all of which it is then held to."""
     full = PRESETS[FULL_SIZE]
     sizes_of_dit, length = _dit_config(paths["configuration"], dit)
@@ -112,7 +117,7 @@ def _config(folder: Path, paths: Mapping[str, Path], dit: Checkpoint, vae: Check
     for checkpoint, shapes in ((dit, expected), (vae, autoencoder), (text, encoder)):
         require_shapes(shapes, checkpoint.shapes, f"{checkpoint.path} does not fit {paths['configuration']}")
     _check_normalisation(vae.path.parent / "config.json")
-    if added:  # its output would be zero: nothing is lost without it
+    if added and not channel:  # its output would be zero: nothing is lost without it
         config = replace(config, dit=replace(config.dit, channel=None))
     return config
 
@@ -185,10 +190,65 @@ def read_vae(release: Release, options: LoadOptions) -> nn.Module:
 
 
 def _conditioning(release: Release, config: TextConfig, options: LoadOptions) -> Conditioning:
-    device = options.place if options.text == "device" else "cpu"
-    number = options.number(options.dtype)
-    encoder = UMT5Encoder(config, release.text, release.tokenizer, device, number, keep=options.text != "drop")
+    encoder = _encoder(release.text, release.tokenizer, config, options)
     if config.joined:
         return JoinedConditioning(config, encoder)
     captions = [f"{config.prefix}{action.caption}" for action in ALL_ACTIONS]
     return Conditioning(config, encoder.encode_all(captions, config.action_tokens), encoder)
+
+
+def _encoder(checkpoint: Checkpoint, tokenizer: Path, config: TextConfig, options: LoadOptions) -> UMT5Encoder:
+    device = options.place if options.text == "device" else "cpu"
+    return UMT5Encoder(
+        config, checkpoint, tokenizer, device, options.number(options.dtype), keep=options.text != "drop"
+    )
+
+
+# ---- the text encoder alone, which exported weights keep as it was released ---------------------------------------------
+
+
+def holds_text_encoder(folder: Path) -> bool:
+    """Whether a folder has a UMT5 with its tokenizer, in either layout."""
+    return all(any((folder / name).exists() for name in PARTS[part]) for part in ("text encoder", "tokenizer"))
+
+
+def open_text_encoder(folder: Path, config: TextConfig, options: LoadOptions) -> UMT5Encoder:
+    """The UMT5 of a folder; its weights are read when the first text is encoded.
+
+    Raises FileNotFoundError without one, ValueError that names the tensors that are not those of `config`.
+    """
+    encoder, tokenizer = _text_parts(folder)
+    checkpoint = Checkpoint(encoder, transformers_name)
+    shapes = {name: tuple(p.shape) for name, p in build_umt5(config).named_parameters()}
+    require_shapes(shapes, checkpoint.shapes, f"{encoder} is not the text encoder of this model")
+    return _encoder(checkpoint, tokenizer.parent, config, options)
+
+
+def link_text_encoder(source: Path, target: Path) -> None:
+    """Puts the UMT5 of one folder into another as it is: hard links, or copies where the file system has none."""
+    encoder, tokenizer = _text_parts(source)
+    files = [path for path in tokenizer.parent.iterdir() if path.is_file()]
+    if encoder.suffix == ".pth":
+        files.append(encoder)
+    else:
+        files += [path for path in encoder.parent.iterdir() if path.is_file()]
+    for path in files:
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        try:
+            os.link(path.resolve(), place)
+        except OSError:
+            shutil.copy2(path, place)
+
+
+def _text_parts(folder: Path) -> tuple[Path, Path]:
+    """The file that stands for the encoder, and the tokenizer's."""
+    found = [
+        next((folder / name for name in PARTS[part] if (folder / name).exists()), None)
+        for part in ("text encoder", "tokenizer")
+    ]
+    if found[0] is None or found[1] is None:
+        wanted = "; ".join(" or ".join(PARTS[part]) for part in ("text encoder", "tokenizer"))
+        raise FileNotFoundError(f"no text encoder UMT5 in {str(folder)!r}: expected {wanted} (docs/yume-5b.md)")
+    return found[0], found[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -107,6 +107,10 @@ class VisitingVAE:
     def encode(self, video: Tensor) -> Tensor:
         with self._visit() as vae:
             return vae.encode(video.to(self.device))
+
+    def encode_stream(self, videos: Iterable[Tensor]) -> Iterator[Tensor]:
+        with self._visit() as vae:
+            yield from vae.encode_stream(video.to(self.device) for video in videos)
 
     def decode(self, latents: Tensor, cache: DecoderCache | None = None) -> tuple[Tensor, DecoderCache]:
         with self._visit() as vae:

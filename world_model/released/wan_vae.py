@@ -9,6 +9,7 @@ Shapes: B videos, T frames, H x W pixels in -1..1, C latent channels, F latent f
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -119,6 +120,24 @@ class WanVAE(nn.Module):
         if video.shape[2] % stride or not video.shape[2]:
             raise ValueError(f"a video must be a multiple of {stride} frames, got {tuple(video.shape)}")
         return self.encode_clip(video[:, :, stride - 1 :])
+
+    def encode_stream(self, videos: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Latents of stretches [B, 3, 4 n, H, W] of one long video, one after another: together those of `encode` of all of it.
+
+        Memory does not grow with the length: the encoder carries the frames in front of its convolutions in time.
+        """
+        from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+
+        model, stride = self.model, self.config.temporal_stride
+        memory: list[Any] = [None] * len(list(model.encoder.modules()))
+        for number, video in enumerate(videos):
+            pixels = patchify(video.to(model.dtype), patch_size=2)
+            parts = list(pixels.split(stride, dim=2))
+            if number == 0:
+                parts[0] = parts[0][:, :, -1:]  # the very first latent holds one picture
+            hidden = [model.encoder(part, feat_cache=memory, feat_idx=[0]) for part in parts]
+            mean = model.quant_conv(torch.cat(hidden, dim=2)).chunk(2, dim=1)[0]
+            yield (mean.float() - self.mean) / self.scale
 
     def decode(self, latents: Tensor, cache: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """[B, C, F, h, w] -> pictures [B, 3, 4 F, H, W] in -1..1 float32, and the cache that continues the stream.

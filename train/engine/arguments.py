@@ -1,0 +1,128 @@
+"""The command lines of the training stages, and where a stage begins: the model and the weights that they name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from world_model.config import PRESETS, ModelConfig, get_preset
+from world_model.cost.plan import resized
+from world_model.dit import DiT
+from world_model.released.files import is_released, open_release
+from world_model.weights import Adapt, holds_weights, load_dit, load_released, read_config
+
+PATHS = {
+    "data": "folder of shards (train.data; encoded ones for a DiT), or of Sekai-style clips",
+    "vae": "folder of the autoencoder: a run of train.vae, or weights, released or exported (default: MODEL, if it is such)",
+    "initial": "folder of weights to start from, released or exported (default: MODEL, if it is such)",
+    "depth": "run folder of train.depth, where --initial brings none or an older one",
+    "places": "run folder of train.places, or a folder of weights, where --initial brings none or older ones",
+    "events": "run folder of train.events, or a folder of weights, where --initial brings none or older ones",
+}
+IN_WEIGHTS = ("vae", "initial")  # what a folder of weights that is given as MODEL brings
+
+
+def read_arguments(
+    description: str | None,
+    settings: type,
+    numbers: Sequence[str],
+    needed: Sequence[str] = (),
+    offered: Sequence[str] = (),
+) -> tuple[ModelConfig, Any, argparse.Namespace]:
+    """The command line of a stage: its model, `settings` with the fields `numbers` as given, and the rest: out, steps, minutes and
+    the `PATHS` that are needed or offered ("captions": how texts reach the model)."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "model", metavar="MODEL", help="preset name, a config.json, or a folder of weights, released or exported"
+    )
+    parser.add_argument("--size", metavar="HxW", help="picture size on the patch grid (default: the model's)")
+    if "captions" in offered:
+        parser.add_argument(
+            "--captions", choices=("apart", "joined"),
+            help="how texts reach the model: event and action encoded apart (the paper), or as one caption (the public demo); "
+            "default: the model's own way. The config of what is trained keeps it.",
+        )  # fmt: skip
+    paths = [name for name in (*needed, *offered) if name in PATHS]
+    for folder in paths:
+        required = folder in needed and folder not in IN_WEIGHTS
+        parser.add_argument(f"--{folder}", type=Path, required=required, help=PATHS[folder])
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, help="stop after this much training")
+    for name in numbers:
+        default = getattr(settings, name)
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+        else:
+            parser.add_argument(flag, type=type(default), default=default)
+    arguments = parser.parse_args()
+    for name in IN_WEIGHTS:
+        if name in paths and getattr(arguments, name) is None and _is_folder(arguments.model):
+            setattr(arguments, name, Path(arguments.model))
+    missing = [f"--{name}" for name in needed if name in paths and getattr(arguments, name) is None]
+    if missing:
+        parser.error(f"the following arguments are required: {', '.join(missing)} (or a folder of weights as MODEL)")
+    values = {name: getattr(arguments, name) for name in numbers}
+    try:
+        config = configured(arguments.model, arguments.size, vars(arguments).get("captions"))
+        return config, settings(**values), arguments
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+def configured(model: str, size: str | None, captions: str | None = None) -> ModelConfig:
+    """The config of `named_config`, for pictures of another size ("HxW"), and with texts told "apart" or "joined".
+
+    Raises ValueError or OSError for a wrong one.
+    """
+    config = named_config(model)
+    if captions is not None:
+        config = replace(config, text=replace(config.text, joined=captions == "joined"))
+    return resized(config, size)
+
+
+def named_config(model: str) -> ModelConfig:
+    """The config of a preset, of a file config.json, or of a folder of weights; released ones get the channel path that they lack.
+
+    Raises ValueError or OSError for what is none of them.
+    """
+    if model in PRESETS and not _is_folder(model):
+        return get_preset(model)
+    path = Path(model)
+    if path.suffix == ".json":
+        return ModelConfig.from_json(path.read_text())
+    if not holds_weights(path):
+        return get_preset(model)  # raises, and says which there are
+    return open_release(path, channel=True).config if is_released(path) else read_config(path)
+
+
+def _is_folder(model: str) -> bool:
+    return holds_weights(Path(model))
+
+
+def initial_dit(
+    config: ModelConfig, folder: Path | None, without: Sequence[str] = (), adapt: Adapt | None = None
+) -> DiT:
+    """The DiT that a stage begins with, float32: fresh, or with the weights of a folder, released or exported.
+
+    What released weights lack of a channel path is added with a zero output (`weights.load_released`): the network computes what it
+    was trained to. `without` and `adapt` as in `weights.load_dit`. Raises ValueError or FileNotFoundError for unfitting weights.
+    """
+    if folder is None or not is_released(folder):
+        dit = DiT(config)
+        if folder is not None:
+            load_dit(dit, folder, without, adapt)
+        return dit
+    release = open_release(folder, channel=config.dit.channel is not None)
+    if release.config.dit != config.dit:
+        raise ValueError(f"the weights in {folder} are not of {config.name!r}: give the folder itself as MODEL")
+    with torch.device("meta"):
+        dit = DiT(config)
+    load_released(dit, release.dit.read(torch.float32, "cpu"))
+    return dit
