@@ -36,9 +36,16 @@ def join(batches: Sequence[Tree]) -> Tree:
     return mapped(lambda axis, *tensors: torch.cat(tensors, dim=axis), *batches)
 
 
-def rows(batch: Tree, part: slice) -> Tree:
-    """Some of a batch's worlds; views of its tensors."""
+def rows(batch: Tree, part: slice | Tensor) -> Tree:
+    """Some of a batch's worlds: views of its tensors for a slice, copies for numbers int64 [n]."""
     return mapped(lambda axis, tensor: tensor[(slice(None),) * axis + (part,)], batch)
+
+
+def put(batch: Tree, numbers: Tensor, others: Tree) -> Tree:
+    """A batch with `others` in place of its worlds of these numbers, int64 [n]; a new one, the old one stays as it is."""
+    return mapped(
+        lambda axis, tensor, new: tensor.clone().index_copy_(axis, numbers.to(tensor.device), new), batch, others
+    )
 
 
 def repeat(batch: Tree, times: int) -> Tree:
