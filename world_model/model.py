@@ -30,7 +30,7 @@ from world_model.released.files import is_released, load_release
 from world_model.released.hub import find_or_fetch
 from world_model.released.placement import LoadOptions, place
 from world_model.rollout import block_noise, dream_block, generator
-from world_model.state import WorldState
+from world_model.state import WorldState, check_state
 from world_model.text import NO_TEXT, Conditioning, build_conditioning
 from world_model.threads import one_thread, side_by_side
 from world_model.vae import VideoVAE, build_vae
@@ -55,6 +55,7 @@ class WorldModel:
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae
         self.starts, self.heads = starts, heads
+        self._like: WorldState | None = None  # what states look like
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
@@ -197,6 +198,16 @@ class WorldModel:
     def preview(self, state: WorldState) -> np.ndarray:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
+
+    @torch.inference_mode()
+    def check_state(self, state: WorldState) -> None:
+        """Raises TypeError or ValueError for what `start` and `step` of this model cannot have given (`state.check_state`)."""
+        if self._like is None:
+            size = (1, 3, self.config.height, self.config.width)
+            worlds = self._standing(torch.zeros(size, device=self.device), None)
+            outcomes = () if self.heads is None else (Outcome.none(1),)
+            self._like = WorldState(worlds, (0,), (0,), ("",), outcomes)
+        check_state(state, self._like, exact=isinstance(self.config.dit.packing, Tiers))
 
     def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
         """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
+from world_model import batch
 from world_model.heads import Outcome
 from world_model.worlds import Worlds, join_worlds, put_worlds, take_worlds
 
@@ -49,6 +50,35 @@ class WorldState:
             texts=_put(self.texts, numbers, others.texts),
             outcomes=_put(self.outcomes, numbers, others.outcomes),
         )
+
+
+def check_state(state: object, like: WorldState, exact: bool) -> None:
+    """Raises TypeError for what is no `WorldState`, ValueError for one that no model gives whose worlds are `like` those.
+
+    Its tensors must have the types and shapes of those, and finite numbers; without `exact` (a model that holds all of its
+    history) those of history and decoder only finite numbers.
+    """
+    if not isinstance(state, WorldState):
+        raise TypeError(f"a world is a WorldState, got {type(state).__name__}")
+    lacking = [own.name for own in fields(WorldState) if not hasattr(state, own.name)]
+    if lacking:
+        raise ValueError(f"the world lacks its {lacking[0]}")
+    count = len(state.seeds) if isinstance(state.seeds, tuple) else 0
+    parts = {"steps": state.steps, "texts": state.texts, "outcomes": state.outcomes if like.outcomes else state.seeds}
+    for name, part in parts.items():
+        if not count or not isinstance(part, tuple) or len(part) != count:
+            raise ValueError(f"the world needs as many seeds as {name}, at least one")
+    whole = [*state.seeds, *state.steps]
+    if any(isinstance(number, bool) or not isinstance(number, int) for number in whole) or min(state.steps) < 0:
+        raise ValueError("the world's seeds and steps must be whole numbers, steps 0 or more")
+    if not all(isinstance(text, str) for text in state.texts):
+        raise ValueError("the world's texts must be str")
+    loose = () if exact else ("worlds.history", "worlds.cache")
+    batch.check_alike(state.worlds, like.worlds, "worlds", loose, count)
+    for outcome in state.outcomes:
+        batch.check_alike(outcome, like.outcomes[0] if like.outcomes else outcome, "outcomes", (), 1)
+    if float(state.worlds.picture.abs().max()) > 1.001 or int(state.worlds.frame.min()) < 0:
+        raise ValueError("the world's picture must be within -1..1 and its frame 0 or more")
 
 
 def _put(values: tuple[Value, ...], numbers: Sequence[int], others: Sequence[Value]) -> tuple[Value, ...]:
