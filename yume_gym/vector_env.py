@@ -103,22 +103,22 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         if max_episode_steps is not None:
             self._longest = check_whole("max_episode_steps", max_episode_steps, least=1)
         self.render_mode = check_choice("render_mode", render_mode, (None, "rgb_array"), " for a vector environment")
-        self._single = YumeWorldEnv(**arguments)
+        self.single_env = YumeWorldEnv(**arguments)
         self.metadata = {  # type: ignore[misc]
-            **self._single.metadata,
+            **self.single_env.metadata,
             "render_modes": ["rgb_array"],
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_observation_space = self._single.observation_space
-        self.single_action_space = self._single.action_space
+        self.single_observation_space = self.single_env.observation_space
+        self.single_action_space = self.single_env.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._batch = WorldBatch(self._single, self.num_envs, invariant, at_once)
+        self._batch = WorldBatch(self.single_env, self.num_envs, invariant, at_once)
 
     @property
     def model(self) -> WorldModel:
         """The network that dreams, for sharing it with other environments."""
-        return self._single.model
+        return self.single_env.model
 
     @property
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -137,7 +137,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin episodes: (observations, infos). See the class for `seed` and `options`. A call that raises changes nothing."""
         started = time.perf_counter()
-        wanted, which = read_reset(options, self.num_envs, self._single.accepted_options)
+        wanted, which = read_reset(options, self.num_envs, self.single_env.accepted_options)
         seeds = read_seeds(seed, self.num_envs)
         if len(which) < self.num_envs:
             self._batch.slots("reset(options={'reset_mask': ...}")
@@ -153,6 +153,20 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
         A call that raises changes nothing. Raises ResetNeeded before the first reset, or where an ended world has to be
         reset by the caller; TypeError or ValueError for what are no N actions of `single_action_space`.
+        """
+        observations, steps, final = self.step_each(actions)
+        infos: dict[str, Any] = {}
+        for number, (*_, info) in enumerate(steps):
+            if number in final:
+                infos = self._add_info(infos, final[number], number)
+            infos = self._add_info(infos, info, number)
+        rewards, terminations, truncations, _ = zip(*steps)
+        return observations, np.array(rewards, np.float64), np.array(terminations), np.array(truncations), infos
+
+    def step_each(self, actions: Any) -> tuple[np.ndarray, list[Step], dict[int, dict[str, Any]]]:
+        """`step` with an info for each world: (observations, [(reward, terminated, truncated, info)], {world: final}).
+
+        final: of worlds that ended and began anew within this step (SAME_STEP), their "final_obs" and "final_info".
         """
         started = time.perf_counter()
         before = self._batch.slots("step")
@@ -174,15 +188,20 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
                 slots[number], steps[number] = self._batch.judge(
                     before[number], held[i], worlds, i, frames[i], started, self._longest
                 )
-        final = {number: slot for number, slot in slots.items() if slot.ended}
+        final: dict[int, dict[str, Any]] = {}
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
-            anew = list(final)
+            anew = [number for number, slot in slots.items() if slot.ended]
+            for number in anew:
+                seen = slots[number].moment.observation(self.single_env.observes_block)
+                final[number] = {"final_obs": seen, "final_info": steps[number][3]}
         if anew:
             begun, worlds = self._batch.begin(anew, [{}] * len(anew), [None] * len(anew))
             parts.append((anew, worlds))
             slots |= zip(anew, begun)
+            for number, slot in zip(anew, begun):
+                steps[number] = (*steps.get(number, (0.0, False, False))[:3], self._first_info(slot, started))
         self._batch.commit(slots, parts)
-        return self._report(steps, anew, final, started)
+        return self._observations(), [steps[number] for number in range(self.num_envs)], final
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
         """The latest frame of every world, N times uint8 [H, W, 3]; None and a warning without a render_mode."""
@@ -197,7 +216,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """`YumeWorldEnv.trigger_event` in the worlds of these numbers, or in all."""
         event = check_event(text)
         if event is not None:
-            self._single._check_event(event)
+            self.single_env._check_event(event)
         chosen = range(self.num_envs) if slots is None else [self._number(number) for number in slots]
         changed = {}
         for number in chosen:
@@ -212,7 +231,9 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         now = self._batch.slot(number, "get_state")
         world = self._batch.worlds.rows([number])
         moment = replace(now.moment, world=world, frames=now.moment.frames.copy())
-        return EnvState(self._single._kind, self._single._block_shape, moment, copy.deepcopy(now.random), now.seed)
+        return EnvState(
+            self.single_env._kind, self.single_env._block_shape, moment, copy.deepcopy(now.random), now.seed
+        )
 
     def set_state(self, slot: int, state: EnvState) -> None:
         """Continue one world where `state` was taken, here or in a `YumeWorldEnv` of the same model.
@@ -221,7 +242,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """
         number = self._number(slot)
         self._batch.slots("set_state")
-        self._single.check_state(state)
+        self.single_env.check_state(state)
         kept = Slot(replace(state.moment, world=None), copy.deepcopy(state.random), state.seed)
         self._batch.commit({number: kept}, [([number], state.moment.world)])
 
@@ -246,29 +267,10 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    def _report(
-        self, steps: dict[int, Step], anew: list[int], final: dict[int, Slot], started: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """What `step` returns of the worlds that took one and of those that began `anew`."""
-        rewards = np.zeros(self.num_envs)
-        terminations, truncations = np.zeros((2, self.num_envs), np.bool_)
-        infos: dict[str, Any] = {}
-        for number in range(self.num_envs):
-            info: dict[str, Any] = {}
-            if number in steps:
-                rewards[number], terminations[number], truncations[number], info = steps[number]
-            if number in anew:
-                if number in final:
-                    seen = final[number].moment.observation(self._single.observes_block)
-                    infos = self._add_info(infos, {"final_obs": seen, "final_info": info}, number)
-                info = self._first_info(self._batch.slot(number, "step"), started)
-            infos = self._add_info(infos, info, number)
-        return self._observations(), rewards, terminations, truncations, infos
-
     def _observations(self) -> np.ndarray:
         observations = np.empty(self.observation_space.shape, np.uint8)  # type: ignore[arg-type]
         for number, slot in enumerate(self._batch.slots("observe")):
-            observations[number] = slot.moment.observation(self._single.observes_block)
+            observations[number] = slot.moment.observation(self.single_env.observes_block)
         return observations
 
     def _first_info(self, slot: Slot, started: float) -> dict[str, Any]:
