@@ -12,6 +12,7 @@ from world_model.config import ModelConfig
 from world_model.heads import Outcome as Judged
 from world_model.model import WorldModel
 from world_model.text import NO_TEXT
+from world_model.threads import fair_threads
 from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.pictures import load_picture
 from yume_gym.rewards import LEARNED, REWARDS, RewardFn, find_reward
@@ -216,11 +217,13 @@ class YumeWorldEnv(FirstPersonEnv):
 
     def _begin(self, options: Mapping[str, Any], rng: np.random.Generator) -> Outcome:
         image, text, seed = world_start(self._model, options, rng)
-        world = self._model.start(images=[image], texts=[text], seeds=[seed])
+        with fair_threads(self._model.device):
+            world = self._model.start(images=[image], texts=[text], seeds=[seed])
         return Outcome(world, self._model.preview(world))
 
     def _advance(self, world: Any, action: Any, event: str | None, event_begins: bool) -> Outcome:
-        world, frames = self._model.step(world, [action], events=[event], steps=self.sampler_steps)
+        with fair_threads(self._model.device):
+            world, frames = self._model.step(world, [action], events=[event], steps=self.sampler_steps)
         return Outcome(world, frames[0], **learned(world.outcomes[0] if world.outcomes else None))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 
 from world_model.state import WorldState
+from world_model.threads import fair_threads
 from yume_gym.env import YumeWorldEnv, learned, world_start
 from yume_gym.episode import Moment
 from yume_gym.rewards import call_reward
@@ -72,9 +72,10 @@ class WorldBatch:
             starts.append(world_start(self.single.model, options, random))
             slots.append((schedule, random, kept))
         images, texts, numbers = zip(*starts)
-        worlds = self.single.model.start(images, texts, numbers)
-        length = self.single.model.config.frames_per_block
-        pictures = self.single.model.preview(worlds)[:, None]
+        model = self.single.model
+        with fair_threads(model.device):
+            worlds = model.start(images, texts, numbers)
+        length, pictures = model.config.frames_per_block, model.preview(worlds)[:, None]
         return [
             Slot(Moment.begin(None, picture, length, schedule), random, seed)
             for picture, (schedule, random, seed) in zip(pictures, slots)
@@ -85,17 +86,17 @@ class WorldBatch:
         worlds = self.worlds if len(going) == self.count else self.worlds.rows(going)
         moments = [self.slot(number, "step").moment for number in going]
         events = [moment.schedule.at(moment.step) for moment in moments]
-        threads, batch_size = None, 1
-        if not self._invariant:
-            threads, batch_size = self._share(len(going))
-        return self.single.model.step(worlds, held, events, self.single.sampler_steps, threads, batch_size)
+        with fair_threads(self.single.model.device) as cores:
+            threads, batch_size = self._share(len(going), cores)
+            return self.single.model.step(worlds, held, events, self.single.sampler_steps, threads, batch_size)
 
-    def _share(self, worlds: int) -> tuple[int | None, int]:
+    def _share(self, worlds: int, cores: int) -> tuple[int | None, int]:
         """Threads for each batch (None: all, one batch after another) and worlds in a batch."""
-        cores = torch.get_num_threads()
-        if self.single.model.device.type != "cpu" or cores == 1:
-            return None, worlds
+        if self._invariant:
+            return None, 1
         at_once = min(self._threads or cores, cores, worlds)
+        if self.single.model.device.type != "cpu" or at_once == cores == 1:
+            return None, worlds
         return 1, math.ceil(worlds / at_once)
 
     def judge(
