@@ -16,7 +16,7 @@ import yume_gym  # noqa: F401
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import get_preset
-from yume_gym.first_person import WallClock
+from yume_gym.clock import WallClock
 from yume_gym.recording import RecordEveryFrame
 from yume_gym.street.beacon import ARRIVAL_BONUS, ARRIVAL_RADIUS, beacon_distance
 from yume_gym.street.env import YumeStreetEnv

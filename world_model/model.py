@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,30 +30,14 @@ from world_model.released.files import is_released, load_release, open_text_enco
 from world_model.released.hub import find_or_fetch
 from world_model.released.placement import LoadOptions, place
 from world_model.rollout import block_noise, dream_block, generator
+from world_model.state import WorldState, check_state
 from world_model.text import NO_TEXT, Conditioning, build_conditioning
 from world_model.threads import one_thread, side_by_side
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_dit, load_into, load_tensors, read_config
-from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import Worlds, batches, empty_worlds, join_worlds, start_worlds, take_worlds
 
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class WorldState:
-    """Worlds between two steps: their tensors, and for each its seed, its step number and its start text ("" for none).
-
-    outcomes: what each world's last block was worth, as batches of one (`Outcome.none` after a start); () of models without heads.
-    """
-
-    worlds: Worlds
-    seeds: tuple[int, ...]
-    steps: tuple[int, ...]
-    texts: tuple[str, ...]
-    outcomes: tuple[Outcome, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.seeds)
 
 
 class WorldModel:
@@ -71,6 +55,7 @@ class WorldModel:
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae
         self.starts, self.heads = starts, heads
+        self._like: WorldState | None = None  # what states look like
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
@@ -150,14 +135,17 @@ class WorldModel:
         events: Sequence[str | None] | None = None,
         steps: int | None = None,
         threads: int | None = None,
+        batch_size: int = 1,
     ) -> tuple[WorldState, np.ndarray]:
         """Dreams one block of every world: (state afterwards, frames uint8 [B, T, H, W, 3]).
 
         actions: one of the model's space for each world (`config.action.check`): an `Action` or its index, a number, or an array.
         events: the text in force in each world now; where None or "", the world's start text is.
         steps: sampler steps, the model's own if None.
-        threads: None dreams one world after another on all threads that torch may use. A number dreams worlds side by side on so
-        many each: on a CPU several small worlds are faster on one each. A world's last bits may depend on it.
+        batch_size: worlds that go through the network together. With 1 a world is the same bit by bit in any batch; more are
+        faster, and a batched matrix product rounds differently: a grey level here and there, and from step to step more.
+        threads: None dreams one batch after another on all threads that torch may use. A number dreams batches side by side on so
+        many each: on a CPU several small ones are faster on one each. A world's last bits may depend on it.
         """
         events = [None] * len(state) if events is None else list(events)
         if not len(actions) == len(events) == len(state):
@@ -168,38 +156,60 @@ class WorldModel:
         sampler = self.config.sampler
         sigmas = flow.sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
         spoken = [event or text for event, text in zip(events, state.texts)]
-        context = [self.conditioning.context([action], [text]) for action, text in zip(actions, spoken)]
 
         @torch.inference_mode()
-        def dream(
-            world: Worlds, before: Outcome | None, action: Any, words: Sequence[Tensor], seed: int, number: int
-        ) -> tuple[Worlds, Tensor, Outcome | None]:
+        def dream(numbers: list[int], words: Sequence[Tensor]) -> tuple[Worlds, Tensor, Outcome | None]:
+            worlds = take_worlds(state.worlds, numbers)
+            keys = [(state.seeds[i], state.steps[i]) for i in numbers]
             event, pooled = (t.to(self.device, self.dtype) for t in words)
-            noise = block_noise(self.config, [seed], [number]).to(self.device)
-            draws = [generator("old frames", seed, number)]
-            after, latents, video = dream_block(
-                self.dit, self.vae, world, [action], event, pooled, noise, sigmas, draws
-            )
+            noise = block_noise(self.config, *zip(*keys)).to(self.device)
+            draws = [generator("old frames", *key) for key in keys]
+            held = [actions[i] for i in numbers]
+            after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, draws)
             if self.heads is None:
                 return after, video, None
-            seen = newest(world.history.latents, latents, self.heads.config.frames)
+            before = batch.join([state.outcomes[i] for i in numbers]) if state.outcomes else None
+            seen = newest(worlds.history.latents, latents, self.heads.config.frames)
             return after, video, batch.move(self.heads.predict(seen, words[1].to(self.device), before), "cpu")
 
-        # one world at a time: batched matrix products round differently, and a world must not depend on its neighbours
-        before = state.outcomes or (None,) * len(state)
-        each = list(zip(split_worlds(state.worlds), before, actions, context, state.seeds, state.steps))
+        together = batches(state.worlds, batch_size)
+        # texts are encoded here, one thread at a time
+        words = [self.conditioning.context([actions[i] for i in part], [spoken[i] for i in part]) for part in together]
+        each = list(zip(together, words))
         dreamt = [dream(*one) for one in each] if threads is None else side_by_side(dream, each, threads)
+        return self._joined(state, together, dreamt)
+
+    def _joined(
+        self, state: WorldState, together: list[list[int]], dreamt: list[tuple[Worlds, Tensor, Outcome | None]]
+    ) -> tuple[WorldState, np.ndarray]:
+        """`state` after the batches that were dreamt `together`, and the frames of all, in the order of `state`."""
         worlds, videos, outcomes = zip(*dreamt)
-        steps_after = tuple(number + 1 for number in state.steps)
-        if self.heads is None:
-            outcomes = ()
-        return replace(state, worlds=join_worlds(worlds), steps=steps_after, outcomes=outcomes), _to_uint8(
-            torch.cat(videos)
-        )
+        after, video = join_worlds(worlds), torch.cat(videos)
+        order = [number for part in together for number in part]
+        each = [
+            batch.rows(part, slice(i, i + 1)) for part in outcomes if part is not None for i in range(len(part.reward))
+        ]
+        if order != list(range(len(order))):  # of unequal histories
+            back = sorted(range(len(order)), key=order.__getitem__)
+            after, video = take_worlds(after, back), video[back]
+            each = [each[i] for i in back] if each else []
+        return replace(
+            state, worlds=after, steps=tuple(number + 1 for number in state.steps), outcomes=tuple(each)
+        ), _to_uint8(video)
 
     def preview(self, state: WorldState) -> np.ndarray:
         """The picture each world stands at, uint8 [B, H, W, 3]."""
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
+
+    @torch.inference_mode()
+    def check_state(self, state: WorldState) -> None:
+        """Raises TypeError or ValueError for what `start` and `step` of this model cannot have given (`state.check_state`)."""
+        if self._like is None:
+            size = (1, 3, self.config.height, self.config.width)
+            worlds = self._standing(torch.zeros(size, device=self.device), None)
+            outcomes = () if self.heads is None else (Outcome.none(1),)
+            self._like = WorldState(worlds, (0,), (0,), ("",), outcomes)
+        check_state(state, self._like, exact=isinstance(self.config.dit.packing, Tiers))
 
     def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
         """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how

@@ -27,14 +27,52 @@ def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
     """One batch of several; shorter histories (of models that hold all of theirs) are padded in front with `NOT_HELD` frames."""
     if len(worlds) == 1:
         return worlds[0]
-    longest = max(w.history.frames for w in worlds)
-    return batch.join([replace(w, history=_padded(w.history, longest - w.history.frames)) for w in worlds])
+    return batch.join(_equally_long(worlds))
 
 
 def split_worlds(worlds: Worlds) -> list[Worlds]:
     """The worlds of a batch, each a batch of one; the inverse of `join_worlds`."""
-    alone = [batch.rows(worlds, slice(i, i + 1)) for i in range(worlds.yaw.shape[0])]
-    return [replace(world, history=_held(world.history)) for world in alone]
+    return [take_worlds(worlds, [i]) for i in range(worlds.yaw.shape[0])]
+
+
+def take_worlds(worlds: Worlds, numbers: Sequence[int], copy: bool = False) -> Worlds:
+    """The worlds of these numbers, in this order, without padding that none of them needs.
+
+    Neighbours are views of the batch's tensors unless a `copy` is wanted. Raises IndexError for a number out of range.
+    """
+    count = worlds.yaw.shape[0]
+    if any(not 0 <= number < count for number in numbers):
+        raise IndexError(f"worlds are numbered 0 to {count - 1}, got {list(numbers)}")
+    if copy or list(numbers) != list(range(numbers[0], numbers[0] + len(numbers))):
+        taken = batch.rows(worlds, torch.tensor(numbers, device=worlds.yaw.device))
+    else:
+        taken = worlds if len(numbers) == count else batch.rows(worlds, slice(numbers[0], numbers[0] + len(numbers)))
+    return replace(taken, history=_held(taken.history))
+
+
+def put_worlds(worlds: Worlds, numbers: Sequence[int], others: Worlds) -> Worlds:
+    """A batch with `others` in place of its worlds of these numbers; the old one stays as it is."""
+    padded, new = _equally_long([worlds, others])
+    return batch.put(padded, torch.tensor(numbers), new)
+
+
+def batches(worlds: Worlds, size: int) -> list[list[int]]:
+    """Numbers of all worlds, in batches of at most `size` that can go through the network together.
+
+    Worlds of a model that holds all of its history go together only if they hold equally much. Raises ValueError for no size.
+    """
+    if size < 1:
+        raise ValueError(f"a batch has 1 world or more, got {size}")
+    held = (worlds.history.frame != NOT_HELD).sum(dim=1).tolist()
+    alike: dict[int, list[int]] = {}
+    for number, frames in enumerate(held):
+        alike.setdefault(frames, []).append(number)
+    return [numbers[i : i + size] for numbers in alike.values() for i in range(0, len(numbers), size)]
+
+
+def _equally_long(worlds: Sequence[Worlds]) -> list[Worlds]:
+    longest = max(w.history.frames for w in worlds)
+    return [replace(w, history=_padded(w.history, longest - w.history.frames)) for w in worlds]
 
 
 def _padded(history: History, missing: int) -> History:
@@ -51,8 +89,11 @@ def _padded(history: History, missing: int) -> History:
 
 
 def _held(history: History) -> History:
-    """Of one world, without padding."""
-    held = slice(int((history.frame[0] == NOT_HELD).sum()), None)
+    """Without the padding that all worlds have."""
+    missing = int((history.frame == NOT_HELD).sum(dim=1).min())
+    if not missing:
+        return history
+    held = slice(missing, None)
     return History(
         latents=history.latents[:, :, held],
         frame=history.frame[:, held],

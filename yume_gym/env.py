@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from world_model.config import ModelConfig
-from world_model.model import WorldModel, WorldState
+from world_model.heads import Outcome as Judged
+from world_model.model import WorldModel
 from world_model.text import NO_TEXT
+from world_model.threads import fair_threads
 from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.pictures import load_picture
 from yume_gym.rewards import LEARNED, REWARDS, RewardFn, find_reward
@@ -188,7 +190,7 @@ class YumeWorldEnv(FirstPersonEnv):
                 f"the weights of {self._model.config.name!r} have no heads, so no learned reward: train them with "
                 "train.world, or use None, a name or a function"
             )
-        self._sampler_steps = steps
+        self.sampler_steps = steps
         super().__init__(self._model.config, reward=reward_fn, render_mode=render_mode, frames=frames)
 
     @property
@@ -203,14 +205,26 @@ class YumeWorldEnv(FirstPersonEnv):
     def _check_event(self, text: str) -> None:
         check_told(self._model.config)
 
+    def _check_world(self, world: Any) -> None:
+        try:
+            self._model.check_state(world)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"not a state that get_state() gives: {error}; take it again with get_state()") from error
+        if len(world) != 1:
+            raise ValueError(
+                f"the state of an environment holds 1 world, got {len(world)}: take it again with get_state()"
+            )
+
     def _begin(self, options: Mapping[str, Any], rng: np.random.Generator) -> Outcome:
         image, text, seed = world_start(self._model, options, rng)
-        world = self._model.start(images=[image], texts=[text], seeds=[seed])
+        with fair_threads(self._model.device):
+            world = self._model.start(images=[image], texts=[text], seeds=[seed])
         return Outcome(world, self._model.preview(world))
 
     def _advance(self, world: Any, action: Any, event: str | None, event_begins: bool) -> Outcome:
-        world, frames = self._model.step(world, [action], events=[event], steps=self._sampler_steps)
-        return Outcome(world, frames[0], **learned(world))
+        with fair_threads(self._model.device):
+            world, frames = self._model.step(world, [action], events=[event], steps=self.sampler_steps)
+        return Outcome(world, frames[0], **learned(world.outcomes[0] if world.outcomes else None))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = super().__getstate__()
@@ -223,11 +237,10 @@ class YumeWorldEnv(FirstPersonEnv):
             self._model = WorldModel.load(model, **options)
 
 
-def learned(world: WorldState) -> dict[str, Any]:
+def learned(outcome: Judged | None) -> dict[str, Any]:
     """What a model's heads say of the last block of one world, as fields of an `Outcome`; nothing without heads."""
-    if not world.outcomes:
+    if outcome is None:
         return {}
-    (outcome,) = world.outcomes
     info = {
         "reward_confidence": float(outcome.reward_confidence),
         "termination_probability": float(outcome.termination_probability),

@@ -11,54 +11,19 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
-from einops import rearrange, repeat
 from gymnasium.error import ResetNeeded
 
-from world_model.actions import Action
 from world_model.config import ModelConfig, get_preset
-from yume_gym.clock import WallClock
+from yume_gym.episode import EnvState, Moment, Outcome, check_state, read_options
 from yume_gym.keyboard import action_meanings, action_space, check_action, keyboard
 from yume_gym.rewards import RewardFn, call_reward
 from yume_gym.street.events import EventSchedule, check_event
 from yume_gym.window import Window
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a world makes of one step. `frames` uint8 [T, H, W, 3]; `info` adds the world's own keys (fresh objects)."""
-
-    world: Any
-    frames: np.ndarray
-    info: dict[str, Any] = field(default_factory=dict)
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Moment:
-    """Where an episode stands: the world, the latest block of frames, the number of steps taken and the events."""
-
-    world: Any
-    frames: np.ndarray
-    step: int
-    schedule: EventSchedule
-
-
-@dataclass(frozen=True, eq=False)
-class EnvState:
-    """All that `get_state` saves. `kind` and `shape` tell which environments can take it back."""
-
-    kind: str
-    shape: tuple[int, ...]
-    moment: Moment
-    random: np.random.Generator
-    seed: int | None
 
 
 class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
@@ -97,8 +62,8 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         self.action_space = action_space(config.action)
         self.render_mode = render_mode
         self._config = config
-        self._observe_block = frames == "block"
-        self._reward = reward
+        self.observes_block = frames == "block"
+        self.reward_fn = reward
         self._moment: Moment | None = None
         self._unseen: list[np.ndarray] = []  # frames that rgb_array_list has yet to hand out
         self._window = Window(type(self).__name__, config.height, config.width, config.fps)
@@ -112,6 +77,10 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
     @abstractmethod
     def _advance(self, world: Any, action: Any, event: str | None, event_begins: bool) -> Outcome:
         """The block after `world` under `action` and the active `event`; `event_begins` when that changes just now."""
+
+    @abstractmethod
+    def _check_world(self, world: Any) -> None:
+        """Raise ValueError for what no world of this environment can be, as states of elsewhere may hold."""
 
     def _check_event(self, text: str) -> None:
         """Raise ValueError where this world cannot show the event `text`."""
@@ -135,11 +104,11 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         except BaseException:
             self._np_random, self._np_random_seed = random_before
             raise
-        frames = repeat(begun.frames, "1 h w c -> t h w c", t=self._config.frames_per_block)
-        self._moment = Moment(begun.world, frames, step=0, schedule=schedule)
+        self._moment = now = Moment.begin(begun.world, begun.frames, self._config.frames_per_block, schedule)
         self._unseen.clear()
         self._show(begun.frames)
-        return self._observation(), self._info(self._config.action.noop, schedule.at(0), started, begun.info)
+        info = now.info(self._config.action.noop, schedule.at(0), started, begun.info)
+        return now.observation(self.observes_block), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold `action` for one block. See the class for what comes back. A call that raises changes nothing.
@@ -152,12 +121,12 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         started = time.perf_counter()
         outcome = self._advance(now.world, held, event, now.schedule.changes_at(now.step))
         reward, terminated = outcome.reward, outcome.terminated
-        if self._reward is not None:
-            reward, terminated = call_reward(self._reward, now.frames, held, outcome.frames)
-        self._moment = replace(now, world=outcome.world, frames=outcome.frames, step=now.step + 1)
+        if self.reward_fn is not None:
+            reward, terminated = call_reward(self.reward_fn, now.frames, held, outcome.frames)
+        self._moment = then = now.after(outcome.world, outcome.frames)
         self._show(outcome.frames)
-        info = self._info(held, event, started, outcome.info)
-        return self._observation(), reward, terminated, outcome.truncated, info
+        info = then.info(held, event, started, outcome.info)
+        return then.observation(self.observes_block), reward, terminated, outcome.truncated, info
 
     def render(self) -> np.ndarray | list[np.ndarray] | None:  # type: ignore[override]
         """What `render_mode` asks for.
@@ -205,18 +174,18 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
     def set_state(self, state: EnvState) -> None:
         """Continue where `state` was taken; it may come from another environment with the same arguments.
 
-        Raises TypeError for what is no such state, ValueError for one of another kind or size of environment.
+        Raises TypeError for what is no such state, ValueError for one of another kind or size of environment, or one that
+        was changed into what no environment gives.
         """
-        if not isinstance(state, EnvState):
-            raise TypeError(f"set_state takes what get_state returned, got {type(state).__name__}")
-        if (state.kind, state.shape) != (self._kind, self._block_shape):
-            raise ValueError(
-                f"this is the state of a {state.kind} with blocks of shape {state.shape}; "
-                f"a {self._kind} with {self._block_shape} cannot continue it"
-            )
+        self.check_state(state)
         self._moment = state.moment
         self._np_random, self._np_random_seed = copy.deepcopy(state.random), state.seed
         self._unseen.clear()
+
+    def check_state(self, state: EnvState) -> None:
+        """Raises what `set_state` would raise, and changes nothing."""
+        check_state(state, self._kind, self._block_shape)
+        self._check_world(state.moment.world)
 
     def get_action_meanings(self) -> list[str]:
         """Names of the actions in order: of the 81, such as "W+A →", the first is "noop". Of spaces that do not count
@@ -248,34 +217,7 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         return self._moment
 
     def _read_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
-        """`options` as a new dict without entries that are None. Raises TypeError, or ValueError for an unknown key."""
-        if options is None:
-            return {}
-        if not isinstance(options, Mapping):
-            raise TypeError(f"options must be a mapping such as {{'text': '...'}}, got {type(options).__name__}")
-        unknown = sorted(str(key) for key in options if key not in self.accepted_options)
-        if unknown:
-            raise ValueError(f"unknown option {unknown[0]!r}: accepted are {', '.join(self.accepted_options)}")
-        return {key: value for key, value in options.items() if value is not None}
-
-    def _observation(self) -> np.ndarray:
-        frames = self._current("observe").frames
-        if self._observe_block:
-            return rearrange(frames, "t h w c -> h w (t c)").copy()
-        return frames[-1].copy()
-
-    def _info(self, action: Any, event: str | None, started: float, more: dict[str, Any]) -> dict[str, Any]:
-        now = self._current("info")
-        held = {"keys": action.keys, "look": action.arrows} if isinstance(action, Action) else {}
-        return {
-            "frames": now.frames.copy(),
-            **held,
-            "event": event,
-            "events": now.schedule.as_dict(),
-            "step": now.step,
-            "latency_ms": WallClock(1000 * (time.perf_counter() - started)),
-            **more,
-        }
+        return read_options(options, self.accepted_options)
 
     def _show(self, frames: np.ndarray) -> None:
         if self.render_mode == "rgb_array_list":

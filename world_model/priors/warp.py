@@ -134,22 +134,19 @@ def guide_block(
     doubt [B, 1, H, W] in 0..USELESS (`Guide.doubt`) of the picture lowers validity, and so does trust [B] in 0..1 in all that was
     seen.
     """
-    parts = []
-    # on a CPU one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
-    together = len(picture) if picture.is_cuda else 1
-    for first in range(0, len(picture), together):
-        own = slice(first, first + together)
-        views = (yaws[own], pitches[own])
-        seen = None if doubt is None else doubt[own]
-        video, valid = _seen(depth, picture[own], yaw[own], pitch[own], *views, displacement[own], doubt=seen)
-        # plans count the dearer case
-        if recalled is not None and (recalled.present.is_meta or bool(recalled.present[own].any())):
-            walked = recalled.walked[own, None] + displacement[own]
-            old, there = _seen(depth, recalled.picture[own], recalled.yaw[own], recalled.pitch[own], *views, walked)
-            filled = (1 - valid) * there * recalled.present[own, None, None, None, None]
-            video, valid = torch.lerp(video, old, filled), valid + REMEMBERED * filled
-        parts.append((video, valid))
-    videos, valid = (torch.cat(part) for part in zip(*parts))
+    videos, valid = _seen(depth, picture, yaw, pitch, yaws, pitches, displacement, doubt=doubt)
+    # plans count the dearer case
+    if recalled is not None and (recalled.present.is_meta or bool(recalled.present.any())):
+        some = (
+            slice(None)
+            if recalled.present.is_meta or bool(recalled.present.all())
+            else recalled.present.nonzero()[:, 0]
+        )
+        walked = recalled.walked[some, None] + displacement[some]
+        views = (yaws[some], pitches[some])
+        old, there = _seen(depth, recalled.picture[some], recalled.yaw[some], recalled.pitch[some], *views, walked)
+        filled = (1 - valid[some]) * there
+        videos[some], valid[some] = torch.lerp(videos[some], old, filled), valid[some] + REMEMBERED * filled
     if trust is not None:
         valid = valid * trust[:, None, None, None, None]
     latents = vae.encode(videos)
@@ -163,7 +160,10 @@ def _seen(
     doubt: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`warp` at the distances that the network finds; validity is lower where the picture was in doubt."""
-    inverse = depth(picture, pitch)
+    # on a CPU one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
+    each = len(picture) if picture.is_cuda else 1
+    parts = [depth(picture[i : i + each], pitch[i : i + each]) for i in range(0, len(picture), each)]
+    inverse = torch.cat(parts) if len(parts) > 1 else parts[0]
     if doubt is None:
         return warp(picture, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
     both = torch.cat([picture, doubt - 1], dim=1)

@@ -18,9 +18,10 @@ from yume_gym.street.atmosphere import LIGHTS, WEATHERS
 from yume_gym.street.beacon import ARRIVAL_BONUS, ARRIVAL_RADIUS, beacon_distance, place_beacon
 from yume_gym.street.captions import DISTRICT_WORDS, parse_text, scene_caption
 from yume_gym.street.events import check_text, require_event
-from yume_gym.street.simulator import StreetSimulator
+from yume_gym.street.simulator import StreetSimulator, StreetState
 
 BEACON = "beacon"
+FARTHEST = 1e6  # metres from the origin, radians: beyond, positions lose the precision that a ray caster needs
 _TRIES = 200  # draws of a place that meets a wish before giving up
 
 
@@ -226,6 +227,21 @@ class YumeStreetEnv(FirstPersonEnv):
         next_world = StreetWorld(world.town_seed, street.get_state(), world.wording, world.beacon)
         info = self._facts(street, next_world, block.poses.copy(), block.blocked)
         return Outcome(next_world, block.frames, info, progress + ARRIVAL_BONUS * arrived, arrived)
+
+    def _check_world(self, world: Any) -> None:
+        wanted = "not a state that get_state() gives: its world must be {}; take it again with get_state()"
+        if not isinstance(world, StreetWorld) or not isinstance(getattr(world, "state", None), StreetState):
+            raise ValueError(wanted.format("a StreetWorld"))
+        now, beacon = world.state, world.beacon
+        places = [now.x, now.z, *(beacon or ())]
+        if not all(isinstance(number, int | np.integer) for number in (world.town_seed, world.wording, now.frame)):
+            raise ValueError(wanted.format("of whole seeds and frames"))
+        if not all(
+            isinstance(p, int | float | np.number) and abs(p) <= FARTHEST for p in [*places, now.yaw, now.pitch]
+        ):
+            raise ValueError(wanted.format(f"at places and angles within {FARTHEST:g}"))
+        if abs(now.pitch) > math.pi / 2 or now.light not in LIGHTS or world.town_seed < 0 or now.frame < 0:
+            raise ValueError(wanted.format("one that can be drawn"))
 
     @property
     def _kind(self) -> str:

@@ -106,6 +106,20 @@ class EventSchedule:
             raise ValueError(f"options['events'] names a step twice: {sorted(steps)}")
         return cls(tuple(sorted(pairs)))
 
+    @staticmethod
+    def check(schedule: object) -> None:
+        """Raises TypeError or ValueError for what is no schedule, as pickles of elsewhere may hold."""
+        if not isinstance(schedule, EventSchedule):
+            raise TypeError(f"its events must be an EventSchedule, got {_short(schedule)}")
+        entries = getattr(schedule, "entries", None)
+        if not isinstance(entries, tuple) or any(not isinstance(one, tuple) or len(one) != 2 for one in entries):
+            raise ValueError(f"its events must be (step, text) pairs, got {_short(entries)}")
+        steps = [_step(step) for step, _ in entries]
+        for _, text in entries:
+            check_event(text)
+        if steps != sorted(set(steps)):
+            raise ValueError(f"its events must be in order of their steps, got {steps}")
+
     def at(self, step: int) -> str | None:
         """The text active during step number `step` (the first step of an episode is 0), or None."""
         active = None

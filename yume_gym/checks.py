@@ -1,0 +1,53 @@
+"""What callers hand in, checked at the door: every error says what was wrong, what is expected and so what to do."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+
+def check_whole(name: str, value: object, least: int = 0, most: int | None = None) -> int:
+    """`value` as an int. TypeError for what is no whole number (bools are none), ValueError outside `least`..`most`."""
+    wanted = f"a whole number, {least} or more" if most is None else f"a whole number in {least}..{most}"
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be {wanted}; got {value!r}")
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be {wanted}; got {short(value)}") from None
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{name} must be {wanted}; got {number}")
+    return number
+
+
+def check_flag(name: str, value: object) -> bool:
+    """`value` as a bool. TypeError for anything but True and False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {short(value)}")
+    return bool(value)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...], hint: str = "") -> Any:
+    """`value` if it is one of the choices (strings or None). TypeError for another kind of thing, ValueError for another value."""
+    known = f"{name} must be {' or '.join(map(repr, choices))}{hint}"
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{known}; got {short(value)}")
+    if value not in choices:
+        raise ValueError(f"{known}; got the unknown {name} {value!r}")
+    return value
+
+
+def check_seed(value: object) -> int:
+    """A seed of a world as an int. TypeError for what is no whole number, ValueError for one below 0."""
+    return check_whole("a seed", value)
+
+
+def short(value: object) -> str:
+    """`value` for a message: its type, and what it looks like in 60 characters at most."""
+    try:
+        text = repr(value)
+    except Exception as error:  # a message must not fail because what it tells of does
+        text = f"something without a repr ({type(error).__name__})"
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
