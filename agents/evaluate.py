@@ -3,7 +3,7 @@
     python -m agents.evaluate --agent runs/agents/generated --recording data/takecover --episodes 50
     python -m agents.evaluate --agent random --model runs/takecover
 
-`--agent` is a folder of agents.ppo, a .zip of Stable-Baselines3, or "random".
+`--agent` is a folder of agents.ppo, a .zip of Stable-Baselines3, "random", or "planner:RUN" (agents/planner.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from gymnasium import Space
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from agents.planner import Planner
+from agents.planner import Settings as PlannerSettings
 from agents.worlds import Where, add_options, chosen
 
 FRAMES = 4  # newest pictures that an agent sees
@@ -70,10 +72,14 @@ def load_agent(name: str, space: Space, seed: int) -> Agent:
     """An agent by name or path. Raises ValueError for what is none."""
     if name == "random":
         return RandomAgent(space, seed)
+    if name.startswith("planner:"):
+        return Planner(name.removeprefix("planner:"), PlannerSettings(seed=seed))
     path = Path(name)
     path = path / "agent.zip" if path.is_dir() else path
     if not path.is_file():
-        raise ValueError(f"no agent {name!r}: give a folder of agents.ppo, a .zip of Stable-Baselines3, or 'random'")
+        raise ValueError(
+            f"no agent {name!r}: give a folder of agents.ppo, a .zip of Stable-Baselines3, 'random' or 'planner:RUN'"
+        )
     for algorithm in (PPO, A2C, DQN):
         try:
             return algorithm.load(path, device="cpu")

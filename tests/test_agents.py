@@ -6,12 +6,15 @@ import json
 import re
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
 from agents import evaluate as evaluation
 from agents import ppo, transfer
 from agents.evaluate import Result, interval
+from agents.planner import Choices, Planner
+from agents.planner import Settings as PlannerSettings
 from agents.worlds import Where
 from train.recordings.environment import RecordSettings
 from train.recordings.recorder import record
@@ -76,6 +79,60 @@ def test_what_is_not_there_is_said(both, given, words, capsys):
     with pytest.raises(SystemExit):
         evaluation.main(where)
     assert words in capsys.readouterr().err
+
+
+class Corridor:
+    """Stands for the batch of worlds: the picture's first pixel is a place, action 2 moves right; reward at 3, where it ends."""
+
+    single_action_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, seed, options):
+        self.place = np.full(32, int(options["image"][0, 0, 0]))
+
+    def step(self, actions):
+        self.place = self.place + actions - 1
+        there = self.place == 3
+        return None, 1.0 * there, there, np.zeros(32, bool), {}
+
+
+def test_the_planner_goes_where_the_model_says_it_pays(monkeypatch):
+    monkeypatch.setattr(gymnasium, "make_vec", lambda *_, **__: Corridor())
+    planner = Planner("nowhere", PlannerSettings(horizon=6))
+    shown = np.zeros((2, 8, 8, 12), np.uint8)
+    shown[0, 0, 0, 9], shown[1, 0, 0, 9] = 1, 4  # places, in the newest picture
+    actions, _ = planner.predict(shown)
+    assert actions.tolist() == [2, 0]
+    plans = np.array([[2, 2, 2, 2, 2, 2], [1, 2, 2, 0, 0, 0]] * 16)
+    earned = planner.earned(shown[0, ..., 9:], plans)
+    assert earned[0] == pytest.approx(0.97) and earned[1] == pytest.approx(0.97**2)  # nothing after the end
+
+
+def test_the_planner_learns_where_a_box_pays():
+    """The cross-entropy method finds the maximum of a function of two numbers."""
+    choices = Choices(gymnasium.spaces.Box(-1.0, 1.0, (2,)), PlannerSettings(candidates=64, horizon=1, elite=8))
+    rng, goal = np.random.default_rng(0), np.array([0.6, -0.3])
+    for _ in range(6):
+        drawn = choices.draw(rng)
+        choices.fit(drawn[np.argsort(((drawn[:, 0] - goal) ** 2).sum(axis=1))[:8]])
+    np.testing.assert_allclose(choices.draw(rng).mean(axis=(0, 1)), goal, atol=0.05)
+
+
+def test_the_planner_acts_in_the_real_world(both, capsys):
+    model, recording = both
+    where = [
+        "--recording",
+        recording,
+        "--agent",
+        f"planner:{model}",
+        "--longest",
+        "2",
+        "--episodes",
+        "1",
+        "--worlds",
+        "1",
+    ]
+    evaluation.main(where)
+    assert "length 2.0 steps, 1 episodes" in capsys.readouterr().out
 
 
 def test_transfer_measures_every_agent_in_both_worlds_once(both, tmp_path, monkeypatch):

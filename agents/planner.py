@@ -1,0 +1,115 @@
+"""Plans in a generated world, acts anywhere: the cross-entropy method over sequences of actions, replanned at every step.
+
+    python -m agents.evaluate --agent planner:runs/grid --recording data/grid --episodes 20
+
+Each plan begins at the picture that is seen now. All candidates are worlds of one batch; what a candidate earns is the learned
+reward up to the learned end. Nothing is trained. (Cross-entropy method in a learned model: PETS, arXiv 1805.12114, algorithm 1.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+import yume_gym  # noqa: F401  (registers the environments)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of a plan."""
+
+    candidates: int = 32
+    horizon: int = 12  # steps
+    rounds: int = 2  # of drawing candidates
+    elite: int = 6  # candidates that the next round is fitted to
+    smoothing: float = 0.2  # share of the first distribution that stays
+    discount: float = 0.97
+    seed: int = 0
+
+
+class Choices:
+    """Independent distributions of the action of each step of a plan, for Discrete and Box spaces.
+
+    Raises ValueError for other spaces.
+    """
+
+    def __init__(self, space: gymnasium.Space, settings: Settings) -> None:
+        self._space, self._settings = space, settings
+        if isinstance(space, gymnasium.spaces.Discrete):
+            self._shares = np.full((settings.horizon, int(space.n)), 1 / int(space.n))
+        elif isinstance(space, gymnasium.spaces.Box):
+            middle, spread = (space.high + space.low) / 2, (space.high - space.low) / 2
+            self._mean = np.repeat(middle[None], settings.horizon, 0)
+            self._spread = np.repeat(spread[None], settings.horizon, 0)
+        else:
+            raise ValueError(f"the planner chooses actions of Discrete and Box spaces, this one is {space}")
+        self._discrete = isinstance(space, gymnasium.spaces.Discrete)
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """[candidates, horizon, ...] actions."""
+        s = self._settings
+        if self._discrete:
+            edges = self._shares.cumsum(axis=1)[None]
+            return (rng.random((s.candidates, s.horizon, 1)) > edges[..., :-1]).sum(axis=-1)
+        box: Any = self._space
+        noise = rng.normal(size=(s.candidates, *self._mean.shape))
+        return np.clip(self._mean + self._spread * noise, box.low, box.high).astype(np.float32)
+
+    def fit(self, elite: np.ndarray) -> None:
+        """Moves the distributions towards the best candidates [elite, horizon, ...]."""
+        keep = self._settings.smoothing
+        if self._discrete:
+            counts = np.eye(self._shares.shape[1])[elite].mean(axis=0)
+            self._shares = keep * self._shares + (1 - keep) * counts
+            return
+        self._mean = keep * self._mean + (1 - keep) * elite.mean(axis=0)
+        self._spread = keep * self._spread + (1 - keep) * elite.std(axis=0)
+
+
+class Planner:
+    """An agent for `agents.evaluate`: `predict` plans for every world that it is shown, one after another."""
+
+    def __init__(self, model: str, settings: Settings = Settings()) -> None:
+        self.settings = settings
+        self._rng = np.random.default_rng(settings.seed)
+        self._worlds = gymnasium.make_vec(
+            "YumeWorld-v0", num_envs=settings.candidates, vectorization_mode="vector_entry_point", model=model,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )  # fmt: skip
+
+    def predict(
+        self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """Pictures uint8 [N, H, W, 3 * frames] or [N, 3 * frames, H, W], the newest last -> actions [N, ...]."""
+        first = observation.shape[1] < observation.shape[-1]
+        pictures = np.moveaxis(observation, 1, -1) if first else observation
+        return np.stack([self.plan(np.ascontiguousarray(picture[..., -3:])) for picture in pictures]), state
+
+    def plan(self, picture: np.ndarray) -> np.ndarray:
+        """The first action of the best plan from a picture uint8 [H, W, 3]."""
+        choices = Choices(self._worlds.single_action_space, self.settings)
+        best, highest = np.zeros(0), -np.inf
+        for _ in range(self.settings.rounds):
+            drawn = choices.draw(self._rng)
+            earned = self.earned(picture, drawn)
+            order = np.argsort(-earned, kind="stable")
+            if earned[order[0]] > highest:
+                best, highest = drawn[order[0]], earned[order[0]]
+            choices.fit(drawn[order[: self.settings.elite]])
+        return np.asarray(best[0])
+
+    def earned(self, picture: np.ndarray, plans: np.ndarray) -> np.ndarray:
+        """Discounted learned rewards [candidates] of plans [candidates, horizon, ...] from a picture, up to the learned ends."""
+        self._worlds.reset(seed=int(self._rng.integers(2**31)), options={"image": picture})
+        total, alive = np.zeros(len(plans)), np.ones(len(plans), bool)
+        for step in range(plans.shape[1]):
+            _, reward, terminated, truncated, _ = self._worlds.step(plans[:, step])
+            total += alive * self.settings.discount**step * reward
+            alive &= ~(terminated | truncated)
+            if not alive.any():
+                break
+        return total
