@@ -84,10 +84,8 @@ class Planner:
     def predict(
         self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
-        """Pictures uint8 [N, H, W, 3 * frames] or [N, 3 * frames, H, W], the newest last -> actions [N, ...]."""
-        first = observation.shape[1] < observation.shape[-1]
-        pictures = np.moveaxis(observation, 1, -1) if first else observation
-        return np.stack([self.plan(np.ascontiguousarray(picture[..., -3:])) for picture in pictures]), state
+        """Pictures uint8 [N, H, W, 3 * frames], the newest last -> actions [N, ...]."""
+        return np.stack([self.plan(np.ascontiguousarray(picture[..., -3:])) for picture in observation]), state
 
     def plan(self, picture: np.ndarray) -> np.ndarray:
         """The first action of the best plan from a picture uint8 [H, W, 3]."""
