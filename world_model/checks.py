@@ -55,9 +55,10 @@ def check_texts(texts: Iterable[object]) -> None:
 
 
 def short(value: object) -> str:
-    """`value` for a message: its type, and what it looks like in 60 characters at most."""
+    """`value` for a message: its type unless it is a str, and what it looks like in 60 characters at most."""
     try:
         text = repr(value)
     except Exception as error:  # a message must not fail because what it tells of does
         text = f"something without a repr ({type(error).__name__})"
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return text if isinstance(value, str) else f"{type(value).__name__} {text}"
