@@ -312,7 +312,7 @@ def test_failure_within_the_model_changes_nothing(env, monkeypatch):
         ({"device": "abacus"}, ValueError, "abacus"),
         ({"dtype": "int4"}, ValueError, "bfloat16"),
         ({"steps": 0}, ValueError, "steps"),
-        ({"steps": 2.0}, ValueError, "steps"),
+        ({"steps": 2.0}, TypeError, "steps"),
         ({"reward": "score"}, ValueError, "motion"),
         ({"frames": "first"}, ValueError, "block"),
         ({"render_mode": "ascii"}, ValueError, "rgb_array"),

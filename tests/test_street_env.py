@@ -226,7 +226,7 @@ BAD_CALLS = [
     (lambda env: env.reset(seed=1, options={"events": {-2: "rain"}}), ValueError, "count from 0"),
     (lambda env: env.reset(seed=1, options={"pose": np.eye(3)}), ValueError, "camera-to-world"),
     (lambda env: env.reset(seed=1, options={"pose": np.zeros((4, 4))}), ValueError, "direction"),
-    (lambda env: env.reset(seed=1, options={"pose": [["a"] * 4] * 4}), ValueError, "camera-to-world"),
+    (lambda env: env.reset(seed=1, options={"pose": [["a"] * 4] * 4}), TypeError, "camera-to-world"),
     (lambda env: env.reset(seed=-1), gym.error.Error, "greater or equal"),
     (lambda env: env.step(81), ValueError, "0..80"),
     (lambda env: env.step(-1), ValueError, "0..80"),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from world_model.action_spaces import ActionSpec
 from world_model.camera import CameraConfig
+from world_model.checks import short
 from world_model.priors.config import DEBUG_SCENE, KINDS, NESTED, STREET_SCENE, PriorConfig
 
 
@@ -198,7 +199,7 @@ class ModelConfig:
         has learnt one size only.
         """
         if not isinstance(size, Sequence) or len(size) != 2 or any(type(side) is not int for side in size):
-            raise TypeError(f"size must be (height, width) in whole pixels, got {size!r}")
+            raise TypeError(f"size must be (height, width) in whole pixels, got {short(size)}")
         if tuple(size) != (self.height, self.width) and self.dit.screen_embedding:
             raise ValueError(
                 f"{self.name} dreams at {self.height} x {self.width} only: it has learnt that screen's places"

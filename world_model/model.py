@@ -22,13 +22,14 @@ from PIL import Image
 from torch import Tensor
 
 from world_model import batch, flow
+from world_model.checks import check_texts, check_whole
 from world_model.conditions import Pose
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
 from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
 from world_model.released.files import is_released, load_release, open_text_encoder
 from world_model.released.hub import find_or_fetch
-from world_model.released.placement import LoadOptions, place
+from world_model.released.placement import load_options, place
 from world_model.rollout import block_noise, dream_block, generator
 from world_model.state import WorldState, check_state
 from world_model.text import NO_TEXT, Conditioning, build_conditioning
@@ -73,9 +74,9 @@ class WorldModel:
         device: "auto" (cuda if there is one), or torch's names. dtype: "auto" (bfloat16 on cuda, float32 elsewhere), "float32"
         or "bfloat16". size: (height, width) of the pictures, the model's own if None. options: `placement.LoadOptions`.
         "yume-5b" is fetched from the Hugging Face hub if it is not here (world_model.released.hub).
-        Raises ValueError for unknown or damaged ones, FileNotFoundError for missing ones.
+        Raises TypeError for what is no name or path, ValueError for unknown or damaged ones, FileNotFoundError for missing ones.
         """
-        wanted = LoadOptions(device=device, dtype=dtype, **options)
+        wanted = load_options({"device": device, "dtype": dtype, **options})
         place_of_all = wanted.place  # an unknown device is told before anything is fetched
         folder = find_or_fetch(model, wanted)
         if is_released(folder):
@@ -110,9 +111,11 @@ class WorldModel:
     ) -> WorldState:
         """New worlds, one per seed: from pictures uint8 [H, W, 3] of the model's size, or, where None, dreamt from the text.
 
-        Raises ValueError for a picture of another shape or type, or a text where the model was trained without.
+        Raises ValueError for a picture of another shape or type, or a text where the model was trained without, TypeError for a
+        seed that is no whole number or a text that is no str.
         """
-        seeds = [int(seed) for seed in seeds]
+        seeds = [check_whole("a seed", seed, least=None) for seed in seeds]
+        check_texts(texts)
         pictures = [None] * len(seeds) if images is None else list(images)
         if not len(pictures) == len(texts) == len(seeds):
             raise ValueError(
@@ -148,6 +151,9 @@ class WorldModel:
         many each: on a CPU several small ones are faster on one each. A world's last bits may depend on it.
         """
         events = [None] * len(state) if events is None else list(events)
+        check_texts(events)
+        steps = None if steps is None else check_whole("steps", steps, least=1)
+        batch_size = check_whole("batch_size", batch_size, least=1)
         if not len(actions) == len(events) == len(state):
             raise ValueError(
                 f"{len(state)} worlds need as many actions and events, got {len(actions)} and {len(events)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from world_model import batch
+from world_model.checks import short
 from world_model.heads import Outcome
 from world_model.worlds import Worlds, join_worlds, put_worlds, take_worlds
 
@@ -60,14 +61,15 @@ def check_state(state: object, like: WorldState, exact: bool) -> None:
     """
     if not isinstance(state, WorldState):
         raise TypeError(f"a world is a WorldState, got {type(state).__name__}")
-    lacking = [own.name for own in fields(WorldState) if not hasattr(state, own.name)]
+    lacking = [own.name for own in fields(WorldState) if own.name not in vars(state)]
     if lacking:
         raise ValueError(f"the world lacks its {lacking[0]}")
     count = len(state.seeds) if isinstance(state.seeds, tuple) else 0
-    parts = {"steps": state.steps, "texts": state.texts, "outcomes": state.outcomes if like.outcomes else state.seeds}
+    parts = {"steps": state.steps, "texts": state.texts, "outcomes": state.outcomes}
     for name, part in parts.items():
-        if not count or not isinstance(part, tuple) or len(part) != count:
-            raise ValueError(f"the world needs as many seeds as {name}, at least one")
+        wanted = 0 if name == "outcomes" and not like.outcomes else count
+        if not count or not isinstance(part, tuple) or len(part) != wanted:
+            raise ValueError(f"a world of {count} seeds needs a tuple of {wanted or 'no'} {name}, got {short(part)}")
     whole = [*state.seeds, *state.steps]
     if any(isinstance(number, bool) or not isinstance(number, int) for number in whole) or min(state.steps) < 0:
         raise ValueError("the world's seeds and steps must be whole numbers, steps 0 or more")

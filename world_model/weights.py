@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from world_model.checkpoint import Shape, require_shapes, shapes_of
+from world_model.checks import short
 from world_model.config import PRESETS, ModelConfig
 from world_model.priors.names import renamed
 
@@ -41,8 +42,12 @@ EMBEDDED = Path(__file__).parent / "weights"
 def find_weights(model: str | os.PathLike) -> Path:
     """The folder of a preset's embedded weights, of one below YUME_WEIGHTS, or of a path.
 
-    Raises ValueError for an unknown name, FileNotFoundError for a folder without weights.
+    Raises TypeError for neither, ValueError for an unknown name, FileNotFoundError for a missing folder or one without weights.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise TypeError(
+            f"model must be a name, the path of a weights folder or a loaded WorldModel; got {short(model)}"
+        )
     name = os.fspath(model)
     if name not in PRESETS:
         folders = [Path(name)]
@@ -57,16 +62,28 @@ def find_weights(model: str | os.PathLike) -> Path:
             f"the weights of {name!r} are not shipped with this package: put them in a folder with config.json and manifest.json "
             f"and pass its path as model=, or set YUME_WEIGHTS to the folder that holds {name!r}"
         )
-    if folders[0].exists():
+    if _exists(folders[0]):
         raise FileNotFoundError(f"no weights in {name!r}: expected config.json there (see world_model.weights)")
+    if not isinstance(model, str) or os.sep in name or name.startswith(("~", ".")):
+        raise FileNotFoundError(
+            f"no folder {name!r}: pass the path of a weights folder, or one of the names {', '.join(sorted(PRESETS))}"
+        )
     raise ValueError(
-        f"unknown model {name!r}: pass one of {', '.join(sorted(PRESETS))}, or the path of a weights folder"
+        f"unknown model {short(name)}: pass one of {', '.join(sorted(PRESETS))}, or the path of a weights folder"
     )
 
 
 def holds_weights(folder: Path) -> bool:
     """Whether a folder has a configuration where ours or a released one has it."""
-    return (folder / "config.json").exists() or (folder / "transformer" / "config.json").exists()
+    return _exists(folder / "config.json") or _exists(folder / "transformer" / "config.json")
+
+
+def _exists(path: Path) -> bool:
+    """Whether something is there; a name that no file can have is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def read_config(folder: Path) -> ModelConfig:

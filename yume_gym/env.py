@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from world_model.checks import check_whole, short
 from world_model.config import ModelConfig
 from world_model.heads import Outcome as Judged
 from world_model.model import WorldModel
+from world_model.released.placement import load_options as read_load_options
 from world_model.text import NO_TEXT
 from world_model.threads import fair_threads
 from yume_gym.first_person import FirstPersonEnv, Outcome
@@ -172,13 +174,15 @@ class YumeWorldEnv(FirstPersonEnv):
         size: tuple[int, int] | None = None,
         load_options: Mapping[str, Any] | None = None,
     ) -> None:
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"steps must be a whole number of denoising steps, 1 or more, or None; got {steps!r}")
+        steps = None if steps is None else check_whole("steps", steps, least=1)
         if isinstance(reward, str) and reward not in (LEARNED, *REWARDS):
             known = sorted([LEARNED, *REWARDS])
             raise ValueError(f"unknown reward {reward!r}: use None, one of {known}, or a function of your own")
         reward_fn = None if isinstance(reward, str) and reward == LEARNED else find_reward(reward)
+        if load_options is not None and not isinstance(load_options, Mapping):
+            raise TypeError(f"load_options must be a dict of options of loading, or None; got {short(load_options)}")
         options = {"device": device, "dtype": dtype, "size": size, **(load_options or {})}
+        read_load_options({name: value for name, value in options.items() if name != "size"}).place  # noqa: B018
         self._loading = None if isinstance(model, WorldModel) else (model, options)
         if isinstance(model, WorldModel) and options != {"device": "auto", "dtype": "auto", "size": None}:
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 from einops import rearrange, repeat
 
 from world_model.actions import Action
-from yume_gym.checks import check_whole, short
+from world_model.checks import check_whole, short
 from yume_gym.clock import WallClock
 from yume_gym.street.events import EventSchedule
 
@@ -120,16 +120,17 @@ def _require(fits: bool, name: str, wanted: str, got: object) -> None:
         raise ValueError(f"not a state that get_state() gives: its {name} must be {wanted}, got {seen}")
 
 
-def read_options(options: Mapping[str, Any] | None, accepted: tuple[str, ...]) -> dict[str, Any]:
-    """`options` of a reset as a new dict without entries that are None.
+def read_options(options: Mapping[str, Any] | None, accepted: tuple[str, ...], what: str = "options") -> dict[str, Any]:
+    """`options` of a reset as a new dict without entries that are None; `what` names them in messages.
 
     Raises TypeError for what is no mapping, ValueError for a key that is not `accepted`.
     """
     if options is None:
         return {}
     if not isinstance(options, Mapping):
-        raise TypeError(f"options must be a mapping such as {{'text': '...'}}, got {type(options).__name__}")
+        raise TypeError(f"{what} must be a mapping such as {{'text': '...'}}, got {type(options).__name__}")
     unknown = sorted(str(key) for key in options if key not in accepted)
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}: accepted are {', '.join(accepted)}")
+        where = "" if what == "options" else f" in {what}"
+        raise ValueError(f"unknown option {unknown[0]!r}{where}: accepted are {', '.join(accepted)}")
     return {key: value for key, value in options.items() if value is not None}

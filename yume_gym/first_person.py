@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
+from world_model.checks import check_choice
 from world_model.config import ModelConfig, get_preset
 from yume_gym.episode import EnvState, Moment, Outcome, check_state, read_options
 from yume_gym.keyboard import action_meanings, action_space, check_action, keyboard
@@ -48,10 +49,8 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         frames: Literal["last", "block"],
     ) -> None:
         modes = self.metadata["render_modes"]
-        if render_mode is not None and render_mode not in modes:
-            raise ValueError(f"unknown render_mode {render_mode!r}: use None or one of {modes}")
-        if frames not in ("last", "block"):
-            raise ValueError(f"unknown frames {frames!r}: use 'last' (one picture) or 'block' (all pictures of a step)")
+        check_choice("render_mode", render_mode, (None, *modes))
+        check_choice("frames", frames, ("last", "block"), " (one picture, or all pictures of a step)")
         self.metadata = {  # type: ignore[misc]
             **self.metadata,
             "render_fps": config.fps,

@@ -38,7 +38,11 @@ def _opened(image: object) -> Image.Image:
     if not isinstance(image, (str, os.PathLike)):
         raise TypeError(f"image must be {ACCEPTED}, got {type(image).__name__}")
     path = Path(image)
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # no file can have such a name
+        there = False
+    if not there:
         raise FileNotFoundError(f"no such picture: {str(path)!r}; image must be {ACCEPTED}")
     try:
         with Image.open(path) as picture:

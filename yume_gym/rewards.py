@@ -17,7 +17,7 @@ class RewardFn(Protocol):
 
     The action is an `Action` in first-person worlds; in others what the environment was given: an int or an array.
     Frames are one block each, uint8 [T, H, W, 3]; the block before the first step is the starting picture T times.
-    The arrays are the caller's: read them, do not write to them.
+    The arrays are read-only: they are the environment's own.
     """
 
     def __call__(self, previous: np.ndarray, action: Any, current: np.ndarray, /) -> tuple[float, bool]: ...
@@ -55,9 +55,15 @@ def find_reward(reward: str | RewardFn | None) -> RewardFn | None:
 def call_reward(reward: RewardFn, previous: np.ndarray, action: Any, current: np.ndarray) -> tuple[float, bool]:
     """`reward` of one step as plain (float, bool).
 
-    Raises TypeError where it returns anything else than such a pair, ValueError for a reward that is not finite.
+    Raises TypeError where it returns anything else than such a pair, ValueError for a reward that is not finite, or where it
+    writes into the frames, which are read-only.
     """
-    result = reward(previous, action, current)
+    try:
+        result = reward(_read_only(previous), action, _read_only(current))
+    except ValueError as error:
+        if "read-only" in str(error):
+            error.add_note("the frames that a reward function is given are the environment's: write to a copy of them")
+        raise
     wanted = "a reward function returns (reward: float, terminated: bool)"
     try:
         value, terminated = result
@@ -69,3 +75,9 @@ def call_reward(reward: RewardFn, previous: np.ndarray, action: Any, current: np
     if not math.isfinite(number):
         raise ValueError(f"{wanted}, and the reward must be finite; this one gave {number}")
     return number, bool(terminated)
+
+
+def _read_only(frames: np.ndarray) -> np.ndarray:
+    seen = frames.view()
+    seen.flags.writeable = False
+    return seen

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from world_model.action_spaces import ActionSpec
-from yume_gym.checks import check_seed, short
+from world_model.checks import check_seed, short
 from yume_gym.episode import Moment, read_options
 from yume_gym.keyboard import check_action
 
@@ -41,7 +41,7 @@ def read_reset(
     if not isinstance(each, Sequence) or isinstance(each, str) or len(each) != count:
         got = f"{len(each)} of them" if isinstance(each, Sequence) and not isinstance(each, str) else short(each)
         raise ValueError(f"options['{EACH}'] must be a list of {count} mappings or None, one for each world; got {got}")
-    wanted = [common | read_options(own, accepted) for own in each]
+    wanted = [common | read_options(own, accepted, f"options['{EACH}'][{number}]") for number, own in enumerate(each)]
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
         got = f"an array of {mask.dtype}" if isinstance(mask, np.ndarray) else short(mask)
         raise TypeError(f"options['{MASK}'] must be a NumPy array of bool; got {got}")

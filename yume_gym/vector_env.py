@@ -15,9 +15,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from world_model.checks import check_choice, check_flag, check_seed, check_whole, short
 from world_model.model import WorldModel
 from world_model.state import WorldState
-from yume_gym.checks import check_choice, check_flag, check_seed, check_whole, short
 from yume_gym.env import YumeWorldEnv
 from yume_gym.episode import EnvState
 from yume_gym.slots import Slot, read_actions, read_reset, read_seeds

@@ -74,7 +74,7 @@ def find_or_fetch(model: str | os.PathLike, options: LoadOptions | None = None) 
 
     Raises what `find_weights` raises, and FileNotFoundError that says what to fetch by hand where the hub cannot be reached.
     """
-    name = os.fspath(model)
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
     if name not in SOURCES:
         return find_weights(model)
     folder, root = home(name), os.environ.get("YUME_WEIGHTS")

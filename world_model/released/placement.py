@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from world_model.checks import short
 from world_model.config import ModelConfig, VAEConfig
 from world_model.dit import DiT
 from world_model.vae import DecoderCache, VideoVAE, build_vae
@@ -19,6 +20,15 @@ Captions = Literal["joined", "apart"]
 Quantized = Literal["int8", "fp8"]
 Offload = Literal["none", "vae", "model"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_options(options: Mapping[str, Any]) -> LoadOptions:
+    """Options by name. Raises ValueError for an unknown name, else what `LoadOptions` raises."""
+    known = [field.name for field in fields(LoadOptions)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"unknown option of loading {short(unknown[0])}: known are {', '.join(known)}")
+    return LoadOptions(**options)
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,10 @@ class LoadOptions:
                  "offload": get_args(Offload), "dtype": ("auto", *DTYPES), "vae_dtype": ("auto", *DTYPES)}  # fmt: skip
         for name, values in known.items():
             value = self.__dict__[name]
-            if value not in values:
-                raise ValueError(f"unknown {name} {value!r}: use {', '.join(map(repr, values))}")
+            if not any(value is one or (isinstance(value, str) and value == one) for one in values):
+                raise ValueError(f"unknown {name} {short(value)}: use {', '.join(map(repr, values))}")
+        if not isinstance(self.compile, bool | str):
+            raise TypeError(f"compile must be True, False or the name of a backend; got {short(self.compile)}")
         if self.text == "drop" and self.captions == "joined":
             raise ValueError(
                 "joined captions need the text encoder at every new pair: with text='drop' use captions='apart'"
@@ -60,14 +72,19 @@ class LoadOptions:
 
     @property
     def place(self) -> torch.device:
-        """The torch device. Raises ValueError for an unknown or missing one."""
+        """The torch device. Raises TypeError for what is no name, ValueError for an unknown or missing one."""
+        wanted = "use 'auto', 'cpu', 'cuda' or one of several, such as 'cuda:1'"
+        if not isinstance(self.device, str | torch.device):
+            raise TypeError(f"device must be a name; got {short(self.device)}: {wanted}")
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
         except RuntimeError as error:
-            raise ValueError(f"unknown device {self.device!r}: use 'auto', 'cpu' or 'cuda'") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"unknown device {self.device!r}: {wanted}") from error
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"models do not run on device {self.device!r}: {wanted}")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"device {self.device!r} is not available here: use 'auto' or 'cpu'")
         return device
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 from einops import repeat
 
 from world_model.actions import Action
-from world_model.config import get_preset
+from world_model.checks import check_choice, check_whole
+from world_model.config import PRESETS, get_preset
 from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.rewards import REWARDS, RewardFn, find_reward
 from yume_gym.street.atmosphere import LIGHTS, WEATHERS
@@ -171,15 +172,15 @@ class YumeStreetEnv(FirstPersonEnv):
             raise ValueError(
                 f"unknown reward {reward!r}: use None, {BEACON!r}, one of {sorted(REWARDS)}, or a function"
             )
-        _check_whole("blocks", blocks, least=2)
-        if town_seed is not None:
-            _check_whole("town_seed", town_seed, least=0)
-        self._light = _checked_name("light", light, LIGHTS)
-        self._weather = _checked_name("weather", weather, WEATHERS)
+        blocks = check_whole("blocks", blocks, least=2)
+        town_seed = None if town_seed is None else check_whole("town_seed", town_seed)
+        self._light = check_choice("light", light, (None, *LIGHTS))
+        self._weather = check_choice("weather", weather, (None, *WEATHERS))
+        check_choice("preset", preset, tuple(PRESETS))
         self._blocks, self._town_seed = blocks, town_seed
-        self._has_beacon = reward == BEACON
+        self._has_beacon = isinstance(reward, str) and reward == BEACON
         self._street: tuple[int, StreetSimulator] | None = None
-        picture_reward = None if reward == BEACON else find_reward(reward)
+        picture_reward = None if self._has_beacon else find_reward(reward)
         super().__init__(get_preset(preset), reward=picture_reward, render_mode=render_mode, frames=frames)
 
     def _read_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -232,6 +233,9 @@ class YumeStreetEnv(FirstPersonEnv):
         wanted = "not a state that get_state() gives: its world must be {}; take it again with get_state()"
         if not isinstance(world, StreetWorld) or not isinstance(getattr(world, "state", None), StreetState):
             raise ValueError(wanted.format("a StreetWorld"))
+        lacking = [f.name for one in (world, world.state) for f in fields(one) if not hasattr(one, f.name)]
+        if lacking:
+            raise ValueError(wanted.format(f"whole, and lacks its {lacking[0]}"))
         now, beacon = world.state, world.beacon
         places = [now.x, now.z, *(beacon or ())]
         if not all(isinstance(number, int | np.integer) for number in (world.town_seed, world.wording, now.frame)):
@@ -284,19 +288,6 @@ class YumeStreetEnv(FirstPersonEnv):
         return {**super().__getstate__(), "_street": None}  # a town is laid out again from its seed
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, got {value}")
-
-
-def _checked_name(what: str, name: str | None, names: tuple[str, ...]) -> str | None:
-    if name is not None and name not in names:
-        raise ValueError(f"unknown {what} {name!r}: use None or one of {', '.join(names)}")
-    return name
-
-
 def _wishes(text: object) -> tuple[str | None, str | None, str | None]:
     """(light, weather, district) that a start text asks for. Raises ValueError where it asks for none of them."""
     if text is None:
@@ -316,14 +307,21 @@ def _start(pose: object) -> dict[str, Any]:
         return {}
     wanted = "options['pose'] must be a camera-to-world matrix, (4, 4) finite numbers as in info['pose'][-1]"
     try:
-        matrix = np.asarray(pose, dtype=float)
+        given = np.asarray(pose)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{wanted}: {error}") from error
+    if given.dtype.kind not in "iuf":
+        raise TypeError(f"{wanted}; got an array of {given.dtype}")
+    matrix = given.astype(float)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise ValueError(f"{wanted}; got shape {matrix.shape}")
     ahead = matrix[:3, 2]
     if not math.isclose(float(np.linalg.norm(ahead)), 1.0, abs_tol=1e-3):
         raise ValueError(f"{wanted}; the third column must be a direction of length 1")
+    if np.abs(matrix[:3, 3]).max() > FARTHEST:
+        raise ValueError(
+            f"{wanted}; its place must be within {FARTHEST:g} m of the origin, got {matrix[:3, 3].tolist()}"
+        )
     return {
         "position": (float(matrix[0, 3]), float(matrix[2, 3])),
         "yaw": math.atan2(ahead[0], ahead[2]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from unicodedata import category
 
 import numpy as np
 
@@ -49,7 +50,8 @@ def require_event(text: str) -> str:
 def check_text(text: object, what: str = "text") -> str:
     """`text` stripped of outer space.
 
-    Raises TypeError unless it is a str, ValueError where it is empty or longer than `MAX_TEXT_LENGTH` characters.
+    Raises TypeError unless it is a str, ValueError where it is empty, longer than `MAX_TEXT_LENGTH` characters, or holds control
+    characters or lone surrogates.
     `what` names it in the message.
     """
     if not isinstance(text, str):
@@ -59,12 +61,18 @@ def check_text(text: object, what: str = "text") -> str:
         raise ValueError(f"{what} is empty: give a sentence such as 'a heavy rainstorm begins'")
     if len(stripped) > MAX_TEXT_LENGTH:
         raise ValueError(f"{what} has {len(stripped)} characters, at most {MAX_TEXT_LENGTH} are accepted: shorten it")
+    for number, character in enumerate(stripped):
+        if category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+            raise ValueError(
+                f"{what} has the character {character!r} at {number}, which is no part of a text: leave control characters "
+                "and lone surrogates out"
+            )
     return stripped
 
 
 def check_event(text: object, what: str = "event") -> str | None:
     """Like `check_text`, but None and "" mean "no event" and give None."""
-    return None if text is None or text == "" else check_text(text, what)
+    return None if text is None or (isinstance(text, str) and not text) else check_text(text, what)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class EventSchedule:
         """Raises TypeError or ValueError for what is no schedule, as pickles of elsewhere may hold."""
         if not isinstance(schedule, EventSchedule):
             raise TypeError(f"its events must be an EventSchedule, got {_short(schedule)}")
-        entries = getattr(schedule, "entries", None)
+        entries = vars(schedule).get("entries")
         if not isinstance(entries, tuple) or any(not isinstance(one, tuple) or len(one) != 2 for one in entries):
             raise ValueError(f"its events must be (step, text) pairs, got {_short(entries)}")
         steps = [_step(step) for step, _ in entries]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 
-def check_whole(name: str, value: object, least: int = 0, most: int | None = None) -> int:
+def check_whole(name: str, value: object, least: int | None = 0, most: int | None = None) -> int:
     """`value` as an int. TypeError for what is no whole number (bools are none), ValueError outside `least`..`most`."""
-    wanted = f"a whole number, {least} or more" if most is None else f"a whole number in {least}..{most}"
+    wanted = "a whole number"
+    if least is not None:
+        wanted = f"a whole number, {least} or more" if most is None else f"a whole number in {least}..{most}"
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be {wanted}; got {value!r}")
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be {wanted}; got {short(value)}") from None
-    if number < least or (most is not None and number > most):
+    if (least is not None and number < least) or (most is not None and number > most):
         raise ValueError(f"{name} must be {wanted}; got {number}")
     return number
 
@@ -32,7 +35,7 @@ def check_flag(name: str, value: object) -> bool:
 def check_choice(name: str, value: Any, choices: tuple[Any, ...], hint: str = "") -> Any:
     """`value` if it is one of the choices (strings or None). TypeError for another kind of thing, ValueError for another value."""
     known = f"{name} must be {' or '.join(map(repr, choices))}{hint}"
-    if value is not None and not isinstance(value, str):
+    if not isinstance(value, str) and not (value is None and None in choices):
         raise TypeError(f"{known}; got {short(value)}")
     if value not in choices:
         raise ValueError(f"{known}; got the unknown {name} {value!r}")
@@ -44,10 +47,18 @@ def check_seed(value: object) -> int:
     return check_whole("a seed", value)
 
 
+def check_texts(texts: Iterable[object]) -> None:
+    """TypeError for one that is neither a str nor None."""
+    for text in texts:
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"a text must be a str, or None for none; got {short(text)}")
+
+
 def short(value: object) -> str:
-    """`value` for a message: its type, and what it looks like in 60 characters at most."""
+    """`value` for a message: its type unless it is a str, and what it looks like in 60 characters at most."""
     try:
         text = repr(value)
     except Exception as error:  # a message must not fail because what it tells of does
         text = f"something without a repr ({type(error).__name__})"
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return text if isinstance(value, str) else f"{type(value).__name__} {text}"
