@@ -17,7 +17,7 @@ from world_model.conditions import Pose
 from world_model.config import Tiers
 from world_model.dit import DiT
 from world_model.memory import Worlds
-from world_model.tscm import History, still_history
+from world_model.tscm import ChannelMemory, History, still_history
 from world_model.vae import VideoVAE
 
 NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories

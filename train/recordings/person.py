@@ -31,7 +31,8 @@ class Person:
         def act(observation: Any) -> Any:
             picture = pictures.take(observation)
             if self._window is None:
-                self._window = Window(f"recording: {' '.join(keys.keys)}", *picture.shape[:2], self.rate)
+                height, width, _ = picture.shape
+                self._window = Window(f"recording: {' '.join(keys.keys)}", height, width, self.rate)
             self._window.show(picture[None])
             held = self._window.held()
             if held is None:

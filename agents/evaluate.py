@@ -1,0 +1,122 @@
+"""How good is an agent? Returns of whole episodes, with a 95% interval:
+
+    python -m agents.evaluate --agent runs/agents/generated --recording data/takecover --episodes 50
+    python -m agents.evaluate --agent random --model runs/takecover
+
+`--agent` is a folder of agents.ppo, a .zip of Stable-Baselines3, or "random".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from gymnasium import Space
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from agents.worlds import Where, add_options, chosen
+
+FRAMES = 4  # newest pictures that an agent sees
+RESAMPLES = 10_000
+
+
+class Agent(Protocol):
+    """What Stable-Baselines3 calls a policy: observations of N worlds, states, which of them begin -> actions, states."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]: ...
+
+
+class RandomAgent:
+    """All actions equally likely."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._space = space
+        space.seed(seed)
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        return np.stack([np.asarray(self._space.sample()) for _ in range(len(observation))]), state
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of whole episodes: every return and length, the mean return and its 95% interval (bootstrap over episodes)."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95% bootstrap interval of the mean of `values`."""
+    rng, data = np.random.default_rng(seed), np.asarray(values, float)
+    means = data[rng.integers(len(data), size=(RESAMPLES, len(data)))].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def load_agent(name: str, space: Space, seed: int) -> Agent:
+    """An agent by name or path. Raises ValueError for what is none."""
+    if name == "random":
+        return RandomAgent(space, seed)
+    path = Path(name)
+    path = path / "agent.zip" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"no agent {name!r}: give a folder of agents.ppo, a .zip of Stable-Baselines3, or 'random'")
+    for algorithm in (PPO, A2C, DQN):
+        try:
+            return algorithm.load(path, device="cpu")
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    raise ValueError(f"{path} is not an agent of PPO, A2C or DQN")
+
+
+def evaluate(agent: str, where: Where, episodes: int, worlds: int, seed: int) -> Result:
+    """Plays `episodes` whole episodes in `worlds` worlds at once; actions are drawn from the policy, not its most likely ones."""
+    made = where.make(min(worlds, episodes), seed, FRAMES)
+    try:
+        player = load_agent(agent, made.action_space, seed)
+        returns, lengths = evaluate_policy(
+            player, made, n_eval_episodes=episodes, deterministic=False, return_episode_rewards=True  # type: ignore[arg-type]
+        )  # fmt: skip
+    finally:
+        made.close()
+    assert isinstance(returns, list) and isinstance(lengths, list)
+    values = [float(value) for value in returns]
+    return Result(tuple(values), tuple(map(int, lengths)), float(np.mean(values)), *interval(values))  # type: ignore[arg-type]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser)
+    parser.add_argument("--agent", required=True)
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--worlds", type=int, default=8, help="at once")
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    given = vars(parser.parse_args(argv))
+    try:
+        result = evaluate(given["agent"], chosen(given), given["episodes"], given["worlds"], given["seed"])
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(
+        f"return {result.mean:.1f} (95% {result.low:.1f} to {result.high:.1f}), "
+        f"length {np.mean(result.lengths):.1f} steps, {len(result.returns)} episodes"
+    )
+    if given["out"]:
+        given["out"].write_text(json.dumps(asdict(result), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Where agents act: generated worlds, the environments behind recordings, or any registered environment, N at once for SB3."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yume_gym.sb3
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor
+
+import yume_gym  # registers the environments
+from train.recordings import read_recording
+from train.recordings.environment import RecordedEnv, RecordSettings
+
+GENERATED = "YumeWorld-v0"
+
+
+@dataclass(frozen=True)
+class Where:
+    """One kind of world. `recording`: folder of train.record, whose real environment it is; else `env`, an id, and `arguments`.
+    `longest`: steps after which an episode is truncated, None for the environment's own limit."""
+
+    env: str = GENERATED
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    recording: str | None = None
+    longest: int | None = None
+
+    def make(self, count: int, seed: int, frames: int = 4) -> VecEnv:
+        """`count` worlds; observations are the newest `frames` pictures along the channels, uint8 [H, W, 3 * frames]."""
+        if self.recording is not None:
+            settings = RecordSettings.of(read_recording(Path(self.recording)))
+            settings = replace(settings, max_episode_steps=self.longest or settings.max_episode_steps)
+            worlds: VecEnv = VecMonitor(DummyVecEnv([lambda: RecordedEnv(settings) for _ in range(count)]))
+            worlds.seed(seed)
+        else:
+            limit = {} if self.longest is None else {"max_episode_steps": self.longest}
+            worlds = yume_gym.sb3.make_vec_env(self.env, count, seed, **{**self.arguments, **limit})
+        return VecFrameStack(worlds, frames)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--recording`, `--env` and `--arguments`; see `chosen`."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--model", metavar="RUN", help="act in the world that this model generates")
+    where.add_argument("--recording", metavar="FOLDER", help="act in the real environment behind this recording")
+    where.add_argument("--env", help=f"act in this environment, such as {GENERATED}")
+    parser.add_argument("--longest", type=int, metavar="STEPS", help="truncate episodes after so many steps")
+    parser.add_argument(
+        "--arguments", type=json.loads, default={}, help="""of the environment, '{"reward": "motion"}'"""
+    )
+
+
+def chosen(given: Mapping[str, Any]) -> Where:
+    """What the options of `add_options` ask for. Raises FileNotFoundError for a folder that is not there."""
+    for name in ("model", "recording"):
+        if given[name] is not None and not Path(given[name]).is_dir():
+            raise FileNotFoundError(f"--{name} {given[name]}: no such folder; train.record and train.world make them")
+    arguments = dict(given["arguments"]) | ({"model": given["model"]} if given["model"] else {})
+    return Where(given["env"] or GENERATED, arguments, given["recording"], given["longest"])

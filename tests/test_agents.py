@@ -1,0 +1,125 @@
+"""Agents in generated and real worlds: PPO learns and goes on, evaluation counts whole episodes, transfer compares both."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents import evaluate as evaluation
+from agents import ppo, transfer
+from agents.evaluate import Result, interval
+from agents.worlds import Where
+from train.recordings.environment import RecordSettings
+from train.recordings.recorder import record
+from train.world import Recipe, Settings, WorldTraining
+
+SHARES = {"autoencoder": 0.2, "foundation": 0.6, "distill": 0.0, "heads": 0.2}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[str, str]:
+    """(model, recording) of the world of one dot, a few seconds of training."""
+    root = tmp_path_factory.mktemp("agents")
+    record(RecordSettings("Tiny-v0", "{}", ("tiny_worlds",), size=(40, 48)), root / "data", episodes=8)
+    WorldTraining(root / "data", root / "run", Settings(minutes=0.1, size="tiny"), Recipe(shares=SHARES)).all()
+    return str(root / "run"), str(root / "data")
+
+
+def test_real_and_generated_worlds_have_the_same_spaces(both):
+    model, recording = both
+    real, made = (w.make(2, 0) for w in (Where(recording=recording, longest=4), Where(arguments={"model": model})))
+    assert real.observation_space == made.observation_space and real.action_space == made.action_space
+    assert real.reset().shape == made.reset().shape == (2, 40, 48, 12)
+    for worlds in (real, made):
+        worlds.close()
+
+
+def test_an_agent_learns_stops_and_goes_on(both, tmp_path, capsys):
+    where = ["--recording", both[1], "--longest", "6", "--out", str(tmp_path), "--worlds", "2", "--rollout", "8"]
+    ppo.main([*where, "--batch", "8", "--steps", "16"])
+    first = ppo.PPO.load(tmp_path / ppo.AGENT)
+    assert first.num_timesteps == 16
+    ppo.main([*where, "--batch", "8", "--steps", "48"])
+    second = ppo.PPO.load(tmp_path / ppo.AGENT)
+    assert second.num_timesteps == 48 and second.policy.optimizer.state_dict()["state"][0]["step"] > 8
+    with pytest.raises(SystemExit):
+        ppo.main([*where, "--batch", "16", "--steps", "48"])
+    assert "holds an agent of other settings or worlds" in capsys.readouterr().err
+    assert list(tmp_path.glob("PPO_*/events*")) and not list(tmp_path.glob("unfinished*"))
+
+
+def test_evaluation_counts_whole_episodes(both, tmp_path, capsys):
+    """Tiny-v0 gives 1 a step and ends after 6 to 9 of them; `longest` cuts at 7."""
+    where = ["--recording", both[1], "--longest", "7", "--agent", "random", "--episodes", "5", "--worlds", "3"]
+    evaluation.main([*where, "--out", str(tmp_path / "result.json")])
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert len(found["returns"]) == 5 and found["returns"] == found["lengths"] and set(found["lengths"]) <= {6, 7}
+    assert found["low"] <= found["mean"] <= found["high"]
+    assert f"return {found['mean']:.1f}" in capsys.readouterr().out
+    again = evaluation.evaluate("random", Where(recording=both[1], longest=7), 5, 3, 1000)
+    assert list(again.returns) == found["returns"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--agent", "nobody"], "no agent 'nobody': give a folder"),
+        (["--agent", "random", "--model", "none"], "no such folder"),
+    ],
+)
+def test_what_is_not_there_is_said(both, given, words, capsys):
+    where = given if "--model" in given else [*given, "--recording", both[1]]
+    with pytest.raises(SystemExit):
+        evaluation.main(where)
+    assert words in capsys.readouterr().err
+
+
+def test_transfer_measures_every_agent_in_both_worlds_once(both, tmp_path, monkeypatch):
+    model, recording = both
+    plan = ["--model", model, "--recording", recording, "--out", str(tmp_path), "--longest", "6", "--worlds", "2"]
+    plan += ["--steps", "128", "--seeds", "1", "--episodes", "3"]
+    transfer.main(plan)
+    report = (tmp_path / "report.md").read_text()
+    for name in (transfer.RANDOM, transfer.GENERATED, transfer.REAL):
+        assert re.search(rf"\| {name} \| \d+ \(\d+ to \d+\) \| \d+ \(\d+ to \d+\) \| [+-]\d+ \(", report)
+    results = json.loads((tmp_path / "report.json").read_text())["results"]
+    assert all(len(found[0]["returns"]) == 3 for places in results.values() for found in places.values())
+    assert (tmp_path / "transfer.png").stat().st_size > 5000
+    monkeypatch.setattr(transfer, "evaluate", lambda *_: pytest.fail("measured again"))
+    transfer.main(plan)
+
+
+def test_the_alarm_is_for_an_agent_that_is_better_in_the_generated_world_only(tmp_path):
+    def of(values: list[float]) -> list[Result]:
+        return [Result(tuple(values), (1,) * len(values), float(np.mean(values)), *interval(values))]
+
+    noisy, high = list(np.linspace(90, 110, 40)), list(np.linspace(190, 210, 40))
+    results = {
+        "honest": {"generated": of(noisy), "real": of(noisy)},
+        "cheat": {"generated": of(high), "real": of(noisy)},
+    }
+    transfer.write(transfer.Plan("m", "r", 1, 1, 40, 9, 2), results, tmp_path)
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[5].strip()
+        for line in (tmp_path / "report.md").read_text().splitlines()[2:4]
+    }
+    assert rows == {"honest": "no", "cheat": "yes"}
+    difference, low, highest = transfer.gap(results["cheat"])
+    assert difference == pytest.approx(100) and 90 < low < 100 < highest < 110
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    """Of 200 samples of 40 normal numbers, about 95% of the intervals hold the true mean."""
+    rng = np.random.default_rng(0)
+    held = [low <= 0 <= high for low, high in (interval(list(rng.normal(size=40)), seed) for seed in range(200))]
+    assert 0.88 <= np.mean(held) <= 0.99
+
+
+def test_a_folder_that_is_no_agent_is_refused(tmp_path):
+    (tmp_path / "agent.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="is not an agent of PPO, A2C or DQN"):
+        evaluation.load_agent(str(Path(tmp_path)), Where().make, 0)  # type: ignore[arg-type]
