@@ -16,6 +16,7 @@ GENERATED = {DOCS / "environment.md", DOCS / "plan.md", DOCS / "report" / "repor
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *sorted(DOCS.rglob("*.md"))]
 OWN = [page for page in PAGES if page not in GENERATED]
 MOST_LINES, MOST_README_LINES, MOST_GLOSSARY_LINES, MOST_WORDS = 200, 150, 60, 25
+CODE_FOLDERS = ("world_model", "yume_gym", "train", "agents", "examples", "tests", "docs")
 CODE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)|(?:src|href)=\"([^\"]+)\"")
 ITEM = re.compile(r"([-*+]|\d+\.)\s+(.*)")
@@ -119,6 +120,33 @@ def test_the_site_has_every_page_once() -> None:
 def test_the_gallery_shows_every_picture() -> None:
     shown = {(DOCS / target).resolve() for target in links((DOCS / "gallery.md").read_text(encoding="utf-8"))}
     assert {name(p) for p in DOCS.rglob("*.png")} - {name(p) for p in shown if p.is_relative_to(DOCS)} == set()
+
+
+@pytest.mark.parametrize("page", OWN, ids=name)
+def test_code_that_pages_name_is_there(page: Path) -> None:
+    """Files by their path or name, folders, and modules that are run; older entries of the notes may name what is gone."""
+    text = page.read_text(encoding="utf-8")
+    scripts = [name(path) for folder in CODE_FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    files = re.findall(r"`([\w/.-]+\.py)`", text)
+    folders = re.findall(rf"`((?:{'|'.join(CODE_FOLDERS)})(?:/[\w-]+)*/)`", text)
+    modules = re.findall(rf"python -m ((?:{'|'.join(CODE_FOLDERS)})(?:\.\w+)+)", text)
+    found = {f for f in files if any(s == f or s.endswith(f"/{f}") for s in scripts)}
+    found |= {f for f in folders if (ROOT / f).is_dir()}
+    found |= {m for m in modules if {f"{m.replace('.', '/')}{end}" for end in (".py", "/__main__.py")} & {*scripts}}
+    assert page.parent.name == "lab-notes" or {*files, *folders, *modules} == found
+
+
+def test_states_are_where_the_page_of_the_code_says() -> None:
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \| (`[\w./]+`(?:, `[\w./]+`)*) \|", (DOCS / "code.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) >= 6
+    for classes, files in rows:
+        paths = [
+            p for f in re.findall(r"[\w./]+", files) for p in ROOT.rglob(f) if p.parts[len(ROOT.parts)] in CODE_FOLDERS
+        ]
+        code = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+        assert all(re.search(rf"^class {c}\b", code, re.MULTILINE) for c in re.findall(r"\w+", classes)), classes
 
 
 def test_the_version_is_the_newest_release() -> None:
