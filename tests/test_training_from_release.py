@@ -273,3 +273,15 @@ def test_what_is_trained_on_joined_captions_hears_them_so(original_release, clip
     state = model.start([np.zeros((*SIZE, 3), np.uint8)], ["a street"], [0])
     (_, plain), (_, told) = (model.step(state, [Action.from_keys("W")], [event]) for event in (None, EVENT))
     assert (plain != told).any()
+
+
+@pytest.mark.parametrize("name", ["full-cache", "sliding-window"])
+def test_another_memory_begins_from_released_weights_too(name, original_release):
+    """Of the network all is taken that the memory has a use for."""
+    config = configured(str(original_release), "32x64", "apart", name)
+    dit = initial_dit(config, original_release)
+    released = open_release(original_release).dit
+    own = dit.state_dict()
+    assert own.keys() - released.places.keys() == ({"empty"} if name == "sliding-window" else set())
+    assert all(torch.equal(own[n], released[n].float()) for n in own.keys() & released.places.keys())
+    assert {n for n in released.places if n not in own and not n.startswith("patch_embedding_")} == set()

@@ -36,7 +36,7 @@ from train.evaluation.walks import sharpness
 from train.export import load_average
 from train.foundation import Settings, train
 from train.street.scene import part_name, scene_prior
-from world_model import flow
+from world_model import baselines, flow
 from world_model.config import ModelConfig, Tiers, get_preset
 from world_model.cost.costs import count_parameters
 from world_model.dit import DiT
@@ -67,15 +67,10 @@ class Variant:
 
 
 def window(config: ModelConfig) -> Tiers:
-    """The newest frames at the finest size, as many as have about the tokens of all tiers of `config`; nothing older but the first
-    frame, which `Tiers` always holds."""
-    tiers = config.dit.packing
-    if not isinstance(tiers, Tiers):
-        raise ValueError(
-            f"{config.name} has {tiers!r} packing, ablations vary Tiers: choose a model with them (street)"
-        )
-    frames = sum(count / ratio**2 for count, ratio in (*tiers.recent, tiers.old))
-    return Tiers(recent=((max(1, round(frames)), 1),), initial=tiers.initial, old=(0, 1))
+    """The sliding window that has about as many tokens as the model's tiers. Raises ValueError for a model without tiers."""
+    if not isinstance(config.dit.packing, Tiers):
+        raise ValueError(f"{config.name} has no Tiers, which ablations vary: choose a model with them (street)")
+    return baselines.window(config.dit.packing)
 
 
 def everything(config: ModelConfig) -> Tiers:

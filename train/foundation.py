@@ -244,7 +244,7 @@ def main() -> None:
         "batch", "pool", "life", "draws", "lr", "warmup", "ema", "pure_noise", "alternate", "text_start", "dream_from",
         "dream_over", "dream_share", "optimizer", "lanes", "seed",
     )  # fmt: skip
-    offered = ("initial", "depth", "places", "events", "captions")
+    offered = ("initial", "depth", "places", "events", "captions", "baseline")
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered)
     train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth, a.places, a.events)
 

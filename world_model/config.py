@@ -61,7 +61,7 @@ class DiTConfig:
     text_dim: int = 4096  # 0: no text, and no cross-attention
     freq_dim: int = 256
     eps: float = 1e-6
-    packing: Literal["released"] | Tiers = "released"
+    packing: Literal["released", "full"] | Tiers = "released"  # "full": every history frame at the finest size
     channel: ChannelConfig | None = field(default_factory=ChannelConfig)
     history_attention: Literal["joint", "cached"] = "joint"
     prediction: Literal["velocity", "data"] = "velocity"  # what the network's output means (flow.py)

@@ -35,7 +35,7 @@ from world_model.layers import (
 )
 from world_model.positions import Positions
 from world_model.priors.registry import build_priors
-from world_model.tscm import ChannelMemory, Group, History, released_packing, tier_packing
+from world_model.tscm import ChannelMemory, Group, History, full_packing, released_packing, tier_packing
 
 LOGARITHM = 8.0  # bound of the logarithms of variances
 
@@ -88,7 +88,7 @@ class DiT(nn.Module):
         self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.residual else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
-        self.empty = nn.Parameter(torch.zeros(dim)) if not released else None
+        self.empty = nn.Parameter(torch.zeros(dim)) if isinstance(c.packing, Tiers) else None
         self.positions = Positions(config)
         self.frequencies = axis_frequencies(c.head_dim, c.positions)
         self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
@@ -130,7 +130,9 @@ class DiT(nn.Module):
 
     def _groups(self, frames: int) -> list[Group]:
         packing = self.config.dit.packing
-        return tier_packing(packing) if isinstance(packing, Tiers) else released_packing(frames)
+        if isinstance(packing, Tiers):
+            return tier_packing(packing)
+        return released_packing(frames) if packing == "released" else full_packing(frames)
 
     # ---- embedding ----------------------------------------------------------------------------------------------------
 
@@ -166,7 +168,7 @@ class DiT(nn.Module):
     @property
     def _kernels_vary(self) -> bool:
         """Whether a length of history uses some patch kernels only, and gradients are wanted of all."""
-        return self.config.dit.packing == "released" and torch.is_grad_enabled()
+        return not isinstance(self.config.dit.packing, Tiers) and torch.is_grad_enabled()
 
     def _no_kernel(self) -> Tensor:
         """Zero that depends on all patch kernels: all need a gradient at every step, and that of what is read, or sharded processes

@@ -55,6 +55,11 @@ def released_packing(frames: int) -> list[Group]:
     return [*groups, Group(2, frames - 5, frames - 3), Group(1, frames - 3, frames)]
 
 
+def full_packing(frames: int) -> list[Group]:
+    """Every held frame at the finest size."""
+    return [Group(1, 0, frames)] if frames else []
+
+
 def tier_packing(tiers: Tiers) -> list[Group]:
     """Groups over the fixed buffer that `append_tiers` keeps: initial frame, old draws, recent tiers from oldest to newest."""
     groups = [Group(tiers.initial, 0, 1), Group(tiers.old[1], 1, 1 + tiers.old[0])]
@@ -119,7 +124,7 @@ def still_history(latents: Tensor, length: int, yaw: Tensor, pitch: Tensor, pres
 
 
 def append_all(history: History, block: History, limit: int) -> History:
-    """Released worlds hold every frame, up to `limit`: then the first one and the newest.
+    """Worlds whose packing is no `Tiers` hold every frame, up to `limit`: then the first one and the newest.
 
     The public code ends where history and block need more than 1024 rotary positions; a world does not, it forgets.
     """

@@ -133,7 +133,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
 
 
 def without_past(worlds: Worlds) -> Worlds:
-    """The same worlds before anything was seen, of models with released packing: they hold no frame at all."""
+    """The same worlds before anything was seen, of models whose history grows: they hold no frame at all."""
     nothing = torch.zeros(worlds.yaw.shape[0], 0, dtype=torch.int64)
     memory = worlds.memory
     if memory is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from world_model.baselines import BASELINES, baseline
 from world_model.config import PRESETS, ModelConfig, get_preset
 from world_model.cost.plan import resized
 from world_model.dit import DiT
@@ -35,7 +36,7 @@ def read_arguments(
     offered: Sequence[str] = (),
 ) -> tuple[ModelConfig, Any, argparse.Namespace]:
     """The command line of a stage: its model, `settings` with the fields `numbers` as given, and the rest: out, steps, minutes and
-    the `PATHS` that are needed or offered ("captions": how texts reach the model)."""
+    the `PATHS` that are needed or offered ("captions": how texts reach the model; "baseline": another memory)."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "model", metavar="MODEL", help="preset name, a config.json, or a folder of weights, released or exported"
@@ -47,6 +48,10 @@ def read_arguments(
             help="how texts reach the model: event and action encoded apart (the paper), or as one caption (the public demo); "
             "default: the model's own way. The config of what is trained keeps it.",
         )  # fmt: skip
+    if "baseline" in offered:
+        parser.add_argument(
+            "--baseline", choices=list(BASELINES), help="another memory in place of TSCM (world_model/baselines.py)"
+        )
     paths = [name for name in (*needed, *offered) if name in PATHS]
     for folder in paths:
         required = folder in needed and folder not in IN_WEIGHTS
@@ -70,21 +75,23 @@ def read_arguments(
         parser.error(f"the following arguments are required: {', '.join(missing)} (or a folder of weights as MODEL)")
     values = {name: getattr(arguments, name) for name in numbers}
     try:
-        config = configured(arguments.model, arguments.size, vars(arguments).get("captions"))
+        given = vars(arguments)
+        config = configured(arguments.model, arguments.size, given.get("captions"), given.get("baseline"))
         return config, settings(**values), arguments
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
 
-def configured(model: str, size: str | None, captions: str | None = None) -> ModelConfig:
-    """The config of `named_config`, for pictures of another size ("HxW"), and with texts told "apart" or "joined".
+def configured(model: str, size: str | None, captions: str | None = None, memory: str | None = None) -> ModelConfig:
+    """The config of `named_config`, for pictures of another size ("HxW"), with texts told "apart" or "joined", and with the memory
+    of a baseline.
 
     Raises ValueError or OSError for a wrong one.
     """
     config = named_config(model)
     if captions is not None:
         config = replace(config, text=replace(config.text, joined=captions == "joined"))
-    return resized(config, size)
+    return resized(config if memory is None else baseline(config, memory), size)
 
 
 def named_config(model: str) -> ModelConfig:
@@ -112,7 +119,8 @@ def initial_dit(
     """The DiT that a stage begins with, float32: fresh, or with the weights of a folder, released or exported.
 
     What released weights lack of a channel path is added with a zero output (`weights.load_released`): the network computes what it
-    was trained to. `without` and `adapt` as in `weights.load_dit`. Raises ValueError or FileNotFoundError for unfitting weights.
+    was trained to, but for a baseline, whose memory is another. `without` and `adapt` as in `weights.load_dit`. Raises ValueError
+    or FileNotFoundError for unfitting weights.
     """
     if folder is None or not is_released(folder):
         dit = DiT(config)
@@ -120,9 +128,17 @@ def initial_dit(
             load_dit(dit, folder, without, adapt)
         return dit
     release = open_release(folder, channel=config.dit.channel is not None)
-    if release.config.dit != config.dit:
+    own = config.dit
+    memory = {"packing": own.packing, "channel": own.channel, "history_attention": own.history_attention}
+    if replace(release.config.dit, **memory) != own:
         raise ValueError(f"the weights in {folder} are not of {config.name!r}: give the folder itself as MODEL")
     with torch.device("meta"):
         dit = DiT(config)
-    load_released(dit, release.dit.read(torch.float32, "cpu"))
+    state, expected = release.dit.read(torch.float32, "cpu"), dit.state_dict()
+    if (
+        own.packing != "released"
+    ):  # kernels that another packing has no use for, and what stands where it has no frame yet
+        state = {name: v for name, v in state.items() if name in expected or not name.startswith("patch_embedding_")}
+        state |= {"empty": torch.zeros(own.dim)} if "empty" in expected else {}
+    load_released(dit, state)
     return dit

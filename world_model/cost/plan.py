@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from world_model.baselines import BASELINES, baseline
 from world_model.config import PRESETS, ModelConfig, Tiers, get_preset
 from world_model.cost.costs import (
     DTYPE,
@@ -96,8 +97,10 @@ class Plan:
         return {"foundation": t.cost.flops, "fake score": fake, "generator": learn}
 
 
-def make_plan(config: ModelConfig, histories: Sequence[int] = HISTORIES, trained_at: int = 23) -> Plan:
-    """Counts everything for `config`: its own packing, and `Tiers()` beside it where that is the released one."""
+def make_plan(
+    config: ModelConfig, histories: Sequence[int] = HISTORIES, trained_at: int = 23, baselines: Sequence[str] = ()
+) -> Plan:
+    """Counts everything for `config`: its own packing, `Tiers()` beside it where that is the released one, and `baselines`."""
     packings = [config.dit.packing] + ([] if isinstance(config.dit.packing, Tiers) else [Tiers()])
     blocks, refused = [], []
     for packing in packings:
@@ -109,6 +112,12 @@ def make_plan(config: ModelConfig, histories: Sequence[int] = HISTORIES, trained
                     blocks.append(count_block(variant, history))
                 except ValueError as error:
                     refused.append(f"history {history}, {attention}: {error}")
+    for name in baselines:
+        for history in histories:
+            try:
+                blocks.append(replace(count_block(baseline(config, name), history), packing=name))
+            except ValueError as error:
+                refused.append(f"history {history}, {name}: {error}")
     return Plan(
         config, *count_parameters(config), blocks, refused, count_decoder(config), count_text(config.text),
         count_training(config, trained_at), trained_at,
@@ -203,9 +212,11 @@ def main() -> None:
     parser.add_argument("--history", type=int, nargs="+", default=HISTORIES, help="history lengths in latents")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of a GPU's peak that is reached")
     parser.add_argument("--gpus", type=int, nargs="+", default=(8, 16, 64), help="numbers of GPUs for distillation")
+    parser.add_argument("--baselines", nargs="*", default=(), choices=list(BASELINES), help="rows of other memories")
     args = parser.parse_args()
     try:
-        print(report(make_plan(resized(get_preset(args.model), args.size), args.history), args.utilisation, args.gpus))
+        plan = make_plan(resized(get_preset(args.model), args.size), args.history, baselines=args.baselines)
+        print(report(plan, args.utilisation, args.gpus))
     except ValueError as error:
         parser.error(str(error))
 

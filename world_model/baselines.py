@@ -1,0 +1,47 @@
+"""Other ways to remember, to compare TSCM with: each makes a model of it, at any size. `--baseline NAME` trains one.
+
+spatial-only     the model's own packing without the channel path (the paper's ablation)
+sliding-window   the first frame and the newest at the finest size, about as many tokens; what leaves the window is forgotten
+rolling-cache    the same, keys and values of the history computed once a block (Self-Forcing's rolling KV cache)
+full-history     every frame at the finest size: tokens grow by a block's with every block
+full-cache       the same, keys and values of the history computed once a block
+framepack        the released packing alone (FramePack, Yume 1.0): old frames in ever larger patches; tokens grow slowly
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from world_model.config import DiTConfig, ModelConfig, Tiers
+
+
+def window(packing: Tiers) -> Tiers:
+    """The newest frames at the finest size, as many as have about the tokens of all tiers of `packing`; nothing older but the first
+    frame, which `Tiers` always holds."""
+    frames = sum(count / ratio**2 for count, ratio in (*packing.recent, packing.old))
+    return Tiers(recent=((max(1, round(frames)), 1),), initial=packing.initial, old=(0, 1))
+
+
+def _window(dit: DiTConfig) -> Tiers:
+    """Of a model whose packing grows: as many frames as our own packing has tokens of."""
+    return window(dit.packing if isinstance(dit.packing, Tiers) else Tiers())
+
+
+BASELINES: dict[str, Callable[[DiTConfig], dict[str, Any]]] = {
+    "spatial-only": lambda dit: {},
+    "sliding-window": lambda dit: {"packing": _window(dit), "history_attention": "joint"},
+    "rolling-cache": lambda dit: {"packing": _window(dit), "history_attention": "cached"},
+    "full-history": lambda dit: {"packing": "full", "history_attention": "joint"},
+    "full-cache": lambda dit: {"packing": "full", "history_attention": "cached"},
+    "framepack": lambda dit: {"packing": "released", "history_attention": "joint"},
+}
+
+
+def baseline(config: ModelConfig, name: str) -> ModelConfig:
+    """`config` with another memory and no channel path; everything else is the same. Raises ValueError for an unknown name."""
+    if name not in BASELINES:
+        raise ValueError(f"unknown baseline {name!r}: known are {', '.join(BASELINES)}")
+    changes = BASELINES[name](config.dit)
+    return replace(config, name=f"{config.name} {name}", dit=replace(config.dit, channel=None, **changes))
