@@ -16,6 +16,8 @@ from agents.evaluate import Result, interval
 from agents.planner import Choices, Planner
 from agents.planner import Settings as PlannerSettings
 from agents.worlds import Where
+from examples import watch_agent
+from train.data.video import read_video
 from train.recordings.environment import RecordSettings
 from train.recordings.recorder import record
 from train.world import Recipe, Settings, WorldTraining
@@ -180,3 +182,14 @@ def test_a_folder_that_is_no_agent_is_refused(tmp_path):
     (tmp_path / "agent.zip").write_bytes(b"PK")
     with pytest.raises(ValueError, match="is not an agent of PPO, A2C or DQN"):
         evaluation.load_agent(str(Path(tmp_path)), Where().make, 0)  # type: ignore[arg-type]
+
+
+def test_an_agent_is_shown_in_both_worlds(both, tmp_path, capsys):
+    model, recording = both
+    out = tmp_path / "agent.mp4"
+    watch_agent.main(
+        ["--agent", "random", "--model", model, "--recording", recording, "--steps", "9", "--out", str(out)]
+    )
+    frames, _, count = read_video(out, 160, 2 * 192 + 8, 15.0)
+    assert count == 10 and frames[0, :, 192:200].min() > 240  # the gap between the two
+    assert re.search(r"real world: returns \[[6-9]\.0\]", capsys.readouterr().out)
