@@ -21,10 +21,11 @@ from train.evaluation.store import StoreError
 from train.street.scene import part_of
 from world_model.config import ModelConfig, get_preset
 from world_model.dit import DiT
+from world_model.packing import append_tiers
 from world_model.priors.config import scene_of
 from world_model.rollout import generator
 from world_model.text import Conditioning
-from world_model.tscm import History, append_tiers, still_history
+from world_model.tscm import History, still_history
 from world_model.weights import load_tensors, save_weights
 
 QUICK = replace(SETTINGS, batch=2, draws=1, pool=3)

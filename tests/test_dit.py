@@ -15,7 +15,8 @@ from world_model.conditions import Conditions, Target
 from world_model.config import ChannelConfig, ModelConfig, Tiers
 from world_model.dit import DiT
 from world_model.layers import linear_read, modulate, rotary_table, rotate, sinusoid
-from world_model.tscm import ChannelMemory, History, append_tiers, still_history
+from world_model.packing import append_tiers
+from world_model.tscm import ChannelMemory, History, still_history
 
 KEPT = 1 + 2 + 3  # frames of the debug preset's buffer
 SIGMA = torch.tensor([0.6, 0.9], dtype=torch.float64)

@@ -22,9 +22,10 @@ from world_model import flow
 from world_model.action_spaces import ActionSpec
 from world_model.config import ModelConfig, Tiers
 from world_model.dit import DiT
+from world_model.packing import append_tiers
 from world_model.rollout import denoise_block, generator
 from world_model.text import build_conditioning
-from world_model.tscm import History, append_tiers, still_history
+from world_model.tscm import History, still_history
 from world_model.vae import PatchVAE
 
 LENGTHS = (30, 11, 25)  # steps of the episodes of the toy recording

@@ -29,9 +29,10 @@ from world_model.cost.costs import (
 from world_model.cost.count import Cost, count, size_of
 from world_model.cost.plan import DEVICES, Plan, make_plan, report, resized
 from world_model.dit import DiT
+from world_model.packing import Group, released_packing
 from world_model.priors.config import scene_of, with_scene
 from world_model.priors.places import BANDS, LIGHTS, WEATHERS
-from world_model.tscm import Group, History, released_packing
+from world_model.tscm import History
 
 KEYS = Path(os.environ.get("YUME_FIXTURES", Path(__file__).parents[2] / "shared" / "fixtures")) / "keys"
 
@@ -302,7 +303,7 @@ def test_what_is_sharded_halves_and_the_rest_stays(made):
 
 def test_command_line(made, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(command, "make_plan", lambda *arguments: asked.append(arguments) or made)
+    monkeypatch.setattr(command, "make_plan", lambda *arguments, **options: asked.append(arguments) or made)
     monkeypatch.setattr("sys.argv", ["plan", "yume-5b", "--size", "544x960", "--history", "5", "9", "--gpus", "4"])
     command.main()
     config, histories = asked[0]

@@ -6,17 +6,9 @@ import pytest
 import torch
 
 from world_model.config import Tiers
+from world_model.packing import Group, append_all, append_tiers, released_packing, tier_packing
 from world_model.rollout import generator
-from world_model.tscm import (
-    ChannelMemory,
-    Group,
-    History,
-    append_all,
-    append_tiers,
-    released_packing,
-    still_history,
-    tier_packing,
-)
+from world_model.tscm import ChannelMemory, History, still_history
 
 TIERS = Tiers(recent=((1, 1), (2, 2), (5, 4)), initial=2, old=(3, 2))
 KEPT = 1 + 3 + 8

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from world_model import flow
 from world_model.blocks import Block, Grid, Head
 from world_model.conditions import Conditions, Prediction, Target
-from world_model.config import ModelConfig, Tiers
+from world_model.config import ModelConfig
 from world_model.layers import (
     FloatLinear,
     KeyValue,
@@ -33,9 +33,10 @@ from world_model.layers import (
     rotary_table,
     sinusoid,
 )
+from world_model.packing import build_packing
 from world_model.positions import Positions
 from world_model.priors.registry import build_priors
-from world_model.tscm import ChannelMemory, Group, History, full_packing, released_packing, tier_packing
+from world_model.tscm import ChannelMemory, History
 
 LOGARITHM = 8.0  # bound of the logarithms of variances
 
@@ -51,12 +52,11 @@ class DiT(nn.Module):
         c, dim = config.dit, config.dit.dim
         self.activation_checkpointing = False
         self.patch_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch)
-        released = c.packing == "released"
-        self.ratios = (2, 4, 8, 16) if released else tuple(sorted({g.ratio for g in self._groups(0)} - {1}))
-        for ratio in self.ratios:
+        self.packing = build_packing(config)
+        for ratio in self.packing.ratios:
             kernel = (c.patch[0], c.patch[1] * ratio, c.patch[2] * ratio)
             self.add_module(f"patch_embedding_{ratio}x", nn.Conv3d(c.latent_channels, dim, kernel, kernel))
-        if released:
+        if self.packing.two_stage:
             shrink = (1, 2 * c.patch[1], 2 * c.patch[2])
             self.patch_embedding_2x_f = nn.Conv3d(c.latent_channels, c.latent_channels, shrink, shrink)
         self.text_embedding = (
@@ -88,7 +88,7 @@ class DiT(nn.Module):
         self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.residual else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
-        self.empty = nn.Parameter(torch.zeros(dim)) if isinstance(c.packing, Tiers) else None
+        self.empty = nn.Parameter(torch.zeros(dim)) if self.packing.constant else None
         self.positions = Positions(config)
         self.frequencies = axis_frequencies(c.head_dim, c.positions)
         self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
@@ -109,7 +109,7 @@ class DiT(nn.Module):
         for linear in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(linear.get_parameter("weight"), std=0.02)
         fine = self.patch_embedding.weight
-        for ratio in self.ratios:
+        for ratio in self.packing.ratios:
             coarse = self.get_submodule(f"patch_embedding_{ratio}x")
             weight = coarse.get_parameter("weight")
             size = tuple(weight.shape[-2:])
@@ -128,18 +128,12 @@ class DiT(nn.Module):
         """The precision of the weights; latents come in any and are embedded in this one."""
         return self.patch_embedding.weight.dtype
 
-    def _groups(self, frames: int) -> list[Group]:
-        packing = self.config.dit.packing
-        if isinstance(packing, Tiers):
-            return tier_packing(packing)
-        return released_packing(frames) if packing == "released" else full_packing(frames)
-
     # ---- embedding ----------------------------------------------------------------------------------------------------
 
     def pack(self, history: History, start: Tensor) -> tuple[Tensor, Tensor, list[Grid]]:
         """Patchified history [B, n, D], its coordinates [B, n, 3] and the token grid of each group; block start frame [B]."""
         tokens, coordinates, grids, frames_so_far = [], [], [], 0
-        for group in self._groups(history.frames):
+        for group in self.packing.groups(history.frames):
             latents = history.latents[:, :, group.start : group.stop].to(self.dtype)
             if group.two_stage:
                 latents = _padded(self.patch_embedding_2x_f, latents)
@@ -168,7 +162,7 @@ class DiT(nn.Module):
     @property
     def _kernels_vary(self) -> bool:
         """Whether a length of history uses some patch kernels only, and gradients are wanted of all."""
-        return not isinstance(self.config.dit.packing, Tiers) and torch.is_grad_enabled()
+        return not self.packing.constant and torch.is_grad_enabled()
 
     def _no_kernel(self) -> Tensor:
         """Zero that depends on all patch kernels: all need a gradient at every step, and that of what is read, or sharded processes

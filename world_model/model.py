@@ -24,7 +24,7 @@ from torch import Tensor
 from world_model import batch, flow
 from world_model.checks import check_texts, check_whole
 from world_model.conditions import Pose
-from world_model.config import ModelConfig, Tiers
+from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
 from world_model.released.files import is_released, load_release, open_text_encoder
@@ -215,7 +215,7 @@ class WorldModel:
             worlds = self._standing(torch.zeros(size, device=self.device), None)
             outcomes = () if self.heads is None else (Outcome.none(1),)
             self._like = WorldState(worlds, (0,), (0,), ("",), outcomes)
-        check_state(state, self._like, exact=isinstance(self.config.dit.packing, Tiers))
+        check_state(state, self._like, exact=self.dit.packing.constant)
 
     def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
         """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how
@@ -263,7 +263,7 @@ class WorldModel:
             sigmas,
             [generator("start", seed)],
         )
-        return self._standing(after.picture, pose) if isinstance(self.config.dit.packing, Tiers) else after
+        return self._standing(after.picture, pose) if self.dit.packing.constant else after
 
     def _to_tensor(self, picture: np.ndarray) -> Tensor:
         shape = (self.config.height, self.config.width, 3)

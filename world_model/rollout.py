@@ -17,11 +17,10 @@ from world_model import flow
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.conditions import BlockContext, Conditions, Motion, Target
-from world_model.config import ModelConfig, Tiers
+from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.priors.base import Prediction
 from world_model.threads import beside
-from world_model.tscm import append_all, append_tiers
 from world_model.vae import VideoVAE
 from world_model.worlds import Worlds
 
@@ -115,10 +114,7 @@ def append_and_decode(
     Latents enter the history as given: detach them first where gradients must not flow through time.
     """
     c, worlds, new = dit.config.dit, block.worlds, block.history(latents)
-    if isinstance(c.packing, Tiers):
-        history = append_tiers(worlds.history, new, c.packing, draws)
-    else:
-        history = append_all(worlds.history, new, c.max_age - dit.config.block_latents)
+    history = dit.packing.append(worlds.history, new, draws)
     memory = worlds.memory
     if memory is not None and c.channel is not None:
         added = dit.remember(new)

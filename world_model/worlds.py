@@ -14,7 +14,6 @@ from torch import Tensor
 
 from world_model import batch
 from world_model.conditions import Pose
-from world_model.config import Tiers
 from world_model.dit import DiT
 from world_model.memory import Worlds
 from world_model.tscm import ChannelMemory, History, still_history
@@ -113,9 +112,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     pose = Pose.origin(worlds, device) if pose is None else pose
     video = pictures[:, :, None].expand(-1, -1, config.start_latents * config.vae.temporal_stride, -1, -1)
     latents = vae.encode(video)
-    packing = config.dit.packing
-    length = 1 + packing.old[0] + packing.recent_frames if isinstance(packing, Tiers) else config.start_latents
-    history = still_history(latents, length, pose.yaw, pose.pitch, present)
+    history = still_history(latents, dit.packing.held(config.start_latents), pose.yaw, pose.pitch, present)
     shown = torch.arange(history.frames - config.start_latents, history.frames, device=device)
     memory = dit.remember(history.select(shown.repeat(worlds, 1)))
     with torch.no_grad():
@@ -144,12 +141,12 @@ def without_past(worlds: Worlds) -> Worlds:
 def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pose: Pose | None = None) -> Worlds:
     """Worlds before anything was seen, at `pose` or the origin: the next block is dreamt from text alone.
 
-    Released packing then holds no frame at all; tiers hold frames that are marked as absent.
+    A packing that grows then holds no frame at all, one of constant size frames that are marked as absent.
     """
     config = dit.config
     pictures = torch.zeros(worlds, 3, config.height, config.width, device=device)
     pose = Pose.origin(worlds, device) if pose is None else pose
-    if isinstance(config.dit.packing, Tiers):
+    if dit.packing.constant:
         nothing = start_worlds(dit, vae, pictures, torch.zeros(worlds, dtype=torch.bool, device=device))
         states = tuple(prior.begin(pictures, pose) for prior in dit.priors)
         return replace(nothing, yaw=pose.yaw, pitch=pose.pitch, priors=states)

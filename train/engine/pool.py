@@ -20,7 +20,6 @@ from train.street.walks import rephrased
 from world_model import batch as batches
 from world_model.actions import Action
 from world_model.conditions import Motion, Pose
-from world_model.config import Tiers
 from world_model.dit import DiT
 from world_model.priors.album import Album
 from world_model.priors.scene import SceneState
@@ -218,7 +217,7 @@ class Pool:
             still = world.history.select(torch.arange(world.history.frames - shown, world.history.frames)[None])
             front = still.select(torch.zeros(1, max(held - shown, 0), dtype=torch.int64))
             past = replace(front, present=torch.zeros_like(front.present)).join(still)
-            if text_start and not isinstance(config.dit.packing, Tiers):
+            if text_start and not dit.packing.constant:
                 world = without_past(world)
             self.entries[i] = Entry(walk, block, last, dreams, world, past)
 

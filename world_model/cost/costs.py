@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from world_model.conditions import Motion, Pose
-from world_model.config import ModelConfig, TextConfig, Tiers
+from world_model.config import ModelConfig, TextConfig
 from world_model.cost.count import Cost, count, size_of
 from world_model.dit import DiT
+from world_model.packing import build_packing
 from world_model.rollout import encode_conditions
 from world_model.tscm import History
 from world_model.vae import VideoVAE, build_vae
@@ -83,7 +84,8 @@ def count_block(config: ModelConfig, history: int) -> Block:
 
     Raises ValueError where the packing of `config` ends before that.
     """
-    held, packing = _held(config, history), config.dit.packing
+    packing = build_packing(config)
+    held = packing.held(history)
     tokens: list[int] = []
     sizes: dict[str, list[int]] = {"history": [], "text": [], "kept": []}
 
@@ -108,14 +110,14 @@ def count_block(config: ModelConfig, history: int) -> Block:
     history_bytes, text_bytes, kept = (_onward(config, *sizes[name]) for name in ("history", "text", "kept"))
     grid = config.token_grid
     return Block(
-        history, "tiers" if isinstance(packing, Tiers) else packing, config.dit.history_attention, tokens[0],
+        history, packing.name, config.dit.history_attention, tokens[0],
         grid[0] * grid[1] * grid[2], *costs, config.sampler.steps, history_bytes, text_bytes, kept,
     )  # fmt: skip
 
 
 def count_training(config: ModelConfig, history: int) -> Training:
     """Forward and backward of one world's block, as foundation training and each score of distillation run it."""
-    held = _held(config, history)
+    held = build_packing(config).held(history)
     backward = _all_layers(config, lambda dit: backward_cost(dit, held))
     return Training(backward, _all_layers(config, lambda dit: forward_cost(dit, held)))
 
@@ -173,12 +175,6 @@ def _all_layers(config: ModelConfig, cost: Callable[[DiT], Cost]) -> Cost:
 
 def _onward(config: ModelConfig, two: int, three: int) -> int:
     return two + (config.dit.layers - 2) * (three - two)
-
-
-def _held(config: ModelConfig, history: int) -> int:
-    """Latent frames in the buffer of a world of `history` frames."""
-    packing = config.dit.packing
-    return 1 + packing.old[0] + packing.recent_frames if isinstance(packing, Tiers) else history
 
 
 def _history(config: ModelConfig, frames: int) -> History:
