@@ -28,7 +28,9 @@ from world_model.config import ModelConfig
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:.*found in sys.modules after import:RuntimeWarning"),  # commands run in this process
+    pytest.mark.filterwarnings(
+        "ignore:.*found in sys.modules after import:RuntimeWarning"
+    ),  # commands run in this process
 ]
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
