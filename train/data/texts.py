@@ -47,7 +47,8 @@ class EncodedTexts:
     """A `text.TextEncoder` that reads what was encoded before, and asks `encoder`, made when first needed, for the rest."""
 
     def __init__(self, folder: Path, config: ModelConfig, encoder: Callable[[], TextEncoder] | None = None) -> None:
-        self.folder, self.config, self._make, self._encoder = folder, config, encoder, None
+        self.folder, self.config, self._make = folder, config, encoder
+        self._encoder: TextEncoder | None = None
         self._files = [safe_open(path, framework="pt") for path in sorted(folder.glob("texts_*.safetensors"))]
         self._places = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118
 

@@ -129,7 +129,11 @@ def initial_dit(
         return dit
     release = open_release(folder, channel=config.dit.channel is not None)
     own = config.dit
-    memory = {"packing": own.packing, "channel": own.channel, "history_attention": own.history_attention}
+    memory: dict[str, Any] = {
+        "packing": own.packing,
+        "channel": own.channel,
+        "history_attention": own.history_attention,
+    }
     if replace(release.config.dit, **memory) != own:
         raise ValueError(f"the weights in {folder} are not of {config.name!r}: give the folder itself as MODEL")
     with torch.device("meta"):
