@@ -167,8 +167,9 @@ class WorldModel:
         def dream(numbers: list[int], words: Sequence[Tensor]) -> tuple[Worlds, Tensor, Outcome | None]:
             worlds = take_worlds(state.worlds, numbers)
             keys = [(state.seeds[i], state.steps[i]) for i in numbers]
+            seeds, ages = zip(*keys)
             event, pooled = (t.to(self.device, self.dtype) for t in words)
-            noise = block_noise(self.config, *zip(*keys)).to(self.device)
+            noise = block_noise(self.config, seeds, ages).to(self.device)
             draws = [generator("old frames", *key) for key in keys]
             held = [actions[i] for i in numbers]
             after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, draws)

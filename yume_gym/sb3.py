@@ -128,7 +128,8 @@ class YumeVecEnv(VecEnv):
             images = self.get_images()
             return [images[number] for number in numbers]
         if method_name == "trigger_event":
-            return [self.envs.trigger_event(*method_args, slots=[number], **method_kwargs) for number in numbers]
+            self.envs.trigger_event(*method_args, **method_kwargs, slots=numbers)  # type: ignore[misc]
+            return [None] * len(numbers)
         if method_name in PER_WORLD:
             method = getattr(self.envs, method_name)
             return [method(number, *method_args, **method_kwargs) for number in numbers]

@@ -120,7 +120,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """The network that dreams, for sharing it with other environments."""
         return self.single_env.model
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The random numbers of every world."""
         return tuple(slot.random for slot in self._batch.slots("np_random"))
@@ -268,10 +268,8 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     # -- within --------------------------------------------------------------------------------------------------------
 
     def _observations(self) -> np.ndarray:
-        observations = np.empty(self.observation_space.shape, np.uint8)  # type: ignore[arg-type]
-        for number, slot in enumerate(self._batch.slots("observe")):
-            observations[number] = slot.moment.observation(self.single_env.observes_block)
-        return observations
+        slots = self._batch.slots("observe")
+        return np.stack([slot.moment.observation(self.single_env.observes_block) for slot in slots])
 
     def _first_info(self, slot: Slot, started: float) -> dict[str, Any]:
         return slot.moment.info(self.model.config.action.noop, slot.moment.schedule.at(0), started, {})

@@ -58,7 +58,8 @@ class WorldBatch:
         self, which: list[int], wanted: list[dict[str, Any]], seeds: list[int | None]
     ) -> tuple[list[Slot], WorldState]:
         """New episodes in worlds `which`, as their options and seeds want them. Changes nothing."""
-        slots, starts = [], []
+        slots: list[tuple[EventSchedule, np.random.Generator, int | None]] = []
+        starts = []
         for number, options, seed in zip(which, wanted, seeds):
             schedule = EventSchedule.parse(options.pop("events", None))
             for _, text in schedule.entries:
@@ -67,10 +68,11 @@ class WorldBatch:
             before = self._slots[number]
             if seed is not None or before is None:
                 random, kept = seeding.np_random(seed)
+                slots.append((schedule, random, kept))
             else:
-                random, kept = copy.deepcopy(before.random), before.seed
+                random = copy.deepcopy(before.random)
+                slots.append((schedule, random, before.seed))
             starts.append(world_start(self.single.model, options, random))
-            slots.append((schedule, random, kept))
         images, texts, numbers = zip(*starts)
         model = self.single.model
         with fair_threads(model.device):

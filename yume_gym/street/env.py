@@ -237,11 +237,11 @@ class YumeStreetEnv(FirstPersonEnv):
         if lacking:
             raise ValueError(wanted.format(f"whole, and lacks its {lacking[0]}"))
         now, beacon = world.state, world.beacon
-        places = [now.x, now.z, *(beacon or ())]
+        places: list[Any] = [now.x, now.z, *(beacon or ()), now.yaw, now.pitch]
         if not all(isinstance(number, int | np.integer) for number in (world.town_seed, world.wording, now.frame)):
             raise ValueError(wanted.format("of whole seeds and frames"))
         if not all(
-            isinstance(p, int | float | np.number) and abs(p) <= FARTHEST for p in [*places, now.yaw, now.pitch]
+            isinstance(p, int | float | np.number) and abs(float(p)) <= FARTHEST for p in [*places, now.yaw, now.pitch]
         ):
             raise ValueError(wanted.format(f"at places and angles within {FARTHEST:g}"))
         if abs(now.pitch) > math.pi / 2 or now.light not in LIGHTS or world.town_seed < 0 or now.frame < 0:
