@@ -108,9 +108,9 @@ def write(plan: Plan, results: dict[str, dict[str, list[Result]]], out: Path) ->
             pooled(places["generated"]), pooled(places["real"]), gap(places)
         )  # fmt: skip
         alarm = "yes" if low > 0 else "no"
-        ends = [f"({a:.0f} to {b:.0f})" for a, b in (made_ends, real_ends, (low, high))]
+        ends = [f"({a:.3g} to {b:.3g})" for a, b in (made_ends, real_ends, (low, high))]
         lines.append(
-            f"| {name} | {made:.0f} {ends[0]} | {real:.0f} {ends[1]} | {difference:+.0f} {ends[2]} | {alarm} |"
+            f"| {name} | {made:.3g} {ends[0]} | {real:.3g} {ends[1]} | {difference:+.3g} {ends[2]} | {alarm} |"
         )
     seeds = min(len(places["real"]) for places in done.values())
     lines.append(

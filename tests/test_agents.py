@@ -142,9 +142,12 @@ def test_transfer_measures_every_agent_in_both_worlds_once(both, tmp_path, monke
     plan = ["--model", model, "--recording", recording, "--out", str(tmp_path), "--longest", "6", "--worlds", "2"]
     plan += ["--steps", "128", "--seeds", "1", "--episodes", "3"]
     transfer.main(plan)
-    report = (tmp_path / "report.md").read_text()
+    report, number = (tmp_path / "report.md").read_text(), r"-?\d+(?:\.\d+)?"
     for name in (transfer.RANDOM, transfer.GENERATED, transfer.REAL):
-        assert re.search(rf"\| {name} \| \d+ \(\d+ to \d+\) \| \d+ \(\d+ to \d+\) \| [+-]\d+ \(", report)
+        assert re.search(
+            rf"\| {name} \| {number} \({number} to {number}\) \| {number} \({number} to {number}\) \| [+-]{number} \(",
+            report,
+        )
     results = json.loads((tmp_path / "report.json").read_text())["results"]
     assert all(len(found[0]["returns"]) == 3 for places in results.values() for found in places.values())
     assert (tmp_path / "transfer.png").stat().st_size > 5000
