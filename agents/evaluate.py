@@ -3,7 +3,8 @@
     python -m agents.evaluate --agent runs/agents/generated --recording data/takecover --episodes 50
     python -m agents.evaluate --agent random --model runs/takecover
 
-`--agent` is a folder of agents.ppo, a .zip of Stable-Baselines3, "random", or "planner:RUN" (agents/planner.py).
+`--agent` is a folder of agents.ppo, a .zip of Stable-Baselines3, "random", "planner:RUN" (agents/planner.py), or
+"scripted" (agents/scripted.py, for the beacon task).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from agents.planner import Planner
 from agents.planner import Settings as PlannerSettings
+from agents.scripted import BeaconSeeker
 from agents.worlds import Where, add_options, chosen
 
 FRAMES = 4  # newest pictures that an agent sees
@@ -72,6 +74,8 @@ def load_agent(name: str, space: Space, seed: int) -> Agent:
     """An agent by name or path. Raises ValueError for what is none."""
     if name == "random":
         return RandomAgent(space, seed)
+    if name == "scripted":
+        return BeaconSeeker()
     if name.startswith("planner:"):
         return Planner(name.removeprefix("planner:"), PlannerSettings(seed=seed))
     path = Path(name)

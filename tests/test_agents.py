@@ -15,6 +15,7 @@ from agents import ppo, transfer
 from agents.evaluate import Result, interval
 from agents.planner import Choices, Planner
 from agents.planner import Settings as PlannerSettings
+from agents.scripted import BeaconSeeker, pillar
 from agents.worlds import Where
 from examples import watch_agent
 from train.data.video import read_video
@@ -196,3 +197,25 @@ def test_an_agent_is_shown_in_both_worlds(both, tmp_path, capsys):
     frames, _, count = read_video(out, 160, 2 * 192 + 8, 15.0)
     assert count == 10 and frames[0, :, 192:200].min() > 240  # the gap between the two
     assert re.search(r"real world: returns \[[6-9]\.0\]", capsys.readouterr().out)
+
+
+def test_the_pillar_is_found_by_its_colour():
+    picture = np.full((64, 96, 3), (90, 120, 200), np.uint8)
+    assert pillar(picture) is None and BeaconSeeker.act(picture).arrows == "→"
+    picture[:40, 20:23] = (250, 220, 60)
+    assert pillar(picture) == pytest.approx(2 * 20.5 / 96 - 1) and BeaconSeeker.act(picture).arrows == "←"
+    picture[40:, :] = (250, 220, 60)  # a yellow road is no pillar
+    picture[:40, 20:23], picture[:30, 48:50] = (90, 120, 200), (250, 220, 60)
+    action = BeaconSeeker.act(picture)
+    assert (action.keys, action.arrows) == ("W", "")
+
+
+def test_the_scripted_agent_reaches_the_beacon():
+    """A street in which the pillar is in view."""
+    env = gymnasium.make("YumeStreetBeacon-v0")
+    observation, _ = env.reset(seed=2)
+    terminated = truncated = False
+    while not (terminated or truncated):
+        actions, _ = BeaconSeeker().predict(observation[None])
+        observation, reward, terminated, truncated, _ = env.step(int(actions[0]))
+    assert terminated and reward > 10
