@@ -19,7 +19,7 @@ from pathlib import Path
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
 from agents.worlds import Where, add_options, chosen
@@ -61,18 +61,19 @@ class Progress(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self.num_timesteps:
-            save(self.model, self.training_env, self.out)
+            save(self.model, self.out)
 
     def _on_training_end(self) -> None:
         self.bar.close()
 
 
-def save(model: BaseAlgorithm, worlds: VecEnv, out: Path) -> None:
+def save(model: BaseAlgorithm, out: Path) -> None:
     """Writes agent and reward statistics beside the old ones, then replaces these."""
     model.save(out / "unfinished.zip")
-    if isinstance(worlds, VecNormalize):
-        worlds.save(str(out / "unfinished.pkl"))
-        os.replace(out / "unfinished.pkl", out / REWARDS)
+    statistics = model.get_vec_normalize_env()
+    assert statistics is not None
+    statistics.save(str(out / "unfinished.pkl"))
+    os.replace(out / "unfinished.pkl", out / REWARDS)
     os.replace(out / "unfinished.zip", out / AGENT)
 
 
@@ -101,7 +102,7 @@ def learn(where: Where, settings: Settings, out: Path) -> PPO:
     left = settings.steps - model.num_timesteps
     if left > 0:
         model.learn(left, Progress(out, settings.steps, model.num_timesteps), reset_num_timesteps=False)
-        save(model, normalised, out)
+        save(model, out)
     worlds.close()
     return model
 

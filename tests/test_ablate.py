@@ -151,7 +151,7 @@ def test_variants_that_change_nothing_are_left_out(config, variants):
 
 
 def test_models_without_tiers_are_refused():
-    with pytest.raises(ValueError, match=r"'released' packing.*choose a model with them"):
+    with pytest.raises(ValueError, match=r"yume-5b has no Tiers.*choose a model with them"):
         variants_of(get_preset("yume-5b"), QUICK)
 
 

@@ -58,6 +58,24 @@ def test_an_agent_learns_stops_and_goes_on(both, tmp_path, capsys):
     assert list(tmp_path.glob("PPO_*/events*")) and not list(tmp_path.glob("unfinished*"))
 
 
+def test_an_agent_that_was_stopped_while_learning_goes_on(both, tmp_path, monkeypatch):
+    where = Where(recording=both[1], longest=6)
+    settings = ppo.Settings(steps=48, worlds=2, rollout=8, batch=8)
+    seen: list[int] = []
+
+    def stopped(progress: ppo.Progress) -> None:
+        seen.append(progress.num_timesteps)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ppo.Progress, "_on_rollout_end", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        ppo.learn(where, settings, tmp_path)
+    assert seen == [16, 32, 48]
+    assert ppo.PPO.load(tmp_path / ppo.AGENT).num_timesteps == 32
+    assert ppo.learn(where, settings, tmp_path).num_timesteps == 48
+
+
 def test_evaluation_counts_whole_episodes(both, tmp_path, capsys):
     """Tiny-v0 gives 1 a step and ends after 6 to 9 of them; `longest` cuts at 7."""
     where = ["--recording", both[1], "--longest", "7", "--agent", "random", "--episodes", "5", "--worlds", "3"]

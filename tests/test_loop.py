@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from train.engine import loop
+from train.engine.arguments import read_arguments
 from train.engine.loop import Run, warm_average
 from train.evaluation.sheet import save_sheet, to_pictures, to_video
 from world_model.config import ModelConfig
@@ -178,9 +179,7 @@ def test_command_lines_of_stages(config, tmp_path, monkeypatch, capsys):
     def read(*words: str):
         paths = ["--data", "d", "--vae", "v", "--out", "o"]
         monkeypatch.setattr("sys.argv", ["stage", *words, *paths])
-        return loop.read_arguments(
-            "What it does.", Options, ("batch", "lr", "optimizer"), ("data", "vae"), ("initial",)
-        )
+        return read_arguments("What it does.", Options, ("batch", "lr", "optimizer"), ("data", "vae"), ("initial",))
 
     found, options, arguments = read("debug", "--batch", "4", "--optimizer", "adamw", "--size", "64x96")
     assert (found.name, found.height, found.width) == ("debug", 64, 96)

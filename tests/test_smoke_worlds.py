@@ -18,7 +18,7 @@ from train.world import Recipe, Settings, WorldTraining
 # so few steps that noise levels below 1 would only be a distraction: what is asked is the mean of what may come
 FOUNDATION = foundation.Settings(lr=4e-3, ema=0.97, pure_noise=1.0, noised=0.0, text_start=0.0, own_from=0.95)
 RECIPE = Recipe(
-    autoencoder.Settings(clips=300), FOUNDATION, steps={"autoencoder": 5, "foundation": 200, "heads": 10}
+    autoencoder.Settings(clips=300), FOUNDATION, steps={"autoencoder": 5, "foundation": 350, "heads": 10}
 )  # fmt: skip
 # what brings it, id, arguments of recording, steps
 WORLDS = {

@@ -125,9 +125,10 @@ def test_a_worker_is_told_otherwise_in_the_environment(monkeypatch):
 
 
 STEPPING = """
-    import sys
+    import signal, sys
     import gymnasium, yume_gym
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background processes ignore it
     if __name__ == "__main__":
         make = lambda: gymnasium.make("YumeWorld-v0", model=sys.argv[1], device="cpu")
         envs = gymnasium.vector.AsyncVectorEnv([make, make], context="fork")
@@ -158,8 +159,8 @@ def test_ctrl_c_ends_all_workers(weights_folder):
     assert len(in_group(running.pid)) >= 3
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does
     try:
-        running.communicate(timeout=60)
-        until = time.monotonic() + 10
+        running.communicate(timeout=120)
+        until = time.monotonic() + 60
         while in_group(running.pid) and time.monotonic() < until:
             time.sleep(0.1)
         assert in_group(running.pid) == []
