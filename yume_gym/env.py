@@ -17,7 +17,7 @@ from world_model.text import NO_TEXT
 from world_model.threads import fair_threads
 from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.pictures import load_picture
-from yume_gym.rewards import LEARNED, REWARDS, RewardFn, find_reward
+from yume_gym.rewards import LEARNED, REWARDS, EpisodeReward, Reward, find_reward
 from yume_gym.street.events import check_text
 
 
@@ -165,7 +165,7 @@ class YumeWorldEnv(FirstPersonEnv):
     def __init__(
         self,
         model: str | os.PathLike | WorldModel = "street",
-        reward: str | RewardFn | None = None,
+        reward: str | Reward | None = None,
         render_mode: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
@@ -178,7 +178,7 @@ class YumeWorldEnv(FirstPersonEnv):
         if isinstance(reward, str) and reward not in (LEARNED, *REWARDS):
             known = sorted([LEARNED, *REWARDS])
             raise ValueError(f"unknown reward {reward!r}: use None, one of {known}, or a function of your own")
-        reward_fn = None if isinstance(reward, str) and reward == LEARNED else find_reward(reward)
+        self._reward = None if isinstance(reward, str) and reward == LEARNED else find_reward(reward)
         if load_options is not None and not isinstance(load_options, Mapping):
             raise TypeError(f"load_options must be a dict of options of loading, or None; got {short(load_options)}")
         options = {"device": device, "dtype": dtype, "size": size, **(load_options or {})}
@@ -195,12 +195,15 @@ class YumeWorldEnv(FirstPersonEnv):
                 "train.world, or use None, a name or a function"
             )
         self.sampler_steps = steps
-        super().__init__(self._model.config, reward=reward_fn, render_mode=render_mode, frames=frames)
+        super().__init__(self._model.config, reward=self._bound_reward(), render_mode=render_mode, frames=frames)
 
     @property
     def model(self) -> WorldModel:
         """The network that dreams, for sharing it with other environments."""
         return self._model
+
+    def _bound_reward(self) -> Reward | None:
+        return self._reward.bind(self._model) if isinstance(self._reward, EpisodeReward) else self._reward
 
     @property
     def _kind(self) -> str:
@@ -232,13 +235,16 @@ class YumeWorldEnv(FirstPersonEnv):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = super().__getstate__()
-        return kept if self._loading is None else {**kept, "_model": None}  # a named model is loaded again, not copied
+        if self._loading is None:
+            return kept
+        return {**kept, "_model": None, "reward_fn": None}  # a named model is loaded again, not copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self._loading is not None:
             model, options = self._loading
             self._model = WorldModel.load(model, **options)
+            self.reward_fn = self._bound_reward()
 
 
 def learned(outcome: Judged | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from world_model.actions import Action
 from world_model.checks import check_choice, check_whole
 from world_model.config import PRESETS, get_preset
 from yume_gym.first_person import FirstPersonEnv, Outcome
-from yume_gym.rewards import REWARDS, RewardFn, find_reward
+from yume_gym.rewards import REWARDS, Reward, find_reward
 from yume_gym.street.atmosphere import LIGHTS, WEATHERS
 from yume_gym.street.beacon import ARRIVAL_BONUS, ARRIVAL_RADIUS, beacon_distance, place_beacon
 from yume_gym.street.captions import DISTRICT_WORDS, parse_text, scene_caption
@@ -161,7 +161,7 @@ class YumeStreetEnv(FirstPersonEnv):
         self,
         blocks: int = 2,
         town_seed: int | None = 0,
-        reward: str | RewardFn | None = None,
+        reward: str | Reward | None = None,
         render_mode: str | None = None,
         frames: Literal["last", "block"] = "last",
         light: str | None = None,
