@@ -8,6 +8,7 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import yume_gym  # noqa: F401
+from world_model.actions import Action
 from world_model.model import WorldModel
 from yume_gym.env import YumeWorldEnv
+from yume_gym.reward_benchmark import WALKS, benchmark, main, report
 from yume_gym.rewards import EpisodeReward, GoalPicture, Latents, Novelty, begin_reward, step_reward
 from yume_gym.street.env import YumeStreetEnv
 from yume_gym.vector_env import YumeWorldVectorEnv
@@ -46,7 +49,7 @@ def block(picture: np.ndarray, model: WorldModel) -> np.ndarray:
 def scores(reward: EpisodeReward, blocks: list[np.ndarray]) -> list[tuple[float, bool]]:
     """(reward, terminated) of an episode that shows these blocks."""
     state, found = begin_reward(reward, blocks[0]), []
-    for previous, current in zip(blocks, blocks[1:]):
+    for previous, current in pairwise(blocks):
         value, ended, state = step_reward(reward, state, previous, 0, current)
         found.append((value, ended))
     return found
@@ -303,6 +306,35 @@ def test_bound_to_a_model_it_judges_the_true_street(world_model, goal):
     street = YumeStreetEnv(preset="debug", reward=Novelty().bind(world_model))
     street.reset(seed=0)
     assert street.step(0)[1] < street.step(9)[1]
+
+
+# -- the measurement ----------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_tells_what_walks_earn(world_model, weights_folder, capsys):
+    rows = benchmark(world_model, goals=1, randoms=2)
+    assert [row.walk for row in rows] == ["scripted", "still", "random", "random"]
+    assert len({row.novelty_return for row in rows}) == 4
+    env = YumeWorldEnv(world_model)
+    start, _ = env.reset(seed=0)
+    now = env.get_state()
+    for other, row in enumerate(rows[:2]):  # once more through an environment
+        frames = []
+        for noise in (1000, 1001 + other):
+            world = dataclasses.replace(now.moment.world, seeds=(noise,))
+            env.set_state(dataclasses.replace(now, moment=dataclasses.replace(now.moment, world=world)))
+            script = [Action.from_keys(*keys).index for keys in WALKS[0]]
+            held = [0] * len(script) if noise > 1000 and row.walk == "still" else script
+            frames.append([env.step(action)[0] for action in held][-1])
+        goal = GoalPicture(frames[0]).bind(world_model)
+        assert row.distance == goal.distance(frames[1])
+        if not row.reached:
+            assert row.goal_return == pytest.approx(goal.distance(start) - row.distance)
+    assert not rows[1].reached
+    main(["--model", str(weights_folder), "--goals", "1", "--randoms", "2"])
+    assert capsys.readouterr().out.rstrip().endswith(report(rows))
+    with pytest.raises(ValueError, match="goals"):
+        benchmark(world_model, goals=0)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------------

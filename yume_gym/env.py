@@ -77,11 +77,21 @@ class YumeWorldEnv(FirstPersonEnv):
 
     A model whose weights have heads (`heads.safetensors`) predicts the reward of the recorded environment: the most
     likely of the recorded values, or an expected value where there are more than eight. Other models keep no score,
-    their reward is 0.0. The argument `reward` gives another one, as a built-in name or as a function
-    `(previous_frames, action, current_frames) -> (reward, terminated)`; see `yume_gym.rewards`.
+    their reward is 0.0. The argument `reward` gives another one: a built-in name, a function
+    `(previous_frames, action, current_frames) -> (reward, terminated)`, or an `EpisodeReward`, which may remember the
+    episode and look at the model's latents; see `yume_gym.rewards`.
 
-    - `"motion"`: mean absolute change between successive frames, 0..1.
-    - `"learned"`: that of the heads, as with None; ValueError for a model without heads.
+    | Reward                              | Pays for a step                                            | Range         |
+    |-------------------------------------|------------------------------------------------------------|---------------|
+    | `"motion"`                          | mean absolute change between successive frames             | 0..1          |
+    | `"novelty"`, `Novelty(memory=64)`   | distance to the nearest picture seen in this episode       | 0 and more    |
+    | `GoalPicture(image, threshold=0.2)` | by how much the distance to `image` fell, and 1 within 0.2 | about -1..2  |
+    | `"learned"`                         | that of the heads, as with None; ValueError without heads  | the recorded  |
+
+    The last frame of a block is compared. A distance is the root mean square difference in the latents of the model's
+    autoencoder, in units of the median between the model's starting pictures: 0 is the same picture, 1 an unrelated
+    one. Within its threshold `GoalPicture` terminates the episode. Its rewards add up to the fall of the distance, which
+    is about 1 at most, and the bonus of 1.
 
     ## Starting State
 
@@ -122,7 +132,7 @@ class YumeWorldEnv(FirstPersonEnv):
     | Argument      | Default    | Meaning                                                                             |
     |---------------|------------|-------------------------------------------------------------------------------------|
     | `model`       | `"street"` | "street", "yume-5b" (docs/yume-5b.md), path of weights, or a loaded `WorldModel`    |
-    | `reward`      | `None`     | None, the name of a built-in reward, or a function                                  |
+    | `reward`      | `None`     | None, the name of a built-in reward, an `EpisodeReward`, or a function              |
     | `render_mode` | `None`     | `"rgb_array"`, `"rgb_array_list"` (every frame since the last call) or `"human"`    |
     | `device`      | `"auto"`   | where the network runs, such as `"cpu"` or `"cuda"`                                 |
     | `dtype`       | `"auto"`   | `"float32"` or `"bfloat16"`; states restore bit by bit on a CPU in float32          |
@@ -142,9 +152,9 @@ class YumeWorldEnv(FirstPersonEnv):
     A model that was trained without text refuses texts and events with a ValueError.
 
     `trigger_event(text)` begins an event with the next step; `None` or `""` ends it. `get_state()` and
-    `set_state(state)` save and restore a world, in memory or pickled. What cannot be done raises: TypeError for a wrong
-    kind of thing, ValueError for a wrong value, FileNotFoundError for a missing file, `gymnasium.error.ResetNeeded`
-    before the first reset. The world is then as it was before the call.
+    `set_state(state)` save and restore a world and what its reward remembers, in memory or pickled. What cannot be done
+    raises: TypeError for a wrong kind of thing, ValueError for a wrong value, FileNotFoundError for a missing file,
+    `gymnasium.error.ResetNeeded` before the first reset. The world is then as it was before the call.
 
     ## Example
 

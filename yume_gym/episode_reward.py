@@ -41,5 +41,5 @@ class EpisodeReward(ABC):
     ) -> tuple[tuple[float, bool], Any]:
         """((reward, terminated), the state afterwards) of one step; arguments beside the state as `RewardFn` has them."""
 
-    def check(self, state: Any) -> None:
+    def check(self, state: Any) -> None:  # noqa: B027  (a reward of one's own may accept every state)
         """Raises ValueError for what neither `begin` nor `step` of this reward gives: a state may come from elsewhere."""

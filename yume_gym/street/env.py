@@ -80,8 +80,9 @@ class YumeStreetEnv(FirstPersonEnv):
 
     ## Rewards
 
-    0.0, unless the argument `reward` asks for one: `"beacon"`, a picture reward of `yume_gym.rewards` by name, or a
-    function `(previous_frames, action, current_frames) -> (reward, terminated)`.
+    0.0, unless the argument `reward` asks for one: `"beacon"`, a picture reward of `yume_gym.rewards` by name, an
+    `EpisodeReward` of that module, or a function `(previous_frames, action, current_frames) -> (reward, terminated)`.
+    Rewards in the latents of a model need one: `Novelty().bind(WorldModel.load("street"))`.
 
     With `"beacon"` a pillar of light stands within 60 m, three times out of four in plain sight and otherwise just out
     of it. The reward is progress towards it in units of the farthest a step can go, so -1..1 (the shortest way round
