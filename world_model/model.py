@@ -209,6 +209,14 @@ class WorldModel:
         return _to_uint8(state.worlds.picture[:, :, None])[:, 0]
 
     @torch.inference_mode()
+    def encode(self, pictures: np.ndarray) -> np.ndarray:
+        """Normalised latents float32 [B, C, h, w] of pictures uint8 [B, H, W, 3]: of each, one latent frame of a video that
+        stands still. A picture gives the same in any batch. Raises ValueError for pictures of another shape or type."""
+        stride = self.config.vae.temporal_stride
+        videos = [self._to_tensor(picture)[:, :, None].expand(-1, -1, stride, -1, -1) for picture in pictures]
+        return torch.cat([self.vae.encode(video)[:, :, 0] for video in videos]).float().cpu().numpy()
+
+    @torch.inference_mode()
     def check_state(self, state: WorldState) -> None:
         """Raises TypeError or ValueError for what `start` and `step` of this model cannot have given (`state.check_state`)."""
         if self._like is None:
@@ -270,7 +278,7 @@ class WorldModel:
         shape = (self.config.height, self.config.width, 3)
         if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.shape != shape:
             got = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-            raise ValueError(f"a start picture must be a uint8 array of shape {shape}, got {got}")
+            raise ValueError(f"a picture must be a uint8 array of shape {shape}, got {got}")
         return torch.from_numpy(picture.copy()).to(self.device).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 

@@ -17,7 +17,7 @@ from world_model.text import NO_TEXT
 from world_model.threads import fair_threads
 from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.pictures import load_picture
-from yume_gym.rewards import LEARNED, REWARDS, RewardFn, find_reward
+from yume_gym.rewards import LEARNED, REWARDS, EpisodeReward, Reward, find_reward
 from yume_gym.street.events import check_text
 
 
@@ -77,11 +77,21 @@ class YumeWorldEnv(FirstPersonEnv):
 
     A model whose weights have heads (`heads.safetensors`) predicts the reward of the recorded environment: the most
     likely of the recorded values, or an expected value where there are more than eight. Other models keep no score,
-    their reward is 0.0. The argument `reward` gives another one, as a built-in name or as a function
-    `(previous_frames, action, current_frames) -> (reward, terminated)`; see `yume_gym.rewards`.
+    their reward is 0.0. The argument `reward` gives another one: a built-in name, a function
+    `(previous_frames, action, current_frames) -> (reward, terminated)`, or an `EpisodeReward`, which may remember the
+    episode and look at the model's latents; see `yume_gym.rewards`.
 
-    - `"motion"`: mean absolute change between successive frames, 0..1.
-    - `"learned"`: that of the heads, as with None; ValueError for a model without heads.
+    | Reward                              | Pays for a step                                            | Range         |
+    |-------------------------------------|------------------------------------------------------------|---------------|
+    | `"motion"`                          | mean absolute change between successive frames             | 0..1          |
+    | `"novelty"`, `Novelty(memory=64)`   | distance to the nearest picture seen in this episode       | 0 and more    |
+    | `GoalPicture(image, threshold=0.2)` | by how much the distance to `image` fell, and 1 within 0.2 | about -1..2  |
+    | `"learned"`                         | that of the heads, as with None; ValueError without heads  | the recorded  |
+
+    The last frame of a block is compared. A distance is the root mean square difference in the latents of the model's
+    autoencoder, in units of the median between the model's starting pictures: 0 is the same picture, 1 an unrelated
+    one. Within its threshold `GoalPicture` terminates the episode. Its rewards add up to the fall of the distance, which
+    is about 1 at most, and the bonus of 1.
 
     ## Starting State
 
@@ -122,7 +132,7 @@ class YumeWorldEnv(FirstPersonEnv):
     | Argument      | Default    | Meaning                                                                             |
     |---------------|------------|-------------------------------------------------------------------------------------|
     | `model`       | `"street"` | "street", "yume-5b" (docs/yume-5b.md), path of weights, or a loaded `WorldModel`    |
-    | `reward`      | `None`     | None, the name of a built-in reward, or a function                                  |
+    | `reward`      | `None`     | None, the name of a built-in reward, an `EpisodeReward`, or a function              |
     | `render_mode` | `None`     | `"rgb_array"`, `"rgb_array_list"` (every frame since the last call) or `"human"`    |
     | `device`      | `"auto"`   | where the network runs, such as `"cpu"` or `"cuda"`                                 |
     | `dtype`       | `"auto"`   | `"float32"` or `"bfloat16"`; states restore bit by bit on a CPU in float32          |
@@ -142,9 +152,9 @@ class YumeWorldEnv(FirstPersonEnv):
     A model that was trained without text refuses texts and events with a ValueError.
 
     `trigger_event(text)` begins an event with the next step; `None` or `""` ends it. `get_state()` and
-    `set_state(state)` save and restore a world, in memory or pickled. What cannot be done raises: TypeError for a wrong
-    kind of thing, ValueError for a wrong value, FileNotFoundError for a missing file, `gymnasium.error.ResetNeeded`
-    before the first reset. The world is then as it was before the call.
+    `set_state(state)` save and restore a world and what its reward remembers, in memory or pickled. What cannot be done
+    raises: TypeError for a wrong kind of thing, ValueError for a wrong value, FileNotFoundError for a missing file,
+    `gymnasium.error.ResetNeeded` before the first reset. The world is then as it was before the call.
 
     ## Example
 
@@ -165,7 +175,7 @@ class YumeWorldEnv(FirstPersonEnv):
     def __init__(
         self,
         model: str | os.PathLike | WorldModel = "street",
-        reward: str | RewardFn | None = None,
+        reward: str | Reward | None = None,
         render_mode: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
@@ -178,7 +188,7 @@ class YumeWorldEnv(FirstPersonEnv):
         if isinstance(reward, str) and reward not in (LEARNED, *REWARDS):
             known = sorted([LEARNED, *REWARDS])
             raise ValueError(f"unknown reward {reward!r}: use None, one of {known}, or a function of your own")
-        reward_fn = None if isinstance(reward, str) and reward == LEARNED else find_reward(reward)
+        self._reward = None if isinstance(reward, str) and reward == LEARNED else find_reward(reward)
         if load_options is not None and not isinstance(load_options, Mapping):
             raise TypeError(f"load_options must be a dict of options of loading, or None; got {short(load_options)}")
         options = {"device": device, "dtype": dtype, "size": size, **(load_options or {})}
@@ -195,12 +205,15 @@ class YumeWorldEnv(FirstPersonEnv):
                 "train.world, or use None, a name or a function"
             )
         self.sampler_steps = steps
-        super().__init__(self._model.config, reward=reward_fn, render_mode=render_mode, frames=frames)
+        super().__init__(self._model.config, reward=self._bound_reward(), render_mode=render_mode, frames=frames)
 
     @property
     def model(self) -> WorldModel:
         """The network that dreams, for sharing it with other environments."""
         return self._model
+
+    def _bound_reward(self) -> Reward | None:
+        return self._reward.bind(self._model) if isinstance(self._reward, EpisodeReward) else self._reward
 
     @property
     def _kind(self) -> str:
@@ -232,13 +245,16 @@ class YumeWorldEnv(FirstPersonEnv):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = super().__getstate__()
-        return kept if self._loading is None else {**kept, "_model": None}  # a named model is loaded again, not copied
+        if self._loading is None:
+            return kept
+        return {**kept, "_model": None, "reward_fn": None}  # a named model is loaded again, not copied
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if self._loading is not None:
             model, options = self._loading
             self._model = WorldModel.load(model, **options)
+            self.reward_fn = self._bound_reward()
 
 
 def learned(outcome: Judged | None) -> dict[str, Any]:

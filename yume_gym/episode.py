@@ -30,21 +30,23 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """Where an episode stands: the world, the latest block of frames, the number of steps taken and the events."""
+    """Where an episode stands: the world, the latest block of frames, the number of steps taken, the events, and what an
+    `EpisodeReward` remembers of it (None without one)."""
 
     world: Any
     frames: np.ndarray
     step: int
     schedule: EventSchedule
+    reward_state: Any = None
 
     @classmethod
     def begin(cls, world: Any, picture: np.ndarray, length: int, schedule: EventSchedule) -> Moment:
         """The start of an episode: its first block is the picture uint8 [1, H, W, 3], `length` times."""
         return cls(world, repeat(picture, "1 h w c -> t h w c", t=length), 0, schedule)
 
-    def after(self, world: Any, frames: np.ndarray) -> Moment:
+    def after(self, world: Any, frames: np.ndarray, reward_state: Any = None) -> Moment:
         """One step later."""
-        return replace(self, world=world, frames=frames, step=self.step + 1)
+        return replace(self, world=world, frames=frames, step=self.step + 1, reward_state=reward_state)
 
     def observation(self, block: bool) -> np.ndarray:
         """A fresh array: the last frame [H, W, 3], or with `block` all T of them [H, W, 3 T], the oldest first."""

@@ -22,7 +22,7 @@ from world_model.checks import check_choice
 from world_model.config import ModelConfig, get_preset
 from yume_gym.episode import EnvState, Moment, Outcome, check_state, read_options
 from yume_gym.keyboard import action_meanings, action_space, check_action, keyboard
-from yume_gym.rewards import RewardFn, call_reward
+from yume_gym.rewards import EpisodeReward, Reward, begin_reward, restore_reward, step_reward
 from yume_gym.street.events import EventSchedule, check_event
 from yume_gym.window import Window
 
@@ -44,13 +44,18 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         self,
         config: ModelConfig,
         *,
-        reward: RewardFn | None,
+        reward: Reward | None,
         render_mode: str | None,
         frames: Literal["last", "block"],
     ) -> None:
         modes = self.metadata["render_modes"]
         check_choice("render_mode", render_mode, (None, *modes))
         check_choice("frames", frames, ("last", "block"), " (one picture, or all pictures of a step)")
+        if isinstance(reward, EpisodeReward) and reward.needs_model:
+            raise ValueError(
+                f"the reward {reward!r} compares pictures in the latents of a model, and this world has none: "
+                "give it one with its method bind(model), as in Novelty().bind(WorldModel.load('street'))"
+            )
         self.metadata = {  # type: ignore[misc]
             **self.metadata,
             "render_fps": config.fps,
@@ -100,10 +105,12 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         try:
             super().reset(seed=seed)
             begun = self._begin(wanted, self.np_random)
+            now = Moment.begin(begun.world, begun.frames, self._config.frames_per_block, schedule)
+            now = replace(now, reward_state=begin_reward(self.reward_fn, now.frames))
         except BaseException:
             self._np_random, self._np_random_seed = random_before
             raise
-        self._moment = now = Moment.begin(begun.world, begun.frames, self._config.frames_per_block, schedule)
+        self._moment = now
         self._unseen.clear()
         self._show(begun.frames)
         info = now.info(self._config.action.noop, schedule.at(0), started, begun.info)
@@ -119,10 +126,12 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         event = now.schedule.at(now.step)
         started = time.perf_counter()
         outcome = self._advance(now.world, held, event, now.schedule.changes_at(now.step))
-        reward, terminated = outcome.reward, outcome.terminated
+        reward, terminated, remembered = outcome.reward, outcome.terminated, None
         if self.reward_fn is not None:
-            reward, terminated = call_reward(self.reward_fn, now.frames, held, outcome.frames)
-        self._moment = then = now.after(outcome.world, outcome.frames)
+            reward, terminated, remembered = step_reward(
+                self.reward_fn, now.reward_state, now.frames, held, outcome.frames
+            )
+        self._moment = then = now.after(outcome.world, outcome.frames, remembered)
         self._show(outcome.frames)
         info = then.info(held, event, started, outcome.info)
         return then.observation(self.observes_block), reward, terminated, outcome.truncated, info
@@ -173,18 +182,20 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
     def set_state(self, state: EnvState) -> None:
         """Continue where `state` was taken; it may come from another environment with the same arguments.
 
-        Raises TypeError for what is no such state, ValueError for one of another kind or size of environment, or one that
-        was changed into what no environment gives.
+        A reward that remembers the episode goes on, too; where the state was taken without one, it begins at the state's frames.
+        Raises TypeError for what is no such state, ValueError for one of another kind or size of environment, one taken with
+        another such reward, or one that was changed into what no environment gives.
         """
-        self.check_state(state)
-        self._moment = state.moment
+        self._moment = self.restored(state)
         self._np_random, self._np_random_seed = copy.deepcopy(state.random), state.seed
         self._unseen.clear()
 
-    def check_state(self, state: EnvState) -> None:
-        """Raises what `set_state` would raise, and changes nothing."""
+    def restored(self, state: EnvState) -> Moment:
+        """Where `set_state` continues. Raises what it raises, and changes nothing."""
         check_state(state, self._kind, self._block_shape)
-        self._check_world(state.moment.world)
+        now = state.moment
+        self._check_world(now.world)
+        return replace(now, reward_state=restore_reward(self.reward_fn, now.reward_state, now.frames))
 
     def get_action_meanings(self) -> list[str]:
         """Names of the actions in order: of the 81, such as "W+A →", the first is "noop". Of spaces that do not count

@@ -22,12 +22,17 @@ def load_picture(image: str | os.PathLike | Image.Image | np.ndarray, height: in
         TypeError: `image` is not of an accepted kind, or an array of another dtype.
         ValueError: the file is no readable picture, the array has another shape, or a side is under 16 pixels.
     """
+    fitted = ImageOps.fit(open_picture(image), (width, height), method=Image.Resampling.LANCZOS)
+    return np.array(fitted, dtype=np.uint8)
+
+
+def open_picture(image: str | os.PathLike | Image.Image | np.ndarray) -> Image.Image:
+    """`image` as an upright RGB picture of its own size. Raises what `load_picture` raises."""
     picture = _opened(image)
     if min(picture.size) < MIN_SIDE:
         columns, rows = picture.size
         raise ValueError(f"the picture is {rows}x{columns} pixels, at least {MIN_SIDE}x{MIN_SIDE} are needed")
-    fitted = ImageOps.fit(picture, (width, height), method=Image.Resampling.LANCZOS)
-    return np.array(fitted, dtype=np.uint8)
+    return picture
 
 
 def _opened(image: object) -> Image.Image:

@@ -242,8 +242,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """
         number = self._number(slot)
         self._batch.slots("set_state")
-        self.single_env.check_state(state)
-        kept = Slot(replace(state.moment, world=None), copy.deepcopy(state.random), state.seed)
+        kept = Slot(replace(self.single_env.restored(state), world=None), copy.deepcopy(state.random), state.seed)
         self._batch.commit({number: kept}, [([number], state.moment.world)])
 
     def fork(self, slot: int, into: Sequence[int], seeds: Sequence[int] | None = None) -> None:

@@ -16,7 +16,7 @@ from world_model.state import WorldState
 from world_model.threads import fair_threads
 from yume_gym.env import YumeWorldEnv, learned, world_start
 from yume_gym.episode import Moment
-from yume_gym.rewards import call_reward
+from yume_gym.rewards import begin_reward, step_reward
 from yume_gym.slots import Slot
 from yume_gym.street.events import EventSchedule
 
@@ -78,10 +78,12 @@ class WorldBatch:
         with fair_threads(model.device):
             worlds = model.start(images, texts, numbers)
         length, pictures = model.config.frames_per_block, model.preview(worlds)[:, None]
-        return [
-            Slot(Moment.begin(None, picture, length, schedule), random, seed)
-            for picture, (schedule, random, seed) in zip(pictures, slots)
-        ], worlds
+        begun = []
+        for picture, (schedule, random, seed) in zip(pictures, slots):
+            now = Moment.begin(None, picture, length, schedule)
+            now = replace(now, reward_state=begin_reward(self.single.reward_fn, now.frames))
+            begun.append(Slot(now, random, seed))
+        return begun, worlds
 
     def advance(self, going: list[int], held: list[Any]) -> tuple[WorldState, np.ndarray]:
         """One block of the worlds `going`: those worlds afterwards, and their frames uint8 [n, T, H, W, 3]."""
@@ -107,10 +109,12 @@ class WorldBatch:
         """A world after the block that it dreamt as `row` of `worlds`, and what the step was worth."""
         now = slot.moment
         outcome = learned(worlds.outcomes[row] if worlds.outcomes else None)
-        reward, terminated = outcome.get("reward", 0.0), outcome.get("terminated", False)
+        reward, terminated, remembered = outcome.get("reward", 0.0), outcome.get("terminated", False), None
         if self.single.reward_fn is not None:
-            reward, terminated = call_reward(self.single.reward_fn, now.frames, action, frames)
-        then = now.after(None, frames)
+            reward, terminated, remembered = step_reward(
+                self.single.reward_fn, now.reward_state, now.frames, action, frames
+            )
+        then = now.after(None, frames, remembered)
         truncated = outcome.get("truncated", False) or then.step >= longest
         info = then.info(action, now.schedule.at(now.step), started, outcome.get("info", {}))
         after = replace(slot, moment=then, ended=terminated or truncated)

@@ -14,7 +14,7 @@ from world_model.actions import Action
 from world_model.checks import check_choice, check_whole
 from world_model.config import PRESETS, get_preset
 from yume_gym.first_person import FirstPersonEnv, Outcome
-from yume_gym.rewards import REWARDS, RewardFn, find_reward
+from yume_gym.rewards import REWARDS, Reward, find_reward
 from yume_gym.street.atmosphere import LIGHTS, WEATHERS
 from yume_gym.street.beacon import ARRIVAL_BONUS, ARRIVAL_RADIUS, beacon_distance, place_beacon
 from yume_gym.street.captions import DISTRICT_WORDS, parse_text, scene_caption
@@ -80,8 +80,9 @@ class YumeStreetEnv(FirstPersonEnv):
 
     ## Rewards
 
-    0.0, unless the argument `reward` asks for one: `"beacon"`, a picture reward of `yume_gym.rewards` by name, or a
-    function `(previous_frames, action, current_frames) -> (reward, terminated)`.
+    0.0, unless the argument `reward` asks for one: `"beacon"`, a picture reward of `yume_gym.rewards` by name, an
+    `EpisodeReward` of that module, or a function `(previous_frames, action, current_frames) -> (reward, terminated)`.
+    Rewards in the latents of a model need one: `Novelty().bind(WorldModel.load("street"))`.
 
     With `"beacon"` a pillar of light stands within 60 m, three times out of four in plain sight and otherwise just out
     of it. The reward is progress towards it in units of the farthest a step can go, so -1..1 (the shortest way round
@@ -161,7 +162,7 @@ class YumeStreetEnv(FirstPersonEnv):
         self,
         blocks: int = 2,
         town_seed: int | None = 0,
-        reward: str | RewardFn | None = None,
+        reward: str | Reward | None = None,
         render_mode: str | None = None,
         frames: Literal["last", "block"] = "last",
         light: str | None = None,
