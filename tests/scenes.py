@@ -9,7 +9,7 @@ from torch import Tensor
 
 from world_model.conditions import BlockContext, Pose
 from world_model.priors.scene import Ahead, SceneState
-from world_model.worlds import Worlds
+from world_model.worlds import WorldBatch
 
 
 def ahead_in(block: BlockContext) -> Ahead:
@@ -17,11 +17,11 @@ def ahead_in(block: BlockContext) -> Ahead:
     return block.predictions[0].own
 
 
-def state_of(worlds: Worlds) -> SceneState:
+def state_of(worlds: WorldBatch) -> SceneState:
     return worlds.priors[0]
 
 
-def with_state(worlds: Worlds, **changes: Tensor) -> Worlds:
+def with_state(worlds: WorldBatch, **changes: Tensor) -> WorldBatch:
     """Worlds whose scene prior's state is changed."""
     return replace(worlds, priors=(replace(state_of(worlds), **changes),))
 

@@ -34,7 +34,7 @@ from world_model.priors.scene import LEAST
 from world_model.priors.warp import REMEMBERED, USELESS
 from world_model.rollout import append_and_decode, commanded, dream_block, encode_conditions, generator
 from world_model.text import build_text_encoder, scaled
-from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import WorldBatch, collate_worlds, empty_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
 
 UFO, FIRE, SNOW = (EVENTS[name].phrases[0] for name in ("ufo", "fire", "snow"))
@@ -225,7 +225,7 @@ def test_things_are_hidden_by_what_is_nearer_and_only_things_are_drawn(event_dit
 # ---- in a dream -------------------------------------------------------------------------------------------------------
 
 
-def worlds_of(dit: DiT, vae, pictures: list[np.ndarray], count: int) -> Worlds:
+def worlds_of(dit: DiT, vae, pictures: list[np.ndarray], count: int) -> WorldBatch:
     seen = torch.from_numpy(np.stack(pictures[:count])).permute(0, 3, 1, 2).float() / 127.5 - 1
     place = torch.tensor([[0.5, 20.0]] * count, dtype=torch.float64)
     yaw = torch.full((count,), 0.2, dtype=torch.float64)
@@ -238,7 +238,7 @@ def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
     return torch.cat([event, table], dim=1), table.mean(dim=1)
 
 
-def stepped(dit: DiT, vae, worlds: Worlds, config: ModelConfig, *texts: str):
+def stepped(dit: DiT, vae, worlds: WorldBatch, config: ModelConfig, *texts: str):
     motion = commanded(dit, worlds, [STILL] * len(texts))
     ready, ahead = encode_conditions(dit, vae, worlds, motion, *context_of(config, *texts))
     return motion, ready, ahead
@@ -335,7 +335,7 @@ def test_an_event_keeps_its_place_until_another_begins(event_dit, event_config, 
     assert not courses[0].any() and courses[1][3] == event_config.block_latents
     assert torch.equal(courses[1], courses[2]) and torch.equal(courses[2][:4], courses[3][:4])
     assert courses[4][3] == 4 * event_config.block_latents and not torch.equal(courses[4][:3], courses[1][:3])
-    pair = join_worlds([worlds, with_state(worlds, course=2 * state_of(worlds).course)])
+    pair = collate_worlds([worlds, with_state(worlds, course=2 * state_of(worlds).course)])
     for world, times in zip(split_worlds(pair), (1, 2)):
         assert torch.equal(state_of(world).course, times * state_of(worlds).course)
 

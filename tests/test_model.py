@@ -19,7 +19,7 @@ from world_model.model import WorldModel, WorldState
 from world_model.priors.warp import guide_block
 from world_model.rollout import dream_block, generator
 from world_model.threads import beside
-from world_model.worlds import Worlds, join_worlds, split_worlds
+from world_model.worlds import WorldBatch, collate_worlds, split_worlds
 
 WALK, BACK, TURN = Action.from_keys("W"), Action.from_keys("S"), Action.from_keys("", "→")
 RAIN = "a heavy rainstorm begins"
@@ -226,10 +226,10 @@ def join(states: list[WorldState]) -> WorldState:
     """One state of several; all but the worlds are tuples of a value a world."""
     names = [field.name for field in fields(WorldState) if field.name != "worlds"]
     joined = {name: tuple(value for state in states for value in getattr(state, name)) for name in names}
-    return WorldState(join_worlds([state.worlds for state in states]), **joined)
+    return WorldState(collate_worlds([state.worlds for state in states]), **joined)
 
 
-def split_of(state: WorldState, world: int) -> Worlds:
+def split_of(state: WorldState, world: int) -> WorldBatch:
     return split_worlds(state.worlds)[world]
 
 

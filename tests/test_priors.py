@@ -23,7 +23,7 @@ from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
 from world_model.weights import load_dit, save_weights
-from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 
@@ -51,7 +51,7 @@ def test_without_priors_a_model_is_the_generator_alone(prediction, positions, co
     model = WorldModel(alone, make_dit(alone), make_vae(alone).requires_grad_(False), Conditioning(alone.text))
     starts = [(pictures[0], "", 3), (None, "a park", 4)]
     together = model.start(*(list(column) for column in zip(*starts)))
-    assert together.worlds.priors == () and same(join_worlds(split_worlds(together.worlds)), together.worlds)
+    assert together.worlds.priors == () and same(collate_worlds(split_worlds(together.worlds)), together.worlds)
     for _ in range(2):
         together, shown = model.step(together, [WALK, TURN])
     assert np.isfinite(shown).all() and shown.std() > 1
@@ -211,5 +211,5 @@ def made_of(config: ModelConfig, tensors: dict[str, Tensor]) -> DiT:
 
 
 def test_states_are_opaque_to_worlds():
-    names = {field.name for field in dataclasses.fields(Worlds)}
+    names = {field.name for field in dataclasses.fields(WorldBatch)}
     assert names == {"history", "memory", "yaw", "pitch", "frame", "picture", "cache", "priors"}

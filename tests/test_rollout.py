@@ -19,7 +19,7 @@ from world_model.priors.scene import Ahead
 from world_model.priors.warp import OUTDATED
 from world_model.rollout import block_noise, denoise_block, dream_block, encode_conditions, generator, motion_of
 from world_model.vae import PatchVAE
-from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 SIGMAS = flow.sigma_schedule(4, 3.0)
@@ -46,7 +46,7 @@ def pooled(context) -> Tensor:
 
 
 @pytest.fixture
-def worlds(dit, vae, config, make_videos) -> Worlds:
+def worlds(dit, vae, config, make_videos) -> WorldBatch:
     """Two worlds that have not moved yet; the second looks elsewhere."""
     looks = torch.tensor([0.0, 1.0], dtype=torch.float64)
     with torch.no_grad():
@@ -120,9 +120,9 @@ def test_a_text_start_has_no_past(dit, vae, config):
 @torch.no_grad()
 def test_splitting_and_joining_are_inverses(dit, vae, worlds, context, pooled):
     worlds, _, _ = dream(dit, vae, worlds, context, pooled, 0)
-    again = join_worlds(split_worlds(worlds))
+    again = collate_worlds(split_worlds(worlds))
     assert all(torch.equal(a, b) for a, b in zip(tensors(worlds), tensors(again), strict=True))
-    swapped = split_worlds(join_worlds(split_worlds(worlds)[::-1]))[1]
+    swapped = split_worlds(collate_worlds(split_worlds(worlds)[::-1]))[1]
     assert all(torch.equal(a, b) for a, b in zip(tensors(split_worlds(worlds)[0]), tensors(swapped), strict=True))
 
 

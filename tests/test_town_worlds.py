@@ -28,7 +28,7 @@ from world_model.priors.warp import OUTDATED, REMEMBERED, WEAR
 from world_model.rollout import append_and_decode, commanded, encode_conditions, generator, motion_of
 from world_model.text import Conditioning
 from world_model.weights import save_weights
-from world_model.worlds import Worlds, empty_worlds, split_worlds, start_worlds
+from world_model.worlds import WorldBatch, empty_worlds, split_worlds, start_worlds
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 
@@ -76,7 +76,7 @@ def town_model(town_folder) -> WorldModel:
     return WorldModel.load(town_folder, device="cpu", dtype="float32")
 
 
-def tensors_of(worlds: Worlds) -> list[Tensor]:
+def tensors_of(worlds: WorldBatch) -> list[Tensor]:
     scene = state_of(worlds)
     parts = [
         worlds.history.latents,

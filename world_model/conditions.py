@@ -11,7 +11,7 @@ from torch import Tensor
 from world_model import batch
 from world_model.blocks import Grid
 from world_model.layers import KeyValue
-from world_model.memory import Worlds
+from world_model.memory import WorldBatch
 from world_model.tscm import ChannelMemory, History
 
 
@@ -64,7 +64,7 @@ class BlockContext:
     """A block about to be dreamt: the worlds before it, the commanded motion, when and where its latent frames are, what is told
     (context [B, N, text_dim]: event tokens then action tokens, zero-padded), and what each prior predicted."""
 
-    worlds: Worlds
+    worlds: WorldBatch
     motion: Motion
     target: Target
     context: Tensor

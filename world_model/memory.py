@@ -17,7 +17,7 @@ PriorState = Any  # a prior's own: an immutable dataclass of tensors
 
 
 @dataclass(frozen=True)
-class Worlds:
+class WorldBatch:
     """B worlds between two blocks, as tensors; immutable.
 
     yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1

@@ -36,7 +36,7 @@ from world_model.text import NO_TEXT, Conditioning, build_conditioning
 from world_model.threads import one_thread, side_by_side
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_dit, load_into, load_tensors, read_config
-from world_model.worlds import Worlds, batches, empty_worlds, join_worlds, start_worlds, take_worlds
+from world_model.worlds import WorldBatch, batches, collate_worlds, empty_worlds, select_worlds, start_worlds
 
 Found = TypeVar("Found")
 
@@ -128,7 +128,7 @@ class WorldModel:
             worlds.append(self._dreamt(text, seed) if picture is None else self._seen(picture))
         outcomes = () if self.heads is None else (Outcome.none(1),) * len(worlds)
         told = tuple(text or "" for text in texts)
-        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcomes)
+        return WorldState(collate_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcomes)
 
     @torch.inference_mode()
     def step(
@@ -164,8 +164,8 @@ class WorldModel:
         spoken = [event or text for event, text in zip(events, state.texts)]
 
         @torch.inference_mode()
-        def dream(numbers: list[int], words: Sequence[Tensor]) -> tuple[Worlds, Tensor, Outcome | None]:
-            worlds = take_worlds(state.worlds, numbers)
+        def dream(numbers: list[int], words: Sequence[Tensor]) -> tuple[WorldBatch, Tensor, Outcome | None]:
+            worlds = select_worlds(state.worlds, numbers)
             keys = [(state.seeds[i], state.steps[i]) for i in numbers]
             event, pooled = (t.to(self.device, self.dtype) for t in words)
             noise = block_noise(self.config, *zip(*keys)).to(self.device)
@@ -186,18 +186,18 @@ class WorldModel:
         return self._joined(state, together, dreamt)
 
     def _joined(
-        self, state: WorldState, together: list[list[int]], dreamt: list[tuple[Worlds, Tensor, Outcome | None]]
+        self, state: WorldState, together: list[list[int]], dreamt: list[tuple[WorldBatch, Tensor, Outcome | None]]
     ) -> tuple[WorldState, np.ndarray]:
         """`state` after the batches that were dreamt `together`, and the frames of all, in the order of `state`."""
         worlds, videos, outcomes = zip(*dreamt)
-        after, video = join_worlds(worlds), torch.cat(videos)
+        after, video = collate_worlds(worlds), torch.cat(videos)
         order = [number for part in together for number in part]
         each = [
             batch.rows(part, slice(i, i + 1)) for part in outcomes if part is not None for i in range(len(part.reward))
         ]
         if order != list(range(len(order))):  # of unequal histories
             back = sorted(range(len(order)), key=order.__getitem__)
-            after, video = take_worlds(after, back), video[back]
+            after, video = select_worlds(after, back), video[back]
             each = [each[i] for i in back] if each else []
         return replace(
             state, worlds=after, steps=tuple(number + 1 for number in state.steps), outcomes=tuple(each)
@@ -230,16 +230,16 @@ class WorldModel:
         x, z = pose.place[0].tolist()
         return (x, z, float(pose.yaw)), error
 
-    def _seen(self, picture: np.ndarray) -> Worlds:
+    def _seen(self, picture: np.ndarray) -> WorldBatch:
         """A world that stands before a picture."""
         seen = self._to_tensor(picture)
         return self._standing(seen, _first(prior.pose_of(self.vae, seen) for prior in self.dit.priors))
 
-    def _standing(self, picture: Tensor, pose: Pose | None) -> Worlds:
+    def _standing(self, picture: Tensor, pose: Pose | None) -> WorldBatch:
         """Before a picture [1, 3, H, W]."""
         return start_worlds(self.dit, self.vae, picture, torch.ones(1, dtype=torch.bool, device=self.device), pose)
 
-    def _dreamt(self, text: str | None, seed: int) -> Worlds:
+    def _dreamt(self, text: str | None, seed: int) -> WorldBatch:
         """A world of which one block was dreamt from nothing but the text.
 
         Released models go on from that block, as they were trained to; ours from its last picture, standing still.

@@ -22,7 +22,7 @@ from world_model.dit import DiT
 from world_model.priors.base import Prediction
 from world_model.threads import beside
 from world_model.vae import VideoVAE
-from world_model.worlds import Worlds
+from world_model.worlds import WorldBatch
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -54,7 +54,7 @@ def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch
     return Motion(*(torch.stack([torch.from_numpy(part[i]) for part in parts]).to(yaw.device) for i in range(3)))
 
 
-def commanded(dit: DiT, worlds: Worlds, actions: Sequence[Action]) -> Motion:
+def commanded(dit: DiT, worlds: WorldBatch, actions: Sequence[Action]) -> Motion:
     """`motion_of` worlds, as far as the model's priors let them go."""
     motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
     for prior, state in zip(dit.priors, worlds.priors, strict=True):
@@ -63,7 +63,7 @@ def commanded(dit: DiT, worlds: Worlds, actions: Sequence[Action]) -> Motion:
 
 
 def encode_conditions(
-    dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, context: Tensor, pooled: Tensor
+    dit: DiT, vae: VideoVAE, worlds: WorldBatch, motion: Motion, context: Tensor, pooled: Tensor
 ) -> tuple[Conditions, BlockContext]:
     """Conditions of the next block: words and compressed history, and what the priors make of both; and what
     `append_and_decode` needs of it."""
@@ -108,7 +108,7 @@ def denoise_block(
 
 def append_and_decode(
     dit: DiT, vae: VideoVAE, block: BlockContext, latents: Tensor, draws: Sequence[torch.Generator]
-) -> tuple[Worlds, Tensor]:
+) -> tuple[WorldBatch, Tensor]:
     """Worlds after a block of latents [B, C, K, h, w], and its pictures [B, 3, T, H, W] in -1..1.
 
     Latents enter the history as given: detach them first where gradients must not flow through time.
@@ -126,7 +126,7 @@ def append_and_decode(
         for prior, state, prediction in zip(dit.priors, worlds.priors, block.predictions, strict=True):
             after, video = prior.update(state, block, prediction, latents.detach(), video)
             states.append(after)
-    return Worlds(
+    return WorldBatch(
         history=history,
         memory=memory,
         yaw=block.motion.yaw[:, -1],
@@ -139,9 +139,9 @@ def append_and_decode(
 
 
 def dream_block(
-    dit: DiT, vae: VideoVAE, worlds: Worlds, actions: Sequence[Action], context: Tensor, pooled: Tensor, noise: Tensor,
+    dit: DiT, vae: VideoVAE, worlds: WorldBatch, actions: Sequence[Action], context: Tensor, pooled: Tensor, noise: Tensor,
     sigmas: Tensor, draws: Sequence[torch.Generator], exit_step: int | None = None,
-) -> tuple[Worlds, Tensor, Tensor]:  # fmt: skip
+) -> tuple[WorldBatch, Tensor, Tensor]:  # fmt: skip
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
     motion = commanded(dit, worlds, actions)
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)

@@ -1,4 +1,4 @@
-"""Worlds between two blocks (`state.Worlds`): how they begin, and how several are one batch.
+"""Worlds between two blocks (`state.WorldBatch`): how they begin, and how several are one batch.
 
 Shapes: B worlds, C latent channels, h x w latent size, H x W pixels.
 """
@@ -15,26 +15,26 @@ from torch import Tensor
 from world_model import batch
 from world_model.conditions import Pose
 from world_model.dit import DiT
-from world_model.memory import Worlds
+from world_model.memory import WorldBatch
 from world_model.tscm import ChannelMemory, History, still_history
 from world_model.vae import VideoVAE
 
 NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories
 
 
-def join_worlds(worlds: Sequence[Worlds]) -> Worlds:
+def collate_worlds(worlds: Sequence[WorldBatch]) -> WorldBatch:
     """One batch of several; shorter histories (of models that hold all of theirs) are padded in front with `NOT_HELD` frames."""
     if len(worlds) == 1:
         return worlds[0]
     return batch.join(_equally_long(worlds))
 
 
-def split_worlds(worlds: Worlds) -> list[Worlds]:
-    """The worlds of a batch, each a batch of one; the inverse of `join_worlds`."""
-    return [take_worlds(worlds, [i]) for i in range(worlds.yaw.shape[0])]
+def split_worlds(worlds: WorldBatch) -> list[WorldBatch]:
+    """The worlds of a batch, each a batch of one; the inverse of `collate_worlds`."""
+    return [select_worlds(worlds, [i]) for i in range(worlds.yaw.shape[0])]
 
 
-def take_worlds(worlds: Worlds, numbers: Sequence[int], copy: bool = False) -> Worlds:
+def select_worlds(worlds: WorldBatch, numbers: Sequence[int], copy: bool = False) -> WorldBatch:
     """The worlds of these numbers, in this order, without padding that none of them needs.
 
     Neighbours are views of the batch's tensors unless a `copy` is wanted. Raises IndexError for a number out of range.
@@ -49,13 +49,13 @@ def take_worlds(worlds: Worlds, numbers: Sequence[int], copy: bool = False) -> W
     return replace(taken, history=_held(taken.history))
 
 
-def put_worlds(worlds: Worlds, numbers: Sequence[int], others: Worlds) -> Worlds:
+def replace_worlds(worlds: WorldBatch, numbers: Sequence[int], others: WorldBatch) -> WorldBatch:
     """A batch with `others` in place of its worlds of these numbers; the old one stays as it is."""
     padded, new = _equally_long([worlds, others])
     return batch.put(padded, torch.tensor(numbers), new)
 
 
-def batches(worlds: Worlds, size: int) -> list[list[int]]:
+def batches(worlds: WorldBatch, size: int) -> list[list[int]]:
     """Numbers of all worlds, in batches of at most `size` that can go through the network together.
 
     Worlds of a model that holds all of its history go together only if they hold equally much. Raises ValueError for no size.
@@ -69,7 +69,7 @@ def batches(worlds: Worlds, size: int) -> list[list[int]]:
     return [numbers[i : i + size] for numbers in alike.values() for i in range(0, len(numbers), size)]
 
 
-def _equally_long(worlds: Sequence[Worlds]) -> list[Worlds]:
+def _equally_long(worlds: Sequence[WorldBatch]) -> list[WorldBatch]:
     longest = max(w.history.frames for w in worlds)
     return [replace(w, history=_padded(w.history, longest - w.history.frames)) for w in worlds]
 
@@ -102,7 +102,7 @@ def _held(history: History) -> History:
     )
 
 
-def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pose: Pose | None = None) -> Worlds:
+def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pose: Pose | None = None) -> WorldBatch:
     """Worlds that stood still before a start picture [B, 3, H, W] in -1..1; present [B] bool is False for a text start.
 
     pose: where the picture was taken, if that is known; else straight ahead from the origin.
@@ -117,7 +117,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     memory = dit.remember(history.select(shown.repeat(worlds, 1)))
     with torch.no_grad():
         _, cache = vae.decode(latents)
-    return Worlds(
+    return WorldBatch(
         history=history,
         memory=memory,
         yaw=pose.yaw,
@@ -129,7 +129,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     )
 
 
-def without_past(worlds: Worlds) -> Worlds:
+def without_past(worlds: WorldBatch) -> WorldBatch:
     """The same worlds before anything was seen, of models whose history grows: they hold no frame at all."""
     nothing = torch.zeros(worlds.yaw.shape[0], 0, dtype=torch.int64)
     memory = worlds.memory
@@ -138,7 +138,7 @@ def without_past(worlds: Worlds) -> Worlds:
     return replace(worlds, history=worlds.history.select(nothing), memory=memory, cache=())
 
 
-def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pose: Pose | None = None) -> Worlds:
+def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pose: Pose | None = None) -> WorldBatch:
     """Worlds before anything was seen, at `pose` or the origin: the next block is dreamt from text alone.
 
     A packing that grows then holds no frame at all, one of constant size frames that are marked as absent.
@@ -152,7 +152,7 @@ def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pos
         return replace(nothing, yaw=pose.yaw, pitch=pose.pitch, priors=states)
     row = torch.zeros(worlds, 0, dtype=torch.float64, device=device)
     latents = torch.zeros(worlds, config.dit.latent_channels, 0, *config.latent_size, device=device)
-    return Worlds(
+    return WorldBatch(
         history=History(latents=latents, frame=row.long(), yaw=row, pitch=row, present=row.bool()),
         memory=dit.no_memory(pictures) if config.dit.channel else None,
         yaw=pose.yaw,

@@ -22,7 +22,7 @@ from yume_gym.env import YumeWorldEnv
 from yume_gym.episode import EnvState
 from yume_gym.slots import Slot, read_actions, read_reset, read_seeds
 from yume_gym.street.events import check_event
-from yume_gym.world_batch import Step, WorldBatch
+from yume_gym.world_batch import EpisodeBatch, Step
 
 
 class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
@@ -113,7 +113,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.single_action_space = self.single_env.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._batch = WorldBatch(self.single_env, self.num_envs, invariant, at_once)
+        self._batch = EpisodeBatch(self.single_env, self.num_envs, invariant, at_once)
 
     @property
     def model(self) -> WorldModel:

@@ -23,7 +23,7 @@ from yume_gym.street.events import EventSchedule
 Step = tuple[float, bool, bool, dict[str, Any]]  # reward, terminated, truncated and info of one world
 
 
-class WorldBatch:
+class EpisodeBatch:
     """The slots of `count` worlds and the worlds themselves, which are rows of one `WorldState`.
 
     `begin`, `advance` and `judge` change nothing; `commit` keeps what they gave.

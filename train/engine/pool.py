@@ -27,10 +27,12 @@ from world_model.rollout import generator, motion_of
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
-from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds, without_past
+from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds, without_past
 
 PLACE_ERROR = 0.15  # metres by which worlds are wrong about where they started
-KINDS = {kind.__name__: kind for kind in (Worlds, History, ChannelMemory, SceneState, Album)}  # in a stored pool
+# classes in a stored pool, by their names there
+KINDS = {"Worlds": WorldBatch, **{kind.__name__: kind for kind in (History, ChannelMemory, SceneState, Album)}}
+STORED_NAMES = {kind: name for name, kind in KINDS.items()}
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Entry:
     block: int
     last: int  # block after which the world is drawn anew
     dreaming: bool
-    worlds: Worlds
+    worlds: WorldBatch
     past: History
 
 
@@ -50,7 +52,7 @@ class Batch:
     """Entries joined: what the next block's conditions need, and the truth [B, C, K, h, w]. `motion` is the true camera's."""
 
     index: list[int]
-    worlds: Worlds
+    worlds: WorldBatch
     past: History
     actions: list[Action]
     motion: Motion
@@ -105,7 +107,7 @@ class Pool:
             raise ValueError(
                 "histories of this packing grow, and worlds of different ages fit no batch: one world a lane"
             )
-        worlds, past = join_worlds([e.worlds for e in entries]), batches.join([e.past for e in entries])
+        worlds, past = collate_worlds([e.worlds for e in entries]), batches.join([e.past for e in entries])
         actions = [self._action(e) for e in entries]
         context, pooled = self.conditioning.context(actions, [self.told(e) for e in entries])
         truth = torch.stack([self._truth(e) for e in entries])
@@ -114,7 +116,7 @@ class Pool:
         motion = batches.move(motion, self.device)
         return Batch(index, worlds, past, actions, motion, *words)
 
-    def put(self, batch: Batch, after: Worlds, block: History) -> None:
+    def put(self, batch: Batch, after: WorldBatch, block: History) -> None:
         """The worlds one block later; `block` is what was added to their histories (truth or dream)."""
         rows = zip(batch.index, split_worlds(after), range(len(batch.index)))
         limit = self.memory_blocks * self.corpus.config.block_latents
@@ -237,7 +239,7 @@ class Pool:
 def packed(tree: Any) -> Any:
     """A tree of dataclasses (`KINDS`) as dicts and lists of tensors."""
     if is_dataclass(tree):
-        return {"kind": type(tree).__name__, **{f.name: packed(getattr(tree, f.name)) for f in fields(tree)}}
+        return {"kind": STORED_NAMES[type(tree)], **{f.name: packed(getattr(tree, f.name)) for f in fields(tree)}}
     return [packed(part) for part in tree] if isinstance(tree, tuple) else tree
 
 
@@ -254,5 +256,5 @@ def _state(alive: list[tuple[int, Entry]]) -> dict[str, Any]:
         "slot": torch.tensor([slot for slot, _ in alive]),
         "plan": torch.tensor([[e.walk, e.block, e.last, e.dreaming] for e in entries]),
         "past": packed(batches.join([e.past for e in entries])),
-        "worlds": packed(join_worlds([e.worlds for e in entries])),
+        "worlds": packed(collate_worlds([e.worlds for e in entries])),
     }

@@ -18,7 +18,7 @@ from world_model.packing import build_packing
 from world_model.rollout import encode_conditions
 from world_model.tscm import History
 from world_model.vae import VideoVAE, build_vae
-from world_model.worlds import Worlds
+from world_model.worlds import WorldBatch
 
 DTYPE = torch.bfloat16
 META: dict[str, Any] = {"device": "meta"}
@@ -189,13 +189,13 @@ def _noise(config: ModelConfig) -> Tensor:
     return torch.empty(1, config.dit.latent_channels, config.block_latents, *config.latent_size, **META)
 
 
-def _worlds(dit: DiT, held: int) -> tuple[Worlds, Motion, Tensor, Tensor]:
+def _worlds(dit: DiT, held: int) -> tuple[WorldBatch, Motion, Tensor, Tensor]:
     config = dit.config
     with torch.no_grad():
         memory = dit.remember(_history(config, config.block_latents))
     pose = Pose(*(torch.empty(1, *n, dtype=torch.float64, **META) for n in ((), (), (2,))))
     picture = torch.empty(1, 3, config.height, config.width, **META)
-    worlds = Worlds(
+    worlds = WorldBatch(
         history=_history(config, held),
         memory=memory,
         yaw=pose.yaw,

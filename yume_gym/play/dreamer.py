@@ -18,7 +18,7 @@ import torch
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
 from world_model.threads import use_threads
-from world_model.worlds import join_worlds, split_worlds
+from world_model.worlds import collate_worlds, split_worlds
 from yume_gym.first_person import EnvState
 from yume_gym.play.pace import Forecast
 from yume_gym.play.replay import Replay, made_with
@@ -204,7 +204,7 @@ class Dreamer:
         blocks = [(job, job.order) for job in jobs if job.order is not None]
         if not blocks:
             return
-        states = join_states([job.state for job, _ in blocks if job.state is not None])
+        states = collate_states([job.state for job, _ in blocks if job.state is not None])
         actions, events = [order.action.index for _, order in blocks], [order.event for _, order in blocks]
         threads = 1 if len(blocks) > 1 and self._model.device.type == "cpu" else None
         after, frames = self._model.step(states, actions, events, self._steps, threads)
@@ -254,10 +254,10 @@ def replay_frames(model: WorldModel, replay: Replay) -> Iterator[Frame]:
                 yield frame
 
 
-def join_states(states: Sequence[WorldState]) -> WorldState:
+def collate_states(states: Sequence[WorldState]) -> WorldState:
     """One batch of several."""
     return WorldState(
-        join_worlds([state.worlds for state in states]),
+        collate_worlds([state.worlds for state in states]),
         tuple(seed for state in states for seed in state.seeds),
         tuple(step for state in states for step in state.steps),
         tuple(text for state in states for text in state.texts),
