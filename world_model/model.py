@@ -33,7 +33,7 @@ from world_model.released.placement import load_options, place
 from world_model.rollout import block_noise, dream_block, generator
 from world_model.state import WorldState, check_state
 from world_model.text import NO_TEXT, Conditioning, build_conditioning
-from world_model.threads import one_thread, side_by_side
+from world_model.threads import parallel_map, single_thread
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_dit, load_into, load_tensors, read_config
 from world_model.worlds import WorldBatch, batches, collate_worlds, empty_worlds, select_worlds, start_worlds
@@ -60,7 +60,7 @@ class WorldModel:
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
-    @one_thread()
+    @single_thread()
     def load(
         cls,
         model: str | os.PathLike = "street",
@@ -182,7 +182,7 @@ class WorldModel:
         # texts are encoded here, one thread at a time
         words = [self.conditioning.context([actions[i] for i in part], [spoken[i] for i in part]) for part in together]
         each = list(zip(together, words))
-        dreamt = [dream(*one) for one in each] if threads is None else side_by_side(dream, each, threads)
+        dreamt = [dream(*one) for one in each] if threads is None else parallel_map(dream, each, threads)
         return self._joined(state, together, dreamt)
 
     def _joined(

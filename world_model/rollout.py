@@ -20,7 +20,7 @@ from world_model.conditions import BlockContext, Conditions, Motion, Target
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.priors.base import Prediction
-from world_model.threads import beside
+from world_model.threads import in_parallel
 from world_model.vae import VideoVAE
 from world_model.worlds import WorldBatch
 
@@ -78,7 +78,7 @@ def encode_conditions(
     def predict() -> tuple[Prediction, ...]:
         return tuple(prior.predict(state, block, vae) for prior, state in zip(dit.priors, worlds.priors))
 
-    with beside(predict, worlds.picture.device) if len(dit.priors) else nullcontext(predict) as predicted:
+    with in_parallel(predict, worlds.picture.device) if len(dit.priors) else nullcontext(predict) as predicted:
         history = worlds.history if worlds.history.frames else None
         conditions = dit.read(history, worlds.memory, heard.context, target, pooled)
         predictions = predicted()

@@ -17,7 +17,7 @@ import torch
 
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
-from world_model.threads import use_threads
+from world_model.threads import set_threads
 from world_model.worlds import collate_worlds, split_worlds
 from yume_gym.first_person import EnvState
 from yume_gym.play.pace import Forecast
@@ -96,7 +96,7 @@ class Dreamer:
 
         Returns when it is done, after some seconds.
         """
-        with ThreadPoolExecutor(1, initializer=use_threads, initargs=(self._computing,)) as passing:
+        with ThreadPoolExecutor(1, initializer=set_threads, initargs=(self._computing,)) as passing:
             # the caller is not to dream itself (world_model.threads)
             passing.submit(self._dream_a_little).result()
 
@@ -157,7 +157,7 @@ class Dreamer:
             return session
 
     def _run(self) -> None:
-        use_threads(self._computing)
+        set_threads(self._computing)
         while not self._closed:
             if self.pump():
                 continue

@@ -15,7 +15,7 @@ from PIL import Image
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.model import WorldModel
-from world_model.threads import one_thread
+from world_model.threads import single_thread
 from yume_gym.env import world_start
 from yume_gym.first_person import EnvState
 from yume_gym.street.env import YumeStreetEnv
@@ -86,7 +86,7 @@ def knows_event(event: str | None) -> bool:
     return event is None or match_event(event) is not None
 
 
-@one_thread()
+@single_thread()
 def prepare(model: WorldModel, start: Start, twin: Twin | None = None) -> Origin:
     """Checks `start`, reads its picture and draws what it leaves open. A `twin` of before is used again.
 
