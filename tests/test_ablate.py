@@ -84,7 +84,7 @@ def test_networks_have_the_paths_of_their_variant(variants, make_history):
     for name, (config, _) in variants.items():
         dit = DiT(config)
         assert (dit.channel_embedding is None) == (name in ("spatial-only", "sliding-window", "full-history"))
-        remembered = dit.remember(make_history(config, 1, 2))
+        remembered = dit.encode_memory(make_history(config, 1, 2))
         assert (remembered is None) == (dit.layers[0].channel is None) == (dit.channel_embedding is None)
         assert (not len(dit.priors)) == (name == "without-guide-and-places")
         assert part_of(dit, "places") is None or name not in ("without-guide-and-places", "without-places")
@@ -130,16 +130,16 @@ def test_tokens_are_counted_where_they_are_made(config, corpus, frozen_vae, make
 
 
 def test_joint_history_runs_along_with_the_block(config, corpus, frozen_vae, make_dit, monkeypatch):
-    met, whole, conditioning = {}, DiT.read, Conditioning(config.text)
+    met, whole, conditioning = {}, DiT.encode_conditions, Conditioning(config.text)
     for name in ("tscm", "joint-history"):
         variant, _ = variants_of(config, QUICK)[name]
 
-        def read(self, *args, name=name):  # type: ignore[no-untyped-def]
+        def encode_conditions(self, *args, name=name):  # type: ignore[no-untyped-def]
             conditions = whole(self, *args)
             met[name] = conditions.tokens is not None, bool(conditions.history)
             return conditions
 
-        monkeypatch.setattr(DiT, "read", read)
+        monkeypatch.setattr(DiT, "encode_conditions", encode_conditions)
         cost(make_dit(variant), frozen_vae, corpus, conditioning)
     assert met == {"tscm": (False, True), "joint-history": (True, False)}
 

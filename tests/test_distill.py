@@ -253,7 +253,7 @@ def test_a_training_batch_is_dreamt_as_its_worlds_alone(config, distiller, stude
             event = distiller.pool.told(entry)
             states[slot], frames = model.step(states[slot], [batch.actions[row]], [event])
             expected.append((states[slot].worlds.history.latents[0, :, -config.block_latents :], frames[0]))
-        remembering = replace(batch, worlds=replace(batch.worlds, memory=student.remember(batch.past)))
+        remembering = replace(batch, worlds=replace(batch.worlds, memory=student.encode_memory(batch.past)))
         draws = [generator("old frames", seed, age) for seed, age in zip(seeds, steps, strict=True)]
         _, latents, video = distiller.dream(student, remembering, block_noise(config, seeds, steps), draws)
         for row, (block, frames) in enumerate(expected):

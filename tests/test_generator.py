@@ -202,10 +202,10 @@ def test_channel_sums_of_a_window_are_those_carried_forward(toy_config, data, wi
     carried = None
     for piece in pieces:
         part = past.select(torch.arange(piece.start, piece.stop)[None])
-        new = dit.remember(part)
+        new = dit.encode_memory(part)
         kernels = part.frames // toy_config.dit.channel.patch[0]
         carried = new if carried is None else carried.add(new, decay**kernels)
-    at_once = dit.remember(past)
+    at_once = dit.encode_memory(past)
     torch.testing.assert_close(at_once.total, carried.total, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(at_once.norm, carried.norm, rtol=1e-4, atol=1e-5)
 
@@ -223,13 +223,13 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
     zero = torch.zeros(1, dtype=torch.float64)
     picture = pool.latents[0, 0].float()[None, :, None]
     history = still_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
-    memory = dit.remember(history.select(torch.arange(-toy_config.start_latents, 0)[None] + history.frames))
+    memory = dit.encode_memory(history.select(torch.arange(-toy_config.start_latents, 0)[None] + history.frames))
     for block in range(2):  # two blocks of one or two frames: nothing is drawn at random yet
         rows, _, window = pool.take(3, stream(block))
         noise = torch.randn(window.data.shape, generator=stream(10 + block))
         blocks = denoise_block(dit, read_window(dit, window), noise, sigmas)
         mine = int((rows == 0).nonzero())
-        conditions = dit.read(
+        conditions = dit.encode_conditions(
             history, memory, torch.zeros(1, 0, 0), dataclasses.replace(window.target, **{
                 name: getattr(window.target, name)[mine : mine + 1] for name in ("yaw", "pitch", "frame")
             }), window.action[mine : mine + 1],
@@ -243,7 +243,7 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
         angle = torch.zeros(1, size, dtype=torch.float64)
         added = History(stored.transpose(0, 1)[None], number, angle, angle, torch.ones(1, size, dtype=torch.bool))
         history = append_tiers(history, added, tiers, [generator("old", block)])
-        new, kernels = dit.remember(added), size // toy_config.dit.channel.patch[0]
+        new, kernels = dit.encode_memory(added), size // toy_config.dit.channel.patch[0]
         memory = memory.add(new, toy_config.dit.channel.decay**kernels)
     assert pool.age.tolist() == [2, 2, 2]
 

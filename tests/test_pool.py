@@ -212,7 +212,7 @@ def test_memory_recomputed_from_the_past_equals_the_carried_one(make_pool, dit, 
             if entry is None:
                 continue
             age = int(entry.worlds.frame) // SIZE
-            again, carried = dit.remember(entry.past), entry.worlds.memory
+            again, carried = dit.encode_memory(entry.past), entry.worlds.memory
             assert again is not None and carried is not None
             if age < 8:  # the start takes one of the eight
                 torch.testing.assert_close(again.total, carried.total, atol=1e-4, rtol=1e-4)
@@ -230,7 +230,7 @@ def test_text_starts_have_no_past_and_know_their_caption(make_pool, corpus, dit,
         assert not batch.worlds.history.present.any()
         assert not batch.past.present.any()
         assert not batch.worlds.picture.any()
-        memory = dit.remember(batch.past)
+        memory = dit.encode_memory(batch.past)
         assert memory is not None and not memory.total.any()
         for row, entry in enumerate(drawn(pool, batch)):
             info = corpus.info(entry.walk)

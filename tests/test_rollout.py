@@ -106,7 +106,9 @@ def test_a_start_is_a_still_past_of_the_picture(dit, vae, config, worlds):
     latents = vae.encode(worlds.picture[:, :, None].expand(-1, -1, 2, -1, -1))
     torch.testing.assert_close(history.latents, latents.expand(-1, -1, 6, -1, -1))
     assert history.yaw[1].tolist() == 6 * [1.0]
-    shown = dit.remember(history.select(torch.tensor([[4, 5], [4, 5]])))  # the start's own two latents, not the filling
+    shown = dit.encode_memory(
+        history.select(torch.tensor([[4, 5], [4, 5]]))
+    )  # the start's own two latents, not the filling
     torch.testing.assert_close(worlds.memory.total, shown.total)
 
 
@@ -165,7 +167,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     everything = start.history.select(torch.tensor(2 * [[4, 5]]))
     for block in blocks:
         everything = everything.join(block)
-    whole = dit.remember(everything)
+    whole = dit.encode_memory(everything)
     torch.testing.assert_close(worlds.memory.total, whole.total, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(worlds.memory.norm, whole.norm, atol=1e-4, rtol=1e-4)
     decoded, _ = vae.decode(everything.latents)

@@ -104,7 +104,7 @@ def first_block(dit) -> torch.Tensor:
     history = History(latents, torch.arange(-9, 0)[None], zero, zero, torch.ones(1, 9, dtype=torch.bool))
     target = Target(zero[:, :8], zero[:, :8], torch.arange(8)[None])
     words = torch.randn(1, 20, 32, generator=random)
-    conditions = dit.read(history, dit.remember(history), words, target)
+    conditions = dit.encode_conditions(history, dit.encode_memory(history), words, target)
     return dit(torch.randn(1, 48, 8, 2, 4, generator=random), torch.tensor([0.7]), conditions)
 
 

@@ -107,7 +107,7 @@ class Distiller:
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=shared))
         noise = torch.randn(batch.truth.shape, generator=stream).to(self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(learn):
-            remembering = replace(batch, worlds=replace(batch.worlds, memory=dit.remember(batch.past)))
+            remembering = replace(batch, worlds=replace(batch.worlds, memory=dit.encode_memory(batch.past)))
             motion, latents, _ = self.dream(dit, remembering, noise, [stream] * len(batch.index), exit_step)
         return batch, motion, latents
 
@@ -126,7 +126,7 @@ class Distiller:
 
     def conditions(self, score: DiT, batch: Batch, motion: Motion, context: Tensor) -> Conditions:
         """A score's own compression of the same generated history."""
-        worlds = replace(batch.worlds, memory=score.remember(batch.past))
+        worlds = replace(batch.worlds, memory=score.encode_memory(batch.past))
         return encode_conditions(score, self.vae, worlds, motion, context, batch.pooled)[0]
 
     def critic_loss(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:

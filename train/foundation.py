@@ -147,7 +147,7 @@ class Trainer:
         share = s.dream_share * min(1.0, max(0.0, (number - s.dream_from) / max(s.dream_over, 1)))
         batch = self.pool.draw(dit, self.vae, s.batch, share, number)
         noised = corrupt(batch, s, stream)
-        worlds = replace(noised.worlds, memory=dit.remember(batch.past))
+        worlds = replace(noised.worlds, memory=dit.encode_memory(batch.past))
         conditions, block = encode_conditions(dit, self.vae, worlds, batch.motion, batch.context, batch.pooled)
         data = batch.truth.repeat_interleave(s.draws, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream).to(self.device)

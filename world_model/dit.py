@@ -3,7 +3,7 @@
 One class from the 3M-parameter street to the released 5B: parameter names of the shared parts are Wan2.2's and Yume's.
 What does not depend on the noise is computed once for all sampler steps of a block:
 
-    conditions = dit.read(history, memory, context, target, pooled)
+    conditions = dit.encode_conditions(history, memory, context, target, pooled)
     conditions = dit.condition_on(conditions, predictions)  # of the model's priors, if it has any
     output = dit(x, sigma, conditions)
 
@@ -172,11 +172,11 @@ class DiT(nn.Module):
 
     # ---- channel half -------------------------------------------------------------------------------------------------
 
-    def remember(self, block: History) -> ChannelMemory | None:
+    def encode_memory(self, block: History) -> ChannelMemory | None:
         """Channel sums of whole kernels of history, oldest decayed most; frames are front-padded to whole kernels.
 
         Because z_linear enters every layer unchanged, sums of two stretches add up: memory of (a, b) is
-        ``remember(a).add(remember(b), decay ** kernels of b)``.
+        ``encode_memory(a).add(encode_memory(b), decay ** kernels of b)``.
         """
         c = self.config.dit.channel
         if c is None or self.channel_embedding is None:
@@ -208,7 +208,7 @@ class DiT(nn.Module):
 
     # ---- forward ------------------------------------------------------------------------------------------------------
 
-    def read(
+    def encode_conditions(
         self, history: History | None, memory: ChannelMemory | None, context: Tensor, target: Target,
         pooled: Tensor | None = None,
     ) -> Conditions:  # fmt: skip
@@ -240,7 +240,7 @@ class DiT(nn.Module):
             kernel = (1, *c.patch[1:])
             coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
             memory_table = rotary_table(coords, self.channel_frequencies)
-            memory = memory or self.no_memory(context)
+            memory = memory or self.empty_memory(context)
         screen = (
             None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
         )
@@ -314,7 +314,7 @@ class DiT(nn.Module):
         rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]
         return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
 
-    def no_memory(self, context: Tensor) -> ChannelMemory:
+    def empty_memory(self, context: Tensor) -> ChannelMemory:
         """The channel memory of worlds without a past, as many as `context` has rows."""
         c = self.config.dit.channel
         assert c is not None

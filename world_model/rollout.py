@@ -80,7 +80,7 @@ def encode_conditions(
 
     with in_parallel(predict, worlds.picture.device) if len(dit.priors) else nullcontext(predict) as predicted:
         history = worlds.history if worlds.history.frames else None
-        conditions = dit.read(history, worlds.memory, heard.context, target, pooled)
+        conditions = dit.encode_conditions(history, worlds.memory, heard.context, target, pooled)
         predictions = predicted()
     return dit.condition_on(conditions, predictions), replace(block, predictions=predictions)
 
@@ -117,7 +117,7 @@ def append_and_decode(
     history = dit.packing.append(worlds.history, new, draws)
     memory = worlds.memory
     if memory is not None and c.channel is not None:
-        added = dit.remember(new)
+        added = dit.encode_memory(new)
         assert added is not None
         memory = memory.add(added, c.channel.decay ** -(-new.frames // c.channel.patch[0]))
     with torch.no_grad():

@@ -114,7 +114,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     latents = vae.encode(video)
     history = still_history(latents, dit.packing.held(config.start_latents), pose.yaw, pose.pitch, present)
     shown = torch.arange(history.frames - config.start_latents, history.frames, device=device)
-    memory = dit.remember(history.select(shown.repeat(worlds, 1)))
+    memory = dit.encode_memory(history.select(shown.repeat(worlds, 1)))
     with torch.no_grad():
         _, cache = vae.decode(latents)
     return WorldBatch(
@@ -154,7 +154,7 @@ def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pos
     latents = torch.zeros(worlds, config.dit.latent_channels, 0, *config.latent_size, device=device)
     return WorldBatch(
         history=History(latents=latents, frame=row.long(), yaw=row, pitch=row, present=row.bool()),
-        memory=dit.no_memory(pictures) if config.dit.channel else None,
+        memory=dit.empty_memory(pictures) if config.dit.channel else None,
         yaw=pose.yaw,
         pitch=pose.pitch,
         frame=torch.zeros(worlds, dtype=torch.int64, device=device),

@@ -94,8 +94,8 @@ def mean_of(values: list[float]) -> list[float]:
 def shard(network: nn.Module, frozen: bool = False) -> None:
     """Shards a DiT over all processes, in place: its parameters become DTensors, float32, each process holding its part.
 
-    Units are the blocks, and in them what makes keys of text and channel memory, which `read` and `remember` call without
-    the rest of the block. A `frozen` network (the real score) is kept in the precision it computes in.
+    Units are the blocks, and in them what makes keys of text and channel memory, which `encode_conditions` and `encode_memory`
+    call without the rest of the block. A `frozen` network (the real score) is kept in the precision it computes in.
     """
     if not isinstance(network, DiT):
         raise TypeError(f"only a DiT can be sharded, got {type(network).__name__}: train it with one process")
@@ -124,7 +124,7 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
     # frozen, and called by some processes only: every process keeps the priors whole
     whole = set(network.priors.parameters()) or None
     fully_shard(network, **{**how, "reshard_after_forward": True}, ignored_params=whole)
-    for method in ("read", "condition_on", "remember"):
+    for method in ("encode_conditions", "condition_on", "encode_memory"):
         register_fsdp_forward_method(network, method)
 
 

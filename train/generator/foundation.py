@@ -116,8 +116,8 @@ def forgetful(window: Window, settings: Settings, event_tokens: int, stream: tor
 
 def read_window(dit: DiT, window: Window) -> Conditions:
     """Conditions of the next block: history compressed by both halves of TSCM, text and action."""
-    memory = dit.remember(window.past)
-    return dit.read(window.history, memory, window.context, window.target, window.action)
+    memory = dit.encode_memory(window.past)
+    return dit.encode_conditions(window.history, memory, window.context, window.target, window.action)
 
 
 class Foundation:

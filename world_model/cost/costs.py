@@ -96,7 +96,7 @@ def count_block(config: ModelConfig, history: int) -> Block:
 
         def once() -> Any:
             found = encode_conditions(dit, vae, worlds, motion, context, pooled)
-            return *found, dit.remember(_history(dit.config, dit.config.block_latents))
+            return *found, dit.encode_memory(_history(dit.config, dit.config.block_latents))
 
         (ready, _, memory), cost = count(once)
         groups = dit.pack(worlds.history, torch.zeros(1, dtype=torch.int64, **META))[2] if held else []
@@ -192,7 +192,7 @@ def _noise(config: ModelConfig) -> Tensor:
 def _worlds(dit: DiT, held: int) -> tuple[WorldBatch, Motion, Tensor, Tensor]:
     config = dit.config
     with torch.no_grad():
-        memory = dit.remember(_history(config, config.block_latents))
+        memory = dit.encode_memory(_history(config, config.block_latents))
     pose = Pose(*(torch.empty(1, *n, dtype=torch.float64, **META) for n in ((), (), (2,))))
     picture = torch.empty(1, 3, config.height, config.width, **META)
     worlds = WorldBatch(
