@@ -25,7 +25,7 @@ from world_model.packing import append_tiers
 from world_model.priors.config import scene_of
 from world_model.rollout import generator
 from world_model.text import Conditioning
-from world_model.tscm import History, still_history
+from world_model.tscm import History, static_history
 from world_model.weights import load_tensors, save_weights
 
 QUICK = replace(SETTINGS, batch=2, draws=1, pool=3)
@@ -95,7 +95,7 @@ def held_after(config: ModelConfig, blocks: int) -> list[int]:
     tiers, size = config.dit.packing, config.block_latents
     length = 1 + tiers.old[0] + tiers.recent_frames  # type: ignore[union-attr]
     zero, yes = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.bool)
-    history = still_history(torch.zeros(1, 1, config.start_latents, 1, 1), length, zero, zero, yes)
+    history = static_history(torch.zeros(1, 1, config.start_latents, 1, 1), length, zero, zero, yes)
     for block in range(blocks):
         frame = torch.arange(block * size, (block + 1) * size)[None]
         row = frame.double()

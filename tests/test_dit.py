@@ -16,7 +16,7 @@ from world_model.config import ChannelConfig, ModelConfig, Tiers
 from world_model.dit import DiT
 from world_model.layers import linear_read, modulate, rotary_table, rotate, sinusoid
 from world_model.packing import append_tiers
-from world_model.tscm import ChannelMemory, History, still_history
+from world_model.tscm import ChannelMemory, History, static_history
 
 KEPT = 1 + 2 + 3  # frames of the debug preset's buffer
 SIGMA = torch.tensor([0.6, 0.9], dtype=torch.float64)
@@ -173,7 +173,7 @@ def test_coarse_kernels_start_as_the_fine_one_on_averaged_latents(config):
 
 def test_the_token_count_never_grows(config, make_dit, make_history):
     dit = make_dit(config)
-    history = still_history(normal(1, 8, 2, 4, 6), KEPT, *2 * [torch.zeros(1)], torch.ones(1, dtype=torch.bool))
+    history = static_history(normal(1, 8, 2, 4, 6), KEPT, *2 * [torch.zeros(1)], torch.ones(1, dtype=torch.bool))
     seen = set()
     for step in range(40):
         block = make_history(config, 1, 2, first=2 * step)

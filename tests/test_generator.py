@@ -25,7 +25,7 @@ from world_model.dit import DiT
 from world_model.packing import append_tiers
 from world_model.rollout import denoise_block, generator
 from world_model.text import build_conditioning
-from world_model.tscm import History, still_history
+from world_model.tscm import History, static_history
 from world_model.vae import PatchVAE
 
 LENGTHS = (30, 11, 25)  # steps of the episodes of the toy recording
@@ -107,7 +107,7 @@ def lived(config: ModelConfig, data: LatentSet, episode: int, start: int, age: i
     row = int(data.first[episode]) + start * size
     zero = torch.zeros(1, dtype=torch.float64)
     picture = data.latents[row].float()[None, :, None]
-    history = still_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
+    history = static_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
     for block in range(age):
         rows = row + 1 + block * size + torch.arange(size)
         number = torch.arange(block * size, (block + 1) * size)[None]
@@ -222,7 +222,7 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
     tiers, size = toy_config.dit.packing, toy_config.block_latents
     zero = torch.zeros(1, dtype=torch.float64)
     picture = pool.latents[0, 0].float()[None, :, None]
-    history = still_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
+    history = static_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
     memory = dit.encode_memory(history.select(torch.arange(-toy_config.start_latents, 0)[None] + history.frames))
     for block in range(2):  # two blocks of one or two frames: nothing is drawn at random yet
         rows, _, window = pool.take(3, stream(block))

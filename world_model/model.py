@@ -161,7 +161,7 @@ class WorldModel:
         actions = [self.config.action.check(action) for action in actions]
         sampler = self.config.sampler
         sigmas = flow.sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
-        spoken = [event or text for event, text in zip(events, state.texts)]
+        prompts = [event or text for event, text in zip(events, state.texts)]
 
         @torch.inference_mode()
         def dream(numbers: list[int], words: Sequence[Tensor]) -> tuple[WorldBatch, Tensor, Outcome | None]:
@@ -180,7 +180,7 @@ class WorldModel:
 
         together = batches(state.worlds, batch_size)
         # texts are encoded here, one thread at a time
-        words = [self.conditioning.context([actions[i] for i in part], [spoken[i] for i in part]) for part in together]
+        words = [self.conditioning.context([actions[i] for i in part], [prompts[i] for i in part]) for part in together]
         each = list(zip(together, words))
         dreamt = [dream(*one) for one in each] if threads is None else parallel_map(dream, each, threads)
         return self._joined(state, together, dreamt)
@@ -227,7 +227,7 @@ class WorldModel:
         if found is None:
             raise ValueError(f"{self.config.name!r} knows no town: it finds no picture in one")
         pose, error = found
-        x, z = pose.place[0].tolist()
+        x, z = pose.position[0].tolist()
         return (x, z, float(pose.yaw)), error
 
     def _seen(self, picture: np.ndarray) -> WorldBatch:

@@ -59,7 +59,7 @@ class History:
         return self.frame, self.yaw, self.pitch, self.present
 
 
-def still_history(latents: Tensor, length: int, yaw: Tensor, pitch: Tensor, present: Tensor) -> History:
+def static_history(latents: Tensor, length: int, yaw: Tensor, pitch: Tensor, present: Tensor) -> History:
     """A past in which nothing moved: latents [B, C, n, h, w], the first of them repeated in front up to `length` frames.
 
     yaw, pitch [B]; present [B] bool. The last frame has index -1: the next block starts at 0.

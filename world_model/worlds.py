@@ -16,17 +16,17 @@ from world_model import batch
 from world_model.conditions import Pose
 from world_model.dit import DiT
 from world_model.memory import WorldBatch
-from world_model.tscm import ChannelMemory, History, still_history
+from world_model.tscm import ChannelMemory, History, static_history
 from world_model.vae import VideoVAE
 
-NOT_HELD = -(2**62)  # frame index of padding in a batch of unequal histories
+PADDING_FRAME = -(2**62)  # frame index of padding in a batch of unequal histories
 
 
 def collate_worlds(worlds: Sequence[WorldBatch]) -> WorldBatch:
-    """One batch of several; shorter histories (of models that hold all of theirs) are padded in front with `NOT_HELD` frames."""
+    """One batch of several; shorter histories (of growing packings) are padded in front with frames `PADDING_FRAME`."""
     if len(worlds) == 1:
         return worlds[0]
-    return batch.join(_equally_long(worlds))
+    return batch.join(_padded_alike(worlds))
 
 
 def split_worlds(worlds: WorldBatch) -> list[WorldBatch]:
@@ -46,12 +46,12 @@ def select_worlds(worlds: WorldBatch, numbers: Sequence[int], copy: bool = False
         taken = batch.rows(worlds, torch.tensor(numbers, device=worlds.yaw.device))
     else:
         taken = worlds if len(numbers) == count else batch.rows(worlds, slice(numbers[0], numbers[0] + len(numbers)))
-    return replace(taken, history=_held(taken.history))
+    return replace(taken, history=_unpadded(taken.history))
 
 
 def replace_worlds(worlds: WorldBatch, numbers: Sequence[int], others: WorldBatch) -> WorldBatch:
     """A batch with `others` in place of its worlds of these numbers; the old one stays as it is."""
-    padded, new = _equally_long([worlds, others])
+    padded, new = _padded_alike([worlds, others])
     return batch.put(padded, torch.tensor(numbers), new)
 
 
@@ -62,14 +62,14 @@ def batches(worlds: WorldBatch, size: int) -> list[list[int]]:
     """
     if size < 1:
         raise ValueError(f"a batch has 1 world or more, got {size}")
-    held = (worlds.history.frame != NOT_HELD).sum(dim=1).tolist()
+    held = (worlds.history.frame != PADDING_FRAME).sum(dim=1).tolist()
     alike: dict[int, list[int]] = {}
     for number, frames in enumerate(held):
         alike.setdefault(frames, []).append(number)
     return [numbers[i : i + size] for numbers in alike.values() for i in range(0, len(numbers), size)]
 
 
-def _equally_long(worlds: Sequence[WorldBatch]) -> list[WorldBatch]:
+def _padded_alike(worlds: Sequence[WorldBatch]) -> list[WorldBatch]:
     longest = max(w.history.frames for w in worlds)
     return [replace(w, history=_padded(w.history, longest - w.history.frames)) for w in worlds]
 
@@ -80,16 +80,16 @@ def _padded(history: History, missing: int) -> History:
     front = (missing, 0)
     return History(
         latents=F.pad(history.latents, (0, 0, 0, 0, *front)),
-        frame=F.pad(history.frame, front, value=NOT_HELD),
+        frame=F.pad(history.frame, front, value=PADDING_FRAME),
         yaw=F.pad(history.yaw, front),
         pitch=F.pad(history.pitch, front),
         present=F.pad(history.present, front),
     )
 
 
-def _held(history: History) -> History:
+def _unpadded(history: History) -> History:
     """Without the padding that all worlds have."""
-    missing = int((history.frame == NOT_HELD).sum(dim=1).min())
+    missing = int((history.frame == PADDING_FRAME).sum(dim=1).min())
     if not missing:
         return history
     held = slice(missing, None)
@@ -112,7 +112,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     pose = Pose.origin(worlds, device) if pose is None else pose
     video = pictures[:, :, None].expand(-1, -1, config.start_latents * config.vae.temporal_stride, -1, -1)
     latents = vae.encode(video)
-    history = still_history(latents, dit.packing.held(config.start_latents), pose.yaw, pose.pitch, present)
+    history = static_history(latents, dit.packing.held(config.start_latents), pose.yaw, pose.pitch, present)
     shown = torch.arange(history.frames - config.start_latents, history.frames, device=device)
     memory = dit.encode_memory(history.select(shown.repeat(worlds, 1)))
     with torch.no_grad():
@@ -129,7 +129,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     )
 
 
-def without_past(worlds: WorldBatch) -> WorldBatch:
+def without_history(worlds: WorldBatch) -> WorldBatch:
     """The same worlds before anything was seen, of models whose history grows: they hold no frame at all."""
     nothing = torch.zeros(worlds.yaw.shape[0], 0, dtype=torch.int64)
     memory = worlds.memory

@@ -27,7 +27,7 @@ from world_model.rollout import generator, motion_of
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
-from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds, without_past
+from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds, without_history
 
 PLACE_ERROR = 0.15  # metres by which worlds are wrong about where they started
 # classes in a stored pool, by their names there
@@ -220,7 +220,7 @@ class Pool:
             front = still.select(torch.zeros(1, max(held - shown, 0), dtype=torch.int64))
             past = replace(front, present=torch.zeros_like(front.present)).join(still)
             if text_start and not dit.packing.constant:
-                world = without_past(world)
+                world = without_history(world)
             self.entries[i] = Entry(walk, block, last, dreams, world, past)
 
     def told(self, entry: Entry) -> str | None:
