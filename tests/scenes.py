@@ -14,7 +14,7 @@ from world_model.worlds import WorldBatch
 
 def ahead_in(block: BlockContext) -> Ahead:
     """What the scene prior noted of a block."""
-    return block.predictions[0].own
+    return block.predictions[0].auxiliary
 
 
 def state_of(worlds: WorldBatch) -> SceneState:
@@ -29,4 +29,4 @@ def with_state(worlds: WorldBatch, **changes: Tensor) -> WorldBatch:
 def standing(yaw: Tensor, place: Tensor | None = None, pitch: Tensor | None = None) -> Pose:
     still = torch.zeros_like(yaw)
     nowhere = torch.zeros(len(yaw), 2, dtype=torch.float64)
-    return Pose(yaw=yaw, pitch=still if pitch is None else pitch, place=nowhere if place is None else place)
+    return Pose(yaw=yaw, pitch=still if pitch is None else pitch, position=nowhere if place is None else place)

@@ -310,7 +310,7 @@ def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_con
     covered[0, 0, 8:16, 16:24] = 0.9
     noise = torch.zeros(2, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
     draws = [generator("draw", i) for i in range(2)]
-    hidden = dataclasses.replace(ahead.predictions[0], own=dataclasses.replace(ahead_in(ahead), covered=covered))
+    hidden = dataclasses.replace(ahead.predictions[0], auxiliary=dataclasses.replace(ahead_in(ahead), covered=covered))
     after, _ = append_and_decode(event_dit, vae, dataclasses.replace(ahead, predictions=(hidden,)), noise, draws)
     useless, margin = state_of(after).doubt[:, 0] >= USELESS, (slice(4, 20), slice(12, 28))
     assert useless[0][margin].all() and useless.sum() == 16 * 16

@@ -99,15 +99,15 @@ class Grey(Prior):
     def constrain(self, state, motion):  # type: ignore[no-untyped-def]
         return dataclasses.replace(motion, displacement=0 * motion.displacement)
 
-    def hear(self, state: Count, block: BlockContext) -> Tensor:
+    def condition_text(self, state: Count, block: BlockContext) -> Tensor:
         return 0 * block.context
 
     def predict(self, state: Count, block: BlockContext, vae: VideoVAE) -> Prediction:
         mean = torch.ones(len(state.blocks), 8, *block.target.frame.shape[1:], 4, 6) * state.blocks.view(-1, 1, 1, 1, 1)
-        return Prediction(mean=mean, variance=self.variance + 0 * mean, shown=mean[:, :1], own="grey")
+        return Prediction(mean=mean, variance=self.variance + 0 * mean, features=mean[:, :1], auxiliary="grey")
 
     def update(self, state, block, prediction, latents, video):  # type: ignore[no-untyped-def]
-        assert prediction.own == "grey" and not latents.requires_grad
+        assert prediction.auxiliary == "grey" and not latents.requires_grad
         return Count(state.blocks + 1), 0.5 * video
 
 

@@ -292,8 +292,8 @@ class DiT(nn.Module):
         return last * known, power.expand_as(last)
 
     def condition_on(self, conditions: Conditions, predictions: Sequence[Prediction]) -> Conditions:
-        """`conditions` of a block with what each of the model's priors predicts of it: where a data prediction starts from (`mean`,
-        `variance`), and what the tokens are shown (`bias`). No other place sets mean and variance; without priors there are none.
+        """`conditions` of a block with each prior's prediction of it: where a data prediction starts from (`mean`, `variance`), and
+        the features that are added to the tokens (`bias`). Mean and variance are set here only; without priors there are none.
 
         Several priors are independent observations of the data. ValueError for more or fewer predictions than priors.
         """
@@ -302,7 +302,7 @@ class DiT(nn.Module):
                 f"a model with {len(self.priors)} priors needs as many predictions, got {len(predictions)}"
             )
         for embedding, prediction in zip(self.prior_embeddings, predictions):
-            shown = embedding(prediction.shown.to(self.dtype)).flatten(2).transpose(1, 2)
+            shown = embedding(prediction.features.to(self.dtype)).flatten(2).transpose(1, 2)
             bias = shown if conditions.bias is None else shown + conditions.bias
             mean, variance = prediction.mean, prediction.variance
             if conditions.mean is not None and conditions.variance is not None:

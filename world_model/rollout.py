@@ -71,16 +71,16 @@ def encode_conditions(
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     frame = worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device)
     target = Target(yaw=motion.yaw[:, last], pitch=motion.pitch[:, last], frame=frame)
-    block = heard = BlockContext(worlds=worlds, motion=motion, target=target, context=context)
+    block = conditioned = BlockContext(worlds=worlds, motion=motion, target=target, context=context)
     for prior, state in zip(dit.priors, worlds.priors, strict=True):
-        heard = replace(heard, context=prior.hear(state, heard))
+        conditioned = replace(conditioned, context=prior.condition_text(state, conditioned))
 
     def predict() -> tuple[Prediction, ...]:
         return tuple(prior.predict(state, block, vae) for prior, state in zip(dit.priors, worlds.priors))
 
     with in_parallel(predict, worlds.picture.device) if len(dit.priors) else nullcontext(predict) as predicted:
         history = worlds.history if worlds.history.frames else None
-        conditions = dit.encode_conditions(history, worlds.memory, heard.context, target, pooled)
+        conditions = dit.encode_conditions(history, worlds.memory, conditioned.context, target, pooled)
         predictions = predicted()
     return dit.condition_on(conditions, predictions), replace(block, predictions=predictions)
 

@@ -1,8 +1,9 @@
 """What a prior is: something beside the generator that says what the next block looks like.
 
 A model has a list of them, which may be empty. A prior is not trained with the generator, and has a state of its own in every
-world: an immutable dataclass of tensors, whose first dimension is that of the batch (batch.py). The generator hears what the priors
-make of the words, is shown what they show, and starts from the mean and variance that they predict (`DiT.condition_on`).
+world: an immutable dataclass of tensors, whose first dimension is that of the batch (batch.py). The generator gets the text
+conditions that the priors return, is conditioned on their features, and starts from the mean and variance that they predict
+(`DiT.condition_on`).
 
 Shapes: B worlds, C latent channels, K latent frames of a block, T its pictures, h x w latent size, H x W pixels.
 """
@@ -25,7 +26,7 @@ from world_model.vae import VideoVAE
 class Prior(nn.Module):
     """What the next block looks like according to something other than the generator.
 
-    channels: of what it shows. deviation [n, C]: of the data from what it predicts, measured in training; the first row is that of
+    channels: of its features. deviation [n, C]: of the data from what it predicts, measured in training; the first row is that of
     what it did not see.
     """
 
@@ -59,13 +60,13 @@ class Prior(nn.Module):
         """The commanded motion, as far as one gets."""
         return motion
 
-    def hear(self, state: PriorState, block: BlockContext) -> Tensor:
-        """`block.context` as the generator is to hear it."""
+    def condition_text(self, state: PriorState, block: BlockContext) -> Tensor:
+        """The text conditions (`block.context`) that the generator gets."""
         return block.context
 
     @abstractmethod
     def predict(self, state: PriorState, block: BlockContext, vae: VideoVAE) -> Prediction:
-        """What the block looks like. Takes no gradient; `block.context` is as it was told."""
+        """What the block looks like. Takes no gradient; `block.context` is the unchanged one."""
 
     @abstractmethod
     def update(

@@ -125,7 +125,7 @@ class ScenePrior(Prior):
     def begin(self, pictures: Tensor, pose: Pose) -> SceneState:
         c, batch = self.model, len(pictures)
         return SceneState(
-            place=pose.place,
+            place=pose.position,
             doubt=torch.zeros_like(pictures[:, :1]),
             told=pictures.new_zeros(batch, c.text.dim),
             course=pose.yaw.new_zeros(batch, 5),
@@ -150,7 +150,7 @@ class ScenePrior(Prior):
             return None
         return self.events.read(self._words(block.context)).masked_fill(~block.worlds.history.known, NOTHING)
 
-    def hear(self, state: SceneState, block: BlockContext) -> Tensor:
+    def condition_text(self, state: SceneState, block: BlockContext) -> Tensor:
         """Texts that tell of a known event, in its best known wording."""
         return self._heard(block, self._kind(block))
 
@@ -182,7 +182,7 @@ class ScenePrior(Prior):
                 guide = guide.with_things(vae, *self.events.over(vae, guide.latents, *thing), thing[1])
                 sure = F.avg_pool3d(thing[1], (1, self.events.patch, self.events.patch))
         ahead = Ahead(guide, told, changed, course, None if thing is None else thing[1][:, :, -1])
-        return replace(self.combined(guide.latents, guide.valid, known, sure), own=ahead)
+        return replace(self.combined(guide.latents, guide.valid, known, sure), auxiliary=ahead)
 
     def combined(
         self, warped: Tensor, valid: Tensor, known: Tensor | None = None, sure: Tensor | None = None
@@ -195,7 +195,7 @@ class ScenePrior(Prior):
         variance = valid * seen + (1 - valid) * unseen
         if sure is not None:
             variance = variance * (1 - sure) + LEAST * sure
-        return Prediction(mean=mean, variance=variance, shown=torch.cat(shown, dim=1))
+        return Prediction(mean=mean, variance=variance, features=torch.cat(shown, dim=1))
 
     def _told(
         self, state: SceneState, block: BlockContext, kind: Tensor | None, things: Tensor | None
@@ -229,7 +229,7 @@ class ScenePrior(Prior):
     def update(
         self, state: SceneState, block: BlockContext, prediction: Prediction, latents: Tensor, video: Tensor
     ) -> tuple[SceneState, Tensor]:
-        worlds, ahead = block.worlds, prediction.own
+        worlds, ahead = block.worlds, prediction.auxiliary
         clear = worlds.history.known & ~ahead.changed & (state.doubt < USELESS).flatten(1).all(dim=1)
         doubt = ahead.guide.doubt
         if ahead.covered is not None:  # what moves by itself is not to be looked up where it was
@@ -243,7 +243,7 @@ class ScenePrior(Prior):
 
 def _level(pose: Tensor) -> Pose:
     """Of one world at a pose [3] (x, z, yaw) that looks neither up nor down."""
-    return Pose(yaw=pose[None, 2], pitch=torch.zeros_like(pose[None, 2]), place=pose[None, :2])
+    return Pose(yaw=pose[None, 2], pitch=torch.zeros_like(pose[None, 2]), position=pose[None, :2])
 
 
 def _some(flags: Tensor) -> bool:
