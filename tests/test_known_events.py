@@ -309,14 +309,14 @@ def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_con
     covered = torch.zeros_like(ahead_in(ahead).covered)
     covered[0, 0, 8:16, 16:24] = 0.9
     noise = torch.zeros(2, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
-    draws = [generator("draw", i) for i in range(2)]
+    streams = [generator("draw", i) for i in range(2)]
     hidden = dataclasses.replace(ahead.predictions[0], auxiliary=dataclasses.replace(ahead_in(ahead), covered=covered))
-    after, _ = append_and_decode(event_dit, vae, dataclasses.replace(ahead, predictions=(hidden,)), noise, draws)
+    after, _ = append_and_decode(event_dit, vae, dataclasses.replace(ahead, predictions=(hidden,)), noise, streams)
     useless, margin = state_of(after).doubt[:, 0] >= USELESS, (slice(4, 20), slice(12, 28))
     assert useless[0][margin].all() and useless.sum() == 16 * 16
     _, _, later = stepped(event_dit, vae, after, event_config, UFO, "")
     assert ahead_in(later).guide.valid[0, 0, 0, 1, 2] <= REMEMBERED < ahead_in(later).guide.valid[1].min()
-    album = append_and_decode(event_dit, vae, later, noise, draws)[0].priors[0].album
+    album = append_and_decode(event_dit, vae, later, noise, streams)[0].priors[0].album
     kept = [torch.equal(album.pictures[i], state_of(after).album.pictures[i]) for i in range(2)]
     assert kept == [True, False]  # the picture that shows the thing is not added
 

@@ -45,8 +45,8 @@ def walk_on(pool: Pool, dit: DiT, vae, step: int, count: int | None = None, drea
     """One block of some worlds by the truth, as training does it; returns what was drawn."""
     batch = pool.draw(dit, vae, pool.size if count is None else count, dreaming, step)
     _, ahead = encode_conditions(dit, vae, batch.worlds, batch.motion, batch.context, batch.pooled)
-    draws = [generator("old", step)] * len(batch.index)
-    after, _ = append_and_decode(dit, vae, ahead, batch.truth, draws)
+    streams = [generator("old", step)] * len(batch.index)
+    after, _ = append_and_decode(dit, vae, ahead, batch.truth, streams)
     pool.put(batch, after, ahead.history(batch.truth))
     return batch
 

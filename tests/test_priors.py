@@ -132,8 +132,8 @@ def test_a_prior_is_asked_for_all_that_its_interface_says(config, make_dit, make
     assert same(conditions, silent) and torch.equal(block.context, context)
     for step in range(2):
         noise = block_noise(alone, [1, 2], [step, step])
-        draws = [generator("old", world) for world in range(2)]
-        worlds, _, video = dream_block(dit, vae, worlds, [WALK, TURN], context, pooled, noise, sigmas, draws)
+        streams = [generator("old", world) for world in range(2)]
+        worlds, _, video = dream_block(dit, vae, worlds, [WALK, TURN], context, pooled, noise, sigmas, streams)
     assert worlds.priors[0].blocks.tolist() == [2, 2] and video.abs().max() <= 0.6
     assert [world.priors[0].blocks.tolist() for world in split_worlds(worlds)] == [[2], [2]]
 

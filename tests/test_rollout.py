@@ -61,8 +61,8 @@ def worlds(dit, vae, config, make_videos) -> WorldBatch:
 
 def dream(dit, vae, worlds, context, pooled, step: int, seeds=(5, 6), actions=(WALK, TURN), exit_step=None):
     noise = block_noise(dit.config, seeds, [step] * len(seeds))
-    draws = [generator("old frames", seed, step) for seed in seeds]
-    return dream_block(dit, vae, worlds, actions, context, pooled, noise, SIGMAS, draws, exit_step)
+    streams = [generator("old frames", seed, step) for seed in seeds]
+    return dream_block(dit, vae, worlds, actions, context, pooled, noise, SIGMAS, streams, exit_step)
 
 
 def tensors(value) -> list[Tensor]:

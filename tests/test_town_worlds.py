@@ -241,14 +241,14 @@ def test_doubt_after_a_changed_text_is_a_kalman_filters(town_dit, town_config, m
     where = standing(torch.zeros(2).double(), torch.tensor([[0.5, 20.0], [41.0, 3.0]]).double())
     worlds = start_worlds(town_dit, vae, seen, torch.ones(2, dtype=torch.bool), where)
     words = {text: Conditioning(town_config.text).context([Action()], [text])[0] for text in ("a park", "rain", None)}
-    draws = [generator("old", world) for world in range(2)]
+    streams = [generator("old", world) for world in range(2)]
     for told in (("a park", None), ("rain", None), ("rain", None)):
         context, motion = torch.cat([words[text] for text in told]), commanded(town_dit, worlds, [Action()] * 2)
         _, ahead = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
         steps.append(
             (ahead_in(ahead).guide, state_of(worlds).album.filled.any(dim=1).tolist(), ahead_in(ahead).changed.tolist())
         )
-        worlds, _ = append_and_decode(town_dit, vae, ahead, ahead_in(ahead).guide.latents, draws)
+        worlds, _ = append_and_decode(town_dit, vae, ahead, ahead_in(ahead).guide.latents, streams)
     assert [changed for *_, changed in steps] == [[False, False], [True, False], [False, False]]
     assert [album for _, album, _ in steps] == [[False, False], [True, True], [False, True]]
     doubts = [0.0, 0.0]

@@ -41,8 +41,8 @@ def grown(blocks: int, block: int = 2, batch: int = 1, seed: int = 0, present: b
         torch.full((batch, 1, 1, 1, 1), -1.0), KEPT, *2 * [torch.zeros(batch)], torch.full((batch,), present)
     )
     for step in range(blocks):
-        draws = [generator("old frames", seed + world, step) for world in range(batch)]
-        history = append_tiers(history, numbered(step * block, block, batch), TIERS, draws)
+        streams = [generator("old frames", seed + world, step) for world in range(batch)]
+        history = append_tiers(history, numbered(step * block, block, batch), TIERS, streams)
     return history
 
 

@@ -152,10 +152,10 @@ def cost(dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning) ->
     for number in range(TIMED):
         action = corpus.action(0, number % corpus.blocks)
         context, pooled = (t.to(device) for t in conditioning.context([action], [None]))
-        noise, draws = block_noise(config, [0], [number]).to(device), [generator("old", 0, number)]
+        noise, streams = block_noise(config, [0], [number]).to(device), [generator("old", 0, number)]
         tokens.append(dit.pack(worlds.history, worlds.frame)[0].shape[1])
         began = time.perf_counter()
-        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, noise, sigmas, draws)
+        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, noise, sigmas, streams)
         video.cpu()
         times.append(1000 * (time.perf_counter() - began))
     ends = {"history_tokens/first": tokens[0], "history_tokens/last": tokens[-1]}

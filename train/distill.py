@@ -112,11 +112,11 @@ class Distiller:
         return batch, motion, latents
 
     def dream(
-        self, dit: DiT, batch: Batch, noise: Tensor, draws: list[torch.Generator], exit_step: int | None = None
+        self, dit: DiT, batch: Batch, noise: Tensor, streams: list[torch.Generator], exit_step: int | None = None
     ) -> tuple[Motion, Tensor, Tensor]:
         """The environment's own step of a batch; detached, its worlds go back to the pool. Motion, latents and pictures."""
         after, latents, video = dream_block(
-            dit, self.vae, batch.worlds, batch.actions, batch.context, batch.pooled, noise, self.sigmas, draws, exit_step
+            dit, self.vae, batch.worlds, batch.actions, batch.context, batch.pooled, noise, self.sigmas, streams, exit_step
         )  # fmt: skip
         if after.memory is not None:
             after = replace(after, memory=ChannelMemory(after.memory.total.detach(), after.memory.norm.detach()))

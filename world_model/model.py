@@ -169,9 +169,9 @@ class WorldModel:
             keys = [(state.seeds[i], state.steps[i]) for i in numbers]
             event, pooled = (t.to(self.device, self.dtype) for t in words)
             noise = block_noise(self.config, *zip(*keys)).to(self.device)
-            draws = [generator("old frames", *key) for key in keys]
+            streams = [generator("old frames", *key) for key in keys]
             held = [actions[i] for i in numbers]
-            after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, draws)
+            after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, streams)
             if self.heads is None:
                 return after, video, None
             before = batch.join([state.outcomes[i] for i in numbers]) if state.outcomes else None

@@ -107,14 +107,14 @@ def denoise_block(
 
 
 def append_and_decode(
-    dit: DiT, vae: VideoVAE, block: BlockContext, latents: Tensor, draws: Sequence[torch.Generator]
+    dit: DiT, vae: VideoVAE, block: BlockContext, latents: Tensor, streams: Sequence[torch.Generator]
 ) -> tuple[WorldBatch, Tensor]:
     """Worlds after a block of latents [B, C, K, h, w], and its pictures [B, 3, T, H, W] in -1..1.
 
     Latents enter the history as given: detach them first where gradients must not flow through time.
     """
     c, worlds, new = dit.config.dit, block.worlds, block.history(latents)
-    history = dit.packing.append(worlds.history, new, draws)
+    history = dit.packing.append(worlds.history, new, streams)
     memory = worlds.memory
     if memory is not None and c.channel is not None:
         added = dit.encode_memory(new)
@@ -140,11 +140,11 @@ def append_and_decode(
 
 def dream_block(
     dit: DiT, vae: VideoVAE, worlds: WorldBatch, actions: Sequence[Action], context: Tensor, pooled: Tensor, noise: Tensor,
-    sigmas: Tensor, draws: Sequence[torch.Generator], exit_step: int | None = None,
+    sigmas: Tensor, streams: Sequence[torch.Generator], exit_step: int | None = None,
 ) -> tuple[WorldBatch, Tensor, Tensor]:  # fmt: skip
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
     motion = commanded(dit, worlds, actions)
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)
     latents = denoise_block(dit, conditions, noise, sigmas, exit_step)
-    after, video = append_and_decode(dit, vae, block, latents.detach(), draws)
+    after, video = append_and_decode(dit, vae, block, latents.detach(), streams)
     return after, latents, video

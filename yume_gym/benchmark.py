@@ -126,7 +126,7 @@ def time_parts(model: WorldModel, state: WorldState) -> dict[str, float]:
     samples: dict[str, list[float]] = {"text, history and priors": [], steps: [], "decoding and remembering": []}
     with torch.inference_mode():
         for _ in range(REPEATS):
-            draws = [generator("benchmark", seed) for seed in state.seeds]
+            streams = [generator("benchmark", seed) for seed in state.seeds]
             marks = [_now(model)]
             context, pooled = (t.to(model.device, model.dtype) for t in model.conditioning.context(action, [None]))
             motion = motion_of(config, action, world.yaw, world.pitch)
@@ -134,7 +134,7 @@ def time_parts(model: WorldModel, state: WorldState) -> dict[str, float]:
             marks.append(_now(model))
             latents = denoise_block(model.dit, conditions, noise, sigmas)
             marks.append(_now(model))
-            append_and_decode(model.dit, model.vae, block, latents, draws)
+            append_and_decode(model.dit, model.vae, block, latents, streams)
             marks.append(_now(model))
             for part, seconds in zip(samples.values(), np.diff(marks), strict=True):
                 part.append(1000 * seconds)
