@@ -135,7 +135,7 @@ def test_every_noise_level_is_trained(trainer, config, make_dit, monkeypatch):
 @pytest.fixture(scope="module")
 def batch(config, corpus, frozen_vae, make_dit):
     """Forty worlds."""
-    return Trainer(config, corpus, frozen_vae, replace(QUICK, pool=40)).pool.draw(
+    return Trainer(config, corpus, frozen_vae, replace(QUICK, pool=40)).pool.sample(
         make_dit(config), frozen_vae, 40, 0.0, 0
     )
 
@@ -186,9 +186,9 @@ def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, conf
             newest = entry.worlds.history.latents[0, :, -config.block_latents :]
             assert torch.equal(newest, entry.past.latents[0, :, -config.block_latents :])
             assert not newest.requires_grad
-            assert torch.equal(newest, corpus.block(entry.walk, old.block)) != entry.dreaming
-            assert bool(state_of(entry.worlds).doubt.any()) == entry.dreaming  # the truth is not in doubt
-            met.add(entry.dreaming)
+            assert torch.equal(newest, corpus.block(entry.trajectory, old.block)) != entry.self_generated
+            assert bool(state_of(entry.worlds).doubt.any()) == entry.self_generated  # the truth is not in doubt
+            met.add(entry.self_generated)
     assert met == {True, False}
 
 
@@ -196,7 +196,7 @@ def test_nobody_dreams_before_it_is_time(config, corpus, frozen_vae, make_dit):
     trainer = Trainer(config, corpus, frozen_vae, replace(QUICK, dream_from=100, dream_share=1.0))
     for number in (0, 50, 99):
         trainer.step(make_dit(config), number)
-        assert not any(entry.dreaming for entry in trainer.pool.entries if entry is not None)
+        assert not any(entry.self_generated for entry in trainer.pool.entries if entry is not None)
 
 
 def test_a_step_depends_on_its_number_and_the_pool_alone(config, corpus, frozen_vae, make_dit):

@@ -225,7 +225,7 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
     history = static_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
     memory = dit.encode_memory(history.select(torch.arange(-toy_config.start_latents, 0)[None] + history.frames))
     for block in range(2):  # two blocks of one or two frames: nothing is drawn at random yet
-        rows, _, window = pool.take(3, stream(block))
+        rows, _, window = pool.sample(3, stream(block))
         noise = torch.randn(window.data.shape, generator=stream(10 + block))
         blocks = denoise_block(dit, read_window(dit, window), noise, sigmas)
         mine = int((rows == 0).nonzero())
@@ -236,7 +236,7 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
         )  # fmt: skip
         alone = denoise_block(dit, conditions, noise[mine : mine + 1], sigmas)
         torch.testing.assert_close(blocks[mine : mine + 1], alone, rtol=1e-3, atol=1e-4)
-        pool.put(rows, blocks, stream(block))
+        pool.add(rows, blocks, stream(block))
         stored = pool.latents[0, 1 + block * size : 1 + (block + 1) * size].float()
         assert torch.equal(stored, blocks[mine].transpose(0, 1).half().float())
         number = torch.arange(block * size, (block + 1) * size)[None]
@@ -251,9 +251,9 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
 def test_a_pool_never_leaves_an_episode(data, windows):
     pool = RolloutPool(windows, 16, 6, stream())
     for number in range(40):
-        rows, spans, window = pool.take(8, stream(number))
+        rows, spans, window = pool.sample(8, stream(number))
         assert (spans.step < data.begin[spans.episode + 1]).all()
-        pool.put(rows, torch.zeros_like(window.data), stream(number))
+        pool.add(rows, torch.zeros_like(window.data), stream(number))
     assert pool.age.max() <= 6
 
 
@@ -424,6 +424,6 @@ def test_recorded_rows_of_a_pool_stay_recorded(windows, data):
     pool = RolloutPool(windows, 200, 6, stream(), share=0.25)
     assert 0.15 < pool.generated.float().mean() < 0.35
     pool.last.fill_(0)
-    rows, _, window = pool.take(200, stream(1))
-    pool.put(rows, window.data, stream(2), share=1.0)
+    rows, _, window = pool.sample(200, stream(1))
+    pool.add(rows, window.data, stream(2), share=1.0)
     assert pool.generated.all()

@@ -193,12 +193,12 @@ def test_steps_from_text_and_from_pictures_alternate(clips, conditioning, releas
     dit = initial_dit(released, original_release).requires_grad_(False)
     pool = Pool(clips, conditioning, 3, 0, blocks=4, text_start="alternate")
     for step in range(6):
-        batch = pool.draw(dit, LatentsOnly(wan), 1, 0.0, step)
+        batch = pool.sample(dit, LatentsOnly(wan), 1, 0.0, step)
         lengths = batch.worlds.history.frames
         assert (lengths == 0) == (step % 2 == 0) and lengths in (0, 5, 13, 21)
         assert bool(batch.past.present.any()) == (step % 2 == 1)
         waiting = [entry is not None for entry in pool.entries[:3]]
-        pool.put(batch, batch.worlds, batch.past)
+        pool.add(batch, batch.worlds, batch.past)
         if step % 2 == 0:
             assert not any(pool.entries[3:]) and [entry is not None for entry in pool.entries[:3]] == waiting
             assert batch.context[0, : released.text.event_tokens].any()  # a world from text is told one
@@ -211,22 +211,22 @@ def test_worlds_of_distillation_outlive_short_clips(clips, conditioning, release
     oldest, beyond = 0, []
     random = generator("noise")
     for step in range(24):
-        batch = pool.draw(dit, LatentsOnly(wan), 1, 1.0, step)
+        batch = pool.sample(dit, LatentsOnly(wan), 1, 1.0, step)
         (entry,) = [pool.entries[i] for i in batch.index]
-        outside = entry.block >= clips.blocks_of(entry.walk)
+        outside = entry.block >= clips.blocks_of(entry.trajectory)
         oldest = max(oldest, entry.block)
         if outside:
             beyond.append(batch.actions[0])
             assert not batch.truth.any()
         else:
-            assert torch.equal(batch.truth[0], clips.block(entry.walk, entry.block))
+            assert torch.equal(batch.truth[0], clips.block(entry.trajectory, entry.block))
         noise = torch.randn(batch.truth.shape, generator=random)
         after, _, _ = dream_block(
             dit, LatentsOnly(wan), batch.worlds, batch.actions, batch.context, batch.pooled, noise,
             torch.tensor([1.0, 0.0], dtype=torch.float64), [random],
         )  # fmt: skip
         newest = torch.arange(after.history.frames - 8, after.history.frames)[None]
-        pool.put(batch, after, after.history.select(newest))
+        pool.add(batch, after, after.history.select(newest))
     assert oldest >= 6 and len(set(beyond)) > 1
     assert (
         Distiller(released, clips, wan, distill.Settings(truth=0.0), dit, conditioning).pool.beyond

@@ -102,7 +102,7 @@ class Distiller:
         With `learn`, gradients flow through the exit step and the compression of the history.
         """
         stream = generator(self.settings.seed, "distill", number)
-        batch = self.pool.draw(dit, self.vae, self.settings.batch, 1.0, number)
+        batch = self.pool.sample(dit, self.vae, self.settings.batch, 1.0, number)
         shared = stream if self.exits == self.settings.seed else generator(self.exits, "distill", number)
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=shared))
         noise = torch.randn(batch.truth.shape, generator=stream).to(self.device) * self.config.sampler.temperature
@@ -121,7 +121,7 @@ class Distiller:
         if after.memory is not None:
             after = replace(after, memory=ChannelMemory(after.memory.total.detach(), after.memory.norm.detach()))
         newest = torch.arange(after.history.frames - self.config.block_latents, after.history.frames)
-        self.pool.put(batch, after, after.history.select(newest.repeat(len(batch.index), 1)))
+        self.pool.add(batch, after, after.history.select(newest.repeat(len(batch.index), 1)))
         return commanded(dit, batch.worlds, batch.actions), latents, video
 
     def conditions(self, score: DiT, batch: Batch, motion: Motion, context: Tensor) -> Conditions:

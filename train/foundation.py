@@ -145,7 +145,7 @@ class Trainer:
         s = self.settings
         stream = generator(s.seed, "foundation", number)
         share = s.dream_share * min(1.0, max(0.0, (number - s.dream_from) / max(s.dream_over, 1)))
-        batch = self.pool.draw(dit, self.vae, s.batch, share, number)
+        batch = self.pool.sample(dit, self.vae, s.batch, share, number)
         noised = corrupt(batch, s, stream)
         worlds = replace(noised.worlds, memory=dit.encode_memory(batch.past))
         conditions, block = encode_conditions(dit, self.vae, worlds, batch.motion, batch.context, batch.pooled)
@@ -157,7 +157,7 @@ class Trainer:
         reference = untrained_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         with torch.no_grad():
             added = batch.truth
-            dreaming = self.pool.dreaming(batch)
+            dreaming = self.pool.self_generated(batch)
             dreams = bool(dreaming.any())
             if anywhere(dreams):  # a sharded network is called by all processes or by none
                 sigmas = flow.sigma_schedule(s.dream_steps, self.config.sampler.shift)
@@ -167,7 +167,7 @@ class Trainer:
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
             clean = replace(block, worlds=batch.worlds)
             after, _ = append_and_decode(dit, self.vae, clean, added, [stream] * len(batch.index))
-            self.pool.put(batch, without_doubt(after, ~dreaming), block.history(added))
+            self.pool.add(batch, without_doubt(after, ~dreaming), block.history(added))
         return loss, reference
 
 

@@ -138,14 +138,14 @@ class Foundation:
         """`flow_loss` of step `number`, after the share `done` of the run."""
         s, stream = self.settings, self.stream(number)
         share = min(1.0, max(0.0, done - s.own_from) / max(1e-6, (1 - s.own_from) / 2))
-        rows, _, lived = self.pool.take(self.own, stream)
+        rows, _, lived = self.pool.sample(self.own, stream)
         block = lived.data
         if share:
             with torch.no_grad():
                 noise = torch.randn(block.shape, generator=stream, device=self.device)
                 made = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
             block = torch.where(self.pool.generated[rows, None, None, None, None], made, block)
-        self.pool.put(rows, block, stream, share)
+        self.pool.add(rows, block, stream, share)
         recorded = self.windows.truth(
             self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described
         )
