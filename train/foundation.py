@@ -26,7 +26,7 @@ from train.engine.deepen import deepened
 from train.engine.loop import Run, prepare_cpu
 from train.engine.muon import Muon
 from train.engine.pool import Batch, Pool
-from train.engine.sharding import anywhere, lanes_of, mean_of, own_device
+from train.engine.sharding import any_process, mean_over_processes, own_device, settings_by_micro_batch
 from train.evaluation.held_out import evaluate
 from train.generator.foundation import draw_sigma
 from train.places import load_places
@@ -65,7 +65,7 @@ class Settings:
     dream_share: float = 0.5
     dream_steps: int = 2  # sampler steps of a dreamt history
     optimizer: str = "muon"  # or "adamw": large networks on many GPUs
-    lanes: int = (
+    micro_batches: int = (
         1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
     )
     seed: int = 0
@@ -159,7 +159,7 @@ class Trainer:
             added = batch.truth
             dreaming = self.pool.self_generated(batch)
             dreams = bool(dreaming.any())
-            if anywhere(dreams):  # a sharded network is called by all processes or by none
+            if any_process(dreams):  # a sharded network is called by all processes or by none
                 sigmas = flow.sigma_schedule(s.dream_steps, self.config.sampler.shift)
                 start = torch.randn(added.shape, generator=stream) if dreams else torch.zeros(added.shape)
                 start = start.to(self.device) * self.config.sampler.temperature
@@ -207,7 +207,10 @@ def train(
     if initial is None and scene is not None:
         scene.deviation.copy_(corpus.prior_deviation(scene, load_vae(config, vae_folder)[0]))
     conditioning, blind = open_conditioning(config, data, initial), vae if config.priors else LatentsOnly(vae)
-    trainers = {name: Trainer(config, corpus, blind, own, conditioning) for name, own in lanes_of(settings).items()}
+    trainers = {
+        name: Trainer(config, corpus, blind, own, conditioning)
+        for name, own in settings_by_micro_batch(settings).items()
+    }
     both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
     pools = {name: trainer.pool for name, trainer in trainers.items()}
     run = Run("foundation", config, settings, out, {"dit": dit}, both, {"dit": settings.ema}, pools)
@@ -229,7 +232,7 @@ def train(
         run.average("dit")
         losses.append(np.mean(parts, axis=0))
         if step % 25 == 24:
-            mean, untrained = mean_of(np.mean(losses[-25:], axis=0).tolist())
+            mean, untrained = mean_over_processes(np.mean(losses[-25:], axis=0).tolist())
             run.log({"loss": mean, "explained": 1 - mean / untrained})
         if step % 1000 == 999:
             evaluate(run, average, vae, corpus, conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
@@ -242,7 +245,7 @@ def main() -> None:
     prepare_cpu()
     names = (
         "batch", "pool", "life", "draws", "lr", "warmup", "ema", "pure_noise", "alternate", "text_start", "dream_from",
-        "dream_over", "dream_share", "optimizer", "lanes", "seed",
+        "dream_over", "dream_share", "optimizer", "micro_batches", "seed",
     )  # fmt: skip
     offered = ("initial", "depth", "places", "events", "captions", "baseline")
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered)

@@ -46,7 +46,7 @@ def warm_average(decay: float) -> Callable:
     @torch.no_grad()
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         n = int(count)
-        mine, new = [sharding.local(t) for t in averages], [sharding.local(t) for t in current]
+        mine, new = [sharding.local_part(t) for t in averages], [sharding.local_part(t) for t in current]
         torch._foreach_lerp_(mine, new, 1 - min(decay, (1 + n) / (10 + n)))
 
     return update
@@ -137,7 +137,7 @@ class Run:
             disable=not self.main,
         )  # fmt: skip
         while self.progress.step < last:
-            if minutes is not None and sharding.anywhere(self.minutes > minutes):
+            if minutes is not None and sharding.any_process(self.minutes > minutes):
                 break
             self.progress.step += 1
             yield self.progress.step - 1
@@ -206,7 +206,7 @@ class Run:
             if name in self.ema:
                 sharding.shard(self.ema[name].module)
             sharding.shard(model)
-            sharding.hand_over(self.optimizers, before, dict(model.named_parameters()))
+            sharding.replace_parameters(self.optimizers, before, dict(model.named_parameters()))
         for model in frozen:
             sharding.shard(model, frozen=True)
 

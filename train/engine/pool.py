@@ -15,7 +15,7 @@ from torch import Tensor
 
 from train.data.corpus import Corpus
 from train.data.shards import HELD_OUT
-from train.engine.sharding import anywhere
+from train.engine.sharding import any_process
 from train.street.walks import rephrased
 from world_model import batch as batches
 from world_model.actions import Action
@@ -96,7 +96,7 @@ class Pool:
         if self.text_start == "alternate" and text_start:
             index = [self.size + i for i in index]
         fresh = [i for i in index if self.entries[i] is None]
-        starting = anywhere(bool(fresh))
+        starting = any_process(bool(fresh))
         if fresh:
             self._start(dit, vae, fresh, self_generated, text_start, stream)
         elif starting:  # a sharded network is called by all processes or by none
@@ -107,7 +107,7 @@ class Pool:
         entries = [entry for i in index if (entry := self.entries[i]) is not None]
         if len({e.worlds.history.frames for e in entries}) > 1:
             raise ValueError(
-                "histories of this packing grow, and worlds of different ages fit no batch: one world a lane"
+                "histories of this packing grow, and worlds of different ages fit no batch: one world a micro-batch"
             )
         worlds, past = collate_worlds([e.worlds for e in entries]), batches.join([e.past for e in entries])
         actions = [self._action(e) for e in entries]
