@@ -111,7 +111,7 @@ def benchmark(env: YumeWorldEnv, street: YumeStreetEnv, blocks: int = 300) -> Re
         real_time=rate / config.fps,
         young=Age(young_age, *ages[young_age], memory[young_age]),
         old=Age(blocks, *ages[blocks], memory[blocks]),
-        parts=time_parts(model, states[blocks].moment.world),
+        parts=time_parts(model, states[blocks].episode.world),
         street_frames_per_second=street_speed(street),
         block_times=tuple(times),
     )

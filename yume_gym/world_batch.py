@@ -15,7 +15,7 @@ from gymnasium.utils import seeding
 from world_model.state import WorldState
 from world_model.threads import fair_threads
 from yume_gym.env import YumeWorldEnv, learned, world_start
-from yume_gym.episode import Moment
+from yume_gym.episode import EpisodeState
 from yume_gym.rewards import call_reward
 from yume_gym.slots import Slot
 from yume_gym.street.events import EventSchedule
@@ -77,15 +77,15 @@ class EpisodeBatch:
             worlds = model.start(images, texts, numbers)
         length, pictures = model.config.frames_per_block, model.preview(worlds)[:, None]
         return [
-            Slot(Moment.begin(None, picture, length, schedule), random, seed)
+            Slot(EpisodeState.begin(None, picture, length, schedule), random, seed)
             for picture, (schedule, random, seed) in zip(pictures, slots)
         ], worlds
 
     def advance(self, going: list[int], held: list[Any]) -> tuple[WorldState, np.ndarray]:
         """One block of the worlds `going`: those worlds afterwards, and their frames uint8 [n, T, H, W, 3]."""
         worlds = self.worlds if len(going) == self.count else self.worlds.rows(going)
-        moments = [self.slot(number, "step").moment for number in going]
-        events = [moment.schedule.at(moment.step) for moment in moments]
+        episodes = [self.slot(number, "step").episode for number in going]
+        events = [episode.schedule.at(episode.step) for episode in episodes]
         with fair_threads(self.single.model.device) as cores:
             threads, batch_size = self._share(len(going), cores)
             return self.single.model.step(worlds, held, events, self.single.sampler_steps, threads, batch_size)
@@ -103,7 +103,7 @@ class EpisodeBatch:
         self, slot: Slot, action: Any, worlds: WorldState, row: int, frames: np.ndarray, started: float, longest: float
     ) -> tuple[Slot, Step]:
         """A world after the block that it dreamt as `row` of `worlds`, and what the step was worth."""
-        now = slot.moment
+        now = slot.episode
         outcome = learned(worlds.outcomes[row] if worlds.outcomes else None)
         reward, terminated = outcome.get("reward", 0.0), outcome.get("terminated", False)
         if self.single.reward_fn is not None:
@@ -111,7 +111,7 @@ class EpisodeBatch:
         then = now.after(None, frames)
         truncated = outcome.get("truncated", False) or then.step >= longest
         info = then.info(action, now.schedule.at(now.step), started, outcome.get("info", {}))
-        after = replace(slot, moment=then, ended=terminated or truncated)
+        after = replace(slot, episode=then, ended=terminated or truncated)
         return after, (reward, terminated, truncated, info)
 
     def commit(self, slots: Mapping[int, Slot], parts: Sequence[tuple[Sequence[int], WorldState]]) -> None:

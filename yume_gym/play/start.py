@@ -72,10 +72,10 @@ class Twin:
     def advance(self, state: EnvState, action: Action, event: str | None) -> tuple[EnvState, np.ndarray]:
         """The street a block later, and its frames uint8 [T, H, W, 3]. An event that it does not know passes it by."""
         drawn = event if knows_event(event) else None
-        moment = state.moment
+        episode = state.episode
         with self._lock:
             self._env.set_state(state)
-            if drawn != moment.schedule.at(moment.step):
+            if drawn != episode.schedule.at(episode.step):
                 self._env.trigger_event(drawn)
             _, _, _, _, info = self._env.step(action.index)
             return self._env.get_state(), info["frames"]
