@@ -221,9 +221,9 @@ def test_memory_is_bounded(dreamer, fast_model) -> None:
     session = dreamer.open()
     session.hold("W")
     watch(session, 30)
-    keeper, world = session._keeper, session._world
-    assert keeper.ring._kept.maxlen == 30 * fast_model.config.fps
-    assert len({id(block) for block in world.take.blocks}) <= 2
+    recorder, world = session._recorder, session._world
+    assert recorder.ring._kept.maxlen == 30 * fast_model.config.fps
+    assert len({id(block) for block in world.segment.blocks}) <= 2
     assert session._meter._times.maxlen and session._meter._delays.maxlen
     assert all(times.maxlen for times in dreamer._forecast._rounds.values())
 
