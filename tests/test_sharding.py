@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from train import distill, foundation
 from train.engine import sharding
-from train.engine.loop import Run, load_average
+from train.engine.loop import Run, load_checkpoint_ema
 from world_model.config import ChannelConfig, ModelConfig
 from world_model.dit import DiT
 
@@ -145,7 +145,7 @@ def assert_alike(a: Path, b: Path, tolerance: float, since: int = 0, until: int 
 def average(config: ModelConfig, out: Path) -> tuple[dict[str, Tensor], int]:
     """The averaged weights that a run left, and its steps."""
     found = AveragedModel(DiT(config))
-    progress = load_average(out / "checkpoint", found)
+    progress = load_checkpoint_ema(out / "checkpoint", found)
     return found.module.state_dict(), progress["step"]
 
 

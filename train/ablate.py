@@ -33,7 +33,7 @@ from train.evaluation.held_out import HORIZONS, held_out_psnr, horizon_frames
 from train.evaluation.sheet import to_pictures
 from train.evaluation.store import Store
 from train.evaluation.walks import sharpness
-from train.export import load_average
+from train.export import load_ema
 from train.foundation import Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import baselines, flow
@@ -229,9 +229,9 @@ class Ablation:
             dit, parts = take_over(config, self.weights["initial"], self.corpus, vae, seed)
             save_weights(start, config, {"dit.safetensors": dit.state_dict()}, parts)
         train(config, self.data, self.vae_folder, run, replace(settings, seed=seed), self.steps, None, start)
-        average, facts = load_average(config, run)
-        if facts["steps"] != self.steps:
-            raise RuntimeError(f"{run} is at step {facts['steps']} of {self.steps}: run the same command again")
+        average, metadata = load_ema(config, run)
+        if metadata["steps"] != self.steps:
+            raise RuntimeError(f"{run} is at step {metadata['steps']} of {self.steps}: run the same command again")
         parts = {key: read_manifest(start)[key] for key in ("fresh", "left_out")}
         return {"variant": name, "seed": seed, **parts, "figures": self.measure(average)}
 

@@ -249,7 +249,7 @@ class Run:
                 tqdm.write(f"{self._checkpoint} holds no {name}: it begins afresh")
 
 
-def load_average(checkpoint: Path, average: AveragedModel, replaced: Sequence[str] = ()) -> dict[str, Any]:
+def load_checkpoint_ema(checkpoint: Path, average: AveragedModel, replaced: Sequence[str] = ()) -> dict[str, Any]:
     """Fills `average` with the first EMA of a checkpoint, however many processes wrote it, but for parts of the network that are
     `replaced` afterwards and may be of another shape by now; returns its `Progress`."""
     shards = checkpoint / sharding.SHARDS
@@ -293,8 +293,8 @@ def load_network(
         raise ValueError(f"{path} does not hold {what} of this model: {error}") from error
 
 
-def facts_of(folder: Path, stage: str) -> dict[str, Any]:
-    """What a run of a stage, or a folder of weights, says of that stage's training; {} where weights say nothing of it."""
+def stage_metadata(folder: Path, stage: str) -> dict[str, Any]:
+    """Metadata of a stage's training, from its run or from a folder of weights; {} where weights have none."""
     path = folder / f"{stage}.json"
     if path.is_file():
         return json.loads(path.read_text())[f"{stage}_training"]

@@ -241,14 +241,14 @@ class Judge(nn.Module):
         judge.load_state_dict(load_weights(config, weights))
         return judge.eval().requires_grad_(False)
 
-    def save(self, weights: Path, facts: dict) -> None:
-        """float16 weights and, beside them, a JSON of facts."""
+    def save(self, weights: Path, metadata: dict) -> None:
+        """float16 weights and, beside them, a JSON of metadata."""
         tensors = {
             k: v.half().contiguous() if v.is_floating_point() else v.contiguous() for k, v in self.state_dict().items()
         }
         save_file(tensors, weights)
         pictures = {name: getattr(self, name) for name in ("height", "width", "fps", "frames_per_block")}
-        weights.with_suffix(".json").write_text(json.dumps({"pictures": pictures, **facts}, indent=1) + "\n")
+        weights.with_suffix(".json").write_text(json.dumps({"pictures": pictures, **metadata}, indent=1) + "\n")
 
     @torch.inference_mode()
     def read(self, frames: np.ndarray, batch: int = 64) -> Reading:
@@ -297,7 +297,7 @@ def load_weights(config: ModelConfig, weights: Path) -> dict[str, Tensor]:
     """The tensors of a judge's file, in float32; errors as those of `Judge.load`."""
     if not weights.exists():
         raise FileNotFoundError(f"no judge at {weights}: train one (python -m train.judge train --help)")
-    trained = judge_facts(weights)["pictures"]
+    trained = judge_metadata(weights)["pictures"]
     needed = {name: getattr(config, name) for name in ("height", "width", "fps", "frames_per_block")}
     if trained != needed:
         raise ValueError(
@@ -330,7 +330,7 @@ def axes_of(indices: np.ndarray) -> np.ndarray:
     return table[np.asarray(indices, int)]
 
 
-def judge_facts(weights: Path = WEIGHTS) -> dict:
+def judge_metadata(weights: Path = WEIGHTS) -> dict:
     """The JSON beside a judge's weights: its pictures, training and accuracy."""
     return json.loads(weights.with_suffix(".json").read_text())
 
