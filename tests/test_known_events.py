@@ -278,7 +278,7 @@ def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit
     rays = places.rays(stand, yaw, 0 * yaw)
     latents = worlds.history.latents
     look = places.looks(
-        latents[:, :, 0], latents[:, :, -1], worlds.history.known, words(event_config, UFO, "nothing of the sort")
+        latents[:, :, 0], latents[:, :, -1], worlds.history.has_past, words(event_config, UFO, "nothing of the sort")
     )
     known = places.painted(rays, look)
     away = places.clear_sight(stand, yaw, 0 * yaw)

@@ -276,7 +276,7 @@ class DiT(nn.Module):
         if self.recent_embedding is None or history is None:
             return bias
         newest = history.latents[:, :, -self.config.dit.recent_frames :].to(self.dtype)
-        seen = history.known[:, None, None, None].to(self.dtype)
+        seen = history.has_past[:, None, None, None].to(self.dtype)
         stacked = torch.cat([rearrange(newest, "B C n h w -> B (n C) h w") * seen, seen.expand_as(newest[:, :1, 0])], 1)
         embedded = self.recent_embedding(stacked)
         tokens = rearrange(embedded, "B (F D) h w -> B (F h w) D", F=self.config.token_grid[0])
@@ -287,8 +287,8 @@ class DiT(nn.Module):
         if self.residual_deviation is None or history is None:
             return None, None
         last = history.latents[:, :, -1:].expand(-1, -1, self.config.block_latents, -1, -1)
-        known = history.known[:, None, None, None, None]
-        power = rearrange(self.residual_deviation.square()[history.known.long()], "B K C -> B C K 1 1")
+        known = history.has_past[:, None, None, None, None]
+        power = rearrange(self.residual_deviation.square()[history.has_past.long()], "B K C -> B C K 1 1")
         return last * known, power.expand_as(last)
 
     def condition_on(self, conditions: Conditions, predictions: Sequence[Prediction]) -> Conditions:

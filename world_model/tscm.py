@@ -35,7 +35,7 @@ class History:
         return self.latents.shape[2]
 
     @property
-    def known(self) -> Tensor:
+    def has_past(self) -> Tensor:
         """[B] bool: whether there is a past at all, that is whether the newest frame was seen."""
         return self.present[:, -1] if self.frames else self.present.any(dim=1)
 

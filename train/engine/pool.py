@@ -252,7 +252,7 @@ class Pool:
             stream = generator(self.seed, "phrasing", entry.trajectory, entry.last, event)
             return rephrased(info, entry.block, stream)
         chance = float(torch.rand((), generator=generator(self.seed, "caption", entry.trajectory, entry.last)))
-        needed = not bool(entry.worlds.history.known[0])
+        needed = not bool(entry.worlds.history.has_past[0])
         return info.caption if needed or chance < self.caption else None
 
 

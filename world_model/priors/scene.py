@@ -148,7 +148,7 @@ class ScenePrior(Prior):
         """Kinds [B] of event that texts tell of; a first text describes, nothing happens."""
         if self.events is None:
             return None
-        return self.events.read(self._words(block.context)).masked_fill(~block.worlds.history.known, NOTHING)
+        return self.events.read(self._words(block.context)).masked_fill(~block.worlds.history.has_past, NOTHING)
 
     def condition_text(self, state: SceneState, block: BlockContext) -> Tensor:
         """Texts that tell of a known event, in its best known wording."""
@@ -170,7 +170,7 @@ class ScenePrior(Prior):
         if self.places is not None:
             shown = block.worlds.history.latents
             words = self._words(self._heard(block, kind))
-            look = self.places.looks(shown[:, :, 0], shown[:, :, -1], block.worlds.history.known, words)
+            look = self.places.looks(shown[:, :, 0], shown[:, :, -1], block.worlds.history.has_past, words)
             stride = self.model.vae.temporal_stride
             stand = state.place[:, None] + block.motion.displacement[:, stride - 1 :: stride]
             view = stand, block.target.yaw, block.target.pitch
@@ -220,7 +220,7 @@ class ScenePrior(Prior):
         recalled = state.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, state.place)
         if recalled is not None:  # pictures from before the text changed show another light
             recalled = replace(recalled, present=recalled.present & ~changed)
-        trust = worlds.history.known * torch.where(changed, OUTDATED, 1.0)
+        trust = worlds.history.has_past * torch.where(changed, OUTDATED, 1.0)
         return guide_block(
             self.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
             recalled, worlds.cache, state.doubt if self.places is not None else None, trust,
@@ -230,7 +230,7 @@ class ScenePrior(Prior):
         self, state: SceneState, block: BlockContext, prediction: Prediction, latents: Tensor, video: Tensor
     ) -> tuple[SceneState, Tensor]:
         worlds, ahead = block.worlds, prediction.auxiliary
-        clear = worlds.history.known & ~ahead.changed & (state.doubt < USELESS).flatten(1).all(dim=1)
+        clear = worlds.history.has_past & ~ahead.changed & (state.doubt < USELESS).flatten(1).all(dim=1)
         doubt = ahead.guide.doubt
         if ahead.covered is not None:  # what moves by itself is not to be looked up where it was
             hidden = F.max_pool2d(ahead.covered, 2 * MARGIN + 1, 1, MARGIN) > COVERED
