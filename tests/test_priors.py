@@ -161,8 +161,8 @@ def test_batches_are_joined_parted_repeated_and_moved_along_their_worlds(config,
     pair = (memory, [make_history(config, 2, 3), (Count(torch.tensor([4, 5])), None, 7)])
     one, two = (batch.rows(pair, slice(i, i + 1)) for i in (0, 1))
     assert one[0].total.shape == (3, 1, 2) and one[1][0].latents.shape[0] == 1 and one[1][1][1:] == (None, 7)
-    assert same(batch.join([one, two]), pair)
-    assert same(batch.repeat(pair, 2), batch.join([one, one, two, two]))
+    assert same(batch.collate([one, two]), pair)
+    assert same(batch.repeat(pair, 2), batch.collate([one, one, two, two]))
     assert batch.move(pair, "meta")[1][1][0].blocks.is_meta
 
 

@@ -125,7 +125,7 @@ class WorldModel:
             raise ValueError(NO_TEXT)
         worlds = []
         for picture, text, seed in zip(pictures, texts, seeds):
-            worlds.append(self._dreamt(text, seed) if picture is None else self._seen(picture))
+            worlds.append(self._start_from_text(text, seed) if picture is None else self._start_from_picture(picture))
         outcomes = () if self.heads is None else (Outcome.none(1),) * len(worlds)
         told = tuple(text or "" for text in texts)
         return WorldState(collate_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcomes)
@@ -174,7 +174,7 @@ class WorldModel:
             after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, streams)
             if self.heads is None:
                 return after, video, None
-            before = batch.join([state.outcomes[i] for i in numbers]) if state.outcomes else None
+            before = batch.collate([state.outcomes[i] for i in numbers]) if state.outcomes else None
             seen = newest(worlds.history.latents, latents, self.heads.config.frames)
             return after, video, batch.move(self.heads.predict(seen, words[1].to(self.device), before), "cpu")
 
@@ -183,9 +183,9 @@ class WorldModel:
         words = [self.conditioning.context([actions[i] for i in part], [prompts[i] for i in part]) for part in together]
         each = list(zip(together, words))
         dreamt = [dream(*one) for one in each] if threads is None else parallel_map(dream, each, threads)
-        return self._joined(state, together, dreamt)
+        return self._in_order(state, together, dreamt)
 
-    def _joined(
+    def _in_order(
         self, state: WorldState, together: list[list[int]], dreamt: list[tuple[WorldBatch, Tensor, Outcome | None]]
     ) -> tuple[WorldState, np.ndarray]:
         """`state` after the batches that were dreamt `together`, and the frames of all, in the order of `state`."""
@@ -212,7 +212,7 @@ class WorldModel:
         """Raises TypeError or ValueError for what `start` and `step` of this model cannot have given (`state.check_state`)."""
         if self._like is None:
             size = (1, 3, self.config.height, self.config.width)
-            worlds = self._standing(torch.zeros(size, device=self.device), None)
+            worlds = self._static_worlds(torch.zeros(size, device=self.device), None)
             outcomes = () if self.heads is None else (Outcome.none(1),)
             self._like = WorldState(worlds, (0,), (0,), ("",), outcomes)
         check_state(state, self._like, exact=self.dit.packing.constant)
@@ -230,17 +230,17 @@ class WorldModel:
         x, z = pose.position[0].tolist()
         return (x, z, float(pose.yaw)), error
 
-    def _seen(self, picture: np.ndarray) -> WorldBatch:
-        """A world that stands before a picture."""
+    def _start_from_picture(self, picture: np.ndarray) -> WorldBatch:
+        """A world whose past is a static view of a picture."""
         seen = self._to_tensor(picture)
-        return self._standing(seen, _first(prior.pose_of(self.vae, seen) for prior in self.dit.priors))
+        return self._static_worlds(seen, _first(prior.pose_of(self.vae, seen) for prior in self.dit.priors))
 
-    def _standing(self, picture: Tensor, pose: Pose | None) -> WorldBatch:
-        """Before a picture [1, 3, H, W]."""
+    def _static_worlds(self, picture: Tensor, pose: Pose | None) -> WorldBatch:
+        """Worlds whose past is a static view of a picture [1, 3, H, W]."""
         return start_worlds(self.dit, self.vae, picture, torch.ones(1, dtype=torch.bool, device=self.device), pose)
 
-    def _dreamt(self, text: str | None, seed: int) -> WorldBatch:
-        """A world of which one block was dreamt from nothing but the text.
+    def _start_from_text(self, text: str | None, seed: int) -> WorldBatch:
+        """A world of which one block was generated from the text alone.
 
         Released models go on from that block, as they were trained to; ours from its last picture, standing still.
         """
@@ -263,7 +263,7 @@ class WorldModel:
             sigmas,
             [generator("start", seed)],
         )
-        return self._standing(after.picture, pose) if self.dit.packing.constant else after
+        return self._static_worlds(after.picture, pose) if self.dit.packing.constant else after
 
     def _to_tensor(self, picture: np.ndarray) -> Tensor:
         shape = (self.config.height, self.config.width, 3)

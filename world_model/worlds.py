@@ -26,7 +26,7 @@ def collate_worlds(worlds: Sequence[WorldBatch]) -> WorldBatch:
     """One batch of several; shorter histories (of growing packings) are padded in front with frames `PADDING_FRAME`."""
     if len(worlds) == 1:
         return worlds[0]
-    return batch.join(_padded_alike(worlds))
+    return batch.collate(_padded_alike(worlds))
 
 
 def split_worlds(worlds: WorldBatch) -> list[WorldBatch]:
@@ -52,7 +52,7 @@ def select_worlds(worlds: WorldBatch, numbers: Sequence[int], copy: bool = False
 def replace_worlds(worlds: WorldBatch, numbers: Sequence[int], others: WorldBatch) -> WorldBatch:
     """A batch with `others` in place of its worlds of these numbers; the old one stays as it is."""
     padded, new = _padded_alike([worlds, others])
-    return batch.put(padded, torch.tensor(numbers), new)
+    return batch.replace_rows(padded, torch.tensor(numbers), new)
 
 
 def batches(worlds: WorldBatch, size: int) -> list[list[int]]:

@@ -109,12 +109,12 @@ class Pool:
             raise ValueError(
                 "histories of this packing grow, and worlds of different ages fit no batch: one world a micro-batch"
             )
-        worlds, past = collate_worlds([e.worlds for e in entries]), batches.join([e.past for e in entries])
+        worlds, past = collate_worlds([e.worlds for e in entries]), batches.collate([e.past for e in entries])
         actions = [self._action(e) for e in entries]
         context, pooled = self.conditioning.context(actions, [self.prompt(e) for e in entries])
         truth = torch.stack([self._truth(e) for e in entries])
         words = [t.to(self.device) for t in (context, pooled, truth)]
-        motion = batches.join([self._motion(e, action) for e, action in zip(entries, actions)])
+        motion = batches.collate([self._motion(e, action) for e, action in zip(entries, actions)])
         motion = batches.move(motion, self.device)
         return Batch(index, worlds, past, actions, motion, *words)
 
@@ -275,6 +275,6 @@ def _state(alive: list[tuple[int, Entry]]) -> dict[str, Any]:
     return {
         "slot": torch.tensor([slot for slot, _ in alive]),
         "plan": torch.tensor([[e.trajectory, e.block, e.last, e.self_generated] for e in entries]),
-        "past": packed(batches.join([e.past for e in entries])),
+        "past": packed(batches.collate([e.past for e in entries])),
         "worlds": packed(collate_worlds([e.worlds for e in entries])),
     }

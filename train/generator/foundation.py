@@ -149,7 +149,7 @@ class Foundation:
         recorded = self.windows.truth(
             self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described
         )
-        window = batch.join([lived, recorded])
+        window = batch.collate([lived, recorded])
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
         conditions = read_window(dit, window).repeat(s.draws)
         data = window.data.repeat_interleave(s.draws, 0)
