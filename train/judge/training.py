@@ -133,7 +133,7 @@ def motion_loss(judge: Judge, grey: Tensor, labels: dict[str, Tensor]) -> dict[s
     }
 
 
-def sight_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+def scene_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parts of the loss of pictures: light, weather, district and the first things."""
     parts = {}
     light, weather, district, things, *_ = judge.sight(sight)
@@ -161,7 +161,7 @@ def judge_loss(
     """All parts of the loss of a batch, or those of one network."""
     grey, sight, labels = batch
     parts = {} if only in ("sight", "later") else motion_loss(judge, grey, labels)
-    parts |= {} if only in ("motion", "later") else sight_loss(judge, sight, labels)
+    parts |= {} if only in ("motion", "later") else scene_loss(judge, sight, labels)
     return parts if only in ("motion", "sight") else {**parts, **later_loss(judge, sight, labels)}
 
 
