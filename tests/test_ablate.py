@@ -28,7 +28,7 @@ from world_model.text import Conditioning
 from world_model.tscm import History, static_history
 from world_model.weights import load_tensors, save_weights
 
-QUICK = replace(SETTINGS, batch=2, draws=1, pool=3)
+QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=3)
 FRAME = 24  # tokens of a latent frame of the debug model at the finest size
 
 

@@ -36,7 +36,9 @@ from world_model import flow
 from world_model.dit import DiT
 from world_model.rollout import generator
 
-QUICK = Settings(batch=2, draws=2, pool=3, life=12, warmup=2, dream_from=1, dream_over=1, dream_share=0.7)
+QUICK = Settings(
+    batch=2, noise_samples=2, pool=3, episode_length=12, warmup=2, dream_from=1, dream_over=1, dream_share=0.7
+)
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_every_noise_level_is_trained(trainer, config, make_dit, monkeypatch):
     drawn = stage.draw_sigma
     monkeypatch.setattr(stage, "draw_sigma", lambda *given: seen.append(drawn(*given)) or seen[-1])
     dit = make_dit(config).requires_grad_(False)
-    many = Trainer(config, trainer.corpus, trainer.vae, replace(QUICK, draws=300))
+    many = Trainer(config, trainer.corpus, trainer.vae, replace(QUICK, noise_samples=300))
     for number in range(2):
         many.step(dit, number)
     sigma = torch.cat(seen)

@@ -27,7 +27,7 @@ from world_model.vae import build_vae
 from world_model.weights import load_dit
 from yume_gym.street.simulator import StreetSimulator
 
-SETTINGS = Settings(batch=2, draws=1, pool=3, warmup=1, ema=0.6)
+SETTINGS = Settings(batch=2, noise_samples=1, pool=3, warmup=1, ema=0.6)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from world_model.dit import DiT
 CONFIGS = sorted((Path(__file__).parents[1] / "train" / "configs").glob("*.yaml"))
 STEPS = 4
 QUICK = foundation.Settings(
-    batch=2, draws=2, pool=4, warmup=2, lr=1e-3, dream_from=1, dream_over=1, dream_share=0.7, micro_batches=2
+    batch=2, noise_samples=2, pool=4, warmup=2, lr=1e-3, dream_from=1, dream_over=1, dream_share=0.7, micro_batches=2
 )
 DISTIL = distill.Settings(
     batch=2,

@@ -246,7 +246,7 @@ def test_a_model_is_trained_and_landed_with_its_town(
     town_config, data_folder, vae_folder, depth_folder, places_folder, tmp_path, monkeypatch
 ):
     """Places come from their run and do not learn on; the folder that is landed starts worlds where its pictures were taken."""
-    settings = foundation.Settings(batch=2, draws=1, pool=2, warmup=1)
+    settings = foundation.Settings(batch=2, noise_samples=1, pool=2, warmup=1)
     folders = (town_config, data_folder, vae_folder)
     with pytest.raises(FileNotFoundError, match="--places, a run of train"):
         foundation.train(*folders, tmp_path / "run", settings, 0, None, None, depth_folder, None)

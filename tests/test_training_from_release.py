@@ -258,7 +258,7 @@ def test_runs_that_cannot_be_exported_say_why(config, released, original_release
 def test_what_is_trained_on_joined_captions_hears_them_so(original_release, clips_folder, tmp_path):
     """Encoded on the fly; the export says so in its config, and needs no table of actions."""
     config = configured(str(original_release), "32x64")
-    settings = Settings(batch=1, draws=1, pool=2, warmup=1, optimizer="adamw", lr=1e-5)
+    settings = Settings(batch=1, noise_samples=1, pool=2, warmup=1, optimizer="adamw", lr=1e-5)
     data = tmp_path / "clips"
     shutil.copytree(clips_folder, data)
     foundation.train(config, data, original_release, tmp_path / "run", settings, 1, None, original_release)

@@ -50,7 +50,7 @@ from world_model.worlds import start_worlds
 VERSION = 1  # of what is measured: results of another are not mixed
 BLOCKS = 12  # dreamt of each held-out walk; no world of training lives longer, so "all history" has an end
 TIMED = 9  # blocks; the first is not counted
-SETTINGS = Settings(batch=4, life=BLOCKS, warmup=15, dream_from=0, dream_over=1, dream_share=0.7)
+SETTINGS = Settings(batch=4, episode_length=BLOCKS, warmup=15, dream_from=0, dream_over=1, dream_share=0.7)
 DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a model: what latents and texts depend on
 
 

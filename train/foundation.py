@@ -46,9 +46,11 @@ class Settings:
     """Numbers of this stage."""
 
     batch: int = 8  # worlds a step
-    draws: int = 2  # noise draws that share one world's history
+    noise_samples: int = 2  # noise draws that share one world's history
     pool: int = 64
-    life: int = 24  # blocks: the longest that a world of the pool lives; a walk's end comes first
+    episode_length: int = (
+        24  # blocks: the longest episode of a world of the pool; the end of its trajectory comes first
+    )
     alternate: bool = False  # steps from text (T2V) and from pictures (I2V) strictly alternate, as in the paper
     text_start: float = 0.4  # else: share of worlds that start from text, and live one block
     lr: float = 1.5e-3
@@ -136,7 +138,7 @@ class Trainer:
         self.conditioning = conditioning or build_conditioning(config)
         self.device = own_device()
         self.pool = Pool(
-            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.life,
+            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.episode_length,
             text_start="alternate" if settings.alternate else settings.text_start, device=self.device,
         )  # fmt: skip
 
@@ -149,10 +151,10 @@ class Trainer:
         noised = corrupt(batch, s, stream)
         worlds = replace(noised.worlds, memory=dit.encode_memory(batch.past))
         conditions, block = encode_conditions(dit, self.vae, worlds, batch.motion, batch.context, batch.pooled)
-        data = batch.truth.repeat_interleave(s.draws, 0)
+        data = batch.truth.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream).to(self.device)
         noise = torch.randn(data.shape, generator=stream).to(self.device)
-        repeated = conditions.repeat(s.draws)
+        repeated = conditions.repeat(s.noise_samples)
         loss = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         reference = untrained_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         with torch.no_grad():
@@ -244,8 +246,8 @@ def train(
 def main() -> None:
     prepare_cpu()
     names = (
-        "batch", "pool", "life", "draws", "lr", "warmup", "ema", "pure_noise", "alternate", "text_start", "dream_from",
-        "dream_over", "dream_share", "optimizer", "micro_batches", "seed",
+        "batch", "pool", "episode_length", "noise_samples", "lr", "warmup", "ema", "pure_noise", "alternate", "text_start",
+        "dream_from", "dream_over", "dream_share", "optimizer", "micro_batches", "seed",
     )  # fmt: skip
     offered = ("initial", "depth", "places", "events", "captions", "baseline")
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered)

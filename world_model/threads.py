@@ -93,7 +93,7 @@ def is_worker() -> bool:
     return multiprocessing.parent_process() is not None and "OMP_NUM_THREADS" not in os.environ
 
 
-class Neighbours:
+class CoreMonitor:
     """How many cores other processes keep busy: the larger of the last two looks, of which there are at most `rate` a second."""
 
     def __init__(self, look: Callable[[], int], cores: int, rate: float = 4.0) -> None:
@@ -110,7 +110,7 @@ class Neighbours:
         return max(1, min(wanted, self.cores - max(self._seen)))
 
 
-def others_running() -> int:
+def count_other_running_threads() -> int:
     """Threads of other processes that run or wait for a core just now; 0 where Linux's /proc does not tell."""
     try:
         everybody = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
@@ -124,11 +124,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-NEIGHBOURS = Neighbours(others_running, _cores())
+CORE_MONITOR = CoreMonitor(count_other_running_threads, _cores())
 
 
 @contextmanager
-def fair_threads(device: torch.device, neighbours: Neighbours = NEIGHBOURS) -> Iterator[int]:
+def fair_threads(device: torch.device, monitor: CoreMonitor = CORE_MONITOR) -> Iterator[int]:
     """Computes with as many threads as torch may use, less the cores that other processes keep busy; at least one. A worker
     (`is_worker`) computes with one: workers are as many as somebody wants to keep the cores busy with.
 
@@ -136,7 +136,7 @@ def fair_threads(device: torch.device, neighbours: Neighbours = NEIGHBOURS) -> I
     """
     total = fair = torch.get_num_threads()
     if device.type == "cpu" and total > 1:
-        fair = 1 if is_worker() else neighbours.threads(total)
+        fair = 1 if is_worker() else monitor.threads(total)
     torch.set_num_threads(fair)
     try:
         yield fair

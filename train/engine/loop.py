@@ -66,8 +66,8 @@ class Progress:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-class Kept(Protocol):
-    """What else a checkpoint can hold: tensors, numbers, lists and dicts of them."""
+class Stateful(Protocol):
+    """Whatever a checkpoint can hold besides: its state is tensors, numbers, lists and dicts of them."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -78,17 +78,17 @@ class Run:
     """One training run: `for step in run.steps(n)` counts on from the last checkpoint in `folder`.
 
     `models` (name -> module) and `optimizers` are saved together with the EMA of the models named in `averaged` (name -> decay)
-    and all of `kept` (name -> object; one that an older checkpoint lacks stays as it is, which is said). Learning rates are those
-    of `optimizers`, not the checkpoint's. Draw random numbers from `generator(settings.seed, step)` alone and a resumed run
-    equals an unbroken one.
+    and all of `extra_state` (name -> object; one that an older checkpoint lacks stays as it is, which is said). Learning rates
+    are those of `optimizers`, not the checkpoint's. Draw random numbers from `generator(settings.seed, step)` alone and a resumed
+    run equals an unbroken one.
 
     With several processes all models, their averages and the `frozen` ones, which are DiTs then, are sharded in place, and
-    `kept` holds what belongs to this process alone, under names that no other process uses.
+    `extra_state` holds what belongs to this process alone, under names that no other process uses.
     """
 
     def __init__(
         self, stage: str, config: ModelConfig, settings: Any, folder: Path, models: dict[str, nn.Module],
-        optimizers: list[torch.optim.Optimizer], averaged: dict[str, float], kept: Mapping[str, Kept] | None = None,
+        optimizers: list[torch.optim.Optimizer], averaged: dict[str, float], extra_state: Mapping[str, Stateful] | None = None,
         frozen: Sequence[nn.Module] = (),
     ) -> None:  # fmt: skip
         self.folder, self.settings = folder, settings
@@ -118,7 +118,7 @@ class Run:
             self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
         self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress, *self.ema.values())
-        self.kept = dict(kept or {})
+        self.extra_state = dict(extra_state or {})
         self._checkpoint, self._replaced = folder / "checkpoint", folder / "checkpoint.old"
         rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._plain]
         self._load()
@@ -185,7 +185,7 @@ class Run:
                 torch.save(self.progress.state_dict(), fresh / PROGRESS)
         else:
             self.accelerator.save_state(str(fresh))
-        for name, thing in self.kept.items():
+        for name, thing in self.extra_state.items():
             torch.save(thing.state_dict(), fresh / f"{name}.pt")
         self.accelerator.wait_for_everyone()
         if self.main:
@@ -241,7 +241,7 @@ class Run:
             )
         else:
             self.accelerator.load_state(str(self._checkpoint))
-        for name, thing in self.kept.items():
+        for name, thing in self.extra_state.items():
             path = self._checkpoint / f"{name}.pt"
             if path.exists():
                 thing.load_state_dict(torch.load(path, map_location=self.device, weights_only=True))
