@@ -32,7 +32,7 @@ from world_model.priors.events import (
 from world_model.priors.places import Places
 from world_model.priors.scene import LEAST
 from world_model.priors.warp import REMEMBERED, USELESS
-from world_model.rollout import append_and_decode, commanded, dream_block, encode_conditions, generator
+from world_model.rollout import append_and_decode, constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import build_text_encoder, scaled
 from world_model.worlds import WorldBatch, collate_worlds, empty_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
@@ -239,7 +239,7 @@ def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
 
 
 def stepped(dit: DiT, vae, worlds: WorldBatch, config: ModelConfig, *texts: str):
-    motion = commanded(dit, worlds, [STILL] * len(texts))
+    motion = constrained_motion(dit, worlds, [STILL] * len(texts))
     ready, ahead = encode_conditions(dit, vae, worlds, motion, *context_of(config, *texts))
     return motion, ready, ahead
 

@@ -14,7 +14,7 @@ from train.data.shards import HELD_OUT, Shard, find_shards
 from train.engine.pool import POSITION_ERROR, Batch, Entry, Pool
 from train.evaluation.sheet import to_video
 from world_model.dit import DiT
-from world_model.rollout import append_and_decode, encode_conditions, generator, motion_of
+from world_model.rollout import append_and_decode, commanded_motions, encode_conditions, generator
 from world_model.text import Conditioning, build_text_encoder, mean_token
 from yume_gym.street.events import EVENTS
 
@@ -118,9 +118,9 @@ def test_motion_is_the_true_cameras(corpus, config, data_folder):
         assert torch.equal(motion.displacement[row], moved)
         if block and not walk.blocked[block]:
             angles = (torch.tensor([angle[before]]).double() for angle in (walk.yaw, walk.pitch))
-            commanded = motion_of(config, [corpus.action(number, block)], *angles)
-            torch.testing.assert_close(motion.displacement[row], commanded.displacement[0], atol=1e-4, rtol=0)
-            torch.testing.assert_close(motion.yaw[row], commanded.yaw[0], atol=1e-5, rtol=0)
+            constrained_motion = commanded_motions(config, [corpus.action(number, block)], *angles)
+            torch.testing.assert_close(motion.displacement[row], constrained_motion.displacement[0], atol=1e-4, rtol=0)
+            torch.testing.assert_close(motion.yaw[row], constrained_motion.yaw[0], atol=1e-5, rtol=0)
             free += 1
     assert free
     assert motion.displacement.dtype == motion.yaw.dtype == torch.float64

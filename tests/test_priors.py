@@ -18,7 +18,7 @@ from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.priors.base import Prediction, Prior, Priors
 from world_model.priors.names import RENAMED, renamed
-from world_model.rollout import block_noise, commanded, dream_block, encode_conditions, generator
+from world_model.rollout import block_noise, constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -70,7 +70,9 @@ def test_without_priors_nothing_is_known_before(config, make_dit, make_vae):
     assert not any(name.startswith("prior") for name in dit.state_dict())
     worlds = start_worlds(dit, vae, torch.zeros(1, 3, 32, 48), torch.ones(1, dtype=torch.bool))
     context = torch.randn(1, 24, alone.dit.text_dim, generator=generator("context"))
-    conditions, block = encode_conditions(dit, vae, worlds, commanded(dit, worlds, [WALK]), context, context[:, 0])
+    conditions, block = encode_conditions(
+        dit, vae, worlds, constrained_motion(dit, worlds, [WALK]), context, context[:, 0]
+    )
     assert conditions.mean is None and conditions.variance is None and block.predictions == ()
 
 
@@ -93,7 +95,7 @@ class Grey(Prior):
         super().__init__()
         self.variance = variance
 
-    def begin(self, pictures: Tensor, pose: Pose) -> Count:
+    def initial_state(self, pictures: Tensor, pose: Pose) -> Count:
         return Count(torch.zeros(len(pictures), dtype=torch.int64))
 
     def constrain(self, state, motion):  # type: ignore[no-untyped-def]
@@ -125,7 +127,7 @@ def test_a_prior_is_asked_for_all_that_its_interface_says(config, make_dit, make
     worlds = start_worlds(dit, vae, seen, torch.ones(2, dtype=torch.bool))
     context = torch.randn(2, 24, alone.dit.text_dim, generator=generator("context"))
     pooled, sigmas = context[:, 8:].mean(dim=1), flow.sigma_schedule(2, 3.0)
-    motion = commanded(dit, worlds, [WALK, TURN])
+    motion = constrained_motion(dit, worlds, [WALK, TURN])
     assert not motion.displacement.any() and motion.yaw[1].any()
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)
     silent, _ = encode_conditions(dit, vae, worlds, motion, 0 * context, pooled)
@@ -145,7 +147,7 @@ def test_precisions_of_several_priors_add_up(config, make_dit, make_vae):
     worlds = start_worlds(dit, vae, torch.zeros(1, 3, 32, 48), torch.ones(1, dtype=torch.bool))
     worlds = dataclasses.replace(worlds, priors=(Count(torch.tensor([1])), Count(torch.tensor([6]))))
     context = torch.zeros(1, 24, alone.dit.text_dim)
-    conditions, _ = encode_conditions(dit, vae, worlds, commanded(dit, worlds, [WALK]), context, context[:, 0])
+    conditions, _ = encode_conditions(dit, vae, worlds, constrained_motion(dit, worlds, [WALK]), context, context[:, 0])
     torch.testing.assert_close(conditions.variance, torch.full_like(conditions.variance, 1 / (1 / 0.5 + 1 / 2.0)))
     torch.testing.assert_close(conditions.mean, torch.full_like(conditions.mean, 0.4 * (1 / 0.5 + 6 / 2.0)))
     plain = dit.screen.flatten(2).transpose(1, 2).repeat(1, 2, 1)

@@ -17,7 +17,7 @@ from world_model.camera import commanded_motion
 from world_model.dit import DiT
 from world_model.priors.scene import Ahead
 from world_model.priors.warp import OUTDATED
-from world_model.rollout import block_noise, denoise_block, dream_block, encode_conditions, generator, motion_of
+from world_model.rollout import block_noise, commanded_motions, denoise_block, dream_block, encode_conditions, generator
 from world_model.vae import PatchVAE
 from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds
 
@@ -130,7 +130,7 @@ def test_splitting_and_joining_are_inverses(dit, vae, worlds, context, pooled):
 
 def test_motion_is_the_commanded_one_of_each_world(config):
     yaw, pitch = torch.tensor([0.3, -1.0], dtype=torch.float64), torch.tensor([0.0, 0.2], dtype=torch.float64)
-    motion = motion_of(config, [WALK, TURN], yaw, pitch)
+    motion = commanded_motions(config, [WALK, TURN], yaw, pitch)
     for world, action in enumerate((WALK, TURN)):
         expected = commanded_motion(action, float(yaw[world]), float(pitch[world]), 4, config.fps, config.camera)
         for ours, right in zip((motion.yaw, motion.pitch, motion.displacement), expected):
@@ -139,7 +139,7 @@ def test_motion_is_the_commanded_one_of_each_world(config):
 
 @torch.no_grad()
 def test_a_blocks_latents_stand_where_their_last_pictures_do(dit, vae, worlds, context, pooled):
-    motion = motion_of(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
+    motion = commanded_motions(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
     ahead = encode_conditions(dit, vae, worlds, motion, context, pooled)[1]
     place = ahead.history(torch.zeros(2, 8, 2, 4, 6))
     assert torch.equal(place.yaw, motion.yaw[:, [1, 3]])
@@ -158,7 +158,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     guide adds what latents cannot hold."""
     start, latents, videos, guides = worlds, [], [], []
     for step in range(4):
-        motion = motion_of(config, [WALK, TURN], worlds.yaw, worlds.pitch)
+        motion = commanded_motions(config, [WALK, TURN], worlds.yaw, worlds.pitch)
         guides.append(ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]).guide)
         worlds, block, video = dream(dit, vae, worlds, context, pooled, step)
         latents.append((block, worlds.history))
@@ -193,7 +193,7 @@ def test_a_worlds_size_never_grows(dit, vae, worlds, context, pooled):
 
 
 def ahead_of(dit, vae, worlds, context, pooled, actions=(WALK, TURN)) -> Ahead:
-    motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
+    motion = commanded_motions(dit.config, actions, worlds.yaw, worlds.pitch)
     return ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1])
 
 
@@ -254,7 +254,7 @@ def test_a_change_is_another_text_in_a_world_that_has_begun(before, now, changed
 
 
 def conditions_of(dit, vae, worlds, context, pooled):
-    motion = motion_of(dit.config, [WALK, TURN], worlds.yaw, worlds.pitch)
+    motion = commanded_motions(dit.config, [WALK, TURN], worlds.yaw, worlds.pitch)
     return encode_conditions(dit, vae, worlds, motion, context, pooled)[0]
 
 

@@ -31,7 +31,7 @@ from world_model import flow
 from world_model.conditions import Conditions, Motion
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.rollout import commanded, dream_block, encode_conditions, generator
+from world_model.rollout import constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import Conditioning, build_conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -122,7 +122,7 @@ class Distiller:
             after = replace(after, memory=ChannelMemory(after.memory.total.detach(), after.memory.norm.detach()))
         newest = torch.arange(after.history.frames - self.config.block_latents, after.history.frames)
         self.pool.add(batch, after, after.history.select(newest.repeat(len(batch.index), 1)))
-        return commanded(dit, batch.worlds, batch.actions), latents, video
+        return constrained_motion(dit, batch.worlds, batch.actions), latents, video
 
     def conditions(self, score: DiT, batch: Batch, motion: Motion, context: Tensor) -> Conditions:
         """A score's own compression of the same generated history."""

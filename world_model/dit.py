@@ -38,7 +38,7 @@ from world_model.positions import Positions
 from world_model.priors.registry import build_priors
 from world_model.tscm import ChannelMemory, History
 
-LOGARITHM = 8.0  # bound of the logarithms of variances
+MAX_LOG_VARIANCE = 8.0  # bound of log variances, on both sides
 
 
 class DiT(nn.Module):
@@ -406,7 +406,9 @@ class DiT(nn.Module):
                 level = level.repeat_interleave(size, dim=2 + axis)
         variance, error = conditions.variance, None
         if self.variances is not None:
-            change, error = self._unpatch(self.variances(tokens), grid).clamp(-LOGARITHM, LOGARITHM).chunk(2, dim=1)
+            change, error = (
+                self._unpatch(self.variances(tokens), grid).clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE).chunk(2, dim=1)
+            )
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
         return mean + deviation * out, error

@@ -233,7 +233,7 @@ class WorldModel:
     def _start_from_picture(self, picture: np.ndarray) -> WorldBatch:
         """A world whose past is a static view of a picture."""
         seen = self._to_tensor(picture)
-        return self._static_worlds(seen, _first(prior.pose_of(self.vae, seen) for prior in self.dit.priors))
+        return self._static_worlds(seen, _first(prior.estimate_pose(self.vae, seen) for prior in self.dit.priors))
 
     def _static_worlds(self, picture: Tensor, pose: Pose | None) -> WorldBatch:
         """Worlds whose past is a static view of a picture [1, 3, H, W]."""
@@ -247,7 +247,7 @@ class WorldModel:
         context, pooled = (
             t.to(self.device, self.dtype) for t in self.conditioning.context([self.config.action.noop], [text])
         )
-        pose = _first(prior.pose_for(context, generator("place", seed)) for prior in self.dit.priors)
+        pose = _first(prior.sample_pose(context, generator("place", seed)) for prior in self.dit.priors)
         nothing = empty_worlds(self.dit, self.vae, 1, self.device, pose)
         sampler = self.config.sampler
         noise = block_noise(self.config, [seed], [-1], sampler.start_temperature).to(self.device)

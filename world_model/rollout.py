@@ -1,4 +1,4 @@
-"""Dreaming one block, and block after block: the ONLY denoising loop. The environment, distillation and evaluation run it.
+"""Rollouts, one block at a time: the only denoising loop. The environment, distillation and evaluation run it.
 
 Shapes: B worlds, C latent channels, K latent frames of a block, T pictures of a block, h x w latent size, H x W pixels.
 """
@@ -41,7 +41,7 @@ def block_noise(
     return noise * (config.sampler.temperature if temperature is None else temperature)
 
 
-def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
+def commanded_motions(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
     """The commanded motion of a block for each world's action. Actions other than first-person ones move no camera."""
     if config.action.kind != "first_person":
         frames = config.frames_per_block
@@ -54,9 +54,9 @@ def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch
     return Motion(*(torch.stack([torch.from_numpy(part[i]) for part in parts]).to(yaw.device) for i in range(3)))
 
 
-def commanded(dit: DiT, worlds: WorldBatch, actions: Sequence[Action]) -> Motion:
-    """`motion_of` worlds, as far as the model's priors let them go."""
-    motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
+def constrained_motion(dit: DiT, worlds: WorldBatch, actions: Sequence[Action]) -> Motion:
+    """`commanded_motions` worlds, as far as the model's priors let them go."""
+    motion = commanded_motions(dit.config, actions, worlds.yaw, worlds.pitch)
     for prior, state in zip(dit.priors, worlds.priors, strict=True):
         motion = prior.constrain(state, motion)
     return motion
@@ -65,8 +65,8 @@ def commanded(dit: DiT, worlds: WorldBatch, actions: Sequence[Action]) -> Motion
 def encode_conditions(
     dit: DiT, vae: VideoVAE, worlds: WorldBatch, motion: Motion, context: Tensor, pooled: Tensor
 ) -> tuple[Conditions, BlockContext]:
-    """Conditions of the next block: words and compressed history, and what the priors make of both; and what
-    `append_and_decode` needs of it."""
+    """Conditions of the next block (text, compressed history and the predictions of priors), and the context that
+    `append_and_decode` needs."""
     config = dit.config
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     frame = worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device)
@@ -143,7 +143,7 @@ def dream_block(
     sigmas: Tensor, streams: Sequence[torch.Generator], exit_step: int | None = None,
 ) -> tuple[WorldBatch, Tensor, Tensor]:  # fmt: skip
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
-    motion = commanded(dit, worlds, actions)
+    motion = constrained_motion(dit, worlds, actions)
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)
     latents = denoise_block(dit, conditions, noise, sigmas, exit_step)
     after, video = append_and_decode(dit, vae, block, latents.detach(), streams)

@@ -125,7 +125,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
         frame=torch.zeros(worlds, dtype=torch.int64, device=device),
         picture=pictures,
         cache=cache,
-        priors=tuple(prior.begin(pictures, pose) for prior in dit.priors),
+        priors=tuple(prior.initial_state(pictures, pose) for prior in dit.priors),
     )
 
 
@@ -148,7 +148,7 @@ def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pos
     pose = Pose.origin(worlds, device) if pose is None else pose
     if dit.packing.constant:
         nothing = start_worlds(dit, vae, pictures, torch.zeros(worlds, dtype=torch.bool, device=device))
-        states = tuple(prior.begin(pictures, pose) for prior in dit.priors)
+        states = tuple(prior.initial_state(pictures, pose) for prior in dit.priors)
         return replace(nothing, yaw=pose.yaw, pitch=pose.pitch, priors=states)
     row = torch.zeros(worlds, 0, dtype=torch.float64, device=device)
     latents = torch.zeros(worlds, config.dit.latent_channels, 0, *config.latent_size, device=device)
@@ -160,5 +160,5 @@ def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pos
         frame=torch.zeros(worlds, dtype=torch.int64, device=device),
         picture=pictures,
         cache=(),
-        priors=tuple(prior.begin(pictures, pose) for prior in dit.priors),
+        priors=tuple(prior.initial_state(pictures, pose) for prior in dit.priors),
     )

@@ -23,7 +23,14 @@ import torch
 from world_model import flow
 from world_model.actions import NUM_ACTIONS, Action
 from world_model.model import WorldModel, WorldState
-from world_model.rollout import append_and_decode, block_noise, denoise_block, encode_conditions, generator, motion_of
+from world_model.rollout import (
+    append_and_decode,
+    block_noise,
+    commanded_motions,
+    denoise_block,
+    encode_conditions,
+    generator,
+)
 from yume_gym.env import YumeWorldEnv
 from yume_gym.first_person import EnvState, FirstPersonEnv
 from yume_gym.street.env import YumeStreetEnv
@@ -129,7 +136,7 @@ def time_parts(model: WorldModel, state: WorldState) -> dict[str, float]:
             streams = [generator("benchmark", seed) for seed in state.seeds]
             marks = [_now(model)]
             context, pooled = (t.to(model.device, model.dtype) for t in model.conditioning.context(action, [None]))
-            motion = motion_of(config, action, world.yaw, world.pitch)
+            motion = commanded_motions(config, action, world.yaw, world.pitch)
             conditions, block = encode_conditions(model.dit, model.vae, world, motion, context, pooled)
             marks.append(_now(model))
             latents = denoise_block(model.dit, conditions, noise, sigmas)

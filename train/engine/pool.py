@@ -23,7 +23,7 @@ from world_model.conditions import Motion, Pose
 from world_model.dit import DiT
 from world_model.priors.album import Album
 from world_model.priors.scene import SceneState
-from world_model.rollout import generator, motion_of
+from world_model.rollout import commanded_motions, generator
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import VideoVAE
@@ -156,7 +156,7 @@ class Pool:
         if self._on_trajectory(entry):
             return self.corpus.motion([entry.trajectory], [entry.block])
         world = entry.worlds
-        return motion_of(self.corpus.config, [action], world.yaw.cpu(), world.pitch.cpu())
+        return commanded_motions(self.corpus.config, [action], world.yaw.cpu(), world.pitch.cpu())
 
     def self_generated(self, batch: Batch) -> Tensor:
         """[B] bool."""

@@ -203,7 +203,7 @@ def _worlds(dit: DiT, held: int) -> tuple[WorldBatch, Motion, Tensor, Tensor]:
         frame=torch.empty(1, dtype=torch.int64, **META),
         picture=picture,
         cache=(),
-        priors=tuple(prior.begin(picture, pose) for prior in dit.priors),
+        priors=tuple(prior.initial_state(picture, pose) for prior in dit.priors),
     )
     turns = [torch.empty(1, config.frames_per_block, *n, dtype=torch.float64, **META) for n in ((), (), (2,))]
     length = config.text.event_tokens + config.text.action_tokens

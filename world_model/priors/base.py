@@ -42,22 +42,22 @@ class Prior(nn.Module):
         """Where a picture [1, 3, H, W] in -1..1 was taken, and how unlike the prior's own view it looks; None if it cannot tell."""
         return None
 
-    def pose_of(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
-        """Where a world begins that is shown a picture; None: anywhere."""
+    def estimate_pose(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
+        """The initial pose of a world that begins from a picture; None: anywhere."""
         return None
 
-    def pose_for(self, context: Tensor, stream: torch.Generator) -> Pose | None:
-        """Where a world begins that is only told something (context [1, N, text_dim]), drawn from `stream`; None: anywhere."""
+    def sample_pose(self, context: Tensor, stream: torch.Generator) -> Pose | None:
+        """The initial pose of a world that begins from a text (context [1, N, text_dim]), sampled with `stream`; None: anywhere."""
         return None
 
     @abstractmethod
-    def begin(self, pictures: Tensor, pose: Pose) -> PriorState:
-        """The state of worlds that stand at `pose` before pictures [B, 3, H, W] in -1..1."""
+    def initial_state(self, pictures: Tensor, pose: Pose) -> PriorState:
+        """The state of worlds that begin at `pose` from pictures [B, 3, H, W] in -1..1."""
 
     # ---- a block ------------------------------------------------------------------------------------------------------
 
     def constrain(self, state: PriorState, motion: Motion) -> Motion:
-        """The commanded motion, as far as one gets."""
+        """The commanded motion, cut short where the prior has obstacles."""
         return motion
 
     def condition_text(self, state: PriorState, block: BlockContext) -> Tensor:

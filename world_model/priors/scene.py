@@ -109,7 +109,7 @@ class ScenePrior(Prior):
         pose, error = self.finder.find(self.places, picture, vae.encode(still)[:, :, 0])
         return _level(pose), error
 
-    def pose_of(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
+    def estimate_pose(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
         pixels = ((picture[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
         known = self._poses.get(pixels.cpu().numpy().tobytes())
         if known is not None:
@@ -117,12 +117,12 @@ class ScenePrior(Prior):
         found = self.locate(vae, picture)
         return found[0] if found is not None else None
 
-    def pose_for(self, context: Tensor, stream: torch.Generator) -> Pose | None:
+    def sample_pose(self, context: Tensor, stream: torch.Generator) -> Pose | None:
         if self.places is None:
             return None
         return _level(self.places.somewhere(stream, self._words(context)).to(context.device))
 
-    def begin(self, pictures: Tensor, pose: Pose) -> SceneState:
+    def initial_state(self, pictures: Tensor, pose: Pose) -> SceneState:
         c, batch = self.model, len(pictures)
         return SceneState(
             place=pose.position,
