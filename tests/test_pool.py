@@ -118,9 +118,9 @@ def test_motion_is_the_true_cameras(corpus, config, data_folder):
         assert torch.equal(motion.displacement[row], moved)
         if block and not walk.blocked[block]:
             angles = (torch.tensor([angle[before]]).double() for angle in (walk.yaw, walk.pitch))
-            constrained_motion = commanded_motions(config, [corpus.action(number, block)], *angles)
-            torch.testing.assert_close(motion.displacement[row], constrained_motion.displacement[0], atol=1e-4, rtol=0)
-            torch.testing.assert_close(motion.yaw[row], constrained_motion.yaw[0], atol=1e-5, rtol=0)
+            commanded = commanded_motions(config, [corpus.action(number, block)], *angles)
+            torch.testing.assert_close(motion.displacement[row], commanded.displacement[0], atol=1e-4, rtol=0)
+            torch.testing.assert_close(motion.yaw[row], commanded.yaw[0], atol=1e-5, rtol=0)
             free += 1
     assert free
     assert motion.displacement.dtype == motion.yaw.dtype == torch.float64

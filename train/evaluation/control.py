@@ -44,13 +44,13 @@ def score(records: Records, units: np.ndarray, seed: int = 0) -> dict[str, Any]:
     held, said, switch = (joined(records, name) for name in ("action", "said", "switch"))
     right = held == said
     true, seen = axes_of(held), axes_of(said)
-    constrained_motion = commanded_of(held, units)
+    commanded = commanded_of(held, units)
     motion = joined(records, "motion")
     low, high = wilson(int(right.sum()), len(right))
-    lines = {name: line(constrained_motion[:, k], motion[:, k]) for k, name in enumerate(AXES)}
+    lines = {name: line(commanded[:, k], motion[:, k]) for k, name in enumerate(AXES)}
     flow = {name: joined(records, name) for name in ("turn", "tilt")}
     known = np.isfinite(flow["turn"])
-    by_flow = {name: line(constrained_motion[known, AXES.index(name)], seen[known]) for name, seen in flow.items()}
+    by_flow = {name: line(commanded[known, AXES.index(name)], seen[known]) for name, seen in flow.items()}
     agreement = {
         name: mean(_class(seen[known], units[k]) == _class(motion[known, k], units[k]))
         for k, name, seen in ((AXES.index(name), name, seen) for name, seen in flow.items())

@@ -101,11 +101,11 @@ def _confusion(axes: Sequence[Axes], records: Records) -> None:
 def _motion(axes: Sequence[Axes], records: dict[str, Records], units: np.ndarray) -> None:
     for k, ax in enumerate(axes):
         for shift, name in ((-0.15, "street"), (0.15, "dream")):
-            constrained_motion = control.commanded_of(control.joined(records[name], "action"), units)[:, k]
+            commanded = control.commanded_of(control.joined(records[name], "action"), units)[:, k]
             seen = control.joined(records[name], "motion")[:, k]
             jitter = np.random.default_rng(0).normal(0, 0.03, len(seen))
             ax.plot(
-                constrained_motion / units[k] + shift + jitter,
+                commanded / units[k] + shift + jitter,
                 seen / units[k],
                 ".",
                 color=COLOURS[name],
