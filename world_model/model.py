@@ -77,7 +77,7 @@ class WorldModel:
         Raises TypeError for what is no name or path, ValueError for unknown or damaged ones, FileNotFoundError for missing ones.
         """
         wanted = load_options({"device": device, "dtype": dtype, **options})
-        place_of_all = wanted.place  # an unknown device is told before anything is fetched
+        device_of_all = wanted.torch_device  # an unknown device is told before anything is fetched
         folder = find_or_fetch(model, wanted)
         if is_released(folder):
             return cls(*load_release(folder, wanted, size))
@@ -90,11 +90,11 @@ class WorldModel:
         captions = _read_captions(folder) if config.action.kind == "first_person" and not joined else None
         encoder = open_text_encoder(folder, config.text, wanted) if config.text.kind == "umt5" else None
         dit.to(wanted.staging, wanted.number(dtype))
-        placed, placed_vae = place(dit, vae.to(place_of_all), wanted)
+        placed, placed_vae = place(dit, vae.to(device_of_all), wanted)
         conditioning, starts = build_conditioning(config, captions, encoder), _read_starts(folder, config)
         for prior in placed.priors:
             prior.load_starts(folder, starts)
-        return cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, place_of_all))
+        return cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, device_of_all))
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
