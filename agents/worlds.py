@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yume_gym.sb3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor
 
 import yume_gym  # registers the environments
+import yume_gym.sb3
 from train.recordings import read_recording
 from train.recordings.environment import RecordedEnv, RecordSettings
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
 
-    steps = args.steps if replay is None else replay.made.steps
+    steps = args.steps if replay is None else replay.header.steps
     start = Start(args.seed or 0, args.image, args.text, args.twin)
     try:
         model = WorldModel.load(args.model, device=args.device)

@@ -63,7 +63,9 @@ class Reference:
         """context [n, text_dim] unpadded, history [C, F, h, w] or None: conditions of a block of `tail` latents."""
         text = self.dit.config.text
         padded = torch.nn.functional.pad(context, (0, 0, 0, text.event_tokens + text.action_tokens - context.shape[0]))
-        return self.dit.read(past(history) if history is not None else None, None, padded[None], target(tail))
+        return self.dit.encode_conditions(
+            past(history) if history is not None else None, None, padded[None], target(tail)
+        )
 
 
 def past(latents: Tensor) -> History:

@@ -25,10 +25,10 @@ from world_model.packing import append_tiers
 from world_model.priors.config import scene_of
 from world_model.rollout import generator
 from world_model.text import Conditioning
-from world_model.tscm import History, still_history
+from world_model.tscm import History, static_history
 from world_model.weights import load_tensors, save_weights
 
-QUICK = replace(SETTINGS, batch=2, draws=1, pool=3)
+QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=3)
 FRAME = 24  # tokens of a latent frame of the debug model at the finest size
 
 
@@ -84,7 +84,7 @@ def test_networks_have_the_paths_of_their_variant(variants, make_history):
     for name, (config, _) in variants.items():
         dit = DiT(config)
         assert (dit.channel_embedding is None) == (name in ("spatial-only", "sliding-window", "full-history"))
-        remembered = dit.remember(make_history(config, 1, 2))
+        remembered = dit.encode_memory(make_history(config, 1, 2))
         assert (remembered is None) == (dit.layers[0].channel is None) == (dit.channel_embedding is None)
         assert (not len(dit.priors)) == (name == "without-guide-and-places")
         assert part_of(dit, "places") is None or name not in ("without-guide-and-places", "without-places")
@@ -95,7 +95,7 @@ def held_after(config: ModelConfig, blocks: int) -> list[int]:
     tiers, size = config.dit.packing, config.block_latents
     length = 1 + tiers.old[0] + tiers.recent_frames  # type: ignore[union-attr]
     zero, yes = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.bool)
-    history = still_history(torch.zeros(1, 1, config.start_latents, 1, 1), length, zero, zero, yes)
+    history = static_history(torch.zeros(1, 1, config.start_latents, 1, 1), length, zero, zero, yes)
     for block in range(blocks):
         frame = torch.arange(block * size, (block + 1) * size)[None]
         row = frame.double()
@@ -130,16 +130,16 @@ def test_tokens_are_counted_where_they_are_made(config, corpus, frozen_vae, make
 
 
 def test_joint_history_runs_along_with_the_block(config, corpus, frozen_vae, make_dit, monkeypatch):
-    met, whole, conditioning = {}, DiT.read, Conditioning(config.text)
+    met, whole, conditioning = {}, DiT.encode_conditions, Conditioning(config.text)
     for name in ("tscm", "joint-history"):
         variant, _ = variants_of(config, QUICK)[name]
 
-        def read(self, *args, name=name):  # type: ignore[no-untyped-def]
+        def encode_conditions(self, *args, name=name):  # type: ignore[no-untyped-def]
             conditions = whole(self, *args)
             met[name] = conditions.tokens is not None, bool(conditions.history)
             return conditions
 
-        monkeypatch.setattr(DiT, "read", read)
+        monkeypatch.setattr(DiT, "encode_conditions", encode_conditions)
         cost(make_dit(variant), frozen_vae, corpus, conditioning)
     assert met == {"tscm": (False, True), "joint-history": (True, False)}
 

@@ -96,7 +96,7 @@ def test_recall_prefers_near_places_and_gives_up_on_far_ones():
 
 
 def test_worlds_do_not_mix_and_absent_ones_stay_as_they_are():
-    album = batch.join([filled((0.1, 0, (0, 0))), filled((0.2, 90, (0, 0)))])
+    album = batch.collate([filled((0.1, 0, (0, 0))), filled((0.2, 90, (0, 0)))])
     later = album.add(
         picture(0.5, 2), angles(180, 180), angles(0, 0), places((0, 0), (0, 0)), torch.tensor([True, False])
     )
@@ -107,7 +107,7 @@ def test_worlds_do_not_mix_and_absent_ones_stay_as_they_are():
 
 
 def test_an_outdated_album_is_emptied_and_others_stay():
-    album = batch.join([filled((0.1, 0, (0, 0)), (0.2, 90, (0, 0))), filled((0.3, 90, (0, 0)))])
+    album = batch.collate([filled((0.1, 0, (0, 0)), (0.2, 90, (0, 0))), filled((0.3, 90, (0, 0)))])
     emptied = album.without(torch.tensor([True, False]))
     assert values(row(emptied, 0)) == [] and not recall(row(emptied, 0), 0).present.any()
     assert values(row(emptied, 1)) == [0.3] and torch.equal(row(emptied, 1).pictures, row(album, 1).pictures)

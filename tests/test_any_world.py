@@ -252,7 +252,7 @@ def test_a_model_without_text_says_so(models):
         lambda: env.reset(options={"text": "a wall of bricks"}),
         lambda: env.reset(options={"events": {2: "rain begins"}}),
         lambda: env.model.start([None], ["a wall"], [0]),
-        lambda: env.model.step(env.get_state().moment.world, [0], ["rain begins"]),
+        lambda: env.model.step(env.get_state().episode.world, [0], ["rain begins"]),
     ):
         with pytest.raises(ValueError, match="trained without text"):
             call()

@@ -44,7 +44,7 @@ class Doors:
     def held(self) -> list[int]:
         """What a call that raises must leave as it is."""
         slots = [slot for slot in self.envs._batch._slots]
-        return [id(self.env._moment), *map(id, slots), id(self.envs._batch._worlds), id(self.street._moment)]
+        return [id(self.env._episode), *map(id, slots), id(self.envs._batch._worlds), id(self.street._episode)]
 
     def drawn(self) -> list[Any]:
         generators = [self.env.np_random, *self.envs.np_random, self.street.np_random]
@@ -209,12 +209,12 @@ def _without(state: Any, path: str) -> Any:
     return bare
 
 
-WORLD = "moment.world"
+WORLD = "episode.world"
 FORGED = {
-    "moment": [None, 3, "x"], "random": [None, 3, np.random.RandomState(0)], "seed": [-1, 1.5, "x", True], "kind": ["x", None],
-    "shape": [(1, 2), None], "moment.step": [-1, None, 2.5, float("nan")], "moment.schedule": [None, {}, [(0, "rain")]],
-    "moment.schedule.entries": [None, [], ((0, 3),), ((-1, "x"),), ((3, "a"), (1, "b")), ((0, "\x00a"),), ((0,),)],
-    "moment.frames": [None, PICTURE, PICTURE[None].astype(float), np.zeros((9, 32, 48, 3), np.uint8)],
+    "episode": [None, 3, "x"], "random": [None, 3, np.random.RandomState(0)], "seed": [-1, 1.5, "x", True], "kind": ["x", None],
+    "shape": [(1, 2), None], "episode.step": [-1, None, 2.5, float("nan")], "episode.schedule": [None, {}, [(0, "rain")]],
+    "episode.schedule.entries": [None, [], ((0, 3),), ((-1, "x"),), ((3, "a"), (1, "b")), ((0, "\x00a"),), ((0,),)],
+    "episode.frames": [None, PICTURE, PICTURE[None].astype(float), np.zeros((9, 32, 48, 3), np.uint8)],
     WORLD: [None, 3, {"a": 1}], f"{WORLD}.seeds": [(), (1, 2), None, ("a",), (1.5,), (True,)],
     f"{WORLD}.steps": [(-1,), (), ("a",), None, (2.5,)], f"{WORLD}.texts": [(3,), (), (None,), "x"],
     f"{WORLD}.worlds": [None, 3], f"{WORLD}.outcomes": [(1,), None],
@@ -248,13 +248,13 @@ def test_states_with_fields_missing_are_refused(doors, path):
 @pytest.mark.parametrize(
     ("path", "values"),
     {
-        "moment.world": [None, 3],
-        "moment.world.state": [None, "x"],
-        "moment.world.town_seed": [None, -1, "x"],
-        "moment.world.state.x": [float("nan"), 1e9, 1j, None],
-        "moment.world.state.pitch": [2.0, float("inf")],
-        "moment.world.state.light": ["dawn", None],
-        "moment.world.state.frame": [-1, 1.5],
+        "episode.world": [None, 3],
+        "episode.world.state": [None, "x"],
+        "episode.world.town_seed": [None, -1, "x"],
+        "episode.world.state.x": [float("nan"), 1e9, 1j, None],
+        "episode.world.state.pitch": [2.0, float("inf")],
+        "episode.world.state.light": ["dawn", None],
+        "episode.world.state.frame": [-1, 1.5],
     }.items(),
 )
 def test_forged_streets_are_refused(doors, path, values):
@@ -290,6 +290,6 @@ def test_rewards_that_are_none_stop_the_step_and_change_nothing(doors, name):
         with pytest.raises((TypeError, ValueError), match=words):
             made.step(action)
         after = made.get_state(0) if made is envs else made.get_state()
-        assert after.moment.step == before.moment.step == 0
-        np.testing.assert_array_equal(after.moment.frames, before.moment.frames)
-        assert after.moment.frames.any()
+        assert after.episode.step == before.episode.step == 0
+        np.testing.assert_array_equal(after.episode.frames, before.episode.frames)
+        assert after.episode.frames.any()

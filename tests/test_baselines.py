@@ -82,7 +82,7 @@ def test_every_baseline_dreams_and_learns(name, config, make_dit, make_vae, make
     context, pooled = model.conditioning.context([Action()] * 2, [None] * 2)
     zero = torch.zeros(2, small.block_latents, dtype=torch.float64)
     target = Target(zero, zero, torch.arange(small.block_latents).expand(2, -1))
-    conditions = dit.read(make_history(small, 2, length, -length), None, context, target, pooled)
+    conditions = dit.encode_conditions(make_history(small, 2, length, -length), None, context, target, pooled)
     x = torch.randn(2, 8, 2, *small.latent_size, generator=torch.Generator().manual_seed(0))
     dit(x, torch.tensor([0.5, 0.9]), conditions).square().mean().backward()
     assert [n for n, p in dit.named_parameters() if p.grad is None] == []

@@ -128,12 +128,12 @@ def test_clips_are_as_long_as_they_are_and_worlds_walk_them_to_the_end(clips, ba
     dit, pool = make_dit(bare).requires_grad_(False), Pool(clips, Conditioning(bare.text), 1, 0, 100, text_start=0.0)
     ends = set()
     for step in range(60):
-        batch = pool.draw(dit, frozen_vae, 1, 0.0, step)
+        batch = pool.sample(dit, frozen_vae, 1, 0.0, step)
         entry = pool.entries[0]
         assert torch.equal(batch.truth[0], clips.block(0, entry.block))
         _, block = encode_conditions(dit, frozen_vae, batch.worlds, batch.motion, batch.context, batch.pooled)
         after, _ = append_and_decode(dit, frozen_vae, block, batch.truth, [generator("draws", step)])
-        pool.put(batch, after, block.history(batch.truth))
+        pool.add(batch, after, block.history(batch.truth))
         if pool.entries[0] is None:
             ends.add(entry.block)
     assert max(ends) == 7
@@ -199,7 +199,7 @@ def test_a_folder_is_opened_as_what_it_is(config, bare, folder, data_folder, fro
 
 
 def test_foundation_training_runs_on_clips(bare, folder, vae_folder, tmp_path):
-    settings = Settings(batch=2, draws=1, pool=4, warmup=2, dream_from=1, dream_over=1, lanes=2)
+    settings = Settings(batch=2, noise_samples=1, pool=4, warmup=2, dream_from=1, dream_over=1, micro_batches=2)
     foundation.train(bare, folder, vae_folder, tmp_path, settings, 3, None, None)
     assert (tmp_path / "checkpoint" / "pool_1.pt").exists()
 

@@ -213,12 +213,12 @@ def test_one_world_is_dreamt_bit_for_bit_as_in_the_environment(event, config, di
     pool, state = distiller.pool, None
     pool.text_start = 0.0
     for step in range(6):
-        batch = told(pool.draw(student, distiller.vae, 1, 1.0, 0), model, [event])
+        batch = told(pool.sample(student, distiller.vae, 1, 1.0, 0), model, [event])
         slot = batch.index[0]
         pool.entries[slot] = replace(pool.entries[slot], block=step, last=12)  # type: ignore[type-var]
         state = WorldState(batch.worlds, (11,), (0,), ("",)) if state is None else state
-        draws = [generator("old frames", 11, step)]
-        _, latents, video = distiller.dream(student, batch, block_noise(config, [11], [step]), draws)
+        streams = [generator("old frames", 11, step)]
+        _, latents, video = distiller.dream(student, batch, block_noise(config, [11], [step]), streams)
         state, frames = model.step(state, batch.actions, [event])
         assert torch.equal(state.worlds.history.latents[:, :, -config.block_latents :], latents)
         np.testing.assert_array_equal(to_pictures(video)[0], frames[0])
@@ -241,7 +241,7 @@ def test_a_training_batch_is_dreamt_as_its_worlds_alone(config, distiller, stude
     states: dict[int, WorldState] = {}
     compared = 0
     for step in range(8):
-        batch = distiller.pool.draw(student, distiller.vae, 3, 1.0, step)
+        batch = distiller.pool.sample(student, distiller.vae, 3, 1.0, step)
         entries = [distiller.pool.entries[slot] for slot in batch.index]
         ages = (batch.worlds.frame // config.block_latents).tolist()
         seeds, steps = [100 + slot for slot in batch.index], ages
@@ -250,12 +250,12 @@ def test_a_training_batch_is_dreamt_as_its_worlds_alone(config, distiller, stude
             assert entry is not None
             if ages[row] == 0:
                 states[slot] = WorldState(entry.worlds, (seeds[row],), (0,), ("",))
-            event = distiller.pool.told(entry)
+            event = distiller.pool.prompt(entry)
             states[slot], frames = model.step(states[slot], [batch.actions[row]], [event])
             expected.append((states[slot].worlds.history.latents[0, :, -config.block_latents :], frames[0]))
-        remembering = replace(batch, worlds=replace(batch.worlds, memory=student.remember(batch.past)))
-        draws = [generator("old frames", seed, age) for seed, age in zip(seeds, steps, strict=True)]
-        _, latents, video = distiller.dream(student, remembering, block_noise(config, seeds, steps), draws)
+        remembering = replace(batch, worlds=replace(batch.worlds, memory=student.encode_memory(batch.past)))
+        streams = [generator("old frames", seed, age) for seed, age in zip(seeds, steps, strict=True)]
+        _, latents, video = distiller.dream(student, remembering, block_noise(config, seeds, steps), streams)
         for row, (block, frames) in enumerate(expected):
             torch.testing.assert_close(latents[row], block, atol=2e-2, rtol=2e-2)
             assert np.abs(to_pictures(video)[row].astype(int) - frames).max() <= 4

@@ -16,7 +16,7 @@ from world_model.config import ChannelConfig, ModelConfig, Tiers
 from world_model.dit import DiT
 from world_model.layers import linear_read, modulate, rotary_table, rotate, sinusoid
 from world_model.packing import append_tiers
-from world_model.tscm import ChannelMemory, History, still_history
+from world_model.tscm import ChannelMemory, History, static_history
 
 KEPT = 1 + 2 + 3  # frames of the debug preset's buffer
 SIGMA = torch.tensor([0.6, 0.9], dtype=torch.float64)
@@ -44,7 +44,7 @@ def inputs(config, make_history):
         history = make_history(c, batch, KEPT, first=4)
         given = {
             "history": history,
-            "memory": dit.remember(history),
+            "memory": dit.encode_memory(history),
             "context": normal(batch, 24, c.dit.text_dim, seed=3),
             "target": Target(yaw, 0.3 * pitch, torch.arange(10, 10 + frames).expand(batch, -1)),
             "pooled": normal(batch, c.dit.text_dim, seed=4),
@@ -60,7 +60,7 @@ def inputs(config, make_history):
 def prepared(dit: DiT, guide: Tensor | None = None, valid: Tensor | None = None, **given) -> Conditions:
     """Conditions with what the scene prior says where the last frame, moved as commanded, is `guide` and was in view."""
     predictions = [] if guide is None else [dit.priors[0].combined(guide, valid)]
-    return dit.condition_on(dit.read(**given), predictions)
+    return dit.condition_on(dit.encode_conditions(**given), predictions)
 
 
 def repeated(given: dict, times: int) -> dict:
@@ -173,7 +173,7 @@ def test_coarse_kernels_start_as_the_fine_one_on_averaged_latents(config):
 
 def test_the_token_count_never_grows(config, make_dit, make_history):
     dit = make_dit(config)
-    history = still_history(normal(1, 8, 2, 4, 6), KEPT, *2 * [torch.zeros(1)], torch.ones(1, dtype=torch.bool))
+    history = static_history(normal(1, 8, 2, 4, 6), KEPT, *2 * [torch.zeros(1)], torch.ones(1, dtype=torch.bool))
     seen = set()
     for step in range(40):
         block = make_history(config, 1, 2, first=2 * step)
@@ -203,10 +203,12 @@ def test_absent_history_is_not_looked_at(config, make_dit, inputs):
     for seed in (0, 1):
         history = replace(given["history"], latents=normal(*given["history"].latents.shape, seed=seed))
         absent = replace(history, present=torch.zeros_like(history.present))
-        outputs.append(dit(x, SIGMA, prepared(dit, **{**given, "history": absent, "memory": dit.remember(absent)})))
+        outputs.append(
+            dit(x, SIGMA, prepared(dit, **{**given, "history": absent, "memory": dit.encode_memory(absent)}))
+        )
     assert torch.equal(*outputs)
     assert not torch.allclose(outputs[0], dit(x, SIGMA, prepared(dit, **given)), atol=1e-3)
-    assert not dit.remember(absent).norm.any()
+    assert not dit.encode_memory(absent).norm.any()
 
 
 # ---- the channel path -------------------------------------------------------------------------------------------------
@@ -225,10 +227,10 @@ def test_carried_sums_equal_recomputed_ones(decay, positions, config, make_dit, 
         varied(config, positions=positions, channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=decay))
     )
     everything = make_history(config, 2, 14)
-    memory, *blocks = (dit.remember(part) for part in parts(everything, [2, 2, 4, 2, 4]))
+    memory, *blocks = (dit.encode_memory(part) for part in parts(everything, [2, 2, 4, 2, 4]))
     for block, kernels in zip(blocks, (1, 2, 1, 2)):
         memory = memory.add(block, decay**kernels)
-    whole = dit.remember(everything)
+    whole = dit.encode_memory(everything)
     torch.testing.assert_close(memory.total, whole.total, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(memory.norm, whole.norm, atol=1e-4, rtol=1e-4)
     assert whole.total.abs().mean() > 1e-2
@@ -238,7 +240,7 @@ def test_channel_attention_equals_its_quadratic_form_over_all_history(config, ma
     """Sums of ten frames and the target's own tokens, against weights computed pair by pair."""
     dit = make_dit(config)
     channel, decay, everything = dit.blocks[0].channel, config.dit.channel.decay, make_history(config, 2, 10)
-    memory = dit.remember(everything)
+    memory = dit.encode_memory(everything)
     x, heads = normal(2, 24, config.dit.dim), config.dit.channel.heads
     angle = normal(2, 1, seed=1).double()
     table = rotary_table(
@@ -275,7 +277,7 @@ def test_a_part_of_a_kernel_is_padded_in_front(config, make_dit, make_history):
     dit = make_dit(config)
     odd = make_history(config, 1, 3)
     whole = History(F.pad(odd.latents, (0, 0, 0, 0, 1, 0)), *(F.pad(v, (1, 0), value=True) for v in odd._rows))
-    for total, expected in zip(*((m.total, m.norm) for m in (dit.remember(odd), dit.remember(whole)))):
+    for total, expected in zip(*((m.total, m.norm) for m in (dit.encode_memory(odd), dit.encode_memory(whole)))):
         torch.testing.assert_close(total, expected)
 
 
@@ -406,7 +408,7 @@ def test_a_deepened_network_computes_the_same_and_learns_in_every_layer(layers, 
     deeper.load_state_dict(deepened(dit.state_dict(), layers))
     x, given = inputs(dit)
     expected = dit(x, SIGMA, prepared(dit, **given))
-    found = deeper(x, SIGMA, prepared(deeper, **{**given, "memory": deeper.remember(given["history"])}))
+    found = deeper(x, SIGMA, prepared(deeper, **{**given, "memory": deeper.encode_memory(given["history"])}))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     found.square().mean().backward()
     assert all(block.self_attn.o.weight.grad.abs().max() > 0 for block in deeper.layers)

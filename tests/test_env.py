@@ -109,7 +109,7 @@ def test_code_for_one_environment_runs_on_the_other(env):
 
 def test_a_step_is_the_models_step(env, model):
     first, info = env.reset(seed=3, options={"image": picture(1), "events": "snow falls"})
-    state = env.get_state().moment.world
+    state = env.get_state().episode.world
     assert np.array_equal(first, picture(1))
     assert equal(info["frames"], [first] * CONFIG.frames_per_block)
     observation, reward, terminated, truncated, info = env.step(FORWARD)

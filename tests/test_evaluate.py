@@ -86,8 +86,8 @@ class TestTargets:
 @pytest.fixture(scope="module")
 def tiny_report(world_model, judge_weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation")
-    facts = {"files": {"dit.safetensors": {"sha256": "0"}}}
-    return out, facts, evaluation.evaluate(world_model, facts, out, TINY, judge_weights=judge_weights)
+    metadata = {"files": {"dit.safetensors": {"sha256": "0"}}}
+    return out, metadata, evaluation.evaluate(world_model, metadata, out, TINY, judge_weights=judge_weights)
 
 
 class TestWhole:
@@ -118,18 +118,18 @@ class TestWhole:
         assert report["fidelity"]["frozen"]["0-0.5s"]["psnr"] < 60
 
     def test_resumed_without_computing(self, tiny_report, world_model, judge_weights, monkeypatch):
-        out, facts, report = tiny_report
+        out, metadata, report = tiny_report
         for name in ("measure_walk", "save_sheet"):
             monkeypatch.setattr(evaluation, name, None)
         for module, name in ((events, "run_scene"), (memory, "run_scene"), (starts, "run"), (endurance, "real_walks")):
             monkeypatch.setattr(module, name, None)
-        again = evaluation.evaluate(world_model, facts, out, TINY, judge_weights=judge_weights)
+        again = evaluation.evaluate(world_model, metadata, out, TINY, judge_weights=judge_weights)
         assert again == report
 
     def test_other_settings_are_refused(self, tiny_report, world_model, judge_weights):
-        out, facts, _ = tiny_report
+        out, metadata, _ = tiny_report
         with pytest.raises(StoreError, match="settings"):
-            evaluation.evaluate(world_model, facts, out, replace(TINY, walks=3), judge_weights=judge_weights)
+            evaluation.evaluate(world_model, metadata, out, replace(TINY, walks=3), judge_weights=judge_weights)
         with pytest.raises(StoreError, match="model"):
             evaluation.evaluate(world_model, {"files": {}}, out, TINY, judge_weights=judge_weights)
 

@@ -36,7 +36,9 @@ from world_model import flow
 from world_model.dit import DiT
 from world_model.rollout import generator
 
-QUICK = Settings(batch=2, draws=2, pool=3, life=12, warmup=2, dream_from=1, dream_over=1, dream_share=0.7)
+QUICK = Settings(
+    batch=2, noise_samples=2, pool=3, episode_length=12, warmup=2, dream_from=1, dream_over=1, dream_share=0.7
+)
 
 
 @pytest.fixture
@@ -121,7 +123,7 @@ def test_every_noise_level_is_trained(trainer, config, make_dit, monkeypatch):
     drawn = stage.draw_sigma
     monkeypatch.setattr(stage, "draw_sigma", lambda *given: seen.append(drawn(*given)) or seen[-1])
     dit = make_dit(config).requires_grad_(False)
-    many = Trainer(config, trainer.corpus, trainer.vae, replace(QUICK, draws=300))
+    many = Trainer(config, trainer.corpus, trainer.vae, replace(QUICK, noise_samples=300))
     for number in range(2):
         many.step(dit, number)
     sigma = torch.cat(seen)
@@ -135,7 +137,7 @@ def test_every_noise_level_is_trained(trainer, config, make_dit, monkeypatch):
 @pytest.fixture(scope="module")
 def batch(config, corpus, frozen_vae, make_dit):
     """Forty worlds."""
-    return Trainer(config, corpus, frozen_vae, replace(QUICK, pool=40)).pool.draw(
+    return Trainer(config, corpus, frozen_vae, replace(QUICK, pool=40)).pool.sample(
         make_dit(config), frozen_vae, 40, 0.0, 0
     )
 
@@ -186,9 +188,9 @@ def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, conf
             newest = entry.worlds.history.latents[0, :, -config.block_latents :]
             assert torch.equal(newest, entry.past.latents[0, :, -config.block_latents :])
             assert not newest.requires_grad
-            assert torch.equal(newest, corpus.block(entry.walk, old.block)) != entry.dreaming
-            assert bool(state_of(entry.worlds).doubt.any()) == entry.dreaming  # the truth is not in doubt
-            met.add(entry.dreaming)
+            assert torch.equal(newest, corpus.block(entry.trajectory, old.block)) != entry.self_generated
+            assert bool(state_of(entry.worlds).doubt.any()) == entry.self_generated  # the truth is not in doubt
+            met.add(entry.self_generated)
     assert met == {True, False}
 
 
@@ -196,7 +198,7 @@ def test_nobody_dreams_before_it_is_time(config, corpus, frozen_vae, make_dit):
     trainer = Trainer(config, corpus, frozen_vae, replace(QUICK, dream_from=100, dream_share=1.0))
     for number in (0, 50, 99):
         trainer.step(make_dit(config), number)
-        assert not any(entry.dreaming for entry in trainer.pool.entries if entry is not None)
+        assert not any(entry.self_generated for entry in trainer.pool.entries if entry is not None)
 
 
 def test_a_step_depends_on_its_number_and_the_pool_alone(config, corpus, frozen_vae, make_dit):

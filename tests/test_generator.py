@@ -25,7 +25,7 @@ from world_model.dit import DiT
 from world_model.packing import append_tiers
 from world_model.rollout import denoise_block, generator
 from world_model.text import build_conditioning
-from world_model.tscm import History, still_history
+from world_model.tscm import History, static_history
 from world_model.vae import PatchVAE
 
 LENGTHS = (30, 11, 25)  # steps of the episodes of the toy recording
@@ -107,7 +107,7 @@ def lived(config: ModelConfig, data: LatentSet, episode: int, start: int, age: i
     row = int(data.first[episode]) + start * size
     zero = torch.zeros(1, dtype=torch.float64)
     picture = data.latents[row].float()[None, :, None]
-    history = still_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
+    history = static_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
     for block in range(age):
         rows = row + 1 + block * size + torch.arange(size)
         number = torch.arange(block * size, (block + 1) * size)[None]
@@ -202,10 +202,10 @@ def test_channel_sums_of_a_window_are_those_carried_forward(toy_config, data, wi
     carried = None
     for piece in pieces:
         part = past.select(torch.arange(piece.start, piece.stop)[None])
-        new = dit.remember(part)
+        new = dit.encode_memory(part)
         kernels = part.frames // toy_config.dit.channel.patch[0]
         carried = new if carried is None else carried.add(new, decay**kernels)
-    at_once = dit.remember(past)
+    at_once = dit.encode_memory(past)
     torch.testing.assert_close(at_once.total, carried.total, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(at_once.norm, carried.norm, rtol=1e-4, atol=1e-5)
 
@@ -222,28 +222,28 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
     tiers, size = toy_config.dit.packing, toy_config.block_latents
     zero = torch.zeros(1, dtype=torch.float64)
     picture = pool.latents[0, 0].float()[None, :, None]
-    history = still_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
-    memory = dit.remember(history.select(torch.arange(-toy_config.start_latents, 0)[None] + history.frames))
+    history = static_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
+    memory = dit.encode_memory(history.select(torch.arange(-toy_config.start_latents, 0)[None] + history.frames))
     for block in range(2):  # two blocks of one or two frames: nothing is drawn at random yet
-        rows, _, window = pool.take(3, stream(block))
+        rows, _, window = pool.sample(3, stream(block))
         noise = torch.randn(window.data.shape, generator=stream(10 + block))
         blocks = denoise_block(dit, read_window(dit, window), noise, sigmas)
         mine = int((rows == 0).nonzero())
-        conditions = dit.read(
+        conditions = dit.encode_conditions(
             history, memory, torch.zeros(1, 0, 0), dataclasses.replace(window.target, **{
                 name: getattr(window.target, name)[mine : mine + 1] for name in ("yaw", "pitch", "frame")
             }), window.action[mine : mine + 1],
         )  # fmt: skip
         alone = denoise_block(dit, conditions, noise[mine : mine + 1], sigmas)
         torch.testing.assert_close(blocks[mine : mine + 1], alone, rtol=1e-3, atol=1e-4)
-        pool.put(rows, blocks, stream(block))
+        pool.add(rows, blocks, stream(block))
         stored = pool.latents[0, 1 + block * size : 1 + (block + 1) * size].float()
         assert torch.equal(stored, blocks[mine].transpose(0, 1).half().float())
         number = torch.arange(block * size, (block + 1) * size)[None]
         angle = torch.zeros(1, size, dtype=torch.float64)
         added = History(stored.transpose(0, 1)[None], number, angle, angle, torch.ones(1, size, dtype=torch.bool))
         history = append_tiers(history, added, tiers, [generator("old", block)])
-        new, kernels = dit.remember(added), size // toy_config.dit.channel.patch[0]
+        new, kernels = dit.encode_memory(added), size // toy_config.dit.channel.patch[0]
         memory = memory.add(new, toy_config.dit.channel.decay**kernels)
     assert pool.age.tolist() == [2, 2, 2]
 
@@ -251,9 +251,9 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
 def test_a_pool_never_leaves_an_episode(data, windows):
     pool = RolloutPool(windows, 16, 6, stream())
     for number in range(40):
-        rows, spans, window = pool.take(8, stream(number))
+        rows, spans, window = pool.sample(8, stream(number))
         assert (spans.step < data.begin[spans.episode + 1]).all()
-        pool.put(rows, torch.zeros_like(window.data), stream(number))
+        pool.add(rows, torch.zeros_like(window.data), stream(number))
     assert pool.age.max() <= 6
 
 
@@ -424,6 +424,6 @@ def test_recorded_rows_of_a_pool_stay_recorded(windows, data):
     pool = RolloutPool(windows, 200, 6, stream(), share=0.25)
     assert 0.15 < pool.generated.float().mean() < 0.35
     pool.last.fill_(0)
-    rows, _, window = pool.take(200, stream(1))
-    pool.put(rows, window.data, stream(2), share=1.0)
+    rows, _, window = pool.sample(200, stream(1))
+    pool.add(rows, window.data, stream(2), share=1.0)
     assert pool.generated.all()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from train.judge import data as judge_data
 from train.judge.data import THINGS, UNKNOWN, make_walk, motion_between, ruling, seen_things, street_of
 from train.judge.motion import LUMA
-from train.judge.network import FIRST_THINGS, WEIGHTS, Judge, axes_of, classes_of, judge_facts
+from train.judge.network import FIRST_THINGS, WEIGHTS, Judge, axes_of, classes_of, judge_metadata
 from train.judge.training import Blocks, Settings, accuracy, judge_loss, train
 from train.judge.training import main as judge_main
 from train.street.routes import balanced_route, open_start
@@ -204,7 +204,7 @@ class TestNetwork:
             0, 256, (2, config.frames_per_block + 1, config.height, config.width, 3), dtype=np.uint8
         )
         assert loaded.read(frames).motion == pytest.approx(judge.read(frames).motion, abs=0.05)
-        assert judge_facts(tmp_path / "judge.safetensors")["steps"] == 3
+        assert judge_metadata(tmp_path / "judge.safetensors")["steps"] == 3
 
     def test_other_pictures_and_missing_weights_are_refused(self, judge, config, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"train\.judge train"):
@@ -279,7 +279,7 @@ class TestTraining:
                 ["--model", "debug", "train", "--data", str(folder), "--test", str(folder), "--out", str(tmp_path / "run"),
                  "--weights", str(weights), "--steps", "3"]
             )  # fmt: skip
-            assert [stage["steps"] for stage in judge_facts(weights)["training"]] == [3]
+            assert [stage["steps"] for stage in judge_metadata(weights)["training"]] == [3]
 
     def test_one_network_alone(self, folder, judge, config, tmp_path):
         """Going on with sight alone leaves motion as it was."""
@@ -292,7 +292,7 @@ class TestTraining:
         before, after = (Judge.load(config, path).state_dict() for path in (first, second))
         changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
         assert changed == {"sight"}
-        assert [stage["steps"] for stage in judge_facts(second)["training"]] == [7, 2]
+        assert [stage["steps"] for stage in judge_metadata(second)["training"]] == [7, 2]
 
     def test_later_things_are_learnt_beside_all_else(self, folder, judge, config, tmp_path):
         """A judge that lacks them goes on; whatever it said of a picture it says still."""
@@ -312,9 +312,13 @@ class TestTraining:
         said, says = judge.half().float().read(frames), Judge.load(config, second).read(frames)
         assert np.array_equal(said.things[:, :FIRST_THINGS], says.things[:, :FIRST_THINGS])
         assert np.array_equal(said.features, says.features) and says.things.shape == (2, len(THINGS))
-        facts = judge_facts(second)
-        assert facts["tested_on"] == "a" and facts["accuracy"]["joint"] == 0.5 and "imagined/tram" in facts["accuracy"]
-        assert [stage["network"] for stage in facts["training"]] == ["both", "later"]
+        metadata = judge_metadata(second)
+        assert (
+            metadata["tested_on"] == "a"
+            and metadata["accuracy"]["joint"] == 0.5
+            and "imagined/tram" in metadata["accuracy"]
+        )
+        assert [stage["network"] for stage in metadata["training"]] == ["both", "later"]
 
     def test_a_network_of_another_shape_is_trained_afresh(self, folder, judge, config, tmp_path):
         """The other is taken as it is; what does not fit is refused otherwise, and so are weights for other pictures."""
@@ -331,7 +335,7 @@ class TestTraining:
         judge_main([*words, "--only", "sight", "--fresh"])
         after = load_file(second)
         assert all(torch.equal(after[name], value) for name, value in tensors.items() if name.startswith("motion."))
-        assert [stage["steps"] for stage in judge_facts(second)["training"]] == [7, 1]
+        assert [stage["steps"] for stage in judge_metadata(second)["training"]] == [7, 1]
         with pytest.raises(ValueError, match="train one for it"):
             train(
                 replace(config, fps=16),

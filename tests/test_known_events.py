@@ -32,9 +32,9 @@ from world_model.priors.events import (
 from world_model.priors.places import Places
 from world_model.priors.scene import LEAST
 from world_model.priors.warp import REMEMBERED, USELESS
-from world_model.rollout import append_and_decode, commanded, dream_block, encode_conditions, generator
+from world_model.rollout import append_and_decode, constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import build_text_encoder, scaled
-from world_model.worlds import Worlds, empty_worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import WorldBatch, collate_worlds, empty_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
 
 UFO, FIRE, SNOW = (EVENTS[name].phrases[0] for name in ("ufo", "fire", "snow"))
@@ -225,7 +225,7 @@ def test_things_are_hidden_by_what_is_nearer_and_only_things_are_drawn(event_dit
 # ---- in a dream -------------------------------------------------------------------------------------------------------
 
 
-def worlds_of(dit: DiT, vae, pictures: list[np.ndarray], count: int) -> Worlds:
+def worlds_of(dit: DiT, vae, pictures: list[np.ndarray], count: int) -> WorldBatch:
     seen = torch.from_numpy(np.stack(pictures[:count])).permute(0, 3, 1, 2).float() / 127.5 - 1
     place = torch.tensor([[0.5, 20.0]] * count, dtype=torch.float64)
     yaw = torch.full((count,), 0.2, dtype=torch.float64)
@@ -238,8 +238,8 @@ def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
     return torch.cat([event, table], dim=1), table.mean(dim=1)
 
 
-def stepped(dit: DiT, vae, worlds: Worlds, config: ModelConfig, *texts: str):
-    motion = commanded(dit, worlds, [STILL] * len(texts))
+def stepped(dit: DiT, vae, worlds: WorldBatch, config: ModelConfig, *texts: str):
+    motion = constrained_motion(dit, worlds, [STILL] * len(texts))
     ready, ahead = encode_conditions(dit, vae, worlds, motion, *context_of(config, *texts))
     return motion, ready, ahead
 
@@ -278,7 +278,7 @@ def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit
     rays = places.rays(stand, yaw, 0 * yaw)
     latents = worlds.history.latents
     look = places.looks(
-        latents[:, :, 0], latents[:, :, -1], worlds.history.known, words(event_config, UFO, "nothing of the sort")
+        latents[:, :, 0], latents[:, :, -1], worlds.history.has_past, words(event_config, UFO, "nothing of the sort")
     )
     known = places.painted(rays, look)
     away = places.clear_sight(stand, yaw, 0 * yaw)
@@ -309,14 +309,14 @@ def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_con
     covered = torch.zeros_like(ahead_in(ahead).covered)
     covered[0, 0, 8:16, 16:24] = 0.9
     noise = torch.zeros(2, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
-    draws = [generator("draw", i) for i in range(2)]
-    hidden = dataclasses.replace(ahead.predictions[0], own=dataclasses.replace(ahead_in(ahead), covered=covered))
-    after, _ = append_and_decode(event_dit, vae, dataclasses.replace(ahead, predictions=(hidden,)), noise, draws)
+    streams = [generator("draw", i) for i in range(2)]
+    hidden = dataclasses.replace(ahead.predictions[0], auxiliary=dataclasses.replace(ahead_in(ahead), covered=covered))
+    after, _ = append_and_decode(event_dit, vae, dataclasses.replace(ahead, predictions=(hidden,)), noise, streams)
     useless, margin = state_of(after).doubt[:, 0] >= USELESS, (slice(4, 20), slice(12, 28))
     assert useless[0][margin].all() and useless.sum() == 16 * 16
     _, _, later = stepped(event_dit, vae, after, event_config, UFO, "")
     assert ahead_in(later).guide.valid[0, 0, 0, 1, 2] <= REMEMBERED < ahead_in(later).guide.valid[1].min()
-    album = append_and_decode(event_dit, vae, later, noise, draws)[0].priors[0].album
+    album = append_and_decode(event_dit, vae, later, noise, streams)[0].priors[0].album
     kept = [torch.equal(album.pictures[i], state_of(after).album.pictures[i]) for i in range(2)]
     assert kept == [True, False]  # the picture that shows the thing is not added
 
@@ -335,7 +335,7 @@ def test_an_event_keeps_its_place_until_another_begins(event_dit, event_config, 
     assert not courses[0].any() and courses[1][3] == event_config.block_latents
     assert torch.equal(courses[1], courses[2]) and torch.equal(courses[2][:4], courses[3][:4])
     assert courses[4][3] == 4 * event_config.block_latents and not torch.equal(courses[4][:3], courses[1][:3])
-    pair = join_worlds([worlds, with_state(worlds, course=2 * state_of(worlds).course)])
+    pair = collate_worlds([worlds, with_state(worlds, course=2 * state_of(worlds).course)])
     for world, times in zip(split_worlds(pair), (1, 2)):
         assert torch.equal(state_of(world).course, times * state_of(worlds).course)
 

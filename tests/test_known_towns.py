@@ -32,7 +32,7 @@ from world_model.config import ModelConfig
 from world_model.priors.config import scene_of, with_scene
 from world_model.priors.finder import Finder
 from world_model.priors.places import APART, PARTLY, UNKNOWN, Places
-from world_model.rollout import commanded, generator
+from world_model.rollout import constrained_motion, generator
 from world_model.worlds import start_worlds
 from yume_gym.street.simulator import StreetSimulator
 
@@ -388,7 +388,7 @@ def test_worlds_of_several_towns_go_on_side_by_side(learnt, two_towns, make_dit,
     pictures, present = torch.zeros(2, 3, two_towns.height, two_towns.width), torch.ones(2, dtype=torch.bool)
     worlds = start_worlds(dit, vae, pictures, present, standing(yaw, place))
     walk = [Action.from_keys("W"), Action.from_keys("W")]
-    together = commanded(dit, worlds, walk).displacement
+    together = constrained_motion(dit, worlds, walk).displacement
     for town in (0, 1):
         alone = start_worlds(dit, vae, pictures[:1], present[:1], standing(yaw[:1], place[town : town + 1]))
-        assert torch.equal(commanded(dit, alone, walk[:1]).displacement[0], together[town])
+        assert torch.equal(constrained_motion(dit, alone, walk[:1]).displacement[0], together[town])

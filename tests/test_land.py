@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from train import foundation
 from train.engine.loop import Run
-from train.export import load_average
+from train.export import load_ema
 from train.foundation import Settings
-from train.land import STARTS, land, starting_pictures
+from train.land import STARTS, export_with_priors, starting_pictures
 from world_model.actions import Action
 from world_model.dit import DiT
 from world_model.model import WorldModel
@@ -27,7 +27,7 @@ from world_model.vae import build_vae
 from world_model.weights import load_dit
 from yume_gym.street.simulator import StreetSimulator
 
-SETTINGS = Settings(batch=2, draws=1, pool=3, warmup=1, ema=0.6)
+SETTINGS = Settings(batch=2, noise_samples=1, pool=3, warmup=1, ema=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,11 @@ def run_folder(config, data_folder, vae_folder, depth_folder, tmp_path_factory):
 def landed(config, run_folder, vae_folder, data_folder, tmp_path_factory):
     """(folder of weights, its evaluation)"""
     folder = tmp_path_factory.mktemp("landed") / "debug"
-    return folder, land(config, run_folder, vae_folder, data_folder, folder, [run_folder])
+    return folder, export_with_priors(config, run_folder, vae_folder, data_folder, folder, [run_folder])
 
 
 def test_the_average_of_a_run_is_found(config, run_folder):
-    average, facts = load_average(config, run_folder)
+    average, metadata = load_ema(config, run_folder)
     dit = DiT(config)
     run = Run(
         "foundation", config, SETTINGS, run_folder, {"dit": dit}, foundation.optimizers(dit, 1e-3, 0.0), {"dit": 0.6}
@@ -55,8 +55,8 @@ def test_the_average_of_a_run_is_found(config, run_folder):
     assert all(torch.equal(value, own[name]) for name, value in average.state_dict().items())
     raw = dit.state_dict()
     assert any(not torch.equal(value, raw[name]) for name, value in own.items())  # it is not the last step's weights
-    assert facts["stage"] == "first" and facts["steps"] == 4
-    assert facts["settings"]["pool"] == 3
+    assert metadata["stage"] == "first" and metadata["steps"] == 4
+    assert metadata["settings"]["pool"] == 3
 
 
 def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, run_folder, tmp_path):
@@ -69,10 +69,8 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
     held[changed] = held[changed][:1]
     torch.save(held, file)
     with pytest.raises(RuntimeError, match=gone.removeprefix("module.")):
-        load_average(config, run)
-    found, whole = (
-        load_average(config, *given)[0].state_dict() for given in ((run, ["priors.0.depth"]), (run_folder,))
-    )
+        load_ema(config, run)
+    found, whole = (load_ema(config, *given)[0].state_dict() for given in ((run, ["priors.0.depth"]), (run_folder,)))
     assert found.keys() == whole.keys()
     assert all(
         torch.equal(found[name], value) for name, value in whole.items() if not name.startswith("priors.0.depth.")
@@ -82,23 +80,25 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
 def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, depth_folder, tmp_path):
     other = tmp_path / "second"
     foundation.train(config, data_folder, vae_folder, other, replace(SETTINGS, seed=1), 4, None, None, depth_folder)
-    land(config, other, vae_folder, data_folder, tmp_path / "out", [run_folder], share=0.25)
+    export_with_priors(config, other, vae_folder, data_folder, tmp_path / "out", [run_folder], interpolation=0.25)
     found = load_file(tmp_path / "out" / "dit.safetensors")
-    first, second = (load_average(config, run)[0].state_dict() for run in (run_folder, other))
+    first, second = (load_ema(config, run)[0].state_dict() for run in (run_folder, other))
     name = "blocks.0.self_attn.q.weight"
     assert not torch.allclose(first[name], second[name], atol=1e-3)
     torch.testing.assert_close(found[name].float(), 0.75 * first[name] + 0.25 * second[name], rtol=0, atol=1e-3)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["training"][-1]["share"] == 0.25
-    for before, share in (([], 0.5), ([run_folder], 1.5)):
-        with pytest.raises(ValueError, match=f"--share {share} must be from 0 to 1"):
-            land(config, other, vae_folder, data_folder, tmp_path / "none", before, share=share)
+    for before, interpolation in (([], 0.5), ([run_folder], 1.5)):
+        with pytest.raises(ValueError, match=f"--interpolation {interpolation} must be from 0 to 1"):
+            export_with_priors(
+                config, other, vae_folder, data_folder, tmp_path / "none", before, interpolation=interpolation
+            )
     assert not (tmp_path / "none").exists()
 
 
 def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder, frozen_vae):
     """Within one grey level: kernels may round by how a file's tensors lie in memory. Weights are float16 on disk."""
     model = WorldModel.load(landed[0], device="cpu")
-    average = load_average(config, run_folder)[0].half().float()
+    average = load_ema(config, run_folder)[0].half().float()
     vae = build_vae(config.vae).eval()
     vae.load_state_dict({name: value.half().float() for name, value in frozen_vae.state_dict().items()})
     conditioning = Conditioning(config.text, Conditioning(config.text).actions.half().float())
@@ -119,16 +119,16 @@ def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder
 
 def test_manifest_tells_how_the_weights_were_made(landed, config):
     folder, figures = landed
-    facts = json.loads((folder / "manifest.json").read_text())
-    assert [stage["steps"] for stage in facts["training"]] == [4, 4]  # what was continued, then the run itself
-    assert facts["training"][1]["settings"]["ema"] == 0.6
-    assert facts["autoencoder"] == {"steps": 0}
-    assert set(facts["files"]) == {
+    metadata = json.loads((folder / "manifest.json").read_text())
+    assert [stage["steps"] for stage in metadata["training"]] == [4, 4]  # what was continued, then the run itself
+    assert metadata["training"][1]["settings"]["ema"] == 0.6
+    assert metadata["autoencoder"] == {"steps": 0}
+    assert set(metadata["files"]) == {
         "config.json", "dit.safetensors", "vae.safetensors", "text.safetensors", "starts.png"
     }  # fmt: skip
     assert set(figures) == {"psnr/block1", "psnr/blocks2-4", "psnr/rest", "psnr/still_block1"}
     assert all(np.isfinite(value) for value in figures.values())
-    assert facts["evaluation"]["psnr/still_block1"] == round(figures["psnr/still_block1"], 2)
+    assert metadata["evaluation"]["psnr/still_block1"] == round(figures["psnr/still_block1"], 2)
 
 
 def test_starting_pictures_are_many_and_unlike(landed, config):
@@ -151,14 +151,14 @@ def test_starting_pictures_are_many_and_unlike(landed, config):
 
 def test_a_folder_without_a_checkpoint_is_refused(config, tmp_path):
     with pytest.raises(FileNotFoundError, match="train first"):
-        load_average(config, tmp_path)
+        load_ema(config, tmp_path)
 
 
 def test_a_later_depth_network_is_landed(config, run_folder, vae_folder, data_folder, tmp_path):
     later = DepthNet(scene_of(config).depth, config.camera)
     save_file(later.state_dict(), tmp_path / "depth.safetensors")
     (tmp_path / "depth.json").write_text('{"depth_training": {"steps": 7}}')
-    land(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], tmp_path)
+    export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], tmp_path)
     landed = load_file(tmp_path / "out" / "dit.safetensors")
     for name, value in later.state_dict().items():
         torch.testing.assert_close(landed[f"priors.0.depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
@@ -168,9 +168,9 @@ def test_a_later_depth_network_is_landed(config, run_folder, vae_folder, data_fo
 def test_what_earlier_weights_say_of_their_making_comes_first(
     config, landed, run_folder, vae_folder, data_folder, tmp_path
 ):
-    land(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], initial=landed[0])
-    facts = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert [stage["steps"] for stage in facts["training"]] == [4, 4, 4]  # the two of the weights, then the run
+    export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], initial=landed[0])
+    metadata = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [stage["steps"] for stage in metadata["training"]] == [4, 4, 4]  # the two of the weights, then the run
 
 
 def test_parts_of_a_dit_are_left_out_of_what_is_loaded(config, landed):

@@ -48,8 +48,10 @@ class Little:
         nn.init.constant_(self.model.bias, 0.0)
         adam = torch.optim.AdamW([self.model.weight], lr=0.1)
         momentum = torch.optim.SGD([self.model.bias], lr=0.1, momentum=0.9)
-        kept = {"walker": self.walker} if keep else None
-        self.run = Run("little", config, Numbers(), folder, {"net": self.model}, [adam, momentum], {"net": 0.9}, kept)
+        extra_state = {"walker": self.walker} if keep else None
+        self.run = Run(
+            "little", config, Numbers(), folder, {"net": self.model}, [adam, momentum], {"net": 0.9}, extra_state
+        )
         self.seen: list[int] = []
 
     def train(self, last: int, save_at: int | None = None, stop_at: int | None = None) -> None:

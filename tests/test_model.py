@@ -18,8 +18,8 @@ from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
 from world_model.priors.warp import guide_block
 from world_model.rollout import dream_block, generator
-from world_model.threads import beside
-from world_model.worlds import Worlds, join_worlds, split_worlds
+from world_model.threads import in_parallel
+from world_model.worlds import WorldBatch, collate_worlds, split_worlds
 
 WALK, BACK, TURN = Action.from_keys("W"), Action.from_keys("S"), Action.from_keys("", "→")
 RAIN = "a heavy rainstorm begins"
@@ -212,13 +212,13 @@ def test_an_error_beside_is_told_and_threads_are_as_before(threads):
         raise ValueError("no guide")
 
     threads(2)
-    with pytest.raises(ValueError, match="no guide"), beside(fails, torch.device("cpu")) as answer:
+    with pytest.raises(ValueError, match="no guide"), in_parallel(fails, torch.device("cpu")) as answer:
         answer()
     done: list[int] = []
-    with pytest.raises(KeyError), beside(lambda: done.append(1), torch.device("cpu")):
+    with pytest.raises(KeyError), in_parallel(lambda: done.append(1), torch.device("cpu")):
         raise KeyError("the body fails")
     assert done == [1] and torch.get_num_threads() == 2  # nothing is left running
-    with beside(lambda: torch.get_num_threads(), torch.device("meta")) as answer:
+    with in_parallel(lambda: torch.get_num_threads(), torch.device("meta")) as answer:
         assert answer() == 2
 
 
@@ -226,10 +226,10 @@ def join(states: list[WorldState]) -> WorldState:
     """One state of several; all but the worlds are tuples of a value a world."""
     names = [field.name for field in fields(WorldState) if field.name != "worlds"]
     joined = {name: tuple(value for state in states for value in getattr(state, name)) for name in names}
-    return WorldState(join_worlds([state.worlds for state in states]), **joined)
+    return WorldState(collate_worlds([state.worlds for state in states]), **joined)
 
 
-def split_of(state: WorldState, world: int) -> Worlds:
+def split_of(state: WorldState, world: int) -> WorldBatch:
     return split_worlds(state.worlds)[world]
 
 

@@ -282,7 +282,7 @@ def test_released_weights_without_a_channel_path_give_the_output_of_a_network_wi
         load_released(dit, weights)
         history = past(latents)
         context = torch.nn.functional.pad(facts["context"], (0, 0, 0, 16 - facts["context"].shape[0]))[None]
-        conditions = dit.read(history, dit.remember(history), context, target(noisy.shape[1]))
+        conditions = dit.encode_conditions(history, dit.encode_memory(history), context, target(noisy.shape[1]))
         outputs.append(dit(noisy[None], level, conditions, history_sigma=float(facts["timestep"][0, 0]) / 1000))
     assert torch.equal(*outputs)
     assert difference(outputs[0][0], facts["output"]) < OUTPUT_TOLERANCE

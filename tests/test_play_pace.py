@@ -1,4 +1,4 @@
-"""Keys, the beat of frames, forecasts and measurements of play: all without a model and without waiting."""
+"""Keys, the frame clock, forecasts and measurements of play: all without a model and without waiting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from world_model.actions import ALL_ACTIONS, Action
 from yume_gym.play.keys import HeldKeys, key_name
-from yume_gym.play.pace import MARGIN, Beat, Forecast, Meter
+from yume_gym.play.pace import MARGIN, Forecast, FrameClock, Meter
 
 
 def test_every_action_can_be_held() -> None:
@@ -41,29 +41,29 @@ def test_opposite_keys() -> None:
     assert keys.action == Action.from_keys("D")  # one after the other: the later is meant
 
 
-def test_beat_keeps_time_through_small_delays_and_moves_with_large_ones() -> None:
-    beat = Beat(0.1, now=0.0)
+def test_frame_clock_keeps_time_through_small_delays_and_moves_with_large_ones() -> None:
+    frame_clock = FrameClock(0.1, now=0.0)
     shown = []
     for now in (0.0, 0.13, 0.2, 0.34, 0.35, 0.4, 0.44, 0.5):
-        if beat.is_due(now):
-            beat.shown(now)
+        if frame_clock.is_due(now):
+            frame_clock.shown(now)
             shown.append(now)
-    # 0.13 is late, the beat stays; 0.34 is late by 0.04, the beat stays; none comes early
+    # 0.13 is late, the clock stays; 0.34 is late by 0.04, the clock stays; none comes early
     assert shown == [0.0, 0.13, 0.2, 0.34, 0.4, 0.5]
-    late = Beat(0.1, now=0.0)
+    late = FrameClock(0.1, now=0.0)
     late.shown(0.0)
     late.shown(0.3)  # two periods late: from here on again
     assert not late.is_due(0.39) and late.is_due(0.4001)
 
 
-def test_beat_stops_with_what_is_left_of_the_period() -> None:
-    beat = Beat(0.1, now=0.0)
-    beat.shown(0.0)
-    beat.stop(0.06)
-    assert not beat.is_due(5.0)
-    beat.go(10.0)
-    assert not beat.is_due(10.03) and beat.is_due(10.041)
-    assert beat.covered_until(3) == pytest.approx(10.34)
+def test_frame_clock_stops_with_what_is_left_of_the_period() -> None:
+    frame_clock = FrameClock(0.1, now=0.0)
+    frame_clock.shown(0.0)
+    frame_clock.stop(0.06)
+    assert not frame_clock.is_due(5.0)
+    frame_clock.go(10.0)
+    assert not frame_clock.is_due(10.03) and frame_clock.is_due(10.041)
+    assert frame_clock.covered_until(3) == pytest.approx(10.34)
 
 
 def test_forecast_grows_with_the_number_of_worlds() -> None:

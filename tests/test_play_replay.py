@@ -12,7 +12,16 @@ import pytest
 
 from world_model.model import WorldModel
 from yume_gym.play.dreamer import Dreamer, replay_frames
-from yume_gym.play.replay import Block, Made, Replay, Take, fingerprint, made_with, read_replay, write_replay
+from yume_gym.play.replay import (
+    Block,
+    Replay,
+    ReplayHeader,
+    ReplaySegment,
+    fingerprint,
+    read_replay,
+    replay_header,
+    write_replay,
+)
 from yume_gym.play.session import Session
 from yume_gym.play.start import Start
 from yume_gym.play.world import Frame
@@ -76,7 +85,7 @@ def test_replay_shows_the_same_frames_bit_by_bit(recorded) -> None:
     model, path, frames = recorded
     assert {f.world for f in frames} == {0, 1, 3} and {f.event for f in frames} == {None, "night falls"}
     replay = read_replay(path.with_suffix(".replay"))
-    assert [take.start.seed for take in replay.takes] == [11, 3, 5]
+    assert [segment.start.seed for segment in replay.segments] == [11, 3, 5]
     numbered = {world: number for number, world in enumerate(sorted({f.world for f in frames}))}
     again = list(replay_frames(model, replay))
     assert [(f.world, f.block, f.index) for f in again] == [(numbered[f.world], f.block, f.index) for f in frames]
@@ -131,17 +140,22 @@ def test_other_weights_are_refused(recorded, make_dit) -> None:
             pytest.raises(ValueError, match="same weights and sampler steps"),
         ):
             dreamer.replay(replay)
-    assert made_with(model, None) == replay.made
+    assert replay_header(model, None) == replay.header
 
 
 def test_files_come_back_as_written(tmp_path) -> None:
     image = np.arange(32 * 48 * 3, dtype=np.uint8).reshape(32, 48, 3)
-    takes = (Take(Start(1, image, 'a street; "quoted", ü'), [Block(80, "rain", 4), Block(0, None, 2)]), Take(Start(2)))
-    replay = Replay(Made("debug", "00ff", 3, 4, 8), takes)
+    segments = (
+        ReplaySegment(Start(1, image, 'a street; "quoted", ü'), [Block(80, "rain", 4), Block(0, None, 2)]),
+        ReplaySegment(Start(2)),
+    )
+    replay = Replay(ReplayHeader("debug", "00ff", 3, 4, 8), segments)
     back = read_replay(write_replay(tmp_path / "a.replay", replay))
-    assert back.made == replay.made and [take.blocks for take in back.takes] == [take.blocks for take in takes]
-    assert (np.asarray(back.takes[0].start.image) == image).all()
-    assert [(t.start.seed, t.start.text, t.start.twin) for t in back.takes] == [
+    assert back.header == replay.header and [segment.blocks for segment in back.segments] == [
+        segment.blocks for segment in segments
+    ]
+    assert (np.asarray(back.segments[0].start.image) == image).all()
+    assert [(t.start.seed, t.start.text, t.start.twin) for t in back.segments] == [
         (1, "a street; \"quoted\", ü", False), (2, None, False)]  # fmt: skip
 
 
@@ -162,9 +176,11 @@ def test_files_come_back_as_written(tmp_path) -> None:
 )
 def test_files_that_are_no_replays(tmp_path, spoil) -> None:
     path = tmp_path / "b.replay"
-    write_replay(path, Replay(Made("debug", "00ff", None, 4, 8), (Take(Start(1), [Block(3, None, 4)]),)))
+    write_replay(
+        path, Replay(ReplayHeader("debug", "00ff", None, 4, 8), (ReplaySegment(Start(1), [Block(3, None, 4)]),))
+    )
     lines = path.read_text().splitlines()
-    assert read_replay(path).takes[0].blocks == [Block(3, None, 4)]
+    assert read_replay(path).segments[0].blocks == [Block(3, None, 4)]
     path.write_text("\n".join(spoil(lines)))
     with pytest.raises(ValueError, match="replay"):
         read_replay(path)

@@ -13,7 +13,7 @@ import pytest
 
 from world_model.actions import Action
 from yume_gym.env import YumeWorldEnv
-from yume_gym.play.dreamer import Dreamer, SessionsFull, join_states, split_states
+from yume_gym.play.dreamer import Dreamer, SessionsFull, collate_states, split_states
 from yume_gym.play.session import Session
 from yume_gym.play.start import Start
 from yume_gym.play.world import Frame
@@ -150,7 +150,7 @@ def test_several_players_share_the_dream_without_touching_each_other(dreamer, fa
 def test_states_join_and_split(fast_model, pictures) -> None:
     states = [fast_model.start([pictures[i]], ["rain"], [i]) for i in range(3)]
     states[1], _ = fast_model.step(states[1], [Action.from_keys("W")])
-    again = split_states(join_states(states))
+    again = split_states(collate_states(states))
     for one, other in zip(states, again):
         assert (one.seeds, one.steps, one.texts) == (other.seeds, other.steps, other.texts)
         assert (fast_model.step(one, [Action()])[1] == fast_model.step(other, [Action()])[1]).all()
@@ -221,9 +221,9 @@ def test_memory_is_bounded(dreamer, fast_model) -> None:
     session = dreamer.open()
     session.hold("W")
     watch(session, 30)
-    keeper, world = session._keeper, session._world
-    assert keeper.ring._kept.maxlen == 30 * fast_model.config.fps
-    assert len({id(block) for block in world.take.blocks}) <= 2
+    recorder, world = session._recorder, session._world
+    assert recorder.ring._kept.maxlen == 30 * fast_model.config.fps
+    assert len({id(block) for block in world.segment.blocks}) <= 2
     assert session._meter._times.maxlen and session._meter._delays.maxlen
     assert all(times.maxlen for times in dreamer._forecast._rounds.values())
 

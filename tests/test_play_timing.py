@@ -231,5 +231,5 @@ def test_playing_on_takes_no_memory(theatre) -> None:
     tracemalloc.stop()
     assert session.stats().blocks > 450
     # what was there before tracing and has been replaced since is counted too: the ring of the last 30 seconds
-    ring = sum(len(jpeg) for jpeg, _, _, _ in session._keeper.ring._kept)
+    ring = sum(len(jpeg) for jpeg, _, _, _ in session._recorder.ring._kept)
     assert after - before < ring + 100_000

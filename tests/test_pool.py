@@ -11,10 +11,10 @@ from torch import Tensor
 
 from train.data.corpus import Corpus
 from train.data.shards import HELD_OUT, Shard, find_shards
-from train.engine.pool import PLACE_ERROR, Batch, Entry, Pool
+from train.engine.pool import POSITION_ERROR, Batch, Entry, Pool
 from train.evaluation.sheet import to_video
 from world_model.dit import DiT
-from world_model.rollout import append_and_decode, encode_conditions, generator, motion_of
+from world_model.rollout import append_and_decode, commanded_motions, encode_conditions, generator
 from world_model.text import Conditioning, build_text_encoder, mean_token
 from yume_gym.street.events import EVENTS
 
@@ -43,11 +43,11 @@ def make_pool(corpus, conditioning):
 
 def walk_on(pool: Pool, dit: DiT, vae, step: int, count: int | None = None, dreaming: float = 0.0) -> Batch:
     """One block of some worlds by the truth, as training does it; returns what was drawn."""
-    batch = pool.draw(dit, vae, pool.size if count is None else count, dreaming, step)
+    batch = pool.sample(dit, vae, pool.size if count is None else count, dreaming, step)
     _, ahead = encode_conditions(dit, vae, batch.worlds, batch.motion, batch.context, batch.pooled)
-    draws = [generator("old", step)] * len(batch.index)
-    after, _ = append_and_decode(dit, vae, ahead, batch.truth, draws)
-    pool.put(batch, after, ahead.history(batch.truth))
+    streams = [generator("old", step)] * len(batch.index)
+    after, _ = append_and_decode(dit, vae, ahead, batch.truth, streams)
+    pool.add(batch, after, ahead.history(batch.truth))
     return batch
 
 
@@ -118,7 +118,7 @@ def test_motion_is_the_true_cameras(corpus, config, data_folder):
         assert torch.equal(motion.displacement[row], moved)
         if block and not walk.blocked[block]:
             angles = (torch.tensor([angle[before]]).double() for angle in (walk.yaw, walk.pitch))
-            commanded = motion_of(config, [corpus.action(number, block)], *angles)
+            commanded = commanded_motions(config, [corpus.action(number, block)], *angles)
             torch.testing.assert_close(motion.displacement[row], commanded.displacement[0], atol=1e-4, rtol=0)
             torch.testing.assert_close(motion.yaw[row], commanded.yaw[0], atol=1e-5, rtol=0)
             free += 1
@@ -152,15 +152,15 @@ def test_a_folder_that_was_never_encoded_is_refused(config, tmp_path):
 def test_a_batch_is_the_next_block_of_each_world(make_pool, corpus, conditioning, dit, frozen_vae):
     pool = make_pool()
     for step in range(6):
-        batch = pool.draw(dit, frozen_vae, 2, 0.0, step)
+        batch = pool.sample(dit, frozen_vae, 2, 0.0, step)
         assert len(set(batch.index)) == 2
         for row, entry in enumerate(drawn(pool, batch)):
-            assert torch.equal(batch.truth[row], corpus.block(entry.walk, entry.block))
-            assert batch.actions[row] == corpus.action(entry.walk, entry.block)
+            assert torch.equal(batch.truth[row], corpus.block(entry.trajectory, entry.block))
+            assert batch.actions[row] == corpus.action(entry.trajectory, entry.block)
             table = conditioning.actions[batch.actions[row].index]
             assert torch.equal(batch.context[row, 8:], table)
             assert torch.equal(batch.pooled[row], mean_token(table))
-            alone = corpus.motion([entry.walk], [entry.block])
+            alone = corpus.motion([entry.trajectory], [entry.block])
             assert torch.equal(batch.motion.displacement[row], alone.displacement[0])
             assert torch.equal(batch.motion.yaw[row], alone.yaw[0])
         pool = make_pool(seed=step)
@@ -178,29 +178,29 @@ def test_clean_worlds_live_through_their_walk(make_pool, corpus, config, dit, fr
             frames = int(entry.worlds.frame)
             age, first = frames // SIZE, entry.block - frames // SIZE
             ages.append(age)
-            assert old is None or (entry.walk, entry.block) == (old.walk, old.block + 1)
-            assert not entry.dreaming
-            lived = torch.cat([corpus.block(entry.walk, b) for b in range(first, entry.block)], dim=1)
-            still = frozen_vae.encode(corpus.picture(entry.walk, first)[None, :, None].expand(-1, -1, 4, -1, -1))
+            assert old is None or (entry.trajectory, entry.block) == (old.trajectory, old.block + 1)
+            assert not entry.self_generated
+            lived = torch.cat([corpus.block(entry.trajectory, b) for b in range(first, entry.block)], dim=1)
+            still = frozen_vae.encode(corpus.picture(entry.trajectory, first)[None, :, None].expand(-1, -1, 4, -1, -1))
             shown = torch.cat([still[0], lived], dim=1)
             assert torch.equal(entry.past.latents[0, :, -shown.shape[1] + SIZE :], shown[:, SIZE:])
             torch.testing.assert_close(entry.past.latents[0, :, : -shown.shape[1] + SIZE][:, -SIZE:], still[0])
             recent = config.dit.packing.recent_frames
             torch.testing.assert_close(entry.worlds.history.latents[0, :, -recent:], shown[:, -recent:])
             torch.testing.assert_close(entry.worlds.history.latents[0, :, 0], still[0, :, 0])
-            yaw, pitch = corpus.direction(entry.walk, entry.block)
+            yaw, pitch = corpus.direction(entry.trajectory, entry.block)
             assert float(entry.worlds.yaw) == pytest.approx(yaw, abs=1e-4)
             assert float(entry.worlds.pitch) == pytest.approx(pitch, abs=1e-4)
-            place = torch.tensor(corpus.position(entry.walk, entry.block), dtype=torch.float64)
+            place = torch.tensor(corpus.position(entry.trajectory, entry.block), dtype=torch.float64)
             aside = state_of(entry.worlds).place[0] - place
             if old is None:
                 beside.append(aside)
             else:  # as far beside as it was: it moves as the true camera does, walls and all
-                before_that = torch.tensor(corpus.position(old.walk, old.block), dtype=torch.float64)
+                before_that = torch.tensor(corpus.position(old.trajectory, old.block), dtype=torch.float64)
                 torch.testing.assert_close(aside, state_of(old.worlds).place[0] - before_that, atol=1e-4, rtol=0)
     assert max(ages) >= 6
     errors = torch.stack(beside)
-    assert 0.3 * PLACE_ERROR < errors.std() < 2 * PLACE_ERROR and errors.abs().max() < 5 * PLACE_ERROR
+    assert 0.3 * POSITION_ERROR < errors.std() < 2 * POSITION_ERROR and errors.abs().max() < 5 * POSITION_ERROR
 
 
 def test_memory_recomputed_from_the_past_equals_the_carried_one(make_pool, dit, frozen_vae):
@@ -212,7 +212,7 @@ def test_memory_recomputed_from_the_past_equals_the_carried_one(make_pool, dit, 
             if entry is None:
                 continue
             age = int(entry.worlds.frame) // SIZE
-            again, carried = dit.remember(entry.past), entry.worlds.memory
+            again, carried = dit.encode_memory(entry.past), entry.worlds.memory
             assert again is not None and carried is not None
             if age < 8:  # the start takes one of the eight
                 torch.testing.assert_close(again.total, carried.total, atol=1e-4, rtol=1e-4)
@@ -226,18 +226,21 @@ def test_memory_recomputed_from_the_past_equals_the_carried_one(make_pool, dit, 
 def test_text_starts_have_no_past_and_know_their_caption(make_pool, corpus, dit, frozen_vae):
     pool = make_pool(text_start=1.0)
     for step in range(3):
-        batch = pool.draw(dit, frozen_vae, 3, 0.0, step)
+        batch = pool.sample(dit, frozen_vae, 3, 0.0, step)
         assert not batch.worlds.history.present.any()
         assert not batch.past.present.any()
         assert not batch.worlds.picture.any()
-        memory = dit.remember(batch.past)
+        memory = dit.encode_memory(batch.past)
         assert memory is not None and not memory.total.any()
         for row, entry in enumerate(drawn(pool, batch)):
-            info = corpus.info(entry.walk)
-            assert said(corpus, entry.walk, entry.block, batch.context[row, :8]) or info.event_at(entry.block) is None
+            info = corpus.info(entry.trajectory)
+            assert (
+                said(corpus, entry.trajectory, entry.block, batch.context[row, :8])
+                or info.event_at(entry.block) is None
+            )
             if info.event_at(entry.block) is None:
                 assert torch.equal(batch.context[row, :8], corpus.text(info.caption))
-        pool.put(batch, batch.worlds, batch.past)
+        pool.add(batch, batch.worlds, batch.past)
         assert pool.entries == [None] * 3  # they live for one block
 
 
@@ -252,12 +255,12 @@ def said(corpus, walk: int, block: int, text) -> bool:
 def test_a_world_hears_one_phrasing_of_an_event_and_others_hear_others(make_pool, corpus, dit, frozen_vae):
     pool, told = make_pool(12), {}
     for step in range(24):
-        batch = pool.draw(dit, frozen_vae, 12, 0.0, step)
+        batch = pool.sample(dit, frozen_vae, 12, 0.0, step)
         for text, entry in zip(batch.context[:, :8], drawn(pool, batch), strict=True):
-            event = corpus.info(entry.walk).event_at(entry.block)
+            event = corpus.info(entry.trajectory).event_at(entry.block)
             if event is not None:
-                told.setdefault((entry.walk, event, entry.last), []).append(text)
-        pool.put(batch, batch.worlds, batch.past)
+                told.setdefault((entry.trajectory, event, entry.last), []).append(text)
+        pool.add(batch, batch.worlds, batch.past)
     assert max(map(len, told.values())) > 2
     assert all(torch.equal(text, heard[0]) for heard in told.values() for text in heard)
     phrasings = {
@@ -269,7 +272,7 @@ def test_a_world_hears_one_phrasing_of_an_event_and_others_hear_others(make_pool
 
 def test_picture_starts_and_text_starts_are_mixed(make_pool, dit, frozen_vae):
     pool = make_pool(80, text_start=0.25, blocks=1)
-    present = pool.draw(dit, frozen_vae, 80, 0.0, 0).worlds.history.present
+    present = pool.sample(dit, frozen_vae, 80, 0.0, 0).worlds.history.present
     assert (present.all(dim=1) == present.any(dim=1)).all()
     assert 0.55 < float(present[:, 0].float().mean()) < 0.92
 
@@ -277,14 +280,14 @@ def test_picture_starts_and_text_starts_are_mixed(make_pool, dit, frozen_vae):
 def test_events_are_told_while_they_last_and_captions_now_and_then(make_pool, corpus, dit, frozen_vae):
     events = {RAIN: range(7, BLOCKS), CAR: range(10, 14)}
     pool = make_pool(60, blocks=1, caption=0.4)
-    batch = pool.draw(dit, frozen_vae, 60, 0.0, 0)
+    batch = pool.sample(dit, frozen_vae, 60, 0.0, 0)
     told = {"event": 0, "caption": 0, "nothing": 0}
     for row, entry in enumerate(drawn(pool, batch)):
-        text, info = batch.context[row, :8], corpus.info(entry.walk)
+        text, info = batch.context[row, :8], corpus.info(entry.trajectory)
         event = info.event_at(entry.block)
-        assert (event is not None) == (entry.block in events.get(entry.walk, ()))
+        assert (event is not None) == (entry.block in events.get(entry.trajectory, ()))
         if event is not None:
-            assert said(corpus, entry.walk, entry.block, text)
+            assert said(corpus, entry.trajectory, entry.block, text)
             told["event"] += 1
         else:
             told["caption" if text.any() else "nothing"] += 1
@@ -297,13 +300,13 @@ def test_a_world_is_told_its_caption_always_or_never(make_pool, corpus, dit, fro
     """Whenever no event is in force, before it and after it; as it was drawn once."""
     pool, told = make_pool(8, caption=0.5), {}
     for step in range(20):
-        batch = pool.draw(dit, frozen_vae, 8, 0.0, step)
+        batch = pool.sample(dit, frozen_vae, 8, 0.0, step)
         for text, entry in zip(batch.context[:, :8], drawn(pool, batch), strict=True):
-            info = corpus.info(entry.walk)
+            info = corpus.info(entry.trajectory)
             if info.event_at(entry.block) is None:
                 assert not text.any() or torch.equal(text, corpus.text(info.caption))
-                told.setdefault((entry.walk, entry.last), []).append(bool(text.any()))
-        pool.put(batch, batch.worlds, batch.past)  # a block later; what they look like does not matter here
+                told.setdefault((entry.trajectory, entry.last), []).append(bool(text.any()))
+        pool.add(batch, batch.worlds, batch.past)  # a block later; what they look like does not matter here
     assert all(len(set(heard)) == 1 for heard in told.values())
     assert max(len(heard) for heard in told.values()) > 5
     assert {heard[0] for heard in told.values()} == {True, False}
@@ -311,20 +314,20 @@ def test_a_world_is_told_its_caption_always_or_never(make_pool, corpus, dit, fro
 
 def test_held_out_walks_are_never_drawn_and_walks_never_overrun(make_pool, dit, frozen_vae):
     pool = make_pool(100)
-    pool.draw(dit, frozen_vae, 100, 0.0, 0)
+    pool.sample(dit, frozen_vae, 100, 0.0, 0)
     entries = [entry for entry in pool.entries if entry is not None]
-    assert {entry.walk for entry in entries} == {SILENT, RAIN, CAR}
+    assert {entry.trajectory for entry in entries} == {SILENT, RAIN, CAR}
     assert all(0 <= entry.block <= entry.last < BLOCKS for entry in entries)
     assert max(entry.last - entry.block for entry in entries) > 8
     short = make_pool(100, blocks=3)
-    short.draw(dit, frozen_vae, 100, 0.0, 0)
+    short.sample(dit, frozen_vae, 100, 0.0, 0)
     assert {entry.last - entry.block for entry in short.entries if entry is not None} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 0.35, 0.65), (1.0, 1, 1)])
 def test_a_share_of_new_worlds_dreams(share, low, high, make_pool, dit, frozen_vae):
     pool = make_pool(80, blocks=1)
-    dreaming = pool.dreaming(pool.draw(dit, frozen_vae, 80, share, 0))
+    dreaming = pool.self_generated(pool.sample(dit, frozen_vae, 80, share, 0))
     assert dreaming.dtype == torch.bool
     assert low <= float(dreaming.float().mean()) <= high
 
@@ -357,7 +360,12 @@ def test_a_stored_pool_walks_on_as_if_nothing_had_happened(make_pool, dit, froze
     for a, b in zip(pool.entries, again.entries, strict=True):
         assert (a is None) == (b is None)
         if a is not None and b is not None:
-            assert (a.walk, a.block, a.last, a.dreaming) == (b.walk, b.block, b.last, b.dreaming)
+            assert (a.trajectory, a.block, a.last, a.self_generated) == (
+                b.trajectory,
+                b.block,
+                b.last,
+                b.self_generated,
+            )
             assert same(a.worlds, b.worlds) and same(a.past, b.past)
     for step in range(6, 12):
         left, right = (walk_on(p, dit, frozen_vae, step, 3, dreaming=0.5) for p in (pool, again))
@@ -384,12 +392,12 @@ def test_an_empty_pool_can_be_stored(make_pool, dit, frozen_vae):
 def test_worlds_that_do_not_fit_start_anew(make_pool, corpus, dit, frozen_vae):
     """A smaller pool, or fewer walks on disk than when the state was stored."""
     pool = make_pool(6)
-    pool.draw(dit, frozen_vae, 6, 0.0, 0)
+    pool.sample(dit, frozen_vae, 6, 0.0, 0)
     state = pool.state_dict()
     small = make_pool(4)
     small.load_state_dict(state)
-    kept = [entry.walk for entry in small.entries if entry is not None]
-    assert kept == [entry.walk for entry in pool.entries[:4] if entry is not None] and len(kept) == 4
+    kept = [entry.trajectory for entry in small.entries if entry is not None]
+    assert kept == [entry.trajectory for entry in pool.entries[:4] if entry is not None] and len(kept) == 4
     state["plan"][2, 0] = WALKS
     small.load_state_dict(state)
     assert [entry is None for entry in small.entries] == [False, False, True, False]

@@ -18,12 +18,12 @@ from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.priors.base import Prediction, Prior, Priors
 from world_model.priors.names import RENAMED, renamed
-from world_model.rollout import block_noise, commanded, dream_block, encode_conditions, generator
+from world_model.rollout import block_noise, constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
 from world_model.weights import load_dit, save_weights
-from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 
@@ -51,7 +51,7 @@ def test_without_priors_a_model_is_the_generator_alone(prediction, positions, co
     model = WorldModel(alone, make_dit(alone), make_vae(alone).requires_grad_(False), Conditioning(alone.text))
     starts = [(pictures[0], "", 3), (None, "a park", 4)]
     together = model.start(*(list(column) for column in zip(*starts)))
-    assert together.worlds.priors == () and same(join_worlds(split_worlds(together.worlds)), together.worlds)
+    assert together.worlds.priors == () and same(collate_worlds(split_worlds(together.worlds)), together.worlds)
     for _ in range(2):
         together, shown = model.step(together, [WALK, TURN])
     assert np.isfinite(shown).all() and shown.std() > 1
@@ -70,7 +70,9 @@ def test_without_priors_nothing_is_known_before(config, make_dit, make_vae):
     assert not any(name.startswith("prior") for name in dit.state_dict())
     worlds = start_worlds(dit, vae, torch.zeros(1, 3, 32, 48), torch.ones(1, dtype=torch.bool))
     context = torch.randn(1, 24, alone.dit.text_dim, generator=generator("context"))
-    conditions, block = encode_conditions(dit, vae, worlds, commanded(dit, worlds, [WALK]), context, context[:, 0])
+    conditions, block = encode_conditions(
+        dit, vae, worlds, constrained_motion(dit, worlds, [WALK]), context, context[:, 0]
+    )
     assert conditions.mean is None and conditions.variance is None and block.predictions == ()
 
 
@@ -93,21 +95,21 @@ class Grey(Prior):
         super().__init__()
         self.variance = variance
 
-    def begin(self, pictures: Tensor, pose: Pose) -> Count:
+    def initial_state(self, pictures: Tensor, pose: Pose) -> Count:
         return Count(torch.zeros(len(pictures), dtype=torch.int64))
 
     def constrain(self, state, motion):  # type: ignore[no-untyped-def]
         return dataclasses.replace(motion, displacement=0 * motion.displacement)
 
-    def hear(self, state: Count, block: BlockContext) -> Tensor:
+    def condition_text(self, state: Count, block: BlockContext) -> Tensor:
         return 0 * block.context
 
     def predict(self, state: Count, block: BlockContext, vae: VideoVAE) -> Prediction:
         mean = torch.ones(len(state.blocks), 8, *block.target.frame.shape[1:], 4, 6) * state.blocks.view(-1, 1, 1, 1, 1)
-        return Prediction(mean=mean, variance=self.variance + 0 * mean, shown=mean[:, :1], own="grey")
+        return Prediction(mean=mean, variance=self.variance + 0 * mean, features=mean[:, :1], auxiliary="grey")
 
     def update(self, state, block, prediction, latents, video):  # type: ignore[no-untyped-def]
-        assert prediction.own == "grey" and not latents.requires_grad
+        assert prediction.auxiliary == "grey" and not latents.requires_grad
         return Count(state.blocks + 1), 0.5 * video
 
 
@@ -125,15 +127,15 @@ def test_a_prior_is_asked_for_all_that_its_interface_says(config, make_dit, make
     worlds = start_worlds(dit, vae, seen, torch.ones(2, dtype=torch.bool))
     context = torch.randn(2, 24, alone.dit.text_dim, generator=generator("context"))
     pooled, sigmas = context[:, 8:].mean(dim=1), flow.sigma_schedule(2, 3.0)
-    motion = commanded(dit, worlds, [WALK, TURN])
+    motion = constrained_motion(dit, worlds, [WALK, TURN])
     assert not motion.displacement.any() and motion.yaw[1].any()
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)
     silent, _ = encode_conditions(dit, vae, worlds, motion, 0 * context, pooled)
     assert same(conditions, silent) and torch.equal(block.context, context)
     for step in range(2):
         noise = block_noise(alone, [1, 2], [step, step])
-        draws = [generator("old", world) for world in range(2)]
-        worlds, _, video = dream_block(dit, vae, worlds, [WALK, TURN], context, pooled, noise, sigmas, draws)
+        streams = [generator("old", world) for world in range(2)]
+        worlds, _, video = dream_block(dit, vae, worlds, [WALK, TURN], context, pooled, noise, sigmas, streams)
     assert worlds.priors[0].blocks.tolist() == [2, 2] and video.abs().max() <= 0.6
     assert [world.priors[0].blocks.tolist() for world in split_worlds(worlds)] == [[2], [2]]
 
@@ -145,7 +147,7 @@ def test_precisions_of_several_priors_add_up(config, make_dit, make_vae):
     worlds = start_worlds(dit, vae, torch.zeros(1, 3, 32, 48), torch.ones(1, dtype=torch.bool))
     worlds = dataclasses.replace(worlds, priors=(Count(torch.tensor([1])), Count(torch.tensor([6]))))
     context = torch.zeros(1, 24, alone.dit.text_dim)
-    conditions, _ = encode_conditions(dit, vae, worlds, commanded(dit, worlds, [WALK]), context, context[:, 0])
+    conditions, _ = encode_conditions(dit, vae, worlds, constrained_motion(dit, worlds, [WALK]), context, context[:, 0])
     torch.testing.assert_close(conditions.variance, torch.full_like(conditions.variance, 1 / (1 / 0.5 + 1 / 2.0)))
     torch.testing.assert_close(conditions.mean, torch.full_like(conditions.mean, 0.4 * (1 / 0.5 + 6 / 2.0)))
     plain = dit.screen.flatten(2).transpose(1, 2).repeat(1, 2, 1)
@@ -161,8 +163,8 @@ def test_batches_are_joined_parted_repeated_and_moved_along_their_worlds(config,
     pair = (memory, [make_history(config, 2, 3), (Count(torch.tensor([4, 5])), None, 7)])
     one, two = (batch.rows(pair, slice(i, i + 1)) for i in (0, 1))
     assert one[0].total.shape == (3, 1, 2) and one[1][0].latents.shape[0] == 1 and one[1][1][1:] == (None, 7)
-    assert same(batch.join([one, two]), pair)
-    assert same(batch.repeat(pair, 2), batch.join([one, one, two, two]))
+    assert same(batch.collate([one, two]), pair)
+    assert same(batch.repeat(pair, 2), batch.collate([one, one, two, two]))
     assert batch.move(pair, "meta")[1][1][0].blocks.is_meta
 
 
@@ -211,5 +213,5 @@ def made_of(config: ModelConfig, tensors: dict[str, Tensor]) -> DiT:
 
 
 def test_states_are_opaque_to_worlds():
-    names = {field.name for field in dataclasses.fields(Worlds)}
+    names = {field.name for field in dataclasses.fields(WorldBatch)}
     assert names == {"history", "memory", "yaw", "pitch", "frame", "picture", "cache", "priors"}

@@ -79,7 +79,7 @@ def test_a_picture_start_is_five_latents_and_a_text_start_a_block_without_histor
     assert torch.equal(context[0], model.conditioning._encoder.encode(spoken, 512))
     still = torch.zeros(1, 8, dtype=torch.float64)
     with torch.inference_mode():
-        conditions = model.dit.read(None, None, context, Target(still, still, torch.arange(8)[None]))
+        conditions = model.dit.encode_conditions(None, None, context, Target(still, still, torch.arange(8)[None]))
         sigmas = flow.sigma_schedule(4, 7.0)
         latents = denoise_block(model.dit, conditions, block_noise(model.config, [5], [-1]), sigmas)
     assert torch.equal(dreamt.history.latents, latents)

@@ -233,7 +233,7 @@ def test_a_state_taken_without_the_reward_begins_it_there(world_model, make_rewa
     after = env.step(1)
     assert [after[1:3]] == scores(make_reward().bind(world_model), [info["frames"], after[4]["frames"]])
     plain.set_state(env.get_state())
-    assert plain.get_state().moment.reward_state is None
+    assert plain.get_state().episode.reward_state is None
 
 
 def test_states_of_another_reward_are_refused_and_change_nothing(world_model, pictures, goal):
@@ -253,15 +253,15 @@ def test_states_of_another_reward_are_refused_and_change_nothing(world_model, pi
     with pytest.raises(ValueError, match="another reward"):
         many.set_state(0, states[2])
     forged: list[tuple[int, Any]] = [
-        (0, dataclasses.replace(states[0].moment.reward_state, distance=float("nan"))),
-        (0, dataclasses.replace(states[0].moment.reward_state, distance=-1.0)),
-        (0, 3), (2, ()), (2, (3,)), (2, [states[2].moment.reward_state[0]]),
-        (2, (states[2].moment.reward_state[0] * np.float32("nan"),)), (2, (states[2].moment.reward_state[0][:1],)),
+        (0, dataclasses.replace(states[0].episode.reward_state, distance=float("nan"))),
+        (0, dataclasses.replace(states[0].episode.reward_state, distance=-1.0)),
+        (0, 3), (2, ()), (2, (3,)), (2, [states[2].episode.reward_state[0]]),
+        (2, (states[2].episode.reward_state[0] * np.float32("nan"),)), (2, (states[2].episode.reward_state[0][:1],)),
     ]  # fmt: skip
     for number, value in forged:
-        moment = dataclasses.replace(states[number].moment, reward_state=value)
+        moment = dataclasses.replace(states[number].episode, reward_state=value)
         with pytest.raises(ValueError, match="another reward"):
-            envs[number].set_state(dataclasses.replace(states[number], moment=moment))
+            envs[number].set_state(dataclasses.replace(states[number], episode=moment))
 
 
 def test_pickled_and_copied_environments_go_on(weights_folder, make_reward):
@@ -321,8 +321,8 @@ def test_the_benchmark_tells_what_walks_earn(world_model, weights_folder, capsys
     for other, row in enumerate(rows[:2]):  # once more through an environment
         frames = []
         for noise in (1000, 1001 + other):
-            world = dataclasses.replace(now.moment.world, seeds=(noise,))
-            env.set_state(dataclasses.replace(now, moment=dataclasses.replace(now.moment, world=world)))
+            world = dataclasses.replace(now.episode.world, seeds=(noise,))
+            env.set_state(dataclasses.replace(now, episode=dataclasses.replace(now.episode, world=world)))
             script = [Action.from_keys(*keys).index for keys in WALKS[0]]
             held = [0] * len(script) if noise > 1000 and row.walk == "still" else script
             frames.append([env.step(action)[0] for action in held][-1])
@@ -396,7 +396,7 @@ def test_what_a_reward_of_ones_own_may_not_return_changes_nothing(world_model, r
         made.reset(seed=0)
         with pytest.raises((TypeError, ValueError), match=words):
             made.step(action)
-    assert env.get_state().moment.step == envs.get_state(0).moment.step == 0
+    assert env.get_state().episode.step == envs.get_state(0).episode.step == 0
 
 
 def test_a_failing_start_changes_nothing(world_model, monkeypatch):

@@ -17,9 +17,9 @@ from world_model.camera import commanded_motion
 from world_model.dit import DiT
 from world_model.priors.scene import Ahead
 from world_model.priors.warp import OUTDATED
-from world_model.rollout import block_noise, denoise_block, dream_block, encode_conditions, generator, motion_of
+from world_model.rollout import block_noise, commanded_motions, denoise_block, dream_block, encode_conditions, generator
 from world_model.vae import PatchVAE
-from world_model.worlds import Worlds, join_worlds, split_worlds, start_worlds
+from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 SIGMAS = flow.sigma_schedule(4, 3.0)
@@ -46,7 +46,7 @@ def pooled(context) -> Tensor:
 
 
 @pytest.fixture
-def worlds(dit, vae, config, make_videos) -> Worlds:
+def worlds(dit, vae, config, make_videos) -> WorldBatch:
     """Two worlds that have not moved yet; the second looks elsewhere."""
     looks = torch.tensor([0.0, 1.0], dtype=torch.float64)
     with torch.no_grad():
@@ -61,8 +61,8 @@ def worlds(dit, vae, config, make_videos) -> Worlds:
 
 def dream(dit, vae, worlds, context, pooled, step: int, seeds=(5, 6), actions=(WALK, TURN), exit_step=None):
     noise = block_noise(dit.config, seeds, [step] * len(seeds))
-    draws = [generator("old frames", seed, step) for seed in seeds]
-    return dream_block(dit, vae, worlds, actions, context, pooled, noise, SIGMAS, draws, exit_step)
+    streams = [generator("old frames", seed, step) for seed in seeds]
+    return dream_block(dit, vae, worlds, actions, context, pooled, noise, SIGMAS, streams, exit_step)
 
 
 def tensors(value) -> list[Tensor]:
@@ -106,7 +106,9 @@ def test_a_start_is_a_still_past_of_the_picture(dit, vae, config, worlds):
     latents = vae.encode(worlds.picture[:, :, None].expand(-1, -1, 2, -1, -1))
     torch.testing.assert_close(history.latents, latents.expand(-1, -1, 6, -1, -1))
     assert history.yaw[1].tolist() == 6 * [1.0]
-    shown = dit.remember(history.select(torch.tensor([[4, 5], [4, 5]])))  # the start's own two latents, not the filling
+    shown = dit.encode_memory(
+        history.select(torch.tensor([[4, 5], [4, 5]]))
+    )  # the start's own two latents, not the filling
     torch.testing.assert_close(worlds.memory.total, shown.total)
 
 
@@ -120,15 +122,15 @@ def test_a_text_start_has_no_past(dit, vae, config):
 @torch.no_grad()
 def test_splitting_and_joining_are_inverses(dit, vae, worlds, context, pooled):
     worlds, _, _ = dream(dit, vae, worlds, context, pooled, 0)
-    again = join_worlds(split_worlds(worlds))
+    again = collate_worlds(split_worlds(worlds))
     assert all(torch.equal(a, b) for a, b in zip(tensors(worlds), tensors(again), strict=True))
-    swapped = split_worlds(join_worlds(split_worlds(worlds)[::-1]))[1]
+    swapped = split_worlds(collate_worlds(split_worlds(worlds)[::-1]))[1]
     assert all(torch.equal(a, b) for a, b in zip(tensors(split_worlds(worlds)[0]), tensors(swapped), strict=True))
 
 
 def test_motion_is_the_commanded_one_of_each_world(config):
     yaw, pitch = torch.tensor([0.3, -1.0], dtype=torch.float64), torch.tensor([0.0, 0.2], dtype=torch.float64)
-    motion = motion_of(config, [WALK, TURN], yaw, pitch)
+    motion = commanded_motions(config, [WALK, TURN], yaw, pitch)
     for world, action in enumerate((WALK, TURN)):
         expected = commanded_motion(action, float(yaw[world]), float(pitch[world]), 4, config.fps, config.camera)
         for ours, right in zip((motion.yaw, motion.pitch, motion.displacement), expected):
@@ -137,7 +139,7 @@ def test_motion_is_the_commanded_one_of_each_world(config):
 
 @torch.no_grad()
 def test_a_blocks_latents_stand_where_their_last_pictures_do(dit, vae, worlds, context, pooled):
-    motion = motion_of(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
+    motion = commanded_motions(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
     ahead = encode_conditions(dit, vae, worlds, motion, context, pooled)[1]
     place = ahead.history(torch.zeros(2, 8, 2, 4, 6))
     assert torch.equal(place.yaw, motion.yaw[:, [1, 3]])
@@ -156,7 +158,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     guide adds what latents cannot hold."""
     start, latents, videos, guides = worlds, [], [], []
     for step in range(4):
-        motion = motion_of(config, [WALK, TURN], worlds.yaw, worlds.pitch)
+        motion = commanded_motions(config, [WALK, TURN], worlds.yaw, worlds.pitch)
         guides.append(ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]).guide)
         worlds, block, video = dream(dit, vae, worlds, context, pooled, step)
         latents.append((block, worlds.history))
@@ -165,7 +167,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     everything = start.history.select(torch.tensor(2 * [[4, 5]]))
     for block in blocks:
         everything = everything.join(block)
-    whole = dit.remember(everything)
+    whole = dit.encode_memory(everything)
     torch.testing.assert_close(worlds.memory.total, whole.total, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(worlds.memory.norm, whole.norm, atol=1e-4, rtol=1e-4)
     decoded, _ = vae.decode(everything.latents)
@@ -191,7 +193,7 @@ def test_a_worlds_size_never_grows(dit, vae, worlds, context, pooled):
 
 
 def ahead_of(dit, vae, worlds, context, pooled, actions=(WALK, TURN)) -> Ahead:
-    motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
+    motion = commanded_motions(dit.config, actions, worlds.yaw, worlds.pitch)
     return ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1])
 
 
@@ -252,7 +254,7 @@ def test_a_change_is_another_text_in_a_world_that_has_begun(before, now, changed
 
 
 def conditions_of(dit, vae, worlds, context, pooled):
-    motion = motion_of(dit.config, [WALK, TURN], worlds.yaw, worlds.pitch)
+    motion = commanded_motions(dit.config, [WALK, TURN], worlds.yaw, worlds.pitch)
     return encode_conditions(dit, vae, worlds, motion, context, pooled)[0]
 
 

@@ -23,17 +23,24 @@ from torch.optim.swa_utils import AveragedModel
 
 from train import distill, foundation
 from train.engine import sharding
-from train.engine.loop import Run, load_average
+from train.engine.loop import Run, load_checkpoint_ema
 from world_model.config import ChannelConfig, ModelConfig
 from world_model.dit import DiT
 
 CONFIGS = sorted((Path(__file__).parents[1] / "train" / "configs").glob("*.yaml"))
 STEPS = 4
 QUICK = foundation.Settings(
-    batch=2, draws=2, pool=4, warmup=2, lr=1e-3, dream_from=1, dream_over=1, dream_share=0.7, lanes=2
+    batch=2, noise_samples=2, pool=4, warmup=2, lr=1e-3, dream_from=1, dream_over=1, dream_share=0.7, micro_batches=2
 )
 DISTIL = distill.Settings(
-    batch=2, pool=4, critic_warmup=1, generator_every=2, generator_lr=1e-3, critic_lr=1e-3, guidance=1.0, lanes=2
+    batch=2,
+    pool=4,
+    critic_warmup=1,
+    generator_every=2,
+    generator_lr=1e-3,
+    critic_lr=1e-3,
+    guidance=1.0,
+    micro_batches=2,
 )
 
 
@@ -121,7 +128,7 @@ def learn(monkeypatch, config, data, vae, out, settings=QUICK, steps=STEPS) -> N
 
 
 def curve(out: Path) -> tuple[list[int], np.ndarray]:
-    """The last sitting, step by step: the step of each backward pass, and the losses as the mean over lanes takes them."""
+    """The last sitting, step by step: the step of each backward pass, and the losses as the mean over micro-batches takes them."""
     parts = [json.loads(path.read_text()) for path in sorted(out.glob("losses_*.json"))]
     pairs = sorted((step, loss / len(parts)) for part in parts for step, loss in part)
     return [step for step, _ in pairs], np.array([loss for _, loss in pairs])
@@ -138,7 +145,7 @@ def assert_alike(a: Path, b: Path, tolerance: float, since: int = 0, until: int 
 def average(config: ModelConfig, out: Path) -> tuple[dict[str, Tensor], int]:
     """The averaged weights that a run left, and its steps."""
     found = AveragedModel(DiT(config))
-    progress = load_average(out / "checkpoint", found)
+    progress = load_checkpoint_ema(out / "checkpoint", found)
     return found.module.state_dict(), progress["step"]
 
 
@@ -155,7 +162,7 @@ def assert_close(a: dict[str, Tensor], b: dict[str, Tensor], tolerance: float) -
 
 @pytest.fixture(scope="module")
 def alone(config, data_folder, vae_folder, tmp_path_factory) -> Path:
-    """One process, two lanes, unbroken."""
+    """One process, two micro-batches, unbroken."""
     out = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         learn(patch, config, data_folder, vae_folder, out)
@@ -226,30 +233,30 @@ def test_two_processes_distil_as_one(config, data_folder, vae_folder, weights_fo
     assert_close(average(config, two)[0], average(config, one)[0], 1e-3)
 
 
-# ---- lanes ------------------------------------------------------------------------------------------------------------
+# ---- micro-batches ----------------------------------------------------------------------------------------------------
 
 
 def test_one_lane_is_the_run_itself_and_several_share_it():
-    settings = replace(QUICK, batch=4, pool=8, lanes=1)
-    assert sharding.lanes_of(settings) == {"pool": settings}
-    four = sharding.lanes_of(replace(settings, lanes=4))
+    settings = replace(QUICK, batch=4, pool=8, micro_batches=1)
+    assert sharding.settings_by_micro_batch(settings) == {"pool": settings}
+    four = sharding.settings_by_micro_batch(replace(settings, micro_batches=4))
     assert list(four) == ["pool_0", "pool_1", "pool_2", "pool_3"]
     assert {(own.batch, own.pool) for own in four.values()} == {(1, 2)}
     assert len({own.seed for own in four.values()}) == 4
     for wrong, message in (
-        ({"lanes": 3}, "--batch 4"),
-        ({"lanes": 4, "pool": 9}, "--pool 9"),
-        ({"lanes": 0}, "0 lanes"),
+        ({"micro_batches": 3}, "--batch 4"),
+        ({"micro_batches": 4, "pool": 9}, "--pool 9"),
+        ({"micro_batches": 0}, "0 micro-batches"),
     ):
         with pytest.raises(ValueError, match=message):
-            sharding.lanes_of(replace(settings, **wrong))
+            sharding.settings_by_micro_batch(replace(settings, **wrong))
 
 
 def test_a_process_alone_asks_nobody():
-    assert sharding.anywhere(True) and not sharding.anywhere(False)
-    assert sharding.mean_of([1.0, 2.0]) == [1.0, 2.0]
+    assert sharding.any_process(True) and not sharding.any_process(False)
+    assert sharding.mean_over_processes([1.0, 2.0]) == [1.0, 2.0]
     value = torch.ones(2)
-    assert sharding.local(value) is sharding.whole(value) is sharding.like(value, value) is value
+    assert sharding.local_part(value) is sharding.full_tensor(value) is sharding.shard_like(value, value) is value
     with pytest.raises(TypeError, match="Linear"):
         sharding.shard(torch.nn.Linear(1, 1))
 

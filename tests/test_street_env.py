@@ -365,7 +365,7 @@ def test_beacon_pays_for_progress_and_ends_on_arrival():
 
 def towards_beacon(env) -> int:
     """Turn to the beacon, then walk; a wall in the way is slid along."""
-    street, world = env._simulator(0), env.get_state().moment.world
+    street, world = env._simulator(0), env.get_state().episode.world
     size = street.town.size
     dx, dz = (math.remainder(b - p, size) for b, p in zip(world.beacon, street.position))
     off = math.remainder(math.atan2(dx, dz) - street.yaw, math.tau)
@@ -377,7 +377,7 @@ def test_beacon_is_mostly_in_view_and_makes_a_difference_to_the_picture():
     in_view = []
     for seed in range(40):
         env.reset(seed=seed)
-        street, world = env._simulator(0), env.get_state().moment.world
+        street, world = env._simulator(0), env.get_state().episode.world
         bearing = math.atan2(world.beacon[0] - street.position[0], world.beacon[1] - street.position[1]) - street.yaw
         in_view.append(abs(math.remainder(bearing, math.tau)) < math.radians(45))
         assert beacon_distance(street, world.beacon) >= 10
@@ -416,7 +416,7 @@ def test_picture_rewards_and_own_functions():
     env.reset(seed=0)
     with pytest.raises(TypeError, match="terminated"):
         env.step(0)
-    assert env.get_state().moment.step == 0
+    assert env.get_state().episode.step == 0
 
 
 def test_wall_clock_readings_are_numbers_that_compare_equal():

@@ -81,7 +81,7 @@ def test_a_stored_action_table_spares_the_encoder(counted):
 
 
 def test_remembered_events_are_bounded_in_bytes_and_the_newest_stay(counted, monkeypatch):
-    monkeypatch.setattr("world_model.text.REMEMBERED", 50 * 2 * 6 * 4)  # bytes of 50 texts of two words
+    monkeypatch.setattr("world_model.text.CACHE_BYTES", 50 * 2 * 6 * 4)  # bytes of 50 texts of two words
     conditioning = Conditioning(CONFIG, torch.zeros(81, 5, 6))
     for number in range(60):
         conditioning.event(f"event {number}")

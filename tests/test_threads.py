@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from world_model.threads import one_thread, use_threads
+from world_model.threads import set_threads, single_thread
 
 _PROGRAM = """
 import os
@@ -32,7 +32,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 
 def test_one_thread_gives_back_the_number_even_after_an_error() -> None:
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), one_thread():
+    with pytest.raises(KeyError), single_thread():
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == before
@@ -42,7 +42,7 @@ def test_a_thread_keeps_its_number_whatever_others_set_meanwhile() -> None:
     before, seen = torch.get_num_threads(), []
 
     def work() -> None:
-        use_threads(3)
+        set_threads(3)
         with ThreadPoolExecutor(1) as other:
             other.submit(torch.set_num_threads, 1).result()
         seen.append(torch.get_num_threads())

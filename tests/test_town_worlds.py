@@ -25,10 +25,10 @@ from world_model.model import WorldModel, WorldState
 from world_model.priors.config import scene_of
 from world_model.priors.finder import Finder
 from world_model.priors.warp import OUTDATED, REMEMBERED, WEAR
-from world_model.rollout import append_and_decode, commanded, encode_conditions, generator, motion_of
+from world_model.rollout import append_and_decode, commanded_motions, constrained_motion, encode_conditions, generator
 from world_model.text import Conditioning
 from world_model.weights import save_weights
-from world_model.worlds import Worlds, empty_worlds, split_worlds, start_worlds
+from world_model.worlds import WorldBatch, empty_worlds, split_worlds, start_worlds
 
 WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 
@@ -76,7 +76,7 @@ def town_model(town_folder) -> WorldModel:
     return WorldModel.load(town_folder, device="cpu", dtype="float32")
 
 
-def tensors_of(worlds: Worlds) -> list[Tensor]:
+def tensors_of(worlds: WorldBatch) -> list[Tensor]:
     scene = state_of(worlds)
     parts = [
         worlds.history.latents,
@@ -113,7 +113,7 @@ def test_a_block_ahead_is_known_from_where_it_will_be_seen(town_dit, town_config
     vae, zero = make_vae(town_config), torch.zeros(2, dtype=torch.float64)
     there = standing(zero + 0.2, torch.tensor([[1.0, 20.0], [41.0, -7.0]], dtype=torch.float64))
     worlds = empty_worlds(town_dit, vae, 2, torch.device("cpu"), there)
-    motion = commanded(town_dit, worlds, [WALK, TURN])
+    motion = constrained_motion(town_dit, worlds, [WALK, TURN])
     context = torch.randn(2, 24, town_config.dit.text_dim, generator=generator("context"))
     ready, ahead = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
     assert ahead_in(ahead).guide is not None and not ahead_in(ahead).guide.valid.any()
@@ -241,14 +241,17 @@ def test_doubt_after_a_changed_text_is_a_kalman_filters(town_dit, town_config, m
     where = standing(torch.zeros(2).double(), torch.tensor([[0.5, 20.0], [41.0, 3.0]]).double())
     worlds = start_worlds(town_dit, vae, seen, torch.ones(2, dtype=torch.bool), where)
     words = {text: Conditioning(town_config.text).context([Action()], [text])[0] for text in ("a park", "rain", None)}
-    draws = [generator("old", world) for world in range(2)]
+    streams = [generator("old", world) for world in range(2)]
     for told in (("a park", None), ("rain", None), ("rain", None)):
-        context, motion = torch.cat([words[text] for text in told]), commanded(town_dit, worlds, [Action()] * 2)
+        context, motion = (
+            torch.cat([words[text] for text in told]),
+            constrained_motion(town_dit, worlds, [Action()] * 2),
+        )
         _, ahead = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
         steps.append(
             (ahead_in(ahead).guide, state_of(worlds).album.filled.any(dim=1).tolist(), ahead_in(ahead).changed.tolist())
         )
-        worlds, _ = append_and_decode(town_dit, vae, ahead, ahead_in(ahead).guide.latents, draws)
+        worlds, _ = append_and_decode(town_dit, vae, ahead, ahead_in(ahead).guide.latents, streams)
     assert [changed for *_, changed in steps] == [[False, False], [True, False], [False, False]]
     assert [album for _, album, _ in steps] == [[False, False], [True, True], [False, True]]
     doubts = [0.0, 0.0]
@@ -270,11 +273,11 @@ def test_worlds_stop_at_walls(town_model, pictures):
     state = town_model.start([pictures[1]], [""], [1])  # at x = 41, z = 3, looking along x
     state = replace(state, worlds=with_state(state.worlds, place=torch.tensor([[40.0, 20.0]], dtype=torch.float64)))
     keys = Action.from_keys("W", "→")
-    free = motion_of(town_model.config, [keys], state.worlds.yaw, state.worlds.pitch)
+    free = commanded_motions(town_model.config, [keys], state.worlds.yaw, state.worlds.pitch)
     for _ in range(8):
         state, _ = town_model.step(state, [WALK])
     assert 43.5 < float(state_of(state.worlds).place[0, 0]) < 45.0  # the pavement ends at 45
-    turned = commanded(town_model.dit, state.worlds, [keys])
+    turned = constrained_motion(town_model.dit, state.worlds, [keys])
     assert torch.equal(turned.yaw, free.yaw) and torch.equal(turned.pitch, free.pitch)
     assert turned.displacement[0, -1, 0] < 0.3 < free.displacement[0, -1, 0]
 

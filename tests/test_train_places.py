@@ -21,7 +21,7 @@ from torch import Tensor
 from train import foundation
 from train import places as stage
 from train.data.shards import HELD_OUT, WalkInfo
-from train.land import STARTS, land, starting_pictures
+from train.land import STARTS, export_with_priors, starting_pictures
 from train.places import (
     error_of,
     load_places,
@@ -246,7 +246,7 @@ def test_a_model_is_trained_and_landed_with_its_town(
     town_config, data_folder, vae_folder, depth_folder, places_folder, tmp_path, monkeypatch
 ):
     """Places come from their run and do not learn on; the folder that is landed starts worlds where its pictures were taken."""
-    settings = foundation.Settings(batch=2, draws=1, pool=2, warmup=1)
+    settings = foundation.Settings(batch=2, noise_samples=1, pool=2, warmup=1)
     folders = (town_config, data_folder, vae_folder)
     with pytest.raises(FileNotFoundError, match="--places, a run of train"):
         foundation.train(*folders, tmp_path / "run", settings, 0, None, None, depth_folder, None)
@@ -262,9 +262,9 @@ def test_a_model_is_trained_and_landed_with_its_town(
     (finder / "finder.json").write_text('{"finder_training": {"steps": 3}}')
     ways = (tmp_path / "run", vae_folder, data_folder, tmp_path / "landed", [])
     with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
-        land(town_config, *ways)
+        export_with_priors(town_config, *ways)
     monkeypatch.setattr("train.land.held_out_psnr", lambda *_: ({"psnr": 1.0},))
-    land(town_config, *ways, places=places_folder, finder=finder)
+    export_with_priors(town_config, *ways, places=places_folder, finder=finder)
     manifest = json.loads((tmp_path / "landed" / "manifest.json").read_text())
     assert manifest["finder"] == {"steps": 3} and manifest["places"]["steps"] == 40
     monkeypatch.setattr(Finder, "find", None)  # what was landed is not searched for
@@ -277,7 +277,7 @@ def test_a_model_is_trained_and_landed_with_its_town(
 
 def test_models_without_a_town_land_without_a_finder(config, tmp_path):
     with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
-        land(config, tmp_path, tmp_path, tmp_path, tmp_path, [], finder=tmp_path)
+        export_with_priors(config, tmp_path, tmp_path, tmp_path, tmp_path, [], finder=tmp_path)
 
 
 def test_finer_rays_begin_with_what_coarser_ones_told(tmp_path):

@@ -104,7 +104,7 @@ def first_block(dit) -> torch.Tensor:
     history = History(latents, torch.arange(-9, 0)[None], zero, zero, torch.ones(1, 9, dtype=torch.bool))
     target = Target(zero[:, :8], zero[:, :8], torch.arange(8)[None])
     words = torch.randn(1, 20, 32, generator=random)
-    conditions = dit.read(history, dit.remember(history), words, target)
+    conditions = dit.encode_conditions(history, dit.encode_memory(history), words, target)
     return dit(torch.randn(1, 48, 8, 2, 4, generator=random), torch.tensor([0.7]), conditions)
 
 
@@ -193,12 +193,12 @@ def test_steps_from_text_and_from_pictures_alternate(clips, conditioning, releas
     dit = initial_dit(released, original_release).requires_grad_(False)
     pool = Pool(clips, conditioning, 3, 0, blocks=4, text_start="alternate")
     for step in range(6):
-        batch = pool.draw(dit, LatentsOnly(wan), 1, 0.0, step)
+        batch = pool.sample(dit, LatentsOnly(wan), 1, 0.0, step)
         lengths = batch.worlds.history.frames
         assert (lengths == 0) == (step % 2 == 0) and lengths in (0, 5, 13, 21)
         assert bool(batch.past.present.any()) == (step % 2 == 1)
         waiting = [entry is not None for entry in pool.entries[:3]]
-        pool.put(batch, batch.worlds, batch.past)
+        pool.add(batch, batch.worlds, batch.past)
         if step % 2 == 0:
             assert not any(pool.entries[3:]) and [entry is not None for entry in pool.entries[:3]] == waiting
             assert batch.context[0, : released.text.event_tokens].any()  # a world from text is told one
@@ -211,22 +211,22 @@ def test_worlds_of_distillation_outlive_short_clips(clips, conditioning, release
     oldest, beyond = 0, []
     random = generator("noise")
     for step in range(24):
-        batch = pool.draw(dit, LatentsOnly(wan), 1, 1.0, step)
+        batch = pool.sample(dit, LatentsOnly(wan), 1, 1.0, step)
         (entry,) = [pool.entries[i] for i in batch.index]
-        outside = entry.block >= clips.blocks_of(entry.walk)
+        outside = entry.block >= clips.blocks_of(entry.trajectory)
         oldest = max(oldest, entry.block)
         if outside:
             beyond.append(batch.actions[0])
             assert not batch.truth.any()
         else:
-            assert torch.equal(batch.truth[0], clips.block(entry.walk, entry.block))
+            assert torch.equal(batch.truth[0], clips.block(entry.trajectory, entry.block))
         noise = torch.randn(batch.truth.shape, generator=random)
         after, _, _ = dream_block(
             dit, LatentsOnly(wan), batch.worlds, batch.actions, batch.context, batch.pooled, noise,
             torch.tensor([1.0, 0.0], dtype=torch.float64), [random],
         )  # fmt: skip
         newest = torch.arange(after.history.frames - 8, after.history.frames)[None]
-        pool.put(batch, after, after.history.select(newest))
+        pool.add(batch, after, after.history.select(newest))
     assert oldest >= 6 and len(set(beyond)) > 1
     assert (
         Distiller(released, clips, wan, distill.Settings(truth=0.0), dit, conditioning).pool.beyond
@@ -258,7 +258,7 @@ def test_runs_that_cannot_be_exported_say_why(config, released, original_release
 def test_what_is_trained_on_joined_captions_hears_them_so(original_release, clips_folder, tmp_path):
     """Encoded on the fly; the export says so in its config, and needs no table of actions."""
     config = configured(str(original_release), "32x64")
-    settings = Settings(batch=1, draws=1, pool=2, warmup=1, optimizer="adamw", lr=1e-5)
+    settings = Settings(batch=1, noise_samples=1, pool=2, warmup=1, optimizer="adamw", lr=1e-5)
     data = tmp_path / "clips"
     shutil.copytree(clips_folder, data)
     foundation.train(config, data, original_release, tmp_path / "run", settings, 1, None, original_release)

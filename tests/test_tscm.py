@@ -8,7 +8,7 @@ import torch
 from world_model.config import Tiers
 from world_model.packing import Group, append_all, append_tiers, released_packing, tier_packing
 from world_model.rollout import generator
-from world_model.tscm import ChannelMemory, History, still_history
+from world_model.tscm import ChannelMemory, History, static_history
 
 TIERS = Tiers(recent=((1, 1), (2, 2), (5, 4)), initial=2, old=(3, 2))
 KEPT = 1 + 3 + 8
@@ -37,12 +37,12 @@ def numbered(first: int, count: int, batch: int = 1) -> History:
 
 def grown(blocks: int, block: int = 2, batch: int = 1, seed: int = 0, present: bool = True) -> History:
     """The buffer after some blocks of `block` frames from a still start."""
-    history = still_history(
+    history = static_history(
         torch.full((batch, 1, 1, 1, 1), -1.0), KEPT, *2 * [torch.zeros(batch)], torch.full((batch,), present)
     )
     for step in range(blocks):
-        draws = [generator("old frames", seed + world, step) for world in range(batch)]
-        history = append_tiers(history, numbered(step * block, block, batch), TIERS, draws)
+        streams = [generator("old frames", seed + world, step) for world in range(batch)]
+        history = append_tiers(history, numbered(step * block, block, batch), TIERS, streams)
     return history
 
 
@@ -89,7 +89,7 @@ def test_tiers_without_frames_have_no_group():
 def test_a_still_past_repeats_its_first_frame_and_ends_before_zero():
     latents = torch.tensor([[5.0, 6.0], [7.0, 8.0]])[:, None, :, None, None]
     yaw, pitch, present = torch.tensor([0.5, 1.0]), torch.tensor([0.1, 0.2]), torch.tensor([True, False])
-    history = still_history(latents, 4, yaw, pitch, present)
+    history = static_history(latents, 4, yaw, pitch, present)
     assert history.latents.flatten(1).tolist() == [[5, 5, 5, 6], [7, 7, 7, 8]]
     assert history.frame.tolist() == 2 * [[-4, -3, -2, -1]]
     assert history.yaw.dtype == torch.float64

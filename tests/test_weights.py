@@ -57,8 +57,8 @@ def test_the_manifest_lists_every_file_and_the_facts(weights_folder):
     manifest = read_manifest(weights_folder)
     assert manifest["made"] == "random weights for tests"
     assert set(manifest["files"]) == set(FILES) == {path.name for path in weights_folder.iterdir()} - {"manifest.json"}
-    for name, facts in manifest["files"].items():
-        assert (weights_folder / name).stat().st_size == facts["bytes"]
+    for name, metadata in manifest["files"].items():
+        assert (weights_folder / name).stat().st_size == metadata["bytes"]
 
 
 def test_loading_leaves_the_global_randomness_alone(weights_folder):

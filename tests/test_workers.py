@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from world_model.threads import Neighbours, fair_threads, is_worker, others_running
+from world_model.threads import CoreMonitor, count_other_running_threads, fair_threads, is_worker
 from yume_gym.env import YumeWorldEnv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,23 +176,23 @@ def test_ctrl_c_ends_all_workers(weights_folder):
 )
 def test_cores_that_others_keep_busy_are_left_to_them(busy, wanted, threads):
     looks = iter([*busy, *busy[-1:] * 9])
-    neighbours = Neighbours(lambda: next(looks), cores=4, rate=1e9)
-    assert neighbours.threads(wanted) == threads
-    assert [neighbours.threads(4) for _ in range(3)][-1] == max(1, 4 - busy[-1])
+    monitor = CoreMonitor(lambda: next(looks), cores=4, rate=1e9)
+    assert monitor.threads(wanted) == threads
+    assert [monitor.threads(4) for _ in range(3)][-1] == max(1, 4 - busy[-1])
 
 
 def test_looks_are_few_and_threads_are_given_back(monkeypatch):
     looks: list[int] = []
     before = torch.get_num_threads()
-    neighbours = Neighbours(lambda: looks.append(1) or 1, cores=2, rate=0.001)
+    monitor = CoreMonitor(lambda: looks.append(1) or 1, cores=2, rate=0.001)
     try:
         torch.set_num_threads(2)
         for _ in range(5):
-            with pytest.raises(KeyError), fair_threads(torch.device("cpu"), neighbours) as number:
+            with pytest.raises(KeyError), fair_threads(torch.device("cpu"), monitor) as number:
                 assert (number, torch.get_num_threads()) == (1, 1)
                 raise KeyError
             assert torch.get_num_threads() == 2
-        with fair_threads(torch.device("meta"), neighbours) as number:
+        with fair_threads(torch.device("meta"), monitor) as number:
             assert number == 2
     finally:
         torch.set_num_threads(before)
@@ -200,11 +200,11 @@ def test_looks_are_few_and_threads_are_given_back(monkeypatch):
 
 
 def test_a_busy_neighbour_is_seen():
-    with_none = min(others_running() for _ in range(20))
+    with_none = min(count_other_running_threads() for _ in range(20))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
     try:
         time.sleep(0.5)
-        assert max(others_running() for _ in range(20)) >= min(with_none, 50) + 2
+        assert max(count_other_running_threads() for _ in range(20)) >= min(with_none, 50) + 2
     finally:
         for process in busy:
             process.kill()
@@ -217,8 +217,8 @@ def test_an_environment_dreams_the_same_beside_busy_neighbours(world_model, monk
     try:
         torch.set_num_threads(2)
         for busy in (0, 5):
-            monkeypatch.setattr("world_model.threads.NEIGHBOURS._look", lambda busy=busy: busy)
-            monkeypatch.setattr("world_model.threads.NEIGHBOURS._next", 0.0)
+            monkeypatch.setattr("world_model.threads.CORE_MONITOR._look", lambda busy=busy: busy)
+            monkeypatch.setattr("world_model.threads.CORE_MONITOR._next", 0.0)
             env.reset(seed=0)
             frames.append([env.step(held)[0] for held in (1, 10)])
             assert torch.get_num_threads() == 2

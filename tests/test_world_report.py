@@ -74,8 +74,8 @@ def run(tmp_path_factory):
     save_weights(
         folder, config, {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}, {"training": {}}
     )
-    facts = {"data": str(data), "held_out": list(HELD_OUT), "train": list(TRAIN)}
-    (folder / "recording.json").write_text(json.dumps(facts))
+    metadata = {"data": str(data), "held_out": list(HELD_OUT), "train": list(TRAIN)}
+    (folder / "recording.json").write_text(json.dumps(metadata))
     return folder
 
 
@@ -338,13 +338,13 @@ class TestTrials:
         assert (trial.actions[1] == rollouts.long_trial(split, 1, 2, 100, 0).actions[0]).all()
 
     def test_a_damaged_or_contradicting_recording_is_refused(self, run, tmp_path):
-        facts = json.loads((run / "recording.json").read_text())
+        metadata = json.loads((run / "recording.json").read_text())
         for change, message in (
             ({"held_out": [99]}, "of the 8"),
             ({"held_out": [0]}, "none both"),
             ({"train": None}, "damaged"),
         ):
-            (tmp_path / "recording.json").write_text(json.dumps(facts | change))
+            (tmp_path / "recording.json").write_text(json.dumps(metadata | change))
             with pytest.raises(RecordingError, match=message):
                 rollouts.Split.read(tmp_path)
 
@@ -396,8 +396,8 @@ class TestTrials:
 
 def report_of(world, judge, split, out, settings=SETTINGS, reader=None):
     store = Store(out, {"settings": dataclasses.asdict(settings)})
-    facts = {"steps": 150, "held-out steps": 80, "held-out": {"action": 0.85}}
-    return report.finish(report.WorldReport(world, judge, split, settings, store, reader), facts)
+    metadata = {"steps": 150, "held-out steps": 80, "held-out": {"action": 0.85}}
+    return report.finish(report.WorldReport(world, judge, split, settings, store, reader), metadata)
 
 
 def nothing_happens(latents, actions):
@@ -414,8 +414,8 @@ def truthful(world, judge, split, tmp_path_factory):
 
 class TestWhole:
     def test_the_judge_learns_the_toy(self, run, judge):
-        facts = judging.judge_facts(run / judging.NAME)
-        assert facts["held-out"]["action"] > 0.75 and facts["held-out steps"] == 2 * STEPS
+        metadata = judging.judge_metadata(run / judging.NAME)
+        assert metadata["held-out"]["action"] > 0.75 and metadata["held-out steps"] == 2 * STEPS
 
     def test_the_truth_through_the_autoencoder_gets_the_ceilings(self, truthful):
         _, found = truthful

@@ -33,7 +33,7 @@ from train.evaluation.held_out import HORIZONS, held_out_psnr, horizon_frames
 from train.evaluation.sheet import to_pictures
 from train.evaluation.store import Store
 from train.evaluation.walks import sharpness
-from train.export import load_average
+from train.export import load_ema
 from train.foundation import Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import baselines, flow
@@ -50,7 +50,7 @@ from world_model.worlds import start_worlds
 VERSION = 1  # of what is measured: results of another are not mixed
 BLOCKS = 12  # dreamt of each held-out walk; no world of training lives longer, so "all history" has an end
 TIMED = 9  # blocks; the first is not counted
-SETTINGS = Settings(batch=4, life=BLOCKS, warmup=15, dream_from=0, dream_over=1, dream_share=0.7)
+SETTINGS = Settings(batch=4, episode_length=BLOCKS, warmup=15, dream_from=0, dream_over=1, dream_share=0.7)
 DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a model: what latents and texts depend on
 
 
@@ -152,10 +152,10 @@ def cost(dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning) ->
     for number in range(TIMED):
         action = corpus.action(0, number % corpus.blocks)
         context, pooled = (t.to(device) for t in conditioning.context([action], [None]))
-        noise, draws = block_noise(config, [0], [number]).to(device), [generator("old", 0, number)]
+        noise, streams = block_noise(config, [0], [number]).to(device), [generator("old", 0, number)]
         tokens.append(dit.pack(worlds.history, worlds.frame)[0].shape[1])
         began = time.perf_counter()
-        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, noise, sigmas, draws)
+        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, noise, sigmas, streams)
         video.cpu()
         times.append(1000 * (time.perf_counter() - began))
     ends = {"history_tokens/first": tokens[0], "history_tokens/last": tokens[-1]}
@@ -229,9 +229,9 @@ class Ablation:
             dit, parts = take_over(config, self.weights["initial"], self.corpus, vae, seed)
             save_weights(start, config, {"dit.safetensors": dit.state_dict()}, parts)
         train(config, self.data, self.vae_folder, run, replace(settings, seed=seed), self.steps, None, start)
-        average, facts = load_average(config, run)
-        if facts["steps"] != self.steps:
-            raise RuntimeError(f"{run} is at step {facts['steps']} of {self.steps}: run the same command again")
+        average, metadata = load_ema(config, run)
+        if metadata["steps"] != self.steps:
+            raise RuntimeError(f"{run} is at step {metadata['steps']} of {self.steps}: run the same command again")
         parts = {key: read_manifest(start)[key] for key in ("fresh", "left_out")}
         return {"variant": name, "seed": seed, **parts, "figures": self.measure(average)}
 

@@ -148,8 +148,8 @@ def train(config: ModelConfig, out: Path, settings: Settings, steps: int, minute
             run.save()
     run.finish()
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in errors(average, held_out).items()}}
-    (out / "depth.json").write_text(json.dumps({**json.loads(config.to_json()), "depth_training": facts}, indent=1))
+    metadata = {"steps": run.progress.step, **{k: round(v, 4) for k, v in errors(average, held_out).items()}}
+    (out / "depth.json").write_text(json.dumps({**json.loads(config.to_json()), "depth_training": metadata}, indent=1))
 
 
 @torch.no_grad()

@@ -24,14 +24,14 @@ from train.data.texts import open_conditioning
 from train.engine.arguments import initial_dit, read_arguments
 from train.engine.loop import Run, prepare_cpu
 from train.engine.pool import Batch, Pool
-from train.engine.sharding import lanes_of, mean_of, own_device
+from train.engine.sharding import mean_over_processes, own_device, settings_by_micro_batch
 from train.evaluation.held_out import evaluate
 from train.foundation import flow_loss
 from world_model import flow
 from world_model.conditions import Conditions, Motion
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.rollout import commanded, dream_block, encode_conditions, generator
+from world_model.rollout import constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import Conditioning, build_conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -54,7 +54,7 @@ class Settings:
         0.5  # weight of the squared distance to the true block, which a simulator knows; 0: worlds outlive their walks
     )
     ema: float = 0.99
-    lanes: int = (
+    micro_batches: int = (
         1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
     )
     seed: int = 0
@@ -78,7 +78,7 @@ def dmd_loss(x: Tensor, direction: Tensor) -> Tensor:
 class Distiller:
     """Generator, fake and real score over one pool of worlds that live on the generator's dreams.
 
-    real: the frozen teacher. exits: seed of the exit steps, which all lanes of a run share, since all processes call the
+    real: the frozen teacher. exits: seed of the exit steps, which all micro-batches of a run share, since all processes call the
     generator equally often.
     """
 
@@ -102,31 +102,31 @@ class Distiller:
         With `learn`, gradients flow through the exit step and the compression of the history.
         """
         stream = generator(self.settings.seed, "distill", number)
-        batch = self.pool.draw(dit, self.vae, self.settings.batch, 1.0, number)
+        batch = self.pool.sample(dit, self.vae, self.settings.batch, 1.0, number)
         shared = stream if self.exits == self.settings.seed else generator(self.exits, "distill", number)
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=shared))
         noise = torch.randn(batch.truth.shape, generator=stream).to(self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(learn):
-            remembering = replace(batch, worlds=replace(batch.worlds, memory=dit.remember(batch.past)))
+            remembering = replace(batch, worlds=replace(batch.worlds, memory=dit.encode_memory(batch.past)))
             motion, latents, _ = self.dream(dit, remembering, noise, [stream] * len(batch.index), exit_step)
         return batch, motion, latents
 
     def dream(
-        self, dit: DiT, batch: Batch, noise: Tensor, draws: list[torch.Generator], exit_step: int | None = None
+        self, dit: DiT, batch: Batch, noise: Tensor, streams: list[torch.Generator], exit_step: int | None = None
     ) -> tuple[Motion, Tensor, Tensor]:
         """The environment's own step of a batch; detached, its worlds go back to the pool. Motion, latents and pictures."""
         after, latents, video = dream_block(
-            dit, self.vae, batch.worlds, batch.actions, batch.context, batch.pooled, noise, self.sigmas, draws, exit_step
+            dit, self.vae, batch.worlds, batch.actions, batch.context, batch.pooled, noise, self.sigmas, streams, exit_step
         )  # fmt: skip
         if after.memory is not None:
             after = replace(after, memory=ChannelMemory(after.memory.total.detach(), after.memory.norm.detach()))
         newest = torch.arange(after.history.frames - self.config.block_latents, after.history.frames)
-        self.pool.put(batch, after, after.history.select(newest.repeat(len(batch.index), 1)))
-        return commanded(dit, batch.worlds, batch.actions), latents, video
+        self.pool.add(batch, after, after.history.select(newest.repeat(len(batch.index), 1)))
+        return constrained_motion(dit, batch.worlds, batch.actions), latents, video
 
     def conditions(self, score: DiT, batch: Batch, motion: Motion, context: Tensor) -> Conditions:
         """A score's own compression of the same generated history."""
-        worlds = replace(batch.worlds, memory=score.remember(batch.past))
+        worlds = replace(batch.worlds, memory=score.encode_memory(batch.past))
         return encode_conditions(score, self.vae, worlds, motion, context, batch.pooled)[0]
 
     def critic_loss(self, critic: DiT, batch: Batch, motion: Motion, latents: Tensor, number: int) -> Tensor:
@@ -163,12 +163,12 @@ class Distiller:
         return loss + self.settings.truth * (latents - batch.truth).square().mean()
 
 
-def _update(run: Run, which: int, model: nn.Module, losses: Iterable[Tensor], lanes: int = 1) -> float:
-    """One optimizer step on the mean of the lanes' losses, each computed when its turn comes; returns that mean."""
+def _update(run: Run, which: int, model: nn.Module, losses: Iterable[Tensor], micro_batches: int = 1) -> float:
+    """One optimizer step on the mean of the micro-batches' losses, each computed when its turn comes; returns that mean."""
     total = 0.0
     for loss in losses:
-        run.accelerator.backward(loss / lanes)
-        total += float(loss.detach()) / lanes
+        run.accelerator.backward(loss / micro_batches)
+        total += float(loss.detach()) / micro_batches
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     run.optimizers[which].step()
     for optimizer in run.optimizers:
@@ -202,7 +202,7 @@ def train(
     blind = vae if config.priors else LatentsOnly(vae)
     distillers = {
         name: Distiller(config, corpus, blind, own, real, conditioning, settings.seed)
-        for name, own in lanes_of(settings).items()
+        for name, own in settings_by_micro_batch(settings).items()
     }
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(student.parameters(), lr=settings.generator_lr, betas=(0.0, 0.999), weight_decay=0.0),
@@ -212,28 +212,28 @@ def train(
     pools = {name: distiller.pool for name, distiller in distillers.items()}
     run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema}, pools, frozen=[real])
     average: DiT = run.ema["dit"].module  # type: ignore[assignment]
-    lanes = list(distillers.values())
+    own = list(distillers.values())
     losses: dict[str, list[float]] = {"generator": [], "critic": []}
     for step in run.steps(steps, minutes):
         learn = step >= settings.critic_warmup and step % settings.generator_every == 0
         dreamt: list[tuple[Distiller, tuple[Batch, Motion, Tensor]]] = []
 
         def generator_losses(step: int = step, dreamt: list = dreamt) -> Iterator[Tensor]:
-            for lane in lanes:
-                dream = lane.rollout(student, step, True)
-                dreamt.append((lane, dream))
-                yield lane.generator_loss(critic, *dream, step)
+            for distiller in own:
+                dream = distiller.rollout(student, step, True)
+                dreamt.append((distiller, dream))
+                yield distiller.generator_loss(critic, *dream, step)
 
         if learn:
-            losses["generator"].append(_update(run, 0, student, generator_losses(), len(lanes)))
+            losses["generator"].append(_update(run, 0, student, generator_losses(), len(own)))
             run.average("dit")
         else:
-            dreamt += [(lane, lane.rollout(student, step, False)) for lane in lanes]
-        critic_losses = (lane.critic_loss(critic, *dream, step) for lane, dream in dreamt)
-        losses["critic"].append(_update(run, 1, critic, critic_losses, len(lanes)))
+            dreamt += [(distiller, distiller.rollout(student, step, False)) for distiller in own]
+        critic_losses = (distiller.critic_loss(critic, *dream, step) for distiller, dream in dreamt)
+        losses["critic"].append(_update(run, 1, critic, critic_losses, len(own)))
         if step % 50 == 49:
             recent = {name: float(np.mean(values[-50:])) for name, values in losses.items() if values}
-            run.log(dict(zip(recent, mean_of(list(recent.values())))))
+            run.log(dict(zip(recent, mean_over_processes(list(recent.values())))))
         if step % 300 == 299:
             evaluate(run, average, vae, corpus, conditioning, f"distill_{step + 1:06d}")  # type: ignore[arg-type]
             run.save()
@@ -244,7 +244,7 @@ def main() -> None:
     prepare_cpu()
     names = (
         "batch", "pool", "blocks", "text_start", "generator_lr", "critic_lr", "generator_every", "critic_warmup",
-        "guidance", "truth", "lanes", "seed",
+        "guidance", "truth", "micro_batches", "seed",
     )  # fmt: skip
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae", "initial"))
     train(config, a.data, a.vae, a.initial, a.out, settings, a.steps, a.minutes)

@@ -31,7 +31,7 @@ from train.evaluation.targets import check, headline, verdict
 from train.evaluation.walks import draw_sky, make_trial, measure_walk, psnr
 from train.evaluation.worlds import Decoded, Dream, Frozen, Street, World, town
 from train.generator import report as recorded
-from train.judge.network import WEIGHTS, Judge, fingerprint, judge_facts
+from train.judge.network import WEIGHTS, Judge, fingerprint, judge_metadata
 from train.street.walks import LATER_EVENTS, StreetRecipe, render_walk
 from world_model.model import WorldModel
 from world_model.priors.config import places_of
@@ -234,16 +234,16 @@ class Evaluation:
 
 
 def evaluate(
-    model: WorldModel, facts: dict[str, Any], out: Path, settings: Settings, *, judge_weights: Path = WEIGHTS,
+    model: WorldModel, metadata: dict[str, Any], out: Path, settings: Settings, *, judge_weights: Path = WEIGHTS,
     steps: int | None = None, teacher: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measures what is not yet in `out`, writes the report there and returns it. `facts` are the model's manifest.
+    """Measures what is not yet in `out`, writes the report there and returns it. `metadata` are the model's manifest.
 
     Raises StoreError where `out` holds the evaluation of something else, FileNotFoundError or ValueError without a fitting judge.
     """
     judge = Judge.load(model.config, judge_weights)
     identity = {
-        "version": VERSION, "model": facts.get("files"), "steps": steps, "judge": fingerprint(judge_weights),
+        "version": VERSION, "model": metadata.get("files"), "steps": steps, "judge": fingerprint(judge_weights),
         "settings": dataclasses.asdict(settings),
     }  # fmt: skip
     store = Store(out, identity)
@@ -253,10 +253,10 @@ def evaluate(
         "model": {
             "name": model.config.name,
             "steps": steps or model.config.sampler.steps,
-            "training": facts.get("training"),
+            "training": metadata.get("training"),
         },
         "settings": dataclasses.asdict(settings),
-        "judge": judge_facts(judge_weights),
+        "judge": judge_metadata(judge_weights),
         **found,
         "seconds": store.seconds,
     }
@@ -290,9 +290,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         model = WorldModel.load(given.model)
         teacher = json.loads(given.teacher.read_text()) if given.teacher else None
-        facts = read_manifest(find_weights(given.model))
+        metadata = read_manifest(find_weights(given.model))
         judge = given.judge
-        report = evaluate(model, facts, given.out, settings, judge_weights=judge, steps=given.steps, teacher=teacher)
+        report = evaluate(model, metadata, given.out, settings, judge_weights=judge, steps=given.steps, teacher=teacher)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     for row in report["targets"]:

@@ -47,7 +47,7 @@ def export(
         raise ValueError(f"{config.name!r} has priors, which train.land exports: python -m train.land {config.name}")
     if config.text.kind == "umt5" and initial is None:
         raise ValueError(f"{config.name!r} reads texts with UMT5: --initial must name the weights that bring it")
-    dit, training = load_average(config, run)
+    dit, training = load_ema(config, run)
     vae, fingerprint = load_vae(config, vae_folder)
     tensors = {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}  # type: ignore[attr-defined]
     conditioning = open_conditioning(config, run if data is None else data, initial)
@@ -61,12 +61,12 @@ def export(
         _save_starts(corpus, out)
     if config.text.kind == "umt5" and initial is not None:
         link_text_encoder(initial, out)
-    facts = {
+    metadata = {
         "autoencoder": {"sha256": fingerprint},
         "training": [*_earlier(initial), training],
         "evaluation": {"walks": HELD_OUT, **{name: round(value, 2) for name, value in figures.items()}},
     }
-    save_weights(out, config, tensors, facts)
+    save_weights(out, config, tensors, metadata)
     return figures
 
 
@@ -92,7 +92,7 @@ def _earlier(initial: Path | None) -> list[Any]:
 # ---- runs -------------------------------------------------------------------------------------------------------------
 
 
-def load_average(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -> tuple[DiT, dict]:
+def load_ema(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -> tuple[DiT, dict]:
     """The averaged DiT of a run's checkpoint, and the run's settings and progress; parts that are `replaced` afterwards are left
     fresh, and may be of another shape in the run. Raises FileNotFoundError without one."""
     checkpoint = run / "checkpoint"
@@ -101,8 +101,8 @@ def load_average(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -
             f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
         )
     average = AveragedModel(DiT(config))
-    loop.load_average(checkpoint, average, replaced)
-    return average.module, run_facts(run)  # type: ignore[return-value]
+    loop.load_checkpoint_ema(checkpoint, average, replaced)
+    return average.module, run_metadata(run)  # type: ignore[return-value]
 
 
 def config_of(run: Path) -> ModelConfig:
@@ -113,11 +113,11 @@ def config_of(run: Path) -> ModelConfig:
     return ModelConfig.from_json(path.read_text())
 
 
-def run_facts(run: Path) -> dict:
-    """Stage, steps, minutes and settings of a run, which may be of an older shape of the model."""
+def run_metadata(run: Path) -> dict:
+    """Metadata of a run: stage, steps, minutes and settings. Its model may be of an older shape of the model."""
     progress = loop.load_progress(run / "checkpoint")
-    facts = {"stage": run.name, "steps": progress["step"], "minutes": round(progress["seconds"] / 60, 1)}
-    return {**facts, "settings": json.loads((run / "settings.json").read_text())}
+    metadata = {"stage": run.name, "steps": progress["step"], "minutes": round(progress["seconds"] / 60, 1)}
+    return {**metadata, "settings": json.loads((run / "settings.json").read_text())}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from train.data.corpus import town_of, town_start
 from train.data.shards import HELD_OUT, Shard, find_shards
 from train.depth import degrade
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, facts_of, load_network, prepare_cpu
+from train.engine.loop import Run, load_network, prepare_cpu, stage_metadata
 from train.evaluation.sheet import to_video
 from train.street.walks import known_street
 from world_model.config import ModelConfig
@@ -144,7 +144,7 @@ def train(
             run.save()
     run.finish()
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    steps_before = facts_of(initial, "finder").get("steps", 0) if initial is not None else 0
+    steps_before = stage_metadata(initial, "finder").get("steps", 0) if initial is not None else 0
     measured = {k: round(v, 4) for k, v in errors(average, held_out).items()}
     facts = {"steps": run.progress.step + steps_before, **measured}
     (out / "finder.json").write_text(json.dumps({"finder_training": facts}, indent=1))

@@ -26,7 +26,7 @@ from train.engine.deepen import deepened
 from train.engine.loop import Run, prepare_cpu
 from train.engine.muon import Muon
 from train.engine.pool import Batch, Pool
-from train.engine.sharding import anywhere, lanes_of, mean_of, own_device
+from train.engine.sharding import any_process, mean_over_processes, own_device, settings_by_micro_batch
 from train.evaluation.held_out import evaluate
 from train.generator.foundation import draw_sigma
 from train.places import load_places
@@ -46,9 +46,11 @@ class Settings:
     """Numbers of this stage."""
 
     batch: int = 8  # worlds a step
-    draws: int = 2  # noise draws that share one world's history
+    noise_samples: int = 2  # noise draws that share one world's history
     pool: int = 64
-    life: int = 24  # blocks: the longest that a world of the pool lives; a walk's end comes first
+    episode_length: int = (
+        24  # blocks: the longest episode of a world of the pool; the end of its trajectory comes first
+    )
     alternate: bool = False  # steps from text (T2V) and from pictures (I2V) strictly alternate, as in the paper
     text_start: float = 0.4  # else: share of worlds that start from text, and live one block
     lr: float = 1.5e-3
@@ -65,7 +67,7 @@ class Settings:
     dream_share: float = 0.5
     dream_steps: int = 2  # sampler steps of a dreamt history
     optimizer: str = "muon"  # or "adamw": large networks on many GPUs
-    lanes: int = (
+    micro_batches: int = (
         1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
     )
     seed: int = 0
@@ -136,7 +138,7 @@ class Trainer:
         self.conditioning = conditioning or build_conditioning(config)
         self.device = own_device()
         self.pool = Pool(
-            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.life,
+            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.episode_length,
             text_start="alternate" if settings.alternate else settings.text_start, device=self.device,
         )  # fmt: skip
 
@@ -145,21 +147,21 @@ class Trainer:
         s = self.settings
         stream = generator(s.seed, "foundation", number)
         share = s.dream_share * min(1.0, max(0.0, (number - s.dream_from) / max(s.dream_over, 1)))
-        batch = self.pool.draw(dit, self.vae, s.batch, share, number)
+        batch = self.pool.sample(dit, self.vae, s.batch, share, number)
         noised = corrupt(batch, s, stream)
-        worlds = replace(noised.worlds, memory=dit.remember(batch.past))
+        worlds = replace(noised.worlds, memory=dit.encode_memory(batch.past))
         conditions, block = encode_conditions(dit, self.vae, worlds, batch.motion, batch.context, batch.pooled)
-        data = batch.truth.repeat_interleave(s.draws, 0)
+        data = batch.truth.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream).to(self.device)
         noise = torch.randn(data.shape, generator=stream).to(self.device)
-        repeated = conditions.repeat(s.draws)
+        repeated = conditions.repeat(s.noise_samples)
         loss = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         reference = untrained_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
         with torch.no_grad():
             added = batch.truth
-            dreaming = self.pool.dreaming(batch)
+            dreaming = self.pool.self_generated(batch)
             dreams = bool(dreaming.any())
-            if anywhere(dreams):  # a sharded network is called by all processes or by none
+            if any_process(dreams):  # a sharded network is called by all processes or by none
                 sigmas = flow.sigma_schedule(s.dream_steps, self.config.sampler.shift)
                 start = torch.randn(added.shape, generator=stream) if dreams else torch.zeros(added.shape)
                 start = start.to(self.device) * self.config.sampler.temperature
@@ -167,7 +169,7 @@ class Trainer:
                 added = torch.where(dreaming[:, None, None, None, None], dream, added)
             clean = replace(block, worlds=batch.worlds)
             after, _ = append_and_decode(dit, self.vae, clean, added, [stream] * len(batch.index))
-            self.pool.put(batch, without_doubt(after, ~dreaming), block.history(added))
+            self.pool.add(batch, without_doubt(after, ~dreaming), block.history(added))
         return loss, reference
 
 
@@ -207,7 +209,10 @@ def train(
     if initial is None and scene is not None:
         scene.deviation.copy_(corpus.prior_deviation(scene, load_vae(config, vae_folder)[0]))
     conditioning, blind = open_conditioning(config, data, initial), vae if config.priors else LatentsOnly(vae)
-    trainers = {name: Trainer(config, corpus, blind, own, conditioning) for name, own in lanes_of(settings).items()}
+    trainers = {
+        name: Trainer(config, corpus, blind, own, conditioning)
+        for name, own in settings_by_micro_batch(settings).items()
+    }
     both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
     pools = {name: trainer.pool for name, trainer in trainers.items()}
     run = Run("foundation", config, settings, out, {"dit": dit}, both, {"dit": settings.ema}, pools)
@@ -229,7 +234,7 @@ def train(
         run.average("dit")
         losses.append(np.mean(parts, axis=0))
         if step % 25 == 24:
-            mean, untrained = mean_of(np.mean(losses[-25:], axis=0).tolist())
+            mean, untrained = mean_over_processes(np.mean(losses[-25:], axis=0).tolist())
             run.log({"loss": mean, "explained": 1 - mean / untrained})
         if step % 1000 == 999:
             evaluate(run, average, vae, corpus, conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
@@ -241,8 +246,8 @@ def train(
 def main() -> None:
     prepare_cpu()
     names = (
-        "batch", "pool", "life", "draws", "lr", "warmup", "ema", "pure_noise", "alternate", "text_start", "dream_from",
-        "dream_over", "dream_share", "optimizer", "lanes", "seed",
+        "batch", "pool", "episode_length", "noise_samples", "lr", "warmup", "ema", "pure_noise", "alternate", "text_start",
+        "dream_from", "dream_over", "dream_share", "optimizer", "micro_batches", "seed",
     )  # fmt: skip
     offered = ("initial", "depth", "places", "events", "captions", "baseline")
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered)

@@ -22,7 +22,7 @@ from train.data.shards import HELD_OUT
 from train.depth import load_depth
 from train.engine.loop import prepare_cpu
 from train.evaluation.held_out import held_out_psnr
-from train.export import config_of, load_average, run_facts
+from train.export import config_of, load_ema, run_metadata
 from train.finder import WEIGHTS as FINDER
 from train.places import load_places
 from train.street.growth import load_events
@@ -62,7 +62,7 @@ def outgrown(config: ModelConfig, run: Path) -> list[str]:
     return [name for name, of in (("places", places_of), ("events", events_of)) if of(began) != of(config)]
 
 
-def land(
+def export_with_priors(
     config: ModelConfig,
     run: Path,
     vae_folder: Path,
@@ -74,11 +74,11 @@ def land(
     finder: Path | None = None,
     events: Path | None = None,
     initial: Path | None = None,
-    share: float = 1.0,
+    interpolation: float = 1.0,
 ) -> dict[str, float]:
     """Writes the folder; returns its evaluation.
 
-    With a `share` below 1 the DiT's weights lie between those of the run before this one (0) and this one's (1): distillation
+    With `interpolation` below 1 the DiT's weights lie between those of the run before this one (0) and this one's (1): distillation
     sharpens, and overshoots, while what lies between a network and its fine-tuned self is often better than both (Wortsman et al.
     2022, arXiv:2109.01903).
 
@@ -98,14 +98,16 @@ def land(
         if parts[name] is None:
             raise ValueError(f"{run} knows other {name} than {config.name}: pass --{name}, a run of train.{name}")
     replaced = [part_name(name) for name, folder in parts.items() if folder is not None]
-    dit, training = load_average(config, run, replaced)
-    if share != 1:
-        if not before or not 0 <= share < 1:
-            raise ValueError(f"--share {share} must be from 0 to 1, and --before name the run that the rest is of")
-        earlier_dit = load_average(config, before[-1], replaced)[0]
+    dit, training = load_ema(config, run, replaced)
+    if interpolation != 1:
+        if not before or not 0 <= interpolation < 1:
+            raise ValueError(
+                f"--interpolation {interpolation} must be from 0 to 1, and --before name the run that the rest is of"
+            )
+        earlier_dit = load_ema(config, before[-1], replaced)[0]
         for parameter, other in zip(dit.parameters(), earlier_dit.parameters(), strict=True):
-            parameter.data.lerp_(other.data, 1 - share)
-        training["share"] = share
+            parameter.data.lerp_(other.data, 1 - interpolation)
+        training["share"] = interpolation
     for name, load in (("depth", load_depth), ("places", load_places), ("events", load_events)):
         folder, part = parts[name], part_of(dit, name)
         if folder is not None and part is not None:
@@ -117,10 +119,10 @@ def land(
     out.mkdir(parents=True, exist_ok=True)
     pictures, poses = starting_pictures(config)
     Image.fromarray(pictures).save(out / "starts.png", optimize=True)
-    stages = [run_facts(folder) for folder in before]
-    facts = {
+    stages = [run_metadata(folder) for folder in before]
+    metadata = {
         "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],
-        **{stage: _facts(run, stage, earlier) for stage, run in parts.items()},
+        **{stage: _stage_metadata(run, stage, earlier) for stage, run in parts.items()},
         "training": [*earlier.get("training", []), *stages, training],
         "evaluation": {"walks": HELD_OUT, **{k: round(v, 2) for k, v in figures.items()}},
     }
@@ -131,11 +133,11 @@ def land(
     if finder is not None:
         tensors["finder.safetensors"] = load_file(finder / FINDER)
         (out / "starts.json").write_text(json.dumps(poses) + "\n")
-    save_weights(out, config, tensors, facts)
+    save_weights(out, config, tensors, metadata)
     return figures
 
 
-def _facts(run: Path | None, stage: str, earlier: dict) -> dict:
+def _stage_metadata(run: Path | None, stage: str, earlier: dict) -> dict:
     """What a run says of its training, without the config; where it did not go on, what earlier weights say."""
     if run is None or not (run / f"{stage}.json").is_file():
         return earlier.get(stage, {})
@@ -160,16 +162,18 @@ def main() -> None:
         parser.add_argument(
             f"--{stage}", type=Path, help=f"run folder of train.{stage}, if it went on after --run began"
         )
-    parser.add_argument("--initial", type=Path, help="folder of weights that these runs began from: its facts are kept")
     parser.add_argument(
-        "--share", type=float, default=1.0, help="of the run's weights; the rest are those of the last --before"
+        "--initial", type=Path, help="folder of weights that these runs began from: its metadata is kept"
+    )
+    parser.add_argument(
+        "--interpolation", type=float, default=1.0, help="of the run's weights; the rest are those of the last --before"
     )
     parser.add_argument("--finder", type=Path, help="run folder of train.finder, for a model that knows a town")
     arguments = parser.parse_args()
     config = get_preset(arguments.model)
-    figures = land(
+    figures = export_with_priors(
         config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before, arguments.depth,
-        arguments.places, arguments.finder, arguments.events, arguments.initial, arguments.share,
+        arguments.places, arguments.finder, arguments.events, arguments.initial, arguments.interpolation,
     )  # fmt: skip
     print("\n".join(f"{name:24} {value:6.2f}" for name, value in figures.items()))
 

@@ -28,7 +28,7 @@ from train.data.corpus import Corpus
 from train.data.latents import load_vae
 from train.data.shards import HELD_OUT, WalkInfo
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, facts_of, load_network, prepare_cpu
+from train.engine.loop import Run, load_network, prepare_cpu, stage_metadata
 from train.evaluation.sheet import to_pictures
 from train.street.descriptions import learn_skies, learn_sky_words, learn_views
 from train.street.voxels import Survey, count_bricks, count_voxels, distance_field, mark_walks
@@ -217,7 +217,7 @@ def train(
     figures, rows = errors(average, corpus, vae)
     run.sheet("places", rows)
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    earlier = facts_of(before, "places") if before is not None else {}
+    earlier = stage_metadata(before, "places") if before is not None else {}
     measured = {k: round(v, 4) for k, v in {**figures, **words}.items()}
     if town:
         own = f"town {known.towns[town]}"

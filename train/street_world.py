@@ -224,7 +224,7 @@ def train(
             shape = recorded_config("street-generator", read_recording(data), True, settings.size)
             conditioning = Conditioning(shape.text, table.actions if table else None, table)
             left = settings.minutes - (time.monotonic() - began) / 60
-            recipe = GPU if settings.place.type == "cuda" else CPU
+            recipe = GPU if settings.torch_device.type == "cuda" else CPU
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
                 training = StreetTraining(
                     data, out, dataclasses.replace(settings, minutes=left), recipe, bar, shape, conditioning,

@@ -134,10 +134,10 @@ def keep_linear(vae: PatchVAE, weights: Path) -> None:
     vae.load_state_dict({**own, **{name: taken[name].float() for name in names}})
 
 
-def export(vae: PatchVAE, config: ModelConfig, out: Path, facts: dict[str, float]) -> None:
+def export(vae: PatchVAE, config: ModelConfig, out: Path, metadata: dict[str, float]) -> None:
     """vae.safetensors (float32) and vae.json."""
     save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, out / WEIGHTS)
-    (out / "vae.json").write_text(json.dumps({**json.loads(config.to_json()), "vae_training": facts}, indent=1))
+    (out / "vae.json").write_text(json.dumps({**json.loads(config.to_json()), "vae_training": metadata}, indent=1))
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ class Settings:
     seed: int = 0
 
     @property
-    def place(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         found = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(found if self.device == "auto" else self.device)
 
@@ -90,7 +90,7 @@ class WorldTraining:
             json.dumps({"data": str(data.resolve()), "held_out": self.held_out, "train": self.episodes})
         )
         torch.manual_seed(settings.seed)
-        self.device = settings.place
+        self.device = settings.torch_device
         self.conditioning = conditioning or build_conditioning(self.config)
         self.steps: dict[str, int] = {}
 

@@ -31,7 +31,7 @@ def mapped(function: Callable[..., Tensor], *trees: Tree, axis: int = 0) -> Tree
     return first
 
 
-def join(batches: Sequence[Tree]) -> Tree:
+def collate(batches: Sequence[Tree]) -> Tree:
     """One batch of several."""
     return mapped(lambda axis, *tensors: torch.cat(tensors, dim=axis), *batches)
 
@@ -41,7 +41,7 @@ def rows(batch: Tree, part: slice | Tensor) -> Tree:
     return mapped(lambda axis, tensor: tensor[(slice(None),) * axis + (part,)], batch)
 
 
-def put(batch: Tree, numbers: Tensor, others: Tree) -> Tree:
+def replace_rows(batch: Tree, numbers: Tensor, others: Tree) -> Tree:
     """A batch with `others` in place of its worlds of these numbers, int64 [n]; a new one, the old one stays as it is."""
     return mapped(
         lambda axis, tensor, new: tensor.clone().index_copy_(axis, numbers.to(tensor.device), new), batch, others

@@ -1,4 +1,4 @@
-"""What a block is dreamt from: where its camera goes, when and where it is, and what all its sampler steps share."""
+"""Conditions of a block: camera motion, frame numbers and poses, and what all its sampler steps share."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 from world_model import batch
 from world_model.blocks import Grid
 from world_model.layers import KeyValue
-from world_model.memory import Worlds
+from world_model.memory import WorldBatch
 from world_model.tscm import ChannelMemory, History
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the camera is when a world begins: yaw, pitch [B] float64 radians, place [B, 2] float64 metres (world x, z)."""
+    """Where the camera is when a world begins: yaw, pitch [B] float64 radians, position [B, 2] float64 metres (world x, z)."""
 
     yaw: Tensor
     pitch: Tensor
-    place: Tensor
+    position: Tensor
 
     @classmethod
     def origin(cls, worlds: int, device: torch.device | str) -> Pose:
         """Of worlds that begin nowhere in particular: at the origin, looking straight ahead."""
         zero = torch.zeros(worlds, dtype=torch.float64, device=device)
-        return cls(yaw=zero, pitch=zero, place=zero[:, None].expand(-1, 2))
+        return cls(yaw=zero, pitch=zero, position=zero[:, None].expand(-1, 2))
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one prior says of a block: data ~ N(mean, variance), [B, C, K, h, w] each; what the generator is shown besides,
-    [B, channels, K, h, w]; and the prior's own notes for its `update`."""
+    """What one prior predicts of a block: data ~ N(mean, variance), [B, C, K, h, w] each; `features` that the generator is
+    conditioned on, [B, channels, K, h, w]; `auxiliary` values that only the prior's `update` reads."""
 
     mean: Tensor
     variance: Tensor
-    shown: Tensor
-    own: Any = None
+    features: Tensor
+    auxiliary: Any = None
 
 
 @dataclass(frozen=True)
 class BlockContext:
-    """A block about to be dreamt: the worlds before it, the commanded motion, when and where its latent frames are, what is told
-    (context [B, N, text_dim]: event tokens then action tokens, zero-padded), and what each prior predicted."""
+    """A block about to be generated: the worlds before it, the commanded motion, frame numbers and poses of its latent frames, the
+    text conditions (context [B, N, text_dim]: event tokens then action tokens, zero-padded), and each prior's prediction."""
 
-    worlds: Worlds
+    worlds: WorldBatch
     motion: Motion
     target: Target
     context: Tensor
@@ -91,7 +91,7 @@ class Conditions:
     table: Tensor  # rotary table of the tokens attended to together with the target
     memory: ChannelMemory | None
     memory_table: Tensor | None
-    bias: Tensor | None  # [B, L, D] added to the target's tokens: the screen embedding and what priors show
+    bias: Tensor | None  # [B, L, D] added to the target's tokens: the screen embedding and the priors' features
     pooled: Tensor | None  # [B, D] pooled action
     mean: Tensor | None = None  # [B, C, K, h, w]
     variance: Tensor | None = None  # [B, C, K, h, w]

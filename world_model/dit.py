@@ -3,7 +3,7 @@
 One class from the 3M-parameter street to the released 5B: parameter names of the shared parts are Wan2.2's and Yume's.
 What does not depend on the noise is computed once for all sampler steps of a block:
 
-    conditions = dit.read(history, memory, context, target, pooled)
+    conditions = dit.encode_conditions(history, memory, context, target, pooled)
     conditions = dit.condition_on(conditions, predictions)  # of the model's priors, if it has any
     output = dit(x, sigma, conditions)
 
@@ -38,7 +38,7 @@ from world_model.positions import Positions
 from world_model.priors.registry import build_priors
 from world_model.tscm import ChannelMemory, History
 
-LOGARITHM = 8.0  # bound of the logarithms of variances
+MAX_LOG_VARIANCE = 8.0  # bound of log variances, on both sides
 
 
 class DiT(nn.Module):
@@ -172,11 +172,11 @@ class DiT(nn.Module):
 
     # ---- channel half -------------------------------------------------------------------------------------------------
 
-    def remember(self, block: History) -> ChannelMemory | None:
+    def encode_memory(self, block: History) -> ChannelMemory | None:
         """Channel sums of whole kernels of history, oldest decayed most; frames are front-padded to whole kernels.
 
         Because z_linear enters every layer unchanged, sums of two stretches add up: memory of (a, b) is
-        ``remember(a).add(remember(b), decay ** kernels of b)``.
+        ``encode_memory(a).add(encode_memory(b), decay ** kernels of b)``.
         """
         c = self.config.dit.channel
         if c is None or self.channel_embedding is None:
@@ -208,7 +208,7 @@ class DiT(nn.Module):
 
     # ---- forward ------------------------------------------------------------------------------------------------------
 
-    def read(
+    def encode_conditions(
         self, history: History | None, memory: ChannelMemory | None, context: Tensor, target: Target,
         pooled: Tensor | None = None,
     ) -> Conditions:  # fmt: skip
@@ -240,7 +240,7 @@ class DiT(nn.Module):
             kernel = (1, *c.patch[1:])
             coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
             memory_table = rotary_table(coords, self.channel_frequencies)
-            memory = memory or self.no_memory(context)
+            memory = memory or self.empty_memory(context)
         screen = (
             None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
         )
@@ -276,7 +276,7 @@ class DiT(nn.Module):
         if self.recent_embedding is None or history is None:
             return bias
         newest = history.latents[:, :, -self.config.dit.recent_frames :].to(self.dtype)
-        seen = history.known[:, None, None, None].to(self.dtype)
+        seen = history.has_past[:, None, None, None].to(self.dtype)
         stacked = torch.cat([rearrange(newest, "B C n h w -> B (n C) h w") * seen, seen.expand_as(newest[:, :1, 0])], 1)
         embedded = self.recent_embedding(stacked)
         tokens = rearrange(embedded, "B (F D) h w -> B (F h w) D", F=self.config.token_grid[0])
@@ -287,13 +287,13 @@ class DiT(nn.Module):
         if self.residual_deviation is None or history is None:
             return None, None
         last = history.latents[:, :, -1:].expand(-1, -1, self.config.block_latents, -1, -1)
-        known = history.known[:, None, None, None, None]
-        power = rearrange(self.residual_deviation.square()[history.known.long()], "B K C -> B C K 1 1")
+        known = history.has_past[:, None, None, None, None]
+        power = rearrange(self.residual_deviation.square()[history.has_past.long()], "B K C -> B C K 1 1")
         return last * known, power.expand_as(last)
 
     def condition_on(self, conditions: Conditions, predictions: Sequence[Prediction]) -> Conditions:
-        """`conditions` of a block with what each of the model's priors predicts of it: where a data prediction starts from (`mean`,
-        `variance`), and what the tokens are shown (`bias`). No other place sets mean and variance; without priors there are none.
+        """`conditions` of a block with each prior's prediction of it: where a data prediction starts from (`mean`, `variance`), and
+        the features that are added to the tokens (`bias`). Mean and variance are set here only; without priors there are none.
 
         Several priors are independent observations of the data. ValueError for more or fewer predictions than priors.
         """
@@ -302,7 +302,7 @@ class DiT(nn.Module):
                 f"a model with {len(self.priors)} priors needs as many predictions, got {len(predictions)}"
             )
         for embedding, prediction in zip(self.prior_embeddings, predictions):
-            shown = embedding(prediction.shown.to(self.dtype)).flatten(2).transpose(1, 2)
+            shown = embedding(prediction.features.to(self.dtype)).flatten(2).transpose(1, 2)
             bias = shown if conditions.bias is None else shown + conditions.bias
             mean, variance = prediction.mean, prediction.variance
             if conditions.mean is not None and conditions.variance is not None:
@@ -314,7 +314,7 @@ class DiT(nn.Module):
         rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]
         return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
 
-    def no_memory(self, context: Tensor) -> ChannelMemory:
+    def empty_memory(self, context: Tensor) -> ChannelMemory:
         """The channel memory of worlds without a past, as many as `context` has rows."""
         c = self.config.dit.channel
         assert c is not None
@@ -406,7 +406,9 @@ class DiT(nn.Module):
                 level = level.repeat_interleave(size, dim=2 + axis)
         variance, error = conditions.variance, None
         if self.variances is not None:
-            change, error = self._unpatch(self.variances(tokens), grid).clamp(-LOGARITHM, LOGARITHM).chunk(2, dim=1)
+            change, error = (
+                self._unpatch(self.variances(tokens), grid).clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE).chunk(2, dim=1)
+            )
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
         return mean + deviation * out, error

@@ -1,4 +1,4 @@
-"""All that a dream remembers between two blocks.
+"""The state of generated worlds between two blocks.
 
 Shapes: B worlds, C latent channels, h x w latent size, H x W pixels.
 """
@@ -17,10 +17,10 @@ PriorState = Any  # a prior's own: an immutable dataclass of tensors
 
 
 @dataclass(frozen=True)
-class Worlds:
+class WorldBatch:
     """B worlds between two blocks, as tensors; immutable.
 
-    yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames dreamt so far), picture [B, 3, H, W] in -1..1
+    yaw, pitch [B] float64 (commanded so far), frame [B] int64 (latent frames generated so far), picture [B, 3, H, W] in -1..1
     (the last one), cache of the streaming decoder, and the states of the model's priors.
     """
 

@@ -33,10 +33,10 @@ from world_model.released.placement import load_options, place
 from world_model.rollout import block_noise, dream_block, generator
 from world_model.state import WorldState, check_state
 from world_model.text import NO_TEXT, Conditioning, build_conditioning
-from world_model.threads import one_thread, side_by_side
+from world_model.threads import parallel_map, single_thread
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import check_file, load_dit, load_into, load_tensors, read_config
-from world_model.worlds import Worlds, batches, empty_worlds, join_worlds, start_worlds, take_worlds
+from world_model.worlds import WorldBatch, batches, collate_worlds, empty_worlds, select_worlds, start_worlds
 
 Found = TypeVar("Found")
 
@@ -60,7 +60,7 @@ class WorldModel:
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
     @classmethod
-    @one_thread()
+    @single_thread()
     def load(
         cls,
         model: str | os.PathLike = "street",
@@ -77,7 +77,7 @@ class WorldModel:
         Raises TypeError for what is no name or path, ValueError for unknown or damaged ones, FileNotFoundError for missing ones.
         """
         wanted = load_options({"device": device, "dtype": dtype, **options})
-        place_of_all = wanted.place  # an unknown device is told before anything is fetched
+        device_of_all = wanted.torch_device  # an unknown device is told before anything is fetched
         folder = find_or_fetch(model, wanted)
         if is_released(folder):
             return cls(*load_release(folder, wanted, size))
@@ -90,11 +90,11 @@ class WorldModel:
         captions = _read_captions(folder) if config.action.kind == "first_person" and not joined else None
         encoder = open_text_encoder(folder, config.text, wanted) if config.text.kind == "umt5" else None
         dit.to(wanted.staging, wanted.number(dtype))
-        placed, placed_vae = place(dit, vae.to(place_of_all), wanted)
+        placed, placed_vae = place(dit, vae.to(device_of_all), wanted)
         conditioning, starts = build_conditioning(config, captions, encoder), _read_starts(folder, config)
         for prior in placed.priors:
             prior.load_starts(folder, starts)
-        return cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, place_of_all))
+        return cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, device_of_all))
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
@@ -125,10 +125,10 @@ class WorldModel:
             raise ValueError(NO_TEXT)
         worlds = []
         for picture, text, seed in zip(pictures, texts, seeds):
-            worlds.append(self._dreamt(text, seed) if picture is None else self._seen(picture))
+            worlds.append(self._start_from_text(text, seed) if picture is None else self._start_from_picture(picture))
         outcomes = () if self.heads is None else (Outcome.none(1),) * len(worlds)
         told = tuple(text or "" for text in texts)
-        return WorldState(join_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcomes)
+        return WorldState(collate_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcomes)
 
     @torch.inference_mode()
     def step(
@@ -161,44 +161,44 @@ class WorldModel:
         actions = [self.config.action.check(action) for action in actions]
         sampler = self.config.sampler
         sigmas = flow.sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
-        spoken = [event or text for event, text in zip(events, state.texts)]
+        prompts = [event or text for event, text in zip(events, state.texts)]
 
         @torch.inference_mode()
-        def dream(numbers: list[int], words: Sequence[Tensor]) -> tuple[Worlds, Tensor, Outcome | None]:
-            worlds = take_worlds(state.worlds, numbers)
+        def dream(numbers: list[int], words: Sequence[Tensor]) -> tuple[WorldBatch, Tensor, Outcome | None]:
+            worlds = select_worlds(state.worlds, numbers)
             keys = [(state.seeds[i], state.steps[i]) for i in numbers]
             seeds, ages = zip(*keys)
             event, pooled = (t.to(self.device, self.dtype) for t in words)
             noise = block_noise(self.config, seeds, ages).to(self.device)
-            draws = [generator("old frames", *key) for key in keys]
+            streams = [generator("old frames", *key) for key in keys]
             held = [actions[i] for i in numbers]
-            after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, draws)
+            after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, streams)
             if self.heads is None:
                 return after, video, None
-            before = batch.join([state.outcomes[i] for i in numbers]) if state.outcomes else None
+            before = batch.collate([state.outcomes[i] for i in numbers]) if state.outcomes else None
             seen = newest(worlds.history.latents, latents, self.heads.config.frames)
             return after, video, batch.move(self.heads.predict(seen, words[1].to(self.device), before), "cpu")
 
         together = batches(state.worlds, batch_size)
         # texts are encoded here, one thread at a time
-        words = [self.conditioning.context([actions[i] for i in part], [spoken[i] for i in part]) for part in together]
+        words = [self.conditioning.context([actions[i] for i in part], [prompts[i] for i in part]) for part in together]
         each = list(zip(together, words))
-        dreamt = [dream(*one) for one in each] if threads is None else side_by_side(dream, each, threads)
-        return self._joined(state, together, dreamt)
+        dreamt = [dream(*one) for one in each] if threads is None else parallel_map(dream, each, threads)
+        return self._in_order(state, together, dreamt)
 
-    def _joined(
-        self, state: WorldState, together: list[list[int]], dreamt: list[tuple[Worlds, Tensor, Outcome | None]]
+    def _in_order(
+        self, state: WorldState, together: list[list[int]], dreamt: list[tuple[WorldBatch, Tensor, Outcome | None]]
     ) -> tuple[WorldState, np.ndarray]:
         """`state` after the batches that were dreamt `together`, and the frames of all, in the order of `state`."""
         worlds, videos, outcomes = zip(*dreamt)
-        after, video = join_worlds(worlds), torch.cat(videos)
+        after, video = collate_worlds(worlds), torch.cat(videos)
         order = [number for part in together for number in part]
         each = [
             batch.rows(part, slice(i, i + 1)) for part in outcomes if part is not None for i in range(len(part.reward))
         ]
         if order != list(range(len(order))):  # of unequal histories
             back = sorted(range(len(order)), key=order.__getitem__)
-            after, video = take_worlds(after, back), video[back]
+            after, video = select_worlds(after, back), video[back]
             each = [each[i] for i in back] if each else []
         return replace(
             state, worlds=after, steps=tuple(number + 1 for number in state.steps), outcomes=tuple(each)
@@ -221,7 +221,7 @@ class WorldModel:
         """Raises TypeError or ValueError for what `start` and `step` of this model cannot have given (`state.check_state`)."""
         if self._like is None:
             size = (1, 3, self.config.height, self.config.width)
-            worlds = self._standing(torch.zeros(size, device=self.device), None)
+            worlds = self._static_worlds(torch.zeros(size, device=self.device), None)
             outcomes = () if self.heads is None else (Outcome.none(1),)
             self._like = WorldState(worlds, (0,), (0,), ("",), outcomes)
         check_state(state, self._like, exact=self.dit.packing.constant)
@@ -236,27 +236,27 @@ class WorldModel:
         if found is None:
             raise ValueError(f"{self.config.name!r} knows no town: it finds no picture in one")
         pose, error = found
-        x, z = pose.place[0].tolist()
+        x, z = pose.position[0].tolist()
         return (x, z, float(pose.yaw)), error
 
-    def _seen(self, picture: np.ndarray) -> Worlds:
-        """A world that stands before a picture."""
+    def _start_from_picture(self, picture: np.ndarray) -> WorldBatch:
+        """A world whose past is a static view of a picture."""
         seen = self._to_tensor(picture)
-        return self._standing(seen, _first(prior.pose_of(self.vae, seen) for prior in self.dit.priors))
+        return self._static_worlds(seen, _first(prior.estimate_pose(self.vae, seen) for prior in self.dit.priors))
 
-    def _standing(self, picture: Tensor, pose: Pose | None) -> Worlds:
-        """Before a picture [1, 3, H, W]."""
+    def _static_worlds(self, picture: Tensor, pose: Pose | None) -> WorldBatch:
+        """Worlds whose past is a static view of a picture [1, 3, H, W]."""
         return start_worlds(self.dit, self.vae, picture, torch.ones(1, dtype=torch.bool, device=self.device), pose)
 
-    def _dreamt(self, text: str | None, seed: int) -> Worlds:
-        """A world of which one block was dreamt from nothing but the text.
+    def _start_from_text(self, text: str | None, seed: int) -> WorldBatch:
+        """A world of which one block was generated from the text alone.
 
         Released models go on from that block, as they were trained to; ours from its last picture, standing still.
         """
         context, pooled = (
             t.to(self.device, self.dtype) for t in self.conditioning.context([self.config.action.noop], [text])
         )
-        pose = _first(prior.pose_for(context, generator("place", seed)) for prior in self.dit.priors)
+        pose = _first(prior.sample_pose(context, generator("place", seed)) for prior in self.dit.priors)
         nothing = empty_worlds(self.dit, self.vae, 1, self.device, pose)
         sampler = self.config.sampler
         noise = block_noise(self.config, [seed], [-1], sampler.start_temperature).to(self.device)
@@ -272,7 +272,7 @@ class WorldModel:
             sigmas,
             [generator("start", seed)],
         )
-        return self._standing(after.picture, pose) if self.dit.packing.constant else after
+        return self._static_worlds(after.picture, pose) if self.dit.packing.constant else after
 
     def _to_tensor(self, picture: np.ndarray) -> Tensor:
         shape = (self.config.height, self.config.width, 3)

@@ -47,7 +47,7 @@ class HistoryPacking(Protocol):
         """Frames held by a world that has seen so many, start pictures included."""
         ...
 
-    def append(self, history: History, block: History, draws: Sequence[torch.Generator]) -> History:
+    def append(self, history: History, block: History, streams: Sequence[torch.Generator]) -> History:
         """The history after a block; one random stream a world, so that batching changes nothing."""
         ...
 
@@ -68,8 +68,8 @@ class TierPacking:
     def held(self, frames: int) -> int:
         return 1 + self.tiers.old[0] + self.tiers.recent_frames
 
-    def append(self, history: History, block: History, draws: Sequence[torch.Generator]) -> History:
-        return append_tiers(history, block, self.tiers, draws)
+    def append(self, history: History, block: History, streams: Sequence[torch.Generator]) -> History:
+        return append_tiers(history, block, self.tiers, streams)
 
 
 class FullPacking:
@@ -87,7 +87,7 @@ class FullPacking:
     def held(self, frames: int) -> int:
         return frames
 
-    def append(self, history: History, block: History, draws: Sequence[torch.Generator]) -> History:
+    def append(self, history: History, block: History, streams: Sequence[torch.Generator]) -> History:
         return append_all(history, block, self.limit)
 
 
@@ -141,7 +141,7 @@ def full_packing(frames: int) -> list[Group]:
 
 
 def tier_packing(tiers: Tiers) -> list[Group]:
-    """Groups over the fixed buffer that `append_tiers` keeps: initial frame, old draws, recent tiers from oldest to newest."""
+    """Groups over the fixed buffer that `append_tiers` keeps: initial frame, old samples, recent tiers from oldest to newest."""
     groups = [Group(tiers.initial, 0, 1), Group(tiers.old[1], 1, 1 + tiers.old[0])]
     for count, ratio in reversed(tiers.recent):
         groups.append(Group(ratio, groups[-1].stop, groups[-1].stop + count))
@@ -160,23 +160,23 @@ def append_all(history: History, block: History, limit: int) -> History:
     return joined.select(torch.tensor([[0, *rest]], device=joined.latents.device).expand(len(joined.latents), -1))
 
 
-def append_tiers(history: History, block: History, tiers: Tiers, generators: Sequence[torch.Generator]) -> History:
-    """Adds a block and keeps the buffer's size: [initial, old draws, recent].
+def append_tiers(history: History, block: History, tiers: Tiers, streams: Sequence[torch.Generator]) -> History:
+    """Adds a block and keeps the buffer's size: [initial, old samples, recent].
 
     Frames that leave the recent tiers enter a reservoir (algorithm R), which stays a uniform draw from all that left: the
-    paper's random sub-sampling of history, at constant memory. One generator a world, so that batching changes nothing.
+    paper's random sub-sampling of history, at constant memory. One random stream a world, so that batching changes nothing.
     """
     count = tiers.old[0]
     joined = history.join(block)
     keep = torch.arange(joined.frames).repeat(joined.latents.shape[0], 1)
     new, numbers = block.frames, joined.frame.tolist()
-    for world, generator in enumerate(generators):
+    for world, stream in enumerate(streams):
         for leaving in range(1 + count, 1 + count + new):
             # frames of index >= 0 that have left so far, this one included
             seen = numbers[world][leaving] + 1
             if seen <= 0 or not count:
                 continue
-            slot = int(torch.randint(seen, (), generator=generator)) if seen > count else seen - 1
+            slot = int(torch.randint(seen, (), generator=stream)) if seen > count else seen - 1
             if slot < count:
                 keep[world, 1 + slot] = leaving
     keep = torch.cat([keep[:, : 1 + count], keep[:, 1 + count + new :]], dim=1)

@@ -1,4 +1,4 @@
-"""Dreaming one block, and block after block: the ONLY denoising loop. The environment, distillation and evaluation run it.
+"""Rollouts, one block at a time: the only denoising loop. The environment, distillation and evaluation run it.
 
 Shapes: B worlds, C latent channels, K latent frames of a block, T pictures of a block, h x w latent size, H x W pixels.
 """
@@ -20,9 +20,9 @@ from world_model.conditions import BlockContext, Conditions, Motion, Target
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.priors.base import Prediction
-from world_model.threads import beside
+from world_model.threads import in_parallel
 from world_model.vae import VideoVAE
-from world_model.worlds import Worlds
+from world_model.worlds import WorldBatch
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -41,7 +41,7 @@ def block_noise(
     return noise * (config.sampler.temperature if temperature is None else temperature)
 
 
-def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
+def commanded_motions(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch: Tensor) -> Motion:
     """The commanded motion of a block for each world's action. Actions other than first-person ones move no camera."""
     if config.action.kind != "first_person":
         frames = config.frames_per_block
@@ -54,33 +54,33 @@ def motion_of(config: ModelConfig, actions: Sequence[Action], yaw: Tensor, pitch
     return Motion(*(torch.stack([torch.from_numpy(part[i]) for part in parts]).to(yaw.device) for i in range(3)))
 
 
-def commanded(dit: DiT, worlds: Worlds, actions: Sequence[Action]) -> Motion:
-    """`motion_of` worlds, as far as the model's priors let them go."""
-    motion = motion_of(dit.config, actions, worlds.yaw, worlds.pitch)
+def constrained_motion(dit: DiT, worlds: WorldBatch, actions: Sequence[Action]) -> Motion:
+    """`commanded_motions` worlds, as far as the model's priors let them go."""
+    motion = commanded_motions(dit.config, actions, worlds.yaw, worlds.pitch)
     for prior, state in zip(dit.priors, worlds.priors, strict=True):
         motion = prior.constrain(state, motion)
     return motion
 
 
 def encode_conditions(
-    dit: DiT, vae: VideoVAE, worlds: Worlds, motion: Motion, context: Tensor, pooled: Tensor
+    dit: DiT, vae: VideoVAE, worlds: WorldBatch, motion: Motion, context: Tensor, pooled: Tensor
 ) -> tuple[Conditions, BlockContext]:
-    """Conditions of the next block: words and compressed history, and what the priors make of both; and what
-    `append_and_decode` needs of it."""
+    """Conditions of the next block (text, compressed history and the predictions of priors), and the context that
+    `append_and_decode` needs."""
     config = dit.config
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     frame = worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device)
     target = Target(yaw=motion.yaw[:, last], pitch=motion.pitch[:, last], frame=frame)
-    block = heard = BlockContext(worlds=worlds, motion=motion, target=target, context=context)
+    block = conditioned = BlockContext(worlds=worlds, motion=motion, target=target, context=context)
     for prior, state in zip(dit.priors, worlds.priors, strict=True):
-        heard = replace(heard, context=prior.hear(state, heard))
+        conditioned = replace(conditioned, context=prior.condition_text(state, conditioned))
 
     def predict() -> tuple[Prediction, ...]:
         return tuple(prior.predict(state, block, vae) for prior, state in zip(dit.priors, worlds.priors))
 
-    with beside(predict, worlds.picture.device) if len(dit.priors) else nullcontext(predict) as predicted:
+    with in_parallel(predict, worlds.picture.device) if len(dit.priors) else nullcontext(predict) as predicted:
         history = worlds.history if worlds.history.frames else None
-        conditions = dit.read(history, worlds.memory, heard.context, target, pooled)
+        conditions = dit.encode_conditions(history, worlds.memory, conditioned.context, target, pooled)
         predictions = predicted()
     return dit.condition_on(conditions, predictions), replace(block, predictions=predictions)
 
@@ -107,17 +107,17 @@ def denoise_block(
 
 
 def append_and_decode(
-    dit: DiT, vae: VideoVAE, block: BlockContext, latents: Tensor, draws: Sequence[torch.Generator]
-) -> tuple[Worlds, Tensor]:
+    dit: DiT, vae: VideoVAE, block: BlockContext, latents: Tensor, streams: Sequence[torch.Generator]
+) -> tuple[WorldBatch, Tensor]:
     """Worlds after a block of latents [B, C, K, h, w], and its pictures [B, 3, T, H, W] in -1..1.
 
     Latents enter the history as given: detach them first where gradients must not flow through time.
     """
     c, worlds, new = dit.config.dit, block.worlds, block.history(latents)
-    history = dit.packing.append(worlds.history, new, draws)
+    history = dit.packing.append(worlds.history, new, streams)
     memory = worlds.memory
     if memory is not None and c.channel is not None:
-        added = dit.remember(new)
+        added = dit.encode_memory(new)
         assert added is not None
         memory = memory.add(added, c.channel.decay ** -(-new.frames // c.channel.patch[0]))
     with torch.no_grad():
@@ -126,7 +126,7 @@ def append_and_decode(
         for prior, state, prediction in zip(dit.priors, worlds.priors, block.predictions, strict=True):
             after, video = prior.update(state, block, prediction, latents.detach(), video)
             states.append(after)
-    return Worlds(
+    return WorldBatch(
         history=history,
         memory=memory,
         yaw=block.motion.yaw[:, -1],
@@ -139,12 +139,12 @@ def append_and_decode(
 
 
 def dream_block(
-    dit: DiT, vae: VideoVAE, worlds: Worlds, actions: Sequence[Action], context: Tensor, pooled: Tensor, noise: Tensor,
-    sigmas: Tensor, draws: Sequence[torch.Generator], exit_step: int | None = None,
-) -> tuple[Worlds, Tensor, Tensor]:  # fmt: skip
+    dit: DiT, vae: VideoVAE, worlds: WorldBatch, actions: Sequence[Action], context: Tensor, pooled: Tensor, noise: Tensor,
+    sigmas: Tensor, streams: Sequence[torch.Generator], exit_step: int | None = None,
+) -> tuple[WorldBatch, Tensor, Tensor]:  # fmt: skip
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
-    motion = commanded(dit, worlds, actions)
+    motion = constrained_motion(dit, worlds, actions)
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)
     latents = denoise_block(dit, conditions, noise, sigmas, exit_step)
-    after, video = append_and_decode(dit, vae, block, latents.detach(), draws)
+    after, video = append_and_decode(dit, vae, block, latents.detach(), streams)
     return after, latents, video

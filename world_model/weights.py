@@ -102,7 +102,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is missing: fetch the whole weights folder again")
     try:
         manifest = json.loads(path.read_text())
-        complete = all({"bytes", "sha256"} <= facts.keys() for facts in manifest["files"].values())
+        complete = all({"bytes", "sha256"} <= metadata.keys() for metadata in manifest["files"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
     if not complete:
@@ -113,10 +113,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def check_file(folder: Path, name: str) -> Path:
     """The path of a file whose size and sha256 are the manifest's. Raises FileNotFoundError or ValueError."""
     path = folder / name
-    facts = read_manifest(folder)["files"].get(name)
-    if facts is None or not path.exists():
+    metadata = read_manifest(folder)["files"].get(name)
+    if metadata is None or not path.exists():
         raise FileNotFoundError(f"{path} is missing: fetch the whole weights folder again")
-    if path.stat().st_size != facts["bytes"] or _sha256(path) != facts["sha256"]:
+    if path.stat().st_size != metadata["bytes"] or _sha256(path) != metadata["sha256"]:
         raise ValueError(f"{path} is damaged: its size or sha256 is not the manifest's; fetch it again")
     return path
 
@@ -193,9 +193,9 @@ def load_dit(module: nn.Module, folder: Path, without: Sequence[str] = (), adapt
 
 
 def save_weights(
-    folder: Path, config: ModelConfig, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]
+    folder: Path, config: ModelConfig, tensors: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]
 ) -> None:
-    """Writes a weights folder: `tensors` maps file names to state dicts; `facts` (training, evaluation) go to the manifest.
+    """Writes a weights folder: `tensors` maps file names to state dicts; `metadata` (training, evaluation) go to the manifest.
 
     Other files already there (starts.png) are listed too. The manifest is written last.
     """
@@ -203,7 +203,7 @@ def save_weights(
     for name, state in tensors.items():
         save_file({k: _halved(v.detach().cpu()).contiguous() for k, v in state.items()}, folder / name)
     (folder / "config.json").write_text(config.to_json() + "\n")
-    _write_manifest(folder, facts)
+    _write_manifest(folder, metadata)
 
 
 def list_files(folder: Path) -> None:
@@ -216,10 +216,10 @@ def is_listed(folder: Path, name: str) -> bool:
     return name in read_manifest(folder)["files"]
 
 
-def _write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+def _write_manifest(folder: Path, metadata: Mapping[str, Any]) -> None:
     files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".png") or p.name in LISTED)
     listing = {p.name: {"bytes": p.stat().st_size, "sha256": _sha256(p)} for p in files}
-    (folder / "manifest.json").write_text(json.dumps({**facts, "files": listing}, indent=1) + "\n")
+    (folder / "manifest.json").write_text(json.dumps({**metadata, "files": listing}, indent=1) + "\n")
 
 
 def _halved(tensor: Tensor) -> Tensor:

@@ -23,7 +23,14 @@ import torch
 from world_model import flow
 from world_model.actions import NUM_ACTIONS, Action
 from world_model.model import WorldModel, WorldState
-from world_model.rollout import append_and_decode, block_noise, denoise_block, encode_conditions, generator, motion_of
+from world_model.rollout import (
+    append_and_decode,
+    block_noise,
+    commanded_motions,
+    denoise_block,
+    encode_conditions,
+    generator,
+)
 from yume_gym.env import YumeWorldEnv
 from yume_gym.first_person import EnvState, FirstPersonEnv
 from yume_gym.street.env import YumeStreetEnv
@@ -111,7 +118,7 @@ def benchmark(env: YumeWorldEnv, street: YumeStreetEnv, blocks: int = 300) -> Re
         real_time=rate / config.fps,
         young=Age(young_age, *ages[young_age], memory[young_age]),
         old=Age(blocks, *ages[blocks], memory[blocks]),
-        parts=time_parts(model, states[blocks].moment.world),
+        parts=time_parts(model, states[blocks].episode.world),
         street_frames_per_second=street_speed(street),
         block_times=tuple(times),
     )
@@ -126,15 +133,15 @@ def time_parts(model: WorldModel, state: WorldState) -> dict[str, float]:
     samples: dict[str, list[float]] = {"text, history and priors": [], steps: [], "decoding and remembering": []}
     with torch.inference_mode():
         for _ in range(REPEATS):
-            draws = [generator("benchmark", seed) for seed in state.seeds]
+            streams = [generator("benchmark", seed) for seed in state.seeds]
             marks = [_now(model)]
             context, pooled = (t.to(model.device, model.dtype) for t in model.conditioning.context(action, [None]))
-            motion = motion_of(config, action, world.yaw, world.pitch)
+            motion = commanded_motions(config, action, world.yaw, world.pitch)
             conditions, block = encode_conditions(model.dit, model.vae, world, motion, context, pooled)
             marks.append(_now(model))
             latents = denoise_block(model.dit, conditions, noise, sigmas)
             marks.append(_now(model))
-            append_and_decode(model.dit, model.vae, block, latents, draws)
+            append_and_decode(model.dit, model.vae, block, latents, streams)
             marks.append(_now(model))
             for part, seconds in zip(samples.values(), np.diff(marks), strict=True):
                 part.append(1000 * seconds)

@@ -192,7 +192,7 @@ class YumeWorldEnv(FirstPersonEnv):
         if load_options is not None and not isinstance(load_options, Mapping):
             raise TypeError(f"load_options must be a dict of options of loading, or None; got {short(load_options)}")
         options = {"device": device, "dtype": dtype, "size": size, **(load_options or {})}
-        read_load_options({name: value for name, value in options.items() if name != "size"}).place  # noqa: B018
+        read_load_options({name: value for name, value in options.items() if name != "size"}).torch_device  # noqa: B018
         self._loading = None if isinstance(model, WorldModel) else (model, options)
         if isinstance(model, WorldModel) and options != {"device": "auto", "dtype": "auto", "size": None}:
             raise ValueError(

@@ -29,7 +29,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class EpisodeState:
     """Where an episode stands: the world, the latest block of frames, the number of steps taken, the events, and what an
     `EpisodeReward` remembers of it (None without one)."""
 
@@ -40,11 +40,11 @@ class Moment:
     reward_state: Any = None
 
     @classmethod
-    def begin(cls, world: Any, picture: np.ndarray, length: int, schedule: EventSchedule) -> Moment:
+    def begin(cls, world: Any, picture: np.ndarray, length: int, schedule: EventSchedule) -> EpisodeState:
         """The start of an episode: its first block is the picture uint8 [1, H, W, 3], `length` times."""
         return cls(world, repeat(picture, "1 h w c -> t h w c", t=length), 0, schedule)
 
-    def after(self, world: Any, frames: np.ndarray, reward_state: Any = None) -> Moment:
+    def after(self, world: Any, frames: np.ndarray, reward_state: Any = None) -> EpisodeState:
         """One step later."""
         return replace(self, world=world, frames=frames, step=self.step + 1, reward_state=reward_state)
 
@@ -72,7 +72,7 @@ class EnvState:
 
     kind: str
     shape: tuple[int, ...]
-    moment: Moment
+    episode: EpisodeState
     random: np.random.Generator
     seed: int | None
 
@@ -90,11 +90,11 @@ def check_state(state: object, kind: str, shape: tuple[int, ...]) -> EnvState:
     """
     if not isinstance(state, EnvState):
         raise TypeError(f"set_state takes what get_state returned, got {type(state).__name__}")
-    for holder in (state, getattr(state, "moment", None)):
+    for holder in (state, getattr(state, "episode", None)):
         lacking = (
             [own.name for own in fields(holder) if not hasattr(holder, own.name)]
-            if isinstance(holder, EnvState | Moment)
-            else ["moment"]
+            if isinstance(holder, EnvState | EpisodeState)
+            else ["episode"]
         )
         if lacking:
             raise ValueError(f"this state lacks its {lacking[0]}: take it again with get_state()")
@@ -102,7 +102,7 @@ def check_state(state: object, kind: str, shape: tuple[int, ...]) -> EnvState:
         raise ValueError(
             f"this is the state of a {state.kind} with blocks of shape {state.shape}; a {kind} with {shape} cannot continue it"
         )
-    now = state.moment
+    now = state.episode
     _require(isinstance(state.random, np.random.Generator), "random", "a NumPy Generator", state.random)
     frames_fit = isinstance(now.frames, np.ndarray) and now.frames.dtype == np.uint8 and now.frames.shape == shape
     _require(frames_fit, "frames", f"uint8 of shape {shape}", now.frames)

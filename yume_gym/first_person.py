@@ -1,7 +1,7 @@
 """What every environment of blocks does alike, dreamed or true: actions, observations, events, rendering, state.
 
 A subclass brings the world itself in two methods, `_begin` and `_advance`, that take and return the world as a value
-and change nothing else. All that an environment holds between calls is therefore one immutable `Moment`: a call that
+and change nothing else. All that an environment holds between calls is therefore one immutable `EpisodeState`: a call that
 fails leaves it alone, and saving or restoring is handing it over.
 """
 
@@ -20,7 +20,7 @@ from gymnasium.error import ResetNeeded
 
 from world_model.checks import check_choice
 from world_model.config import ModelConfig, get_preset
-from yume_gym.episode import EnvState, Moment, Outcome, check_state, read_options
+from yume_gym.episode import EnvState, EpisodeState, Outcome, check_state, read_options
 from yume_gym.keyboard import action_meanings, action_space, check_action, keyboard
 from yume_gym.rewards import EpisodeReward, Reward, begin_reward, restore_reward, step_reward
 from yume_gym.street.events import EventSchedule, check_event
@@ -68,7 +68,7 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         self._config = config
         self.observes_block = frames == "block"
         self.reward_fn = reward
-        self._moment: Moment | None = None
+        self._episode: EpisodeState | None = None
         self._unseen: list[np.ndarray] = []  # frames that rgb_array_list has yet to hand out
         self._window = Window(type(self).__name__, config.height, config.width, config.fps)
 
@@ -105,12 +105,12 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         try:
             super().reset(seed=seed)
             begun = self._begin(wanted, self.np_random)
-            now = Moment.begin(begun.world, begun.frames, self._config.frames_per_block, schedule)
+            now = EpisodeState.begin(begun.world, begun.frames, self._config.frames_per_block, schedule)
             now = replace(now, reward_state=begin_reward(self.reward_fn, now.frames))
         except BaseException:
             self._np_random, self._np_random_seed = random_before
             raise
-        self._moment = now
+        self._episode = now
         self._unseen.clear()
         self._show(begun.frames)
         info = now.info(self._config.action.noop, schedule.at(0), started, begun.info)
@@ -131,7 +131,7 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
             reward, terminated, remembered = step_reward(
                 self.reward_fn, now.reward_state, now.frames, held, outcome.frames
             )
-        self._moment = then = now.after(outcome.world, outcome.frames, remembered)
+        self._episode = then = now.after(outcome.world, outcome.frames, remembered)
         self._show(outcome.frames)
         info = then.info(held, event, started, outcome.info)
         return then.observation(self.observes_block), reward, terminated, outcome.truncated, info
@@ -171,13 +171,13 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         event = check_event(text)
         if event is not None:
             self._check_event(event)
-        self._moment = replace(now, schedule=now.schedule.with_event(now.step, event))
+        self._episode = replace(now, schedule=now.schedule.with_event(now.step, event))
 
     def get_state(self) -> EnvState:
         """The whole state, immutable and picklable; continuing from it gives the same frames, bit by bit on a CPU."""
-        moment = self._current("get_state")
+        episode = self._current("get_state")
         random = copy.deepcopy(self.np_random)
-        return EnvState(self._kind, self._block_shape, moment, random, self._np_random_seed)
+        return EnvState(self._kind, self._block_shape, episode, random, self._np_random_seed)
 
     def set_state(self, state: EnvState) -> None:
         """Continue where `state` was taken; it may come from another environment with the same arguments.
@@ -186,14 +186,14 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         Raises TypeError for what is no such state, ValueError for one of another kind or size of environment, one taken with
         another such reward, or one that was changed into what no environment gives.
         """
-        self._moment = self.restored(state)
+        self._episode = self.restored(state)
         self._np_random, self._np_random_seed = copy.deepcopy(state.random), state.seed
         self._unseen.clear()
 
-    def restored(self, state: EnvState) -> Moment:
+    def restored(self, state: EnvState) -> EpisodeState:
         """Where `set_state` continues. Raises what it raises, and changes nothing."""
         check_state(state, self._kind, self._block_shape)
-        now = state.moment
+        now = state.episode
         self._check_world(now.world)
         return replace(now, reward_state=restore_reward(self.reward_fn, now.reward_state, now.frames))
 
@@ -221,10 +221,10 @@ class FirstPersonEnv(gym.Env[np.ndarray, Any], ABC):
         config = self._config
         return (config.frames_per_block, config.height, config.width, 3)
 
-    def _current(self, what: str) -> Moment:
-        if self._moment is None:
+    def _current(self, what: str) -> EpisodeState:
+        if self._episode is None:
             raise ResetNeeded(f"call reset() before {what}()")
-        return self._moment
+        return self._episode
 
     def _read_options(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
         return read_options(options, self.accepted_options)

@@ -96,9 +96,9 @@ def report(rows: Sequence[Row]) -> str:
 
 def _dreamt(env: YumeWorldEnv, start: EnvState, actions: Sequence[int], noise: int) -> list[np.ndarray]:
     """The starting block and one for each action, from `start` with noise of another seed."""
-    world = replace(start.moment.world, seeds=(noise,))
-    env.set_state(replace(start, moment=replace(start.moment, world=world)))
-    return [start.moment.frames, *(env.step(action)[4]["frames"] for action in actions)]
+    world = replace(start.episode.world, seeds=(noise,))
+    env.set_state(replace(start, episode=replace(start.episode, world=world)))
+    return [start.episode.frames, *(env.step(action)[4]["frames"] for action in actions)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

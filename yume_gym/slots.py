@@ -10,7 +10,7 @@ import numpy as np
 
 from world_model.action_spaces import ActionSpec
 from world_model.checks import check_seed, short
-from yume_gym.episode import Moment, read_options
+from yume_gym.episode import EpisodeState, read_options
 from yume_gym.keyboard import check_action
 
 EACH, MASK = "each", "reset_mask"
@@ -21,7 +21,7 @@ class Slot:
     """One world's part in a batch: where its episode stands (its `world` is None: that is a row of the batch), its random
     numbers and their seed, and whether its episode has ended."""
 
-    moment: Moment
+    episode: EpisodeState
     random: np.random.Generator
     seed: int | None
     ended: bool = False

@@ -22,7 +22,7 @@ from yume_gym.env import YumeWorldEnv
 from yume_gym.episode import EnvState
 from yume_gym.slots import Slot, read_actions, read_reset, read_seeds
 from yume_gym.street.events import check_event
-from yume_gym.world_batch import Step, WorldBatch
+from yume_gym.world_batch import EpisodeBatch, Step
 
 
 class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
@@ -113,7 +113,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.single_action_space = self.single_env.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._batch = WorldBatch(self.single_env, self.num_envs, invariant, at_once)
+        self._batch = EpisodeBatch(self.single_env, self.num_envs, invariant, at_once)
 
     @property
     def model(self) -> WorldModel:
@@ -192,7 +192,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         if self.autoreset_mode == AutoresetMode.SAME_STEP:
             anew = [number for number, slot in slots.items() if slot.ended]
             for number in anew:
-                seen = slots[number].moment.observation(self.single_env.observes_block)
+                seen = slots[number].episode.observation(self.single_env.observes_block)
                 final[number] = {"final_obs": seen, "final_info": steps[number][3]}
         if anew:
             begun, worlds = self._batch.begin(anew, [{}] * len(anew), [None] * len(anew))
@@ -208,7 +208,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode: pass render_mode='rgb_array' to gymnasium.make_vec")
             return None
-        return tuple(slot.moment.frames[-1].copy() for slot in self._batch.slots("render"))
+        return tuple(slot.episode.frames[-1].copy() for slot in self._batch.slots("render"))
 
     # -- beyond Gymnasium ----------------------------------------------------------------------------------------------
 
@@ -221,8 +221,8 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         changed = {}
         for number in chosen:
             slot = self._batch.slot(number, "trigger_event")
-            moment = replace(slot.moment, schedule=slot.moment.schedule.with_event(slot.moment.step, event))
-            changed[number] = replace(slot, moment=moment)
+            episode = replace(slot.episode, schedule=slot.episode.schedule.with_event(slot.episode.step, event))
+            changed[number] = replace(slot, episode=episode)
         self._batch.commit(changed, [])
 
     def get_state(self, slot: int) -> EnvState:
@@ -230,9 +230,9 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         number = self._number(slot)
         now = self._batch.slot(number, "get_state")
         world = self._batch.worlds.rows([number])
-        moment = replace(now.moment, world=world, frames=now.moment.frames.copy())
+        episode = replace(now.episode, world=world, frames=now.episode.frames.copy())
         return EnvState(
-            self.single_env._kind, self.single_env._block_shape, moment, copy.deepcopy(now.random), now.seed
+            self.single_env._kind, self.single_env._block_shape, episode, copy.deepcopy(now.random), now.seed
         )
 
     def set_state(self, slot: int, state: EnvState) -> None:
@@ -243,7 +243,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         number = self._number(slot)
         self._batch.slots("set_state")
         kept = Slot(replace(self.single_env.restored(state), world=None), copy.deepcopy(state.random), state.seed)
-        self._batch.commit({number: kept}, [([number], state.moment.world)])
+        self._batch.commit({number: kept}, [([number], state.episode.world)])
 
     def fork(self, slot: int, into: Sequence[int], seeds: Sequence[int] | None = None) -> None:
         """Put copies of one world in place of others; events and the random numbers of resets are copied, too.
@@ -268,10 +268,10 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
 
     def _observations(self) -> np.ndarray:
         slots = self._batch.slots("observe")
-        return np.stack([slot.moment.observation(self.single_env.observes_block) for slot in slots])
+        return np.stack([slot.episode.observation(self.single_env.observes_block) for slot in slots])
 
     def _first_info(self, slot: Slot, started: float) -> dict[str, Any]:
-        return slot.moment.info(self.model.config.action.noop, slot.moment.schedule.at(0), started, {})
+        return slot.episode.info(self.model.config.action.noop, slot.episode.schedule.at(0), started, {})
 
     def _number(self, slot: object) -> int:
         return check_whole("the number of a world", slot, most=self.num_envs - 1)

@@ -15,7 +15,7 @@ from gymnasium.utils import seeding
 from world_model.state import WorldState
 from world_model.threads import fair_threads
 from yume_gym.env import YumeWorldEnv, learned, world_start
-from yume_gym.episode import Moment
+from yume_gym.episode import EpisodeState
 from yume_gym.rewards import begin_reward, step_reward
 from yume_gym.slots import Slot
 from yume_gym.street.events import EventSchedule
@@ -23,7 +23,7 @@ from yume_gym.street.events import EventSchedule
 Step = tuple[float, bool, bool, dict[str, Any]]  # reward, terminated, truncated and info of one world
 
 
-class WorldBatch:
+class EpisodeBatch:
     """The slots of `count` worlds and the worlds themselves, which are rows of one `WorldState`.
 
     `begin`, `advance` and `judge` change nothing; `commit` keeps what they gave.
@@ -80,7 +80,7 @@ class WorldBatch:
         length, pictures = model.config.frames_per_block, model.preview(worlds)[:, None]
         begun = []
         for picture, (schedule, random, seed) in zip(pictures, slots):
-            now = Moment.begin(None, picture, length, schedule)
+            now = EpisodeState.begin(None, picture, length, schedule)
             now = replace(now, reward_state=begin_reward(self.single.reward_fn, now.frames))
             begun.append(Slot(now, random, seed))
         return begun, worlds
@@ -88,8 +88,8 @@ class WorldBatch:
     def advance(self, going: list[int], held: list[Any]) -> tuple[WorldState, np.ndarray]:
         """One block of the worlds `going`: those worlds afterwards, and their frames uint8 [n, T, H, W, 3]."""
         worlds = self.worlds if len(going) == self.count else self.worlds.rows(going)
-        moments = [self.slot(number, "step").moment for number in going]
-        events = [moment.schedule.at(moment.step) for moment in moments]
+        episodes = [self.slot(number, "step").episode for number in going]
+        events = [episode.schedule.at(episode.step) for episode in episodes]
         with fair_threads(self.single.model.device) as cores:
             threads, batch_size = self._share(len(going), cores)
             return self.single.model.step(worlds, held, events, self.single.sampler_steps, threads, batch_size)
@@ -107,7 +107,7 @@ class WorldBatch:
         self, slot: Slot, action: Any, worlds: WorldState, row: int, frames: np.ndarray, started: float, longest: float
     ) -> tuple[Slot, Step]:
         """A world after the block that it dreamt as `row` of `worlds`, and what the step was worth."""
-        now = slot.moment
+        now = slot.episode
         outcome = learned(worlds.outcomes[row] if worlds.outcomes else None)
         reward, terminated, remembered = outcome.get("reward", 0.0), outcome.get("terminated", False), None
         if self.single.reward_fn is not None:
@@ -117,7 +117,7 @@ class WorldBatch:
         then = now.after(None, frames, remembered)
         truncated = outcome.get("truncated", False) or then.step >= longest
         info = then.info(action, now.schedule.at(now.step), started, outcome.get("info", {}))
-        after = replace(slot, moment=then, ended=terminated or truncated)
+        after = replace(slot, episode=then, ended=terminated or truncated)
         return after, (reward, terminated, truncated, info)
 
     def commit(self, slots: Mapping[int, Slot], parts: Sequence[tuple[Sequence[int], WorldState]]) -> None:

@@ -131,9 +131,9 @@ def _requests(config: ModelConfig, data: Path) -> Iterator[Request]:
     """All that training on `data` may ask to encode."""
     nothing = torch.zeros(0, 0, config.text.dim)
     plan = JoinedConditioning(config.text) if config.text.joined else Conditioning(config.text, nothing)
-    yield from plan.tabled()
+    yield from plan.action_captions()
     for actions, texts in _told(data):
-        pairs = (plan.spoken(action, text) for action in actions for text in (None, *texts))
+        pairs = (plan.event_caption(action, text) for action in actions for text in (None, *texts))
         yield from (request for request in pairs if request[0])
 
 

@@ -46,7 +46,7 @@ def warm_average(decay: float) -> Callable:
     @torch.no_grad()
     def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         n = int(count)
-        mine, new = [sharding.local(t) for t in averages], [sharding.local(t) for t in current]
+        mine, new = [sharding.local_part(t) for t in averages], [sharding.local_part(t) for t in current]
         torch._foreach_lerp_(mine, new, 1 - min(decay, (1 + n) / (10 + n)))
 
     return update
@@ -66,8 +66,8 @@ class Progress:
         self.step, self.seconds = state["step"], state["seconds"]
 
 
-class Kept(Protocol):
-    """What else a checkpoint can hold: tensors, numbers, lists and dicts of them."""
+class Stateful(Protocol):
+    """Whatever a checkpoint can hold besides: its state is tensors, numbers, lists and dicts of them."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -78,17 +78,17 @@ class Run:
     """One training run: `for step in run.steps(n)` counts on from the last checkpoint in `folder`.
 
     `models` (name -> module) and `optimizers` are saved together with the EMA of the models named in `averaged` (name -> decay)
-    and all of `kept` (name -> object; one that an older checkpoint lacks stays as it is, which is said). Learning rates are those
-    of `optimizers`, not the checkpoint's. Draw random numbers from `generator(settings.seed, step)` alone and a resumed run
-    equals an unbroken one.
+    and all of `extra_state` (name -> object; one that an older checkpoint lacks stays as it is, which is said). Learning rates
+    are those of `optimizers`, not the checkpoint's. Draw random numbers from `generator(settings.seed, step)` alone and a resumed
+    run equals an unbroken one.
 
     With several processes all models, their averages and the `frozen` ones, which are DiTs then, are sharded in place, and
-    `kept` holds what belongs to this process alone, under names that no other process uses.
+    `extra_state` holds what belongs to this process alone, under names that no other process uses.
     """
 
     def __init__(
         self, stage: str, config: ModelConfig, settings: Any, folder: Path, models: dict[str, nn.Module],
-        optimizers: list[torch.optim.Optimizer], averaged: dict[str, float], kept: Mapping[str, Kept] | None = None,
+        optimizers: list[torch.optim.Optimizer], averaged: dict[str, float], extra_state: Mapping[str, Stateful] | None = None,
         frozen: Sequence[nn.Module] = (),
     ) -> None:  # fmt: skip
         self.folder, self.settings = folder, settings
@@ -118,7 +118,7 @@ class Run:
             self.optimizers = [self.accelerator.prepare(optimizer) for optimizer in optimizers]
         self.progress = Progress()
         self.accelerator.register_for_checkpointing(self.progress, *self.ema.values())
-        self.kept = dict(kept or {})
+        self.extra_state = dict(extra_state or {})
         self._checkpoint, self._replaced = folder / "checkpoint", folder / "checkpoint.old"
         rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._plain]
         self._load()
@@ -137,7 +137,7 @@ class Run:
             disable=not self.main,
         )  # fmt: skip
         while self.progress.step < last:
-            if minutes is not None and sharding.anywhere(self.minutes > minutes):
+            if minutes is not None and sharding.any_process(self.minutes > minutes):
                 break
             self.progress.step += 1
             yield self.progress.step - 1
@@ -185,7 +185,7 @@ class Run:
                 torch.save(self.progress.state_dict(), fresh / PROGRESS)
         else:
             self.accelerator.save_state(str(fresh))
-        for name, thing in self.kept.items():
+        for name, thing in self.extra_state.items():
             torch.save(thing.state_dict(), fresh / f"{name}.pt")
         self.accelerator.wait_for_everyone()
         if self.main:
@@ -206,7 +206,7 @@ class Run:
             if name in self.ema:
                 sharding.shard(self.ema[name].module)
             sharding.shard(model)
-            sharding.hand_over(self.optimizers, before, dict(model.named_parameters()))
+            sharding.replace_parameters(self.optimizers, before, dict(model.named_parameters()))
         for model in frozen:
             sharding.shard(model, frozen=True)
 
@@ -241,7 +241,7 @@ class Run:
             )
         else:
             self.accelerator.load_state(str(self._checkpoint))
-        for name, thing in self.kept.items():
+        for name, thing in self.extra_state.items():
             path = self._checkpoint / f"{name}.pt"
             if path.exists():
                 thing.load_state_dict(torch.load(path, map_location=self.device, weights_only=True))
@@ -249,7 +249,7 @@ class Run:
                 tqdm.write(f"{self._checkpoint} holds no {name}: it begins afresh")
 
 
-def load_average(checkpoint: Path, average: AveragedModel, replaced: Sequence[str] = ()) -> dict[str, Any]:
+def load_checkpoint_ema(checkpoint: Path, average: AveragedModel, replaced: Sequence[str] = ()) -> dict[str, Any]:
     """Fills `average` with the first EMA of a checkpoint, however many processes wrote it, but for parts of the network that are
     `replaced` afterwards and may be of another shape by now; returns its `Progress`."""
     shards = checkpoint / sharding.SHARDS
@@ -293,8 +293,8 @@ def load_network(
         raise ValueError(f"{path} does not hold {what} of this model: {error}") from error
 
 
-def facts_of(folder: Path, stage: str) -> dict[str, Any]:
-    """What a run of a stage, or a folder of weights, says of that stage's training; {} where weights say nothing of it."""
+def stage_metadata(folder: Path, stage: str) -> dict[str, Any]:
+    """Metadata of a stage's training, from its run or from a folder of weights; {} where weights have none."""
     path = folder / f"{stage}.json"
     if path.is_file():
         return json.loads(path.read_text())[f"{stage}_training"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from train.engine.sharding import like, whole
+from train.engine.sharding import full_tensor, shard_like
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
 
@@ -57,7 +57,9 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 by_shape[tuple(p.shape)].append((p, p.grad.lerp(state["momentum"], group["momentum"])))
             for shape, pairs in by_shape.items():
-                updates = orthogonalise(torch.stack([whole(update) for _, update in pairs]))
+                updates = orthogonalise(torch.stack([full_tensor(update) for _, update in pairs]))
                 scale = 0.2 * max(shape) ** 0.5
                 for (p, _), update in zip(pairs, updates):
-                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(like(update, p), alpha=-group["lr"] * scale)
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).add_(
+                        shard_like(update, p), alpha=-group["lr"] * scale
+                    )

@@ -1,8 +1,8 @@
-"""Many processes, one run: networks sharded by FSDP2, a step shared out in lanes, and checkpoints that all write.
+"""Many processes, one run: networks sharded by FSDP2, a step cut into micro-batches, and checkpoints that all write.
 
-A step is cut into `lanes`, each with worlds and random numbers of its own; a process runs its share of them. So the global
-batch is the same for any number of processes that divides the lanes. Calling a sharded network gathers its weights, which all
-processes must do together: where one alone needs a call, `anywhere` tells the others to keep it company.
+A step is cut into `micro_batches`, each with worlds and random numbers of its own; a process runs its share of them. So the
+global batch is the same for any number of processes that divides them. Calling a sharded network gathers its weights, which all
+processes must do together: where one alone needs a call, `any_process` tells the others to make it too.
 Sharding follows the `fsdp_config` given to `accelerate launch` (train/configs), applied to every network of a run.
 """
 
@@ -45,32 +45,35 @@ def own_device() -> torch.device:
     return torch.device("cpu") if device.type == "cpu" else device  # not cpu:0, which no file is loaded to
 
 
-def own_lanes(lanes: int) -> list[int]:
-    """The lanes of this process. Raises ValueError where the processes cannot share them evenly."""
+def own_micro_batches(micro_batches: int) -> list[int]:
+    """Numbers of this process's micro-batches. Raises ValueError where the processes cannot share them evenly."""
     state = process_state()
-    if lanes < 1 or lanes % state.num_processes:
+    if micro_batches < 1 or micro_batches % state.num_processes:
         raise ValueError(
-            f"{lanes} lanes cannot be shared by {state.num_processes} processes: choose --lanes as a multiple of them"
+            f"{micro_batches} micro-batches cannot be shared by {state.num_processes} processes: "
+            "choose --micro-batches as a multiple of them"
         )
-    return list(range(state.process_index, lanes, state.num_processes))
+    return list(range(state.process_index, micro_batches, state.num_processes))
 
 
-def lanes_of(settings: Any) -> dict[str, Any]:
-    """Settings of this process's lanes (their share of batch and pool, a seed of their own) by the name of their pool in a
-    checkpoint. One lane has the settings as they are. Raises ValueError where the lanes cannot share evenly.
+def settings_by_micro_batch(settings: Any) -> dict[str, Any]:
+    """Settings of this process's micro-batches (their share of batch and pool, a seed of their own) by the name of their pool in a
+    checkpoint. One micro-batch has the settings as they are. Raises ValueError for uneven parts.
     """
-    lanes = own_lanes(settings.lanes)
-    if settings.lanes == 1:
+    numbers = own_micro_batches(settings.micro_batches)
+    if settings.micro_batches == 1:
         return {"pool": settings}
     for name in ("batch", "pool"):
-        if getattr(settings, name) % settings.lanes:
-            raise ValueError(f"--{name} {getattr(settings, name)} must be a multiple of --lanes {settings.lanes}")
-    batch, pool = settings.batch // settings.lanes, settings.pool // settings.lanes
-    seeds = {lane: generator(settings.seed, "lane", lane).initial_seed() for lane in lanes}
-    return {f"pool_{lane}": replace(settings, batch=batch, pool=pool, seed=seed) for lane, seed in seeds.items()}
+        if getattr(settings, name) % settings.micro_batches:
+            raise ValueError(
+                f"--{name} {getattr(settings, name)} must be a multiple of --micro-batches {settings.micro_batches}"
+            )
+    batch, pool = settings.batch // settings.micro_batches, settings.pool // settings.micro_batches
+    seeds = {number: generator(settings.seed, "lane", number).initial_seed() for number in numbers}
+    return {f"pool_{number}": replace(settings, batch=batch, pool=pool, seed=seed) for number, seed in seeds.items()}
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether any process says so."""
     if not dist.is_initialized():
         return flag
@@ -79,7 +82,7 @@ def anywhere(flag: bool) -> bool:
     return bool(value)
 
 
-def mean_of(values: list[float]) -> list[float]:
+def mean_over_processes(values: list[float]) -> list[float]:
     """Means over the processes."""
     if not dist.is_initialized():
         return values
@@ -94,8 +97,8 @@ def mean_of(values: list[float]) -> list[float]:
 def shard(network: nn.Module, frozen: bool = False) -> None:
     """Shards a DiT over all processes, in place: its parameters become DTensors, float32, each process holding its part.
 
-    Units are the blocks, and in them what makes keys of text and channel memory, which `read` and `remember` call without
-    the rest of the block. A `frozen` network (the real score) is kept in the precision it computes in.
+    Units are the blocks, and in them what makes keys of text and channel memory, which `encode_conditions` and `encode_memory`
+    call without the rest of the block. A `frozen` network (the real score) is kept in the precision it computes in.
     """
     if not isinstance(network, DiT):
         raise TypeError(f"only a DiT can be sharded, got {type(network).__name__}: train it with one process")
@@ -122,30 +125,30 @@ def shard(network: nn.Module, frozen: bool = False) -> None:
         fully_shard(block, **how)
         register_fsdp_forward_method(block, "keys_values")
     # frozen, and called by some processes only: every process keeps the priors whole
-    whole = set(network.priors.parameters()) or None
-    fully_shard(network, **{**how, "reshard_after_forward": True}, ignored_params=whole)
-    for method in ("read", "condition_on", "remember"):
+    unsharded = set(network.priors.parameters()) or None
+    fully_shard(network, **{**how, "reshard_after_forward": True}, ignored_params=unsharded)
+    for method in ("encode_conditions", "condition_on", "encode_memory"):
         register_fsdp_forward_method(network, method)
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor; the same memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a sharded tensor, on every process."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def like(tensor: Tensor, other: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, other: Tensor) -> Tensor:
     """`tensor`, equal on all processes, sharded as `other` is."""
     if not isinstance(other, DTensor):
         return tensor
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
 
 
-def hand_over(
+def replace_parameters(
     optimizers: list[torch.optim.Optimizer], before: dict[Tensor, str], after: dict[str, nn.Parameter]
 ) -> None:
     """Gives fresh optimizers the sharded parameters `after` (by name) instead of those they were made with."""

@@ -111,15 +111,15 @@ def visible(kind: str, reading: Reading) -> np.ndarray:
 
 def run_scene(world: World, judge: Judge, scene: Scene, kinds: Sequence[str], plan: Plan, seed: int) -> dict[str, Any]:
     """One scene: a row for each kind and phrasing, and what the judge imagines where there is no event."""
-    lead, place = [scene.picture], world.start(scene)
+    lead, state = [scene.picture], world.start(scene)
     keys = keys_of(plan)
     for action in keys[: plan.before]:
-        place, frames = world.step(place, action)
+        state, frames = world.step(state, action)
         lead.append(frames[-1])
 
     def go_on(event: str | None) -> tuple[Reading, np.ndarray]:
         """(reading, last pictures [B, H, W, 3]) of the blocks from the event's onset on."""
-        here, last, blocks = place, lead[-1], []
+        here, last, blocks = state, lead[-1], []
         for k, action in enumerate(keys[plan.before :]):
             here, frames = world.step(here, action, event if k < plan.during else None)
             blocks.append(np.concatenate([last[None], frames]))

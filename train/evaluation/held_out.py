@@ -40,9 +40,9 @@ def roll_out(
         actions = [corpus.action(walk, b) for walk in walks]
         words = conditioning.context(actions, [corpus.info(walk).event_at(b) for walk in walks])
         noise = block_noise(config, walks, [b] * len(walks)).to(device)
-        draws = [generator("old", walk, b) for walk in walks]
+        streams = [generator("old", walk, b) for walk in walks]
         context, pooled = (part.to(device) for part in words)
-        worlds, _, video = dream_block(dit, vae, worlds, actions, context, pooled, noise, sigmas, draws)
+        worlds, _, video = dream_block(dit, vae, worlds, actions, context, pooled, noise, sigmas, streams)
         videos.append(video.cpu())
     return torch.cat(videos, dim=2)
 

@@ -62,28 +62,28 @@ def run_scene(world: World, scene: Scene, plan: Plan, turn_blocks: int, right: b
     trials = {}
     start, frames = world.step(world.start(scene), STILL)
     departure = frames[-1]
-    place = start
+    state = start
     for _ in range(turn_blocks):
-        place, frames = world.step(place, there)
+        state, frames = world.step(state, there)
     away = frames[-1]
     for waited in range(1, max(plan.waits) + 1):
-        place, frames = world.step(place, STILL)
+        state, frames = world.step(state, STILL)
         if waited in plan.waits:
-            trials[f"turn_{waited}"] = np.stack([departure, away, _held(world, place, back, turn_blocks)])
-    place = start
+            trials[f"turn_{waited}"] = np.stack([departure, away, _held(world, state, back, turn_blocks)])
+    state = start
     for walked in range(1, max(plan.out, default=0) + 1):
-        place, frames = world.step(place, Action.from_keys("W"))
+        state, frames = world.step(state, Action.from_keys("W"))
         if walked in plan.out:
             trials[f"walk_{walked}"] = np.stack(
-                [departure, frames[-1], _held(world, place, Action.from_keys("S"), walked)]
+                [departure, frames[-1], _held(world, state, Action.from_keys("S"), walked)]
             )
     return trials
 
 
-def _held(world: World, place: Any, action: Action, blocks: int) -> np.ndarray:
+def _held(world: World, state: Any, action: Action, blocks: int) -> np.ndarray:
     """The last picture of some blocks with one action."""
     for _ in range(blocks):
-        place, frames = world.step(place, action)
+        state, frames = world.step(state, action)
     return frames[-1]
 
 

@@ -175,14 +175,14 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _judge(report: dict[str, Any]) -> str:
-    facts = report["judge"]
+    metadata = report["judge"]
     names = ("joint", "move", "look", "light", "weather", "district")
-    rows = {f"a town it was not trained on, {facts['tested_on']['blocks']} blocks": facts["accuracy"]}
+    rows = {f"a town it was not trained on, {metadata['tested_on']['blocks']} blocks": metadata["accuracy"]}
     for world in ("street", "decoded"):
         rows[f"the walks of this evaluation, {LABELS[world]}"] = report["control"][world]["all"]
     stages = "; ".join(
         f"{stage['network']}: {stage['steps']} steps of {stage['batch']}, from {stage['blocks']} blocks of {stage['towns']} towns"
-        for stage in facts["training"]
+        for stage in metadata["training"]
     )
     return f"Trained on YumeStreet ({stages}). How often it is right, the ceiling of all that follows:\n\n" + table(
         rows, tuple((name, name, True) for name in names)

@@ -58,10 +58,10 @@ def measure_walk(
     and world; film [2, T, H, W, 3]: all of the first `film` blocks.
     """
     focal = street.camera.focal(street.width)
-    place, last = world.start(trial.scene), trial.scene.picture
+    state, last = world.start(trial.scene), trial.scene.picture
     waiting, readings, rows, pictures, films = [], [], [], [], []
     for block, action in enumerate(trial.route.actions):
-        place, frames = world.step(place, action)
+        state, frames = world.step(state, action)
         street.set_state(trial.route.states[block])
         truth = street.step(action).frames
         both = np.concatenate([last[None], frames])

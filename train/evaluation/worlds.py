@@ -5,7 +5,7 @@
     decoded    YumeStreet seen through the model's autoencoder: the dream cannot be sharper than this
     frozen     the start picture for ever: the floor, which a measure must not like
 
-A world's places are immutable, so that a place is saved or forked by keeping it.
+A world's states are immutable, so that a state is saved or forked by keeping it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class World(Protocol):
     def start_from_text(self, scene: Scene) -> np.ndarray:
         """The first picture of a world that is told only `scene.text`, uint8 [H, W, 3]."""
 
-    def step(self, place: Any, action: Action, event: str | None = None) -> tuple[Any, np.ndarray]:
+    def step(self, state: Any, action: Action, event: str | None = None) -> tuple[Any, np.ndarray]:
         """One block: `event` is the text in force, a phrasing that the street knows."""
 
 
@@ -61,9 +61,9 @@ class Dream:
     def start_from_text(self, scene: Scene) -> np.ndarray:
         return self.model.preview(self.model.start(None, [scene.text], [scene.seed]))[0]
 
-    def step(self, place: Any, action: Action, event: str | None = None) -> tuple[Any, np.ndarray]:
-        place, frames = self.model.step(place, [action], [event], self.steps)
-        return place, frames[0]
+    def step(self, state: Any, action: Action, event: str | None = None) -> tuple[Any, np.ndarray]:
+        state, frames = self.model.step(state, [action], [event], self.steps)
+        return state, frames[0]
 
 
 class Street:
@@ -80,8 +80,8 @@ class Street:
     def start_from_text(self, scene: Scene) -> np.ndarray:
         return scene.picture
 
-    def step(self, place: StreetState, action: Action, event: str | None = None) -> tuple[StreetState, np.ndarray]:
-        self.simulator.set_state(place)
+    def step(self, state: StreetState, action: Action, event: str | None = None) -> tuple[StreetState, np.ndarray]:
+        self.simulator.set_state(state)
         self.simulator.set_event(require_event(event) if event else None)
         frames = self.simulator.step(action).frames
         return self.simulator.get_state(), frames
@@ -110,10 +110,11 @@ class Decoded:
         return to_pictures(self.vae.decode(self.vae.encode(to_video(frames)[None]))[0])[0]
 
     @torch.inference_mode()
-    def step(self, place: tuple[StreetState, Any], action: Action, event: str | None = None) -> tuple[Any, np.ndarray]:
-        state, frames = self.street.step(place[0], action, event)
-        video, cache = self.vae.decode(self.vae.encode(to_video(frames)[None]), place[1])
-        return (state, cache), to_pictures(video)[0]
+    def step(self, state: tuple[StreetState, Any], action: Action, event: str | None = None) -> tuple[Any, np.ndarray]:
+        street, cache = state
+        street, frames = self.street.step(street, action, event)
+        video, cache = self.vae.decode(self.vae.encode(to_video(frames)[None]), cache)
+        return (street, cache), to_pictures(video)[0]
 
 
 class Frozen:
@@ -130,8 +131,8 @@ class Frozen:
     def start_from_text(self, scene: Scene) -> np.ndarray:
         return np.full_like(scene.picture, 128)  # nothing was seen that could be shown
 
-    def step(self, place: np.ndarray, action: Action, event: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        return place, np.repeat(place[None], self.frames_per_block, axis=0)
+    def step(self, state: np.ndarray, action: Action, event: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        return state, np.repeat(state[None], self.frames_per_block, axis=0)
 
 
 def town(simulator: StreetSimulator, seed: int) -> StreetSimulator:

@@ -64,7 +64,7 @@ class Distillation:
         In a step in which the generator learns, gradients flow through the exit step and the compression of the history.
         """
         stream = self.stream(number, 0)
-        rows, _, window = self.pool.take(self.settings.batch, stream)
+        rows, _, window = self.pool.sample(self.settings.batch, stream)
         draw = torch.Generator().manual_seed(
             self.settings.seed * 7919 + number
         )  # on the CPU: a GPU would have to wait for it
@@ -72,7 +72,7 @@ class Distillation:
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
             latents = denoise_block(student, read_window(student, window), noise, self.sigmas, exit_step)
-        self.pool.put(rows, latents, stream)
+        self.pool.add(rows, latents, stream)
         return window, latents
 
     def critic_loss(self, critic: DiT, window: Window, latents: Tensor, number: int) -> Tensor:

@@ -116,8 +116,8 @@ def forgetful(window: Window, settings: Settings, event_tokens: int, stream: tor
 
 def read_window(dit: DiT, window: Window) -> Conditions:
     """Conditions of the next block: history compressed by both halves of TSCM, text and action."""
-    memory = dit.remember(window.past)
-    return dit.read(window.history, memory, window.context, window.target, window.action)
+    memory = dit.encode_memory(window.past)
+    return dit.encode_conditions(window.history, memory, window.context, window.target, window.action)
 
 
 class Foundation:
@@ -138,18 +138,18 @@ class Foundation:
         """`flow_loss` of step `number`, after the share `done` of the run."""
         s, stream = self.settings, self.stream(number)
         share = min(1.0, max(0.0, done - s.own_from) / max(1e-6, (1 - s.own_from) / 2))
-        rows, _, lived = self.pool.take(self.own, stream)
+        rows, _, lived = self.pool.sample(self.own, stream)
         block = lived.data
         if share:
             with torch.no_grad():
                 noise = torch.randn(block.shape, generator=stream, device=self.device)
                 made = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
             block = torch.where(self.pool.generated[rows, None, None, None, None], made, block)
-        self.pool.put(rows, block, stream, share)
+        self.pool.add(rows, block, stream, share)
         recorded = self.windows.truth(
             self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described
         )
-        window = batch.join([lived, recorded])
+        window = batch.collate([lived, recorded])
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
         conditions = read_window(dit, window).repeat(s.draws)
         data = window.data.repeat_interleave(s.draws, 0)

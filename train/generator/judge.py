@@ -199,7 +199,7 @@ def train_judge(
     Raises ValueError where `folder` holds a judge of other pictures or actions.
     """
     path, recording = folder / NAME, files.recording
-    if path.is_file() and judge_facts(path)["minutes"] >= settings.minutes:
+    if path.is_file() and judge_metadata(path)["minutes"] >= settings.minutes:
         return load_judge(path, recording).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -222,8 +222,8 @@ def train_judge(
 
     stage.run(step)
     judge.eval().requires_grad_(False)
-    facts = {"minutes": settings.minutes, "steps": stage.step, "trained on steps": len(steps)}
-    save_judge(judge, path, {**facts, **_tested(judge, Steps(files, held_out), settings)})
+    metadata = {"minutes": settings.minutes, "steps": stage.step, "trained on steps": len(steps)}
+    save_judge(judge, path, {**metadata, **_tested(judge, Steps(files, held_out), settings)})
     return judge
 
 
@@ -237,10 +237,10 @@ def _tested(judge: Judge, steps: Steps, settings: Settings) -> dict[str, Any]:
     return {"held-out steps": len(said), "held-out": each}
 
 
-def save_judge(judge: Judge, path: Path, facts: dict[str, Any]) -> None:
-    """float32 weights and, beside them, a JSON of facts."""
+def save_judge(judge: Judge, path: Path, metadata: dict[str, Any]) -> None:
+    """float32 weights and, beside them, a JSON of metadata."""
     save_file({name: value.detach().cpu().contiguous() for name, value in judge.state_dict().items()}, path)
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(metadata, indent=1) + "\n")
 
 
 def load_judge(path: Path, recording: Recording) -> Judge:
@@ -255,7 +255,7 @@ def load_judge(path: Path, recording: Recording) -> Judge:
     return judge.eval().requires_grad_(False)
 
 
-def judge_facts(path: Path) -> dict[str, Any]:
+def judge_metadata(path: Path) -> dict[str, Any]:
     """The JSON beside a judge's weights: its training and accuracy."""
     return json.loads(path.with_suffix(".json").read_text())
 

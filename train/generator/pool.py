@@ -16,7 +16,7 @@ from train.generator.windows import Spans, Window, Windows
 
 
 class RolloutPool:
-    """`size` worlds of at most `life` blocks. `take` gives windows on their own history, `put` writes their next blocks."""
+    """`size` worlds of at most `life` blocks. `sample` gives windows on their own history, `add` writes their next blocks."""
 
     def __init__(self, windows: Windows, size: int, life: int, stream: torch.Generator, share: float = 1.0) -> None:
         self.windows, self.size, self.life = windows, size, life
@@ -28,7 +28,7 @@ class RolloutPool:
         self.generated = torch.zeros_like(rows, dtype=torch.bool)
         self._restart(rows, stream, torch.ones_like(rows, dtype=torch.bool), share)
 
-    def take(self, count: int, stream: torch.Generator) -> tuple[Tensor, Spans, Window]:
+    def sample(self, count: int, stream: torch.Generator) -> tuple[Tensor, Spans, Window]:
         """`count` different rows [count], their spans and windows. Raises ValueError for more than there are."""
         if count > self.size:
             raise ValueError(f"a pool of {self.size} worlds cannot give {count}: make it larger or the batch smaller")
@@ -36,7 +36,7 @@ class RolloutPool:
         spans = Spans(self.episode[rows], self.start[rows], self.age[rows])
         return rows, spans, self.windows.own(self.latents, rows, spans, stream)
 
-    def put(self, rows: Tensor, blocks: Tensor, stream: torch.Generator, share: float = 1.0) -> None:
+    def add(self, rows: Tensor, blocks: Tensor, stream: torch.Generator, share: float = 1.0) -> None:
         """Blocks [count, C, K, h, w] of `rows`. Worlds are a block older, or begin anew, a `share` of these as self-generated."""
         frames = self.windows.config.block_latents
         columns = 1 + self.age[rows, None] * frames + torch.arange(frames, device=rows.device)

@@ -227,15 +227,15 @@ def world_report(folder: Path, out: Path, settings: Settings, device: str = "cpu
     split, world = Split.read(folder), RecordedWorld.load(folder, device)
     fits(world, split)
     judge = judging.train_judge(folder, split.files, split.train, split.held_out, settings.judge, device)
-    facts = read_manifest(folder)
+    metadata = read_manifest(folder)
     path = folder / judging.NAME
     identity = {
-        "version": VERSION, "model": {name: f for name, f in facts["files"].items() if name != path.name},
+        "version": VERSION, "model": {name: f for name, f in metadata["files"].items() if name != path.name},
         "judge": judging.fingerprint(path), "held-out episodes": list(split.held_out), "settings": dataclasses.asdict(settings),
     }  # fmt: skip
     store = Store(out, identity)
     report = WorldReport(world, judge, split, settings, store, outcomes.outcome_reader(folder, world))
-    return finish(report, judging.judge_facts(path), facts.get("training"))
+    return finish(report, judging.judge_metadata(path), metadata.get("training"))
 
 
 def finish(report: WorldReport, judge: dict[str, Any], training: Any = None) -> dict[str, Any]:

@@ -199,9 +199,9 @@ class RecordedWorld:
             words = self.conditioning.context(actions, [texts[number] for texts in trial.texts])
             context, pooled = (w.to(self.device) for w in words)
             noise = block_noise(self.config, trial.seeds, [number] * len(actions)).to(self.device)
-            draws = [generator("old frames", seed, number) for seed in trial.seeds]
+            streams = [generator("old frames", seed, number) for seed in trial.seeds]
             worlds, latents, video = dream_block(
-                self.dit, self.vae, worlds, actions, context, pooled, noise, sigmas, draws
+                self.dit, self.vae, worlds, actions, context, pooled, noise, sigmas, streams
             )
             yield to_pictures(video), latents
 

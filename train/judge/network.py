@@ -1,9 +1,9 @@
 """The judge: two small networks that tell from pictures alone how the camera moved and what there is to see.
 
-Both learn from YumeStreet only, in towns where no world model is trained (train/judge/data.py). `MotionNetwork` is an
-inverse-dynamics model: it reads the grey pictures of one block and the one before it. `SightNetwork` reads one picture.
-Neither knows which keys were held. Things of events that came later are read by stages of their own (`LaterThings`) that
-begin where the first of `SightNetwork` end, so that all else is read as it was.
+Both learn from YumeStreet only, in towns where no world model is trained (train/judge/data.py). `InverseDynamicsModel`
+reads the grey pictures of one block and the one before it. `SceneClassifier` reads one picture.
+Neither knows which keys were held. Things of events that came later are read by stages of their own (`LaterEventClassifier`) that
+begin where the first of `SceneClassifier` end, so that all else is read as it was.
 
 Legend: B blocks of K pictures and the one before them, N pictures, H x W pixels.
 """
@@ -29,7 +29,7 @@ from yume_gym.street.layout import DISTRICTS
 from yume_gym.street.simulator import LIGHTS, WEATHERS
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
-FIRST_THINGS = len(THINGS) - len(LATER_EVENTS)  # of THINGS, that `SightNetwork` itself tells
+FIRST_THINGS = len(THINGS) - len(LATER_EVENTS)  # of THINGS, that `SceneClassifier` itself tells
 FEATURES = 64  # of each network
 STEP_FEATURES = 40  # of those of motion
 EARLY, EDGES = 3, 48  # stages of sight that later things are told from, and their features
@@ -46,7 +46,7 @@ def _stage(inside: int, outside: int, kernel: int = 3, stride: int = 2) -> nn.Se
     return nn.Sequential(convolution, nn.BatchNorm2d(outside), nn.ReLU(inplace=True))
 
 
-class MotionNetwork(nn.Module):
+class InverseDynamicsModel(nn.Module):
     """Grey pictures [B, K + 1, H, W] in 0..1 -> move [B, 9], look [B, 9] (logits), motion [B, 4], features [B, 64].
 
     Motion is in shares of what a held key does in a block: forward, to the right, turn right, tilt up. Turning moves a picture
@@ -117,7 +117,7 @@ class _Residual(nn.Module):
         return x + self.stage(x)
 
 
-class SightNetwork(nn.Module):
+class SceneClassifier(nn.Module):
     """Pictures [N, 3, H, W] in 0..1 -> logits of light [N, 4], weather [N, 4], district [N, 5] and the first things [N, 7],
     features [N, 64], and the map [N, 48, h, w] of the first `EARLY` stages.
 
@@ -162,10 +162,10 @@ class SightNetwork(nn.Module):
         return self.light(features), self.weather(features), self.district(features), things, features, maps[EARLY - 1]
 
 
-class LaterThings(nn.Module):
+class LaterEventClassifier(nn.Module):
     """The map [N, 48, h, w] of a picture's edges and colours -> logits [N, 4] of the last things.
 
-    Stages of their own lead there: what `SightNetwork` makes of a picture further on was not learnt for these.
+    Stages of their own lead there: what `SceneClassifier` makes of a picture further on was not learnt for these.
     """
 
     def __init__(self) -> None:
@@ -215,9 +215,9 @@ class Judge(nn.Module):
     ) -> None:
         super().__init__()
         self.height, self.width, self.fps, self.frames_per_block = height, width, fps, frames_per_block
-        self.motion = MotionNetwork(frames_per_block + 1, height, width, focal, (units[2], units[3]))
-        self.sight = SightNetwork()
-        self.later = LaterThings()
+        self.motion = InverseDynamicsModel(frames_per_block + 1, height, width, focal, (units[2], units[3]))
+        self.sight = SceneClassifier()
+        self.later = LaterEventClassifier()
         self.units: Tensor
         self.register_buffer("units", torch.tensor(units))
 
@@ -241,14 +241,14 @@ class Judge(nn.Module):
         judge.load_state_dict(load_weights(config, weights))
         return judge.eval().requires_grad_(False)
 
-    def save(self, weights: Path, facts: dict) -> None:
-        """float16 weights and, beside them, a JSON of facts."""
+    def save(self, weights: Path, metadata: dict) -> None:
+        """float16 weights and, beside them, a JSON of metadata."""
         tensors = {
             k: v.half().contiguous() if v.is_floating_point() else v.contiguous() for k, v in self.state_dict().items()
         }
         save_file(tensors, weights)
         pictures = {name: getattr(self, name) for name in ("height", "width", "fps", "frames_per_block")}
-        weights.with_suffix(".json").write_text(json.dumps({"pictures": pictures, **facts}, indent=1) + "\n")
+        weights.with_suffix(".json").write_text(json.dumps({"pictures": pictures, **metadata}, indent=1) + "\n")
 
     @torch.inference_mode()
     def read(self, frames: np.ndarray, batch: int = 64) -> Reading:
@@ -297,7 +297,7 @@ def load_weights(config: ModelConfig, weights: Path) -> dict[str, Tensor]:
     """The tensors of a judge's file, in float32; errors as those of `Judge.load`."""
     if not weights.exists():
         raise FileNotFoundError(f"no judge at {weights}: train one (python -m train.judge train --help)")
-    trained = judge_facts(weights)["pictures"]
+    trained = judge_metadata(weights)["pictures"]
     needed = {name: getattr(config, name) for name in ("height", "width", "fps", "frames_per_block")}
     if trained != needed:
         raise ValueError(
@@ -330,7 +330,7 @@ def axes_of(indices: np.ndarray) -> np.ndarray:
     return table[np.asarray(indices, int)]
 
 
-def judge_facts(weights: Path = WEIGHTS) -> dict:
+def judge_metadata(weights: Path = WEIGHTS) -> dict:
     """The JSON beside a judge's weights: its pictures, training and accuracy."""
     return json.loads(weights.with_suffix(".json").read_text())
 

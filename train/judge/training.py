@@ -32,7 +32,7 @@ from train.judge.network import (
     Judge,
     axes_of,
     classes_of,
-    judge_facts,
+    judge_metadata,
     load_weights,
     to_float,
 )
@@ -133,7 +133,7 @@ def motion_loss(judge: Judge, grey: Tensor, labels: dict[str, Tensor]) -> dict[s
     }
 
 
-def sight_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+def scene_loss(judge: Judge, sight: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parts of the loss of pictures: light, weather, district and the first things."""
     parts = {}
     light, weather, district, things, *_ = judge.sight(sight)
@@ -161,7 +161,7 @@ def judge_loss(
     """All parts of the loss of a batch, or those of one network."""
     grey, sight, labels = batch
     parts = {} if only in ("sight", "later") else motion_loss(judge, grey, labels)
-    parts |= {} if only in ("motion", "later") else sight_loss(judge, sight, labels)
+    parts |= {} if only in ("motion", "later") else scene_loss(judge, sight, labels)
     return parts if only in ("motion", "sight") else {**parts, **later_loss(judge, sight, labels)}
 
 
@@ -230,11 +230,11 @@ def train(
         "minutes": round(run.progress.seconds / 60, 1), "blocks": len(blocks),
         "towns": len(list(data.glob("town_*.safetensors"))),
     }  # fmt: skip
-    before = [] if initial is None else judge_facts(initial)["training"]
+    before = [] if initial is None else judge_metadata(initial)["training"]
     before = [done for done in before if not (fresh and done["network"] == settings.only)]
     tested = {"blocks": len(unseen), "town": "one that the judge was not trained on"}
     if settings.only == "later" and initial is not None:  # all else is as accurate as it was, where it was tested
-        earlier, later = judge_facts(initial), {k: v for k, v in figures.items() if k.endswith(_LATER)}
+        earlier, later = judge_metadata(initial), {k: v for k, v in figures.items() if k.endswith(_LATER)}
         figures, stage["tested_on"] = {**earlier.get("accuracy", {}), **later}, tested
         tested = earlier.get("tested_on", tested)
     average.save(weights, {"training": [*before, stage], "tested_on": tested, "accuracy": figures})

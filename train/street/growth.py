@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.engine.loop import facts_of, load_network
+from train.engine.loop import load_network, stage_metadata
 from world_model.config import ModelConfig
 from world_model.priors.config import EventsConfig, events_of, with_scene
 from world_model.priors.events import Events
@@ -59,7 +59,7 @@ def known_in(folder: Path, config: ModelConfig) -> Known:
     tensors = {name: value for name, value in events.state_dict().items() if not name.startswith(_READING)}
     if all(how != "street" for *_, how in kinds):
         del tensors["lanes"]  # nothing went along the streets yet
-    facts = facts_of(folder, "events")
+    facts = stage_metadata(folder, "events")
     return Known(len(kinds), tensors, {name: share for name, share in facts.items() if name.startswith("painted/")})
 
 

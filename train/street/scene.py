@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from world_model.dit import DiT
 from world_model.priors.scene import ScenePrior, SceneState
-from world_model.worlds import Worlds
+from world_model.worlds import WorldBatch
 
 PARTS = ("depth", "places", "events")  # each learnt by a stage of its own
 
@@ -31,7 +31,7 @@ def part_of(dit: DiT, part: str) -> Any:
     return found
 
 
-def without_doubt(worlds: Worlds, true: Tensor) -> Worlds:
+def without_doubt(worlds: WorldBatch, true: Tensor) -> WorldBatch:
     """`worlds`, of which those whose last block is the truth (true [B] bool) do not doubt it."""
 
     def settled(state: Any) -> Any:

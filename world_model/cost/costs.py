@@ -18,7 +18,7 @@ from world_model.packing import build_packing
 from world_model.rollout import encode_conditions
 from world_model.tscm import History
 from world_model.vae import VideoVAE, build_vae
-from world_model.worlds import Worlds
+from world_model.worlds import WorldBatch
 
 DTYPE = torch.bfloat16
 META: dict[str, Any] = {"device": "meta"}
@@ -96,7 +96,7 @@ def count_block(config: ModelConfig, history: int) -> Block:
 
         def once() -> Any:
             found = encode_conditions(dit, vae, worlds, motion, context, pooled)
-            return *found, dit.remember(_history(dit.config, dit.config.block_latents))
+            return *found, dit.encode_memory(_history(dit.config, dit.config.block_latents))
 
         (ready, _, memory), cost = count(once)
         groups = dit.pack(worlds.history, torch.zeros(1, dtype=torch.int64, **META))[2] if held else []
@@ -189,13 +189,13 @@ def _noise(config: ModelConfig) -> Tensor:
     return torch.empty(1, config.dit.latent_channels, config.block_latents, *config.latent_size, **META)
 
 
-def _worlds(dit: DiT, held: int) -> tuple[Worlds, Motion, Tensor, Tensor]:
+def _worlds(dit: DiT, held: int) -> tuple[WorldBatch, Motion, Tensor, Tensor]:
     config = dit.config
     with torch.no_grad():
-        memory = dit.remember(_history(config, config.block_latents))
+        memory = dit.encode_memory(_history(config, config.block_latents))
     pose = Pose(*(torch.empty(1, *n, dtype=torch.float64, **META) for n in ((), (), (2,))))
     picture = torch.empty(1, 3, config.height, config.width, **META)
-    worlds = Worlds(
+    worlds = WorldBatch(
         history=_history(config, held),
         memory=memory,
         yaw=pose.yaw,
@@ -203,7 +203,7 @@ def _worlds(dit: DiT, held: int) -> tuple[Worlds, Motion, Tensor, Tensor]:
         frame=torch.empty(1, dtype=torch.int64, **META),
         picture=picture,
         cache=(),
-        priors=tuple(prior.begin(picture, pose) for prior in dit.priors),
+        priors=tuple(prior.initial_state(picture, pose) for prior in dit.priors),
     )
     turns = [torch.empty(1, config.frames_per_block, *n, dtype=torch.float64, **META) for n in ((), (), (2,))]
     length = config.text.event_tokens + config.text.action_tokens

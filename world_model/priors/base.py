@@ -1,8 +1,9 @@
 """What a prior is: something beside the generator that says what the next block looks like.
 
 A model has a list of them, which may be empty. A prior is not trained with the generator, and has a state of its own in every
-world: an immutable dataclass of tensors, whose first dimension is that of the batch (batch.py). The generator hears what the priors
-make of the words, is shown what they show, and starts from the mean and variance that they predict (`DiT.condition_on`).
+world: an immutable dataclass of tensors, whose first dimension is that of the batch (batch.py). The generator gets the text
+conditions that the priors return, is conditioned on their features, and starts from the mean and variance that they predict
+(`DiT.condition_on`).
 
 Shapes: B worlds, C latent channels, K latent frames of a block, T its pictures, h x w latent size, H x W pixels.
 """
@@ -25,7 +26,7 @@ from world_model.vae import VideoVAE
 class Prior(nn.Module):
     """What the next block looks like according to something other than the generator.
 
-    channels: of what it shows. deviation [n, C]: of the data from what it predicts, measured in training; the first row is that of
+    channels: of its features. deviation [n, C]: of the data from what it predicts, measured in training; the first row is that of
     what it did not see.
     """
 
@@ -41,31 +42,31 @@ class Prior(nn.Module):
         """Where a picture [1, 3, H, W] in -1..1 was taken, and how unlike the prior's own view it looks; None if it cannot tell."""
         return None
 
-    def pose_of(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
-        """Where a world begins that is shown a picture; None: anywhere."""
+    def estimate_pose(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
+        """The initial pose of a world that begins from a picture; None: anywhere."""
         return None
 
-    def pose_for(self, context: Tensor, stream: torch.Generator) -> Pose | None:
-        """Where a world begins that is only told something (context [1, N, text_dim]), drawn from `stream`; None: anywhere."""
+    def sample_pose(self, context: Tensor, stream: torch.Generator) -> Pose | None:
+        """The initial pose of a world that begins from a text (context [1, N, text_dim]), sampled with `stream`; None: anywhere."""
         return None
 
     @abstractmethod
-    def begin(self, pictures: Tensor, pose: Pose) -> PriorState:
-        """The state of worlds that stand at `pose` before pictures [B, 3, H, W] in -1..1."""
+    def initial_state(self, pictures: Tensor, pose: Pose) -> PriorState:
+        """The state of worlds that begin at `pose` from pictures [B, 3, H, W] in -1..1."""
 
     # ---- a block ------------------------------------------------------------------------------------------------------
 
     def constrain(self, state: PriorState, motion: Motion) -> Motion:
-        """The commanded motion, as far as one gets."""
+        """The commanded motion, cut short where the prior has obstacles."""
         return motion
 
-    def hear(self, state: PriorState, block: BlockContext) -> Tensor:
-        """`block.context` as the generator is to hear it."""
+    def condition_text(self, state: PriorState, block: BlockContext) -> Tensor:
+        """The text conditions (`block.context`) that the generator gets."""
         return block.context
 
     @abstractmethod
     def predict(self, state: PriorState, block: BlockContext, vae: VideoVAE) -> Prediction:
-        """What the block looks like. Takes no gradient; `block.context` is as it was told."""
+        """What the block looks like. Takes no gradient; `block.context` is the unchanged one."""
 
     @abstractmethod
     def update(

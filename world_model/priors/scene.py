@@ -109,7 +109,7 @@ class ScenePrior(Prior):
         pose, error = self.finder.find(self.places, picture, vae.encode(still)[:, :, 0])
         return _level(pose), error
 
-    def pose_of(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
+    def estimate_pose(self, vae: VideoVAE, picture: Tensor) -> Pose | None:
         pixels = ((picture[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
         known = self._poses.get(pixels.cpu().numpy().tobytes())
         if known is not None:
@@ -117,15 +117,15 @@ class ScenePrior(Prior):
         found = self.locate(vae, picture)
         return found[0] if found is not None else None
 
-    def pose_for(self, context: Tensor, stream: torch.Generator) -> Pose | None:
+    def sample_pose(self, context: Tensor, stream: torch.Generator) -> Pose | None:
         if self.places is None:
             return None
         return _level(self.places.somewhere(stream, self._words(context)).to(context.device))
 
-    def begin(self, pictures: Tensor, pose: Pose) -> SceneState:
+    def initial_state(self, pictures: Tensor, pose: Pose) -> SceneState:
         c, batch = self.model, len(pictures)
         return SceneState(
-            place=pose.place,
+            place=pose.position,
             doubt=torch.zeros_like(pictures[:, :1]),
             told=pictures.new_zeros(batch, c.text.dim),
             course=pose.yaw.new_zeros(batch, 5),
@@ -148,9 +148,9 @@ class ScenePrior(Prior):
         """Kinds [B] of event that texts tell of; a first text describes, nothing happens."""
         if self.events is None:
             return None
-        return self.events.read(self._words(block.context)).masked_fill(~block.worlds.history.known, NOTHING)
+        return self.events.read(self._words(block.context)).masked_fill(~block.worlds.history.has_past, NOTHING)
 
-    def hear(self, state: SceneState, block: BlockContext) -> Tensor:
+    def condition_text(self, state: SceneState, block: BlockContext) -> Tensor:
         """Texts that tell of a known event, in its best known wording."""
         return self._heard(block, self._kind(block))
 
@@ -170,7 +170,7 @@ class ScenePrior(Prior):
         if self.places is not None:
             shown = block.worlds.history.latents
             words = self._words(self._heard(block, kind))
-            look = self.places.looks(shown[:, :, 0], shown[:, :, -1], block.worlds.history.known, words)
+            look = self.places.looks(shown[:, :, 0], shown[:, :, -1], block.worlds.history.has_past, words)
             stride = self.model.vae.temporal_stride
             stand = state.place[:, None] + block.motion.displacement[:, stride - 1 :: stride]
             view = stand, block.target.yaw, block.target.pitch
@@ -182,7 +182,7 @@ class ScenePrior(Prior):
                 guide = guide.with_things(vae, *self.events.over(vae, guide.latents, *thing), thing[1])
                 sure = F.avg_pool3d(thing[1], (1, self.events.patch, self.events.patch))
         ahead = Ahead(guide, told, changed, course, None if thing is None else thing[1][:, :, -1])
-        return replace(self.combined(guide.latents, guide.valid, known, sure), own=ahead)
+        return replace(self.combined(guide.latents, guide.valid, known, sure), auxiliary=ahead)
 
     def combined(
         self, warped: Tensor, valid: Tensor, known: Tensor | None = None, sure: Tensor | None = None
@@ -195,7 +195,7 @@ class ScenePrior(Prior):
         variance = valid * seen + (1 - valid) * unseen
         if sure is not None:
             variance = variance * (1 - sure) + LEAST * sure
-        return Prediction(mean=mean, variance=variance, shown=torch.cat(shown, dim=1))
+        return Prediction(mean=mean, variance=variance, features=torch.cat(shown, dim=1))
 
     def _told(
         self, state: SceneState, block: BlockContext, kind: Tensor | None, things: Tensor | None
@@ -220,7 +220,7 @@ class ScenePrior(Prior):
         recalled = state.album.recall(motion.yaw[:, -1], motion.pitch[:, -1], there, state.place)
         if recalled is not None:  # pictures from before the text changed show another light
             recalled = replace(recalled, present=recalled.present & ~changed)
-        trust = worlds.history.known * torch.where(changed, OUTDATED, 1.0)
+        trust = worlds.history.has_past * torch.where(changed, OUTDATED, 1.0)
         return guide_block(
             self.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
             recalled, worlds.cache, state.doubt if self.places is not None else None, trust,
@@ -229,8 +229,8 @@ class ScenePrior(Prior):
     def update(
         self, state: SceneState, block: BlockContext, prediction: Prediction, latents: Tensor, video: Tensor
     ) -> tuple[SceneState, Tensor]:
-        worlds, ahead = block.worlds, prediction.own
-        clear = worlds.history.known & ~ahead.changed & (state.doubt < USELESS).flatten(1).all(dim=1)
+        worlds, ahead = block.worlds, prediction.auxiliary
+        clear = worlds.history.has_past & ~ahead.changed & (state.doubt < USELESS).flatten(1).all(dim=1)
         doubt = ahead.guide.doubt
         if ahead.covered is not None:  # what moves by itself is not to be looked up where it was
             hidden = F.max_pool2d(ahead.covered, 2 * MARGIN + 1, 1, MARGIN) > COVERED
@@ -243,7 +243,7 @@ class ScenePrior(Prior):
 
 def _level(pose: Tensor) -> Pose:
     """Of one world at a pose [3] (x, z, yaw) that looks neither up nor down."""
-    return Pose(yaw=pose[None, 2], pitch=torch.zeros_like(pose[None, 2]), place=pose[None, :2])
+    return Pose(yaw=pose[None, 2], pitch=torch.zeros_like(pose[None, 2]), position=pose[None, :2])
 
 
 def _some(flags: Tensor) -> bool:

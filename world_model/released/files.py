@@ -183,7 +183,7 @@ def read_vae(release: Release, options: LoadOptions) -> nn.Module:
     """The autoencoder with its weights."""
     with torch.device("meta"):
         vae = build_vae(release.config.vae)
-    home = options.place if options.offload == "none" else "cpu"
+    home = options.torch_device if options.offload == "none" else "cpu"
     state = release.vae.read(options.number(options.vae_dtype), home)
     vae.model.load_state_dict(state, strict=True, assign=True)  # type: ignore[union-attr]
     return vae
@@ -198,7 +198,7 @@ def _conditioning(release: Release, config: TextConfig, options: LoadOptions) ->
 
 
 def _encoder(checkpoint: Checkpoint, tokenizer: Path, config: TextConfig, options: LoadOptions) -> UMT5Encoder:
-    device = options.place if options.text == "device" else "cpu"
+    device = options.torch_device if options.text == "device" else "cpu"
     return UMT5Encoder(
         config, checkpoint, tokenizer, device, options.number(options.dtype), keep=options.text != "drop"
     )

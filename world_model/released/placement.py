@@ -71,7 +71,7 @@ class LoadOptions:
             _torchao()
 
     @property
-    def place(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         """The torch device. Raises TypeError for what is no name, ValueError for an unknown or missing one."""
         wanted = "use 'auto', 'cpu', 'cuda' or one of several, such as 'cuda:1'"
         if not isinstance(self.device, str | torch.device):
@@ -91,13 +91,13 @@ class LoadOptions:
     def number(self, name: str) -> torch.dtype:
         """The torch precision that `name` ("auto" or a name) means on this device."""
         if name == "auto":
-            return torch.bfloat16 if self.place.type == "cuda" else torch.float32
+            return torch.bfloat16 if self.torch_device.type == "cuda" else torch.float32
         return DTYPES[name]
 
     @property
     def staging(self) -> torch.device:
         """Where the transformer's weights are read to: the CPU if they are made smaller before they move."""
-        return torch.device("cpu") if self.quantize else self.place
+        return torch.device("cpu") if self.quantize else self.torch_device
 
 
 class VisitingVAE:
@@ -141,14 +141,14 @@ def place(dit: DiT, vae: nn.Module, options: LoadOptions) -> tuple[DiT, VideoVAE
     dit.eval().requires_grad_(False)
     vae.eval().requires_grad_(False)
     if options.quantize:
-        _quantize(dit, options.quantize, options.place)
-    dit.to(options.place)
+        _quantize(dit, options.quantize, options.torch_device)
+    dit.to(options.torch_device)
     if options.compile:
         for block in dit.blocks:
             block.compile(backend="inductor" if options.compile is True else options.compile, dynamic=True)
     if options.offload == "none":
-        return dit, vae.to(options.place)  # type: ignore[return-value]
-    return dit, VisitingVAE(vae, options.place, dit if options.offload == "model" else None)
+        return dit, vae.to(options.torch_device)  # type: ignore[return-value]
+    return dit, VisitingVAE(vae, options.torch_device, dit if options.offload == "model" else None)
 
 
 def _torchao():  # type: ignore[no-untyped-def]
@@ -171,7 +171,11 @@ def memory(config: ModelConfig, options: LoadOptions) -> dict[str, tuple[str, in
 
     Not counted: what a step needs while it runs, and history latents.
     """
-    place, number, vae_number = options.place.type, options.number(options.dtype), options.number(options.vae_dtype)
+    device, number, vae_number = (
+        options.torch_device.type,
+        options.number(options.dtype),
+        options.number(options.vae_dtype),
+    )
     with torch.device("meta"):
         dit, vae = DiT(config), build_vae(config.vae).to("meta", vae_number)
         _, cache = cast(VideoVAE, vae).decode(torch.empty(1, config.vae.latent_channels, 2, *config.latent_size))
@@ -183,10 +187,10 @@ def memory(config: ModelConfig, options: LoadOptions) -> dict[str, tuple[str, in
     width = text.heads * text.head_dim
     layer = 4 * text.dim * width + 3 * text.dim * text.ffn_dim + 2 * text.dim + 32 * text.heads
     encoder = text.vocabulary * text.dim + text.layers * layer + text.dim
-    resting = "cpu" if options.offload != "none" else place
+    resting = "cpu" if options.offload != "none" else device
     return {
-        "transformer": (place, total),
+        "transformer": (device, total),
         "autoencoder": (resting, sum(p.numel() for p in vae.parameters()) * vae_number.itemsize),
         "stream of one world": (resting, sum(c.numel() for c in cache) * vae_number.itemsize),
-        "text encoder": (place if options.text == "device" else options.text, encoder * number.itemsize),
+        "text encoder": (device if options.text == "device" else options.text, encoder * number.itemsize),
     }

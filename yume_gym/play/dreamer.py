@@ -17,11 +17,11 @@ import torch
 
 from world_model.actions import Action
 from world_model.model import WorldModel, WorldState
-from world_model.threads import use_threads
-from world_model.worlds import join_worlds, split_worlds
+from world_model.threads import set_threads
+from world_model.worlds import collate_worlds, split_worlds
 from yume_gym.first_person import EnvState
 from yume_gym.play.pace import Forecast
-from yume_gym.play.replay import Replay, made_with
+from yume_gym.play.replay import Replay, replay_header
 from yume_gym.play.session import Job, Session
 from yume_gym.play.start import Origin, Start, prepare
 from yume_gym.play.world import Frame
@@ -54,7 +54,7 @@ class Dreamer:
             raise ValueError(f"max_sessions must be 1 or more, got {max_sessions}")
         self._model, self._steps, self._clock = model, steps, clock
         self._max_sessions = max_sessions
-        self._made = made_with(model, steps)
+        self._header = replay_header(model, steps)
         self._changed = threading.Condition()
         self._forecast = Forecast()
         self._sessions: list[Session] = []
@@ -85,18 +85,18 @@ class Dreamer:
 
         Raises ValueError for a replay of other weights or sampler steps, which would show something else; SessionsFull.
         """
-        if replay.made != self._made:
+        if replay.header != self._header:
             raise ValueError(
-                f"the replay was made with {replay.made}, this is {self._made}: use the same weights and sampler steps"
+                f"the replay was made with {replay.header}, this is {self._header}: use the same weights and sampler steps"
             )
-        return self._admit(prepare(self._model, replay.takes[0].start), replay)
+        return self._admit(prepare(self._model, replay.segments[0].start), replay)
 
     def warm_up(self) -> None:
         """Load the text encoder and dream a few blocks of a throwaway world, so that the first event does not stutter.
 
         Returns when it is done, after some seconds.
         """
-        with ThreadPoolExecutor(1, initializer=use_threads, initargs=(self._computing,)) as passing:
+        with ThreadPoolExecutor(1, initializer=set_threads, initargs=(self._computing,)) as passing:
             # the caller is not to dream itself (world_model.threads)
             passing.submit(self._dream_a_little).result()
 
@@ -150,14 +150,14 @@ class Dreamer:
                 raise RuntimeError("this dreamer is closed: make another one")
             if len(self.sessions) >= self._max_sessions:
                 raise SessionsFull(f"all {self._max_sessions} places are taken: wait until somebody leaves")
-            session = Session(self._opened, self._model, self._made, origin, self._changed, self._clock, replay)
+            session = Session(self._opened, self._model, self._header, origin, self._changed, self._clock, replay)
             self._opened += 1
             self._sessions.append(session)
             self._changed.notify_all()
             return session
 
     def _run(self) -> None:
-        use_threads(self._computing)
+        set_threads(self._computing)
         while not self._closed:
             if self.pump():
                 continue
@@ -204,7 +204,7 @@ class Dreamer:
         blocks = [(job, job.order) for job in jobs if job.order is not None]
         if not blocks:
             return
-        states = join_states([job.state for job, _ in blocks if job.state is not None])
+        states = collate_states([job.state for job, _ in blocks if job.state is not None])
         actions, events = [order.action.index for _, order in blocks], [order.event for _, order in blocks]
         threads = 1 if len(blocks) > 1 and self._model.device.type == "cpu" else None
         after, frames = self._model.step(states, actions, events, self._steps, threads)
@@ -246,7 +246,7 @@ class Dreamer:
 def replay_frames(model: WorldModel, replay: Replay) -> Iterator[Frame]:
     """All frames of a replay, as fast as they can be dreamt. Raises ValueError for a replay of other weights."""
     seconds = itertools.count()
-    with Dreamer(model, steps=replay.made.steps, clock=lambda: float(next(seconds)), thread=False) as dreamer:
+    with Dreamer(model, steps=replay.header.steps, clock=lambda: float(next(seconds)), thread=False) as dreamer:
         session = dreamer.replay(replay)
         while not session.finished:
             dreamer.pump()
@@ -254,10 +254,10 @@ def replay_frames(model: WorldModel, replay: Replay) -> Iterator[Frame]:
                 yield frame
 
 
-def join_states(states: Sequence[WorldState]) -> WorldState:
+def collate_states(states: Sequence[WorldState]) -> WorldState:
     """One batch of several."""
     return WorldState(
-        join_worlds([state.worlds for state in states]),
+        collate_worlds([state.worlds for state in states]),
         tuple(seed for state in states for seed in state.seeds),
         tuple(step for state in states for step in state.steps),
         tuple(text for state in states for text in state.texts),

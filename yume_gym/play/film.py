@@ -18,7 +18,7 @@ from PIL import Image
 
 from yume_gym.hud import Shot, draw_hud, enlarge
 from yume_gym.play.keys import Played
-from yume_gym.play.replay import Block, Made, ReplayWriter, Take
+from yume_gym.play.replay import Block, ReplayHeader, ReplaySegment, ReplayWriter
 from yume_gym.play.world import Frame, PlayedWorld
 
 FILM_HEIGHT = 256  # small pictures are enlarged by a whole factor to about this many rows
@@ -48,12 +48,12 @@ def write_clip(
     path: Path, kept: Iterable[tuple[bytes, bytes | None, Played, str | None]], fps: float, hud: bool
 ) -> None:
     """Frames of a `ClipRing` as a film."""
-    with Film(path, fps, hud) as film:
+    with ClipWriter(path, fps, hud) as film:
         for picture, twin, action, event in kept:
             film.add(_unpacked(picture), None if twin is None else _unpacked(twin), action, event)
 
 
-class Film:
+class ClipWriter:
     """Writes a film in a thread of its own. It appears under its name when it is complete, with `close`.
 
     With `hud`, keys and event are drawn on. A twin stands beside the dream; a world without one leaves its place black.
@@ -82,7 +82,7 @@ class Film:
             self._thread.join()
         self._raise_error()
 
-    def __enter__(self) -> Film:
+    def __enter__(self) -> ClipWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -123,71 +123,71 @@ class Film:
 class Recording:
     """A film of all that a player sees, and its replay beside it, written while it happens."""
 
-    def __init__(self, path: Path, made: Made, take: Take | None) -> None:
-        """`take`: the current world so far, if anything of it was shown. Raises OSError where nothing can be written."""
+    def __init__(self, path: Path, header: ReplayHeader, segment: ReplaySegment | None) -> None:
+        """`segment`: the current world so far, if anything of it was shown. Raises OSError where nothing can be written."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.replay_path = path.with_suffix(".replay")
-        self._replay = ReplayWriter(self.replay_path, made)
-        if take is not None:
-            self._replay.take(take)
-        self._film = Film(path, made.fps)
+        self._replay = ReplayWriter(self.replay_path, header)
+        if segment is not None:
+            self._replay.add_segment(segment)
+        self._clip = ClipWriter(path, header.fps)
 
-    def take(self, take: Take) -> None:
+    def add_segment(self, segment: ReplaySegment) -> None:
         """Another world begins."""
-        self._replay.take(take)
+        self._replay.add_segment(segment)
 
-    def block(self, block: Block | None) -> None:
+    def add_block(self, block: Block | None) -> None:
         """A block was shown (None: there is none to tell of)."""
         if block is not None:
-            self._replay.block(block)
+            self._replay.add_block(block)
 
-    def frame(self, frame: Frame) -> None:
+    def add_frame(self, frame: Frame) -> None:
         """Never raises: what goes wrong is told by `close`, and the game goes on."""
         with contextlib.suppress(OSError):
-            self._film.add(frame.picture, frame.twin, frame.action, frame.event)
+            self._clip.add(frame.picture, frame.twin, frame.action, frame.event)
 
     def close(self) -> None:
         """Complete both. Raises OSError if the film could not be written."""
         self._replay.close()
-        self._film.close()
+        self._clip.close()
 
 
-class Keeper:
-    """Whatever remembers what a session showed. Not safe by itself: the session's lock is held around every call."""
+class SessionRecorder:
+    """The clip ring and the recording of a session. Not safe by itself: the session's lock is held around every call."""
 
-    def __init__(self, made: Made, frames: int) -> None:
-        self._made = made
+    def __init__(self, header: ReplayHeader, frames: int) -> None:
+        self._header = header
         self.ring = ClipRing(frames)
         self.recording: Recording | None = None
 
     def shown(self, frame: Frame, world: PlayedWorld) -> None:
         """`frame` of `world` is shown."""
         if self.recording is not None and not world.seen:
-            self.recording.take(world.take)
-        done = world.shown(frame, self._made.frames_per_block)
+            self.recording.add_segment(world.segment)
+        done = world.shown(frame, self._header.frames_per_block)
         self.ring.add(frame)
         if self.recording is not None:
-            self.recording.block(done)
-            self.recording.frame(frame)
+            self.recording.add_block(done)
+            self.recording.add_frame(frame)
 
     def leave(self, world: PlayedWorld) -> None:
         """Nothing more of `world` will be shown."""
         done = world.flush()
         if self.recording is not None:
-            self.recording.block(done)
+            self.recording.add_block(done)
 
     def record(self, path: Path, world: PlayedWorld) -> Path:
         """Begin a recording; returns its replay's path. Raises ValueError if there is one."""
         if self.recording is not None:
             raise ValueError("this session is being recorded already: stop that recording first")
-        self.recording = Recording(path, self._made, world.take if world.seen else None)
+        self.recording = Recording(path, self._header, world.segment if world.seen else None)
         return self.recording.replay_path
 
     def stop(self, world: PlayedWorld) -> Recording | None:
         """The recording, still to be closed."""
         recording, self.recording = self.recording, None
         if recording is not None:
-            recording.block(world.partial)
+            recording.add_block(world.partial)
         return recording
 
 

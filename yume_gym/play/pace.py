@@ -11,7 +11,7 @@ RECENT = 64  # rounds that a forecast rests on
 SURE = 0.9  # share of rounds that take no longer than the lead; the others are a little late, which is seldom a stutter
 MARGIN = 0.01  # seconds from a block's completion to its display
 SMOOTH = 1.5  # periods: a frame later than this after the one before is a stutter
-LAG = 0.5  # periods by which a frame may be late without the beat moving
+LAG = 0.5  # periods by which a frame may be late without the clock moving
 
 
 class Forecast:
@@ -43,7 +43,7 @@ class Forecast:
         return self._known[worlds, share]
 
 
-class Beat:
+class FrameClock:
     """When the next frame is due: one period after the last, unless the frame came too late for that.
 
     `period` (seconds) may be changed at any time: a world that is dreamt slower than it lives is shown slower, evenly.

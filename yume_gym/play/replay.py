@@ -36,9 +36,9 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a replay was made with. `weights` tells models apart (`fingerprint`); `steps`: sampler steps, None the model's own;
-    kind: of the model's action space."""
+class ReplayHeader:
+    """The first line of a replay: what it was made with. `weights` tells models apart (`fingerprint`); `steps`: sampler steps,
+    None the model's own; kind: of the model's action space."""
 
     model: str
     weights: str
@@ -58,7 +58,7 @@ class Block:
 
 
 @dataclass(eq=False)
-class Take:
+class ReplaySegment:
     """One world from its start on."""
 
     start: Start
@@ -74,8 +74,8 @@ class Take:
 class Replay:
     """A session: its worlds one after another."""
 
-    made: Made
-    takes: tuple[Take, ...]
+    header: ReplayHeader
+    segments: tuple[ReplaySegment, ...]
 
 
 def fingerprint(model: WorldModel) -> str:
@@ -87,26 +87,26 @@ def fingerprint(model: WorldModel) -> str:
     return digest.hexdigest()
 
 
-def made_with(model: WorldModel, steps: int | None) -> Made:
-    """What goes into the first line of a replay."""
+def replay_header(model: WorldModel, steps: int | None) -> ReplayHeader:
+    """The header of a replay of `model`."""
     config = model.config
-    return Made(config.name, fingerprint(model), steps, config.frames_per_block, config.fps, config.action.kind)
+    return ReplayHeader(config.name, fingerprint(model), steps, config.frames_per_block, config.fps, config.action.kind)
 
 
 class ReplayWriter:
     """Writes a replay while it happens; what is written is safe at once."""
 
-    def __init__(self, path: Path, made: Made) -> None:
+    def __init__(self, path: Path, header: ReplayHeader) -> None:
         self._file: TextIO = path.open("w", encoding="utf-8")
-        self._write({"replay": VERSION, **asdict(made)})
+        self._write({"replay": VERSION, **asdict(header)})
 
-    def take(self, take: Take) -> None:
+    def add_segment(self, segment: ReplaySegment) -> None:
         """A new world, with the blocks that it has already."""
-        self._write({"start": _start_values(take.start)})
-        for block in take.blocks:
-            self.block(block)
+        self._write({"start": _start_values(segment.start)})
+        for block in segment.blocks:
+            self.add_block(block)
 
-    def block(self, block: Block) -> None:
+    def add_block(self, block: Block) -> None:
         self._write({"block": [block.action, block.event, block.frames]})
 
     def close(self) -> None:
@@ -119,9 +119,9 @@ class ReplayWriter:
 
 def write_replay(path: str | os.PathLike, replay: Replay) -> Path:
     """Write a whole replay. Raises OSError where it cannot be written."""
-    writer = ReplayWriter(Path(path), replay.made)
-    for take in replay.takes:
-        writer.take(take)
+    writer = ReplayWriter(Path(path), replay.header)
+    for segment in replay.segments:
+        writer.add_segment(segment)
     writer.close()
     return Path(path)
 
@@ -130,39 +130,39 @@ def read_replay(path: str | os.PathLike) -> Replay:
     """Read and check a replay. Raises FileNotFoundError, or ValueError that names the line that is wrong."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such replay: {os.fspath(path)!r}")
-    number, made = 0, None
-    takes: list[Take] = []
+    number, header = 0, None
+    segments: list[ReplaySegment] = []
     try:
         for text in Path(path).read_text(encoding="utf-8").splitlines():
             number += 1
             line = json.loads(text)
-            if made is None:
-                made = _made(line)
+            if header is None:
+                header = _header(line)
             elif "start" in line:
-                takes.append(Take(_start(line["start"])))
+                segments.append(ReplaySegment(_start(line["start"])))
             else:
-                takes[-1].add(_block(line["block"], made))
+                segments[-1].add(_block(line["block"], header))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as error:
         raise ValueError(f"{os.fspath(path)!r}, line {number}, is not a replay's: {error!r}") from error
-    if made is None or not takes:
+    if header is None or not segments:
         raise ValueError(f"{os.fspath(path)!r} is an empty replay")
-    return Replay(made, tuple(takes))
+    return Replay(header, tuple(segments))
 
 
 class Script:
     """A replay as it is played: the next start, the next block."""
 
     def __init__(self, replay: Replay) -> None:
-        self._takes = iter(replay.takes)
+        self._segments = iter(replay.segments)
         self._blocks: Iterator[Block] = iter(())
         self.upcoming: Block | None = None  # in this world
 
     def next_start(self) -> Start | None:
         """Goes on to the next world; None at the end."""
-        take = next(self._takes, None)
-        self._blocks = iter(take.blocks if take else ())
+        segment = next(self._segments, None)
+        self._blocks = iter(segment.blocks if segment else ())
         self.upcoming = next(self._blocks, None)
-        return take.start if take else None
+        return segment.start if segment else None
 
     def next_block(self) -> Block:
         """The upcoming block. Raises ValueError where there is none."""
@@ -181,11 +181,11 @@ def _start_values(start: Start) -> dict[str, Any]:
     return values
 
 
-def _made(line: dict[str, Any]) -> Made:
+def _header(line: dict[str, Any]) -> ReplayHeader:
     version = line.pop("replay", None)
     if version != VERSION:
         raise ValueError(f"version {version!r}, this program reads {VERSION}")
-    return Made(**line)
+    return ReplayHeader(**line)
 
 
 def _start(values: dict[str, Any]) -> Start:
@@ -199,11 +199,11 @@ def _start(values: dict[str, Any]) -> Start:
     return Start(int(values["seed"]), image, values["text"], bool(values["twin"]))
 
 
-def _block(values: Sequence[Any], made: Made) -> Block:
+def _block(values: Sequence[Any], header: ReplayHeader) -> Block:
     action, event, frames = values
-    if not 1 <= frames <= made.frames_per_block:
-        raise ValueError(f"{frames} frames shown of a block of {made.frames_per_block}")
-    if made.kind == "first_person":
+    if not 1 <= frames <= header.frames_per_block:
+        raise ValueError(f"{frames} frames shown of a block of {header.frames_per_block}")
+    if header.kind == "first_person":
         action = Action.from_index(action).index
     elif isinstance(action, list):
         action = tuple(action)

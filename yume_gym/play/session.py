@@ -25,10 +25,10 @@ import numpy as np
 from world_model.model import WorldModel, WorldState
 from yume_gym.env import check_told
 from yume_gym.first_person import EnvState
-from yume_gym.play.film import Keeper, write_clip
+from yume_gym.play.film import SessionRecorder, write_clip
 from yume_gym.play.keys import HeldKeys, key_name, played
-from yume_gym.play.pace import Beat, Meter, Stats
-from yume_gym.play.replay import Made, Replay, Script, Take, write_replay
+from yume_gym.play.pace import FrameClock, Meter, Stats
+from yume_gym.play.replay import Replay, ReplayHeader, ReplaySegment, Script, write_replay
 from yume_gym.play.start import Origin, Start, Twin, prepare
 from yume_gym.play.world import Frame, Order, PlayedWorld, Snapshot
 from yume_gym.street.events import check_event
@@ -59,14 +59,14 @@ class Session:
         self,
         number: int,
         model: WorldModel,
-        made: Made,
+        header: ReplayHeader,
         origin: Origin,
         changed: threading.Condition,
         clock: Callable[[], float],
         replay: Replay | None = None,
     ) -> None:
         self.number, self.config = number, model.config
-        self._model, self._made, self._changed, self._clock = model, made, changed, clock
+        self._model, self._header, self._changed, self._clock = model, header, changed, clock
         self._replay = replay
         self._script = None if replay is None else Script(replay)
         if self._script is not None:
@@ -74,9 +74,9 @@ class Session:
         self._keys = HeldKeys(self.config.action)
         self._changed_at: float | None = None  # the oldest key change that no block follows yet
         self._event: str | None = None
-        self._beat = Beat(1 / self.config.fps, clock())
+        self._frame_clock = FrameClock(1 / self.config.fps, clock())
         self._meter = Meter(1 / self.config.fps)
-        self._keeper = Keeper(made, CLIP_SECONDS * self.config.fps)
+        self._recorder = SessionRecorder(header, CLIP_SECONDS * self.config.fps)
         self._paused = self._closed = self._ended = self._busy = False
         self._error: Exception | None = None
         self._block_time: float | None = None
@@ -114,14 +114,14 @@ class Session:
         with self._changed:
             if not self._paused:
                 self._paused, self._changed_at = True, None
-                self._beat.stop(self._clock())
+                self._frame_clock.stop(self._clock())
                 self._meter.interrupt()
 
     def resume(self) -> None:
         """Go on after `pause`."""
         with self._changed:
             self._paused = False
-            self._beat.go(self._clock())
+            self._frame_clock.go(self._clock())
             self._changed.notify_all()
 
     def restart(self, start: Start | None = None) -> None:
@@ -158,17 +158,17 @@ class Session:
         with self._changed:
             self._check()
             now = self._clock()
-            if not self._world.queue or not self._beat.is_due(now):
+            if not self._world.queue or not self._frame_clock.is_due(now):
                 return None
             frame, changed_at = self._world.queue.popleft()
-            self._beat.shown(now)
+            self._frame_clock.shown(now)
             if changed_at is not None:
                 frame = replace(frame, delay=now - changed_at)
             if frame.block < 0:
                 self._meter.interrupt()
             else:
                 self._meter.shown(now, frame.delay)
-            self._keeper.shown(frame, self._world)
+            self._recorder.shown(frame, self._world)
             self._changed.notify_all()
             return frame
 
@@ -177,7 +177,7 @@ class Session:
         with self._changed:
             if self._paused or self._ended:
                 return NAP
-            return min(NAP, self._beat.due_in(self._clock()) if self._world.queue else NAP / 5)
+            return min(NAP, self._frame_clock.due_in(self._clock()) if self._world.queue else NAP / 5)
 
     @property
     def paused(self) -> bool:
@@ -201,7 +201,7 @@ class Session:
     @property
     def start(self) -> Start:
         """What the current world was started from; its image, if any, as uint8 [H, W, 3] of the model's size."""
-        return self._world.take.start
+        return self._world.segment.start
 
     def stats(self) -> Stats:
         """Measurements for a HUD."""
@@ -219,7 +219,7 @@ class Session:
                 block_time=self._block_time,
                 queued=len(world.queue),
                 blocks=world.blocks,
-                seed=world.take.start.seed,
+                seed=world.segment.start.seed,
                 keys=action.keys,
                 look=action.arrows,
                 event=self._event,
@@ -238,7 +238,7 @@ class Session:
         was shown, OSError where it cannot be written.
         """
         with self._changed:
-            kept = self._keeper.ring.last(max(1, round(seconds * self.config.fps)))
+            kept = self._recorder.ring.last(max(1, round(seconds * self.config.fps)))
         if not kept:
             raise ValueError("nothing was shown yet: there is no clip to save")
         write_clip(Path(path), kept, self.config.fps, hud)
@@ -252,24 +252,24 @@ class Session:
         """
         with self._changed:
             self._check()
-            return self._keeper.record(Path(path), self._world)
+            return self._recorder.record(Path(path), self._world)
 
     def stop_recording(self) -> None:
         """Finish the film and the replay. Does nothing if not recording. OSError if the film could not be written."""
         with self._changed:
-            recording = self._keeper.stop(self._world)
+            recording = self._recorder.stop(self._world)
         if recording is not None:
             recording.close()
 
     @property
     def recording(self) -> bool:
-        return self._keeper.recording is not None
+        return self._recorder.recording is not None
 
     def save_replay(self, path: str | os.PathLike) -> Path:
         """Write the current world's replay (start, actions, events) so far; `replay.read_replay` reads it."""
         with self._changed:
-            take = self._world.taken()
-        return write_replay(path, Replay(self._made, (take,)))
+            segment = self._world.whole_segment()
+        return write_replay(path, Replay(self._header, (segment,)))
 
     def snapshot(self) -> Snapshot:
         """All of the current world, picklable, to go on with in `restore`, here or in another session or process.
@@ -309,7 +309,7 @@ class Session:
             return _NEVER
         if world.over and self._script is None:
             return _NEVER
-        return -_NEVER if world.state is None else self._beat.covered_until(len(world.queue)) - lead
+        return -_NEVER if world.state is None else self._frame_clock.covered_until(len(world.queue)) - lead
 
     def begin(self) -> Job | None:
         """The next job, under the keys held now; None at a replay's end."""
@@ -327,7 +327,7 @@ class Session:
     def finish(self, period: float, block_time: float | None) -> None:
         """The job is done. period: seconds to show a frame for, if the Dreamer cannot keep up with the world's own."""
         self._busy = False
-        self._beat.period, self._block_time = max(period, 1 / self.config.fps), block_time
+        self._frame_clock.period, self._block_time = max(period, 1 / self.config.fps), block_time
 
     def fail(self, error: Exception) -> None:
         """The session cannot go on: `take` will say so."""
@@ -341,7 +341,7 @@ class Session:
 
     def _new_world(self, number: int, origin: Origin) -> PlayedWorld:
         noop = played(self.config.action, self.config.action.noop)
-        return PlayedWorld(number, origin, Take(origin.start), origin.twin, noop)
+        return PlayedWorld(number, origin, ReplaySegment(origin.start), origin.twin, noop)
 
     def _next_order(self) -> Order:
         if self._script is not None:
@@ -355,10 +355,10 @@ class Session:
 
     def _go_to(self, world: PlayedWorld, event: str | None) -> None:
         """Leave the current world for another."""
-        self._keeper.leave(self._world)
+        self._recorder.leave(self._world)
         self._world, self._event, self._changed_at = world, event, None
         self._paused = self._ended = False
-        self._beat.reset(self._clock())
+        self._frame_clock.reset(self._clock())
         self._meter.interrupt()
         self._changed.notify_all()
 

@@ -15,7 +15,7 @@ from PIL import Image
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.model import WorldModel
-from world_model.threads import one_thread
+from world_model.threads import single_thread
 from yume_gym.env import world_start
 from yume_gym.first_person import EnvState
 from yume_gym.street.env import YumeStreetEnv
@@ -72,10 +72,10 @@ class Twin:
     def advance(self, state: EnvState, action: Action, event: str | None) -> tuple[EnvState, np.ndarray]:
         """The street a block later, and its frames uint8 [T, H, W, 3]. An event that it does not know passes it by."""
         drawn = event if knows_event(event) else None
-        moment = state.moment
+        episode = state.episode
         with self._lock:
             self._env.set_state(state)
-            if drawn != moment.schedule.at(moment.step):
+            if drawn != episode.schedule.at(episode.step):
                 self._env.trigger_event(drawn)
             _, _, _, _, info = self._env.step(action.index)
             return self._env.get_state(), info["frames"]
@@ -86,7 +86,7 @@ def knows_event(event: str | None) -> bool:
     return event is None or match_event(event) is not None
 
 
-@one_thread()
+@single_thread()
 def prepare(model: WorldModel, start: Start, twin: Twin | None = None) -> Origin:
     """Checks `start`, reads its picture and draws what it leaves open. A `twin` of before is used again.
 

@@ -11,7 +11,7 @@ from world_model.actions import Action
 from world_model.model import WorldState
 from yume_gym.first_person import EnvState
 from yume_gym.play.keys import Played
-from yume_gym.play.replay import Block, Take
+from yume_gym.play.replay import Block, ReplaySegment
 from yume_gym.play.start import Origin, Twin, knows_event
 
 STILL = Action()
@@ -57,7 +57,7 @@ class Snapshot:
     state: WorldState
     street: EnvState | None
     queue: tuple[Frame, ...]
-    take: Take
+    segment: ReplaySegment
     partial: Block | None
     blocks: int
     action: Played
@@ -71,9 +71,11 @@ class PlayedWorld:
     `state` is None until the world has started; then `origin` is of no more use.
     """
 
-    def __init__(self, number: int, origin: Origin | None, take: Take, twin: Twin | None, noop: Played = STILL) -> None:
+    def __init__(
+        self, number: int, origin: Origin | None, segment: ReplaySegment, twin: Twin | None, noop: Played = STILL
+    ) -> None:
         self.number, self.origin, self.twin = number, origin, twin
-        self.take = take
+        self.segment = segment
         self.state: WorldState | None = None
         self.street: EnvState | None = None if origin is None else origin.street
         self.queue: deque[tuple[Frame, float | None]] = deque()
@@ -85,7 +87,7 @@ class PlayedWorld:
 
     @classmethod
     def restored(cls, number: int, snapshot: Snapshot, twin: Twin | None) -> PlayedWorld:
-        world = cls(number, None, Take(snapshot.take.start, list(snapshot.take.blocks)), twin)
+        world = cls(number, None, ReplaySegment(snapshot.segment.start, list(snapshot.segment.blocks)), twin)
         world.state, world.street = snapshot.state, snapshot.street
         world.queue.extend((replace(frame, world=number), None) for frame in snapshot.queue)
         world.partial, world.blocks, world.action = snapshot.partial, snapshot.blocks, snapshot.action
@@ -143,13 +145,13 @@ class PlayedWorld:
         """Ends the block that is being shown where it is now."""
         done, self.partial = self.partial, None
         if done is not None:
-            self.take.add(done)
+            self.segment.add(done)
         return done
 
-    def taken(self) -> Take:
+    def whole_segment(self) -> ReplaySegment:
         """What was done up to the frame last shown; a copy."""
         last = [] if self.partial is None else [self.partial]
-        return Take(self.take.start, [*self.take.blocks, *last])
+        return ReplaySegment(self.segment.start, [*self.segment.blocks, *last])
 
     def snapshot(self, size: tuple[int, int, int], event: str | None) -> Snapshot:
         """Raises ValueError before the world has started."""
@@ -160,7 +162,7 @@ class PlayedWorld:
             self.state,
             self.street,
             tuple(frame for frame, _ in self.queue),
-            Take(self.take.start, list(self.take.blocks)),
+            ReplaySegment(self.segment.start, list(self.segment.blocks)),
             self.partial,
             self.blocks,
             self.action,
