@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import yume_gym  # noqa: F401  (registers the environments)
-from train.data.shards import Walk
+from train.data.shards import Trajectory
 from train.street.walks import StreetRecipe, render_walk
 from world_model.actions import Action
 from yume_gym.hud import contact_sheet
@@ -75,7 +75,7 @@ def ends(walks: Sequence[tuple[list[np.ndarray], list[np.ndarray]]], across: int
     return sheets
 
 
-def first_level_block(walk: Walk, size: int) -> int:
+def first_level_block(walk: Trajectory, size: int) -> int:
     """Of the first blocks the one that begins looking most nearly straight ahead."""
     return min(range(1, 16), key=lambda block: abs(float(walk.pitch[block * size - 1])))
 

@@ -16,7 +16,7 @@ from train.data.clips import Clips, open_corpus
 from train.data.corpus import Corpus
 from train.data.labels import ClipError
 from train.data.latents import LatentsOnly, encode_walk
-from train.data.shards import Header, Walk, WalkInfo
+from train.data.shards import Header, Trajectory, TrajectoryInfo
 from train.data.video import write_video
 from train.engine.pool import Pool
 from train.foundation import Settings
@@ -54,13 +54,13 @@ def folder(tmp_path_factory, bare) -> Path:
     return root
 
 
-def _walk(action: Action, blocks: int, size: int, seed: int) -> Walk:
+def _walk(action: Action, blocks: int, size: int, seed: int) -> Trajectory:
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (blocks * size, 1, 1, 3)).repeat(32, axis=1).repeat(48, axis=2).astype(np.uint8)
     angles = np.linspace(0.1 * seed, 0.1 * seed + 0.5, blocks * size, dtype=np.float32)
-    return Walk(
+    return Trajectory(
         colours, np.full(blocks, action.index, np.uint8), angles, angles * 0.1, np.zeros((blocks * size, 2), np.float32),
-        np.zeros(blocks, np.uint8), WalkInfo(f"Street number {seed}.", ((0, "rain sets in", "rain"),) if seed == 2 else ()),
+        np.zeros(blocks, np.uint8), TrajectoryInfo(f"Street number {seed}.", ((0, "rain sets in", "rain"),) if seed == 2 else ()),
     )  # fmt: skip
 
 

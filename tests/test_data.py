@@ -226,7 +226,7 @@ def test_shards_read_back_exactly(tmp_path: Path, walks: list) -> None:
     assert write_shards(tmp_path, HEADER, iter(walks), 2) == 5
     shards = [Shard(path) for path in find_shards(tmp_path)]
     assert [len(shard) for shard in shards] == [2, 2, 1]
-    found = [shard.walk(index) for shard in shards for index in range(len(shard))]
+    found = [shard.trajectory(index) for shard in shards for index in range(len(shard))]
     assert all(same(a, b) for a, b in zip(found, walks, strict=True))
     np.testing.assert_array_equal(shards[1].frames(1, 5, 9), walks[3].frames[5:9])
     assert shards[0].header == HEADER
@@ -318,8 +318,8 @@ def test_render_resumes_to_the_same_files(tmp_path: Path) -> None:
 def test_workers_and_shard_size_change_nothing(tmp_path: Path) -> None:
     render_command(tmp_path / "a", 3)
     render_command(tmp_path / "b", 3, **{"workers": 2, "walks-per-shard": 3})
-    one = [shard.walk(k) for shard in map(Shard, find_shards(tmp_path / "a")) for k in range(len(shard))]
-    other = [shard.walk(k) for shard in map(Shard, find_shards(tmp_path / "b")) for k in range(len(shard))]
+    one = [shard.trajectory(k) for shard in map(Shard, find_shards(tmp_path / "a")) for k in range(len(shard))]
+    other = [shard.trajectory(k) for shard in map(Shard, find_shards(tmp_path / "b")) for k in range(len(shard))]
     assert len(one) == 3 and all(same(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -365,9 +365,9 @@ def test_shards_to_clips_to_shards(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "8 walks from" in printed.out and "1 skipped" in printed.out
     assert "broken.mp4: no readable video" in printed.err
     step = DEBUG.frames_per_block
-    walked = [shard.walk(k) for shard in map(Shard, find_shards(tmp_path / "shards")) for k in range(len(shard))]
+    walked = [shard.trajectory(k) for shard in map(Shard, find_shards(tmp_path / "shards")) for k in range(len(shard))]
     blocks = [(walk, n, slice(n * step, (n + 1) * step)) for walk in walked for n in range(4)]
-    found = [shard.walk(k) for shard in map(Shard, find_shards(tmp_path / "back")) for k in range(len(shard))]
+    found = [shard.trajectory(k) for shard in map(Shard, find_shards(tmp_path / "back")) for k in range(len(shard))]
     assert len(found) == 8
     for walk in found:
         apart = [

@@ -22,7 +22,7 @@ from shrunken import SHRUNKEN
 
 import yume_gym  # noqa: F401
 from train.data import sekai
-from train.data.shards import Header, Walk, WalkInfo
+from train.data.shards import Header, Trajectory, TrajectoryInfo
 from world_model.actions import Action
 from world_model.config import ModelConfig
 
@@ -80,8 +80,8 @@ def write_clips(folder: Path) -> None:
         angles = np.linspace(0, 0.3, count, dtype=np.float32)
         place = np.stack([angles, 2 * angles], axis=1)
         action = np.full(blocks, Action.from_keys(keys, arrows).index, np.uint8)
-        info = WalkInfo(f"A street, number {number}.", ((0, EVENT, None),) if number == 6 else ())
-        walk = Walk(frames, action, angles, 0 * angles, place, np.zeros(blocks, np.uint8), info)
+        info = TrajectoryInfo(f"A street, number {number}.", ((0, EVENT, None),) if number == 6 else ())
+        walk = Trajectory(frames, action, angles, 0 * angles, place, np.zeros(blocks, np.uint8), info)
         header = Header("shrunken", *SIZE, 16, 32, blocks, 0, {})
         sekai.write_walk(folder, f"clip{number}", walk, header, SHRUNKEN.camera)
 

@@ -79,7 +79,7 @@ def same(a, b) -> bool:
 def test_corpus_gives_what_is_on_disk(corpus, config, data_folder, frozen_vae):
     shard = Shard(find_shards(data_folder)[0])
     assert len(corpus) == WALKS and corpus.blocks == BLOCKS
-    walk = shard.walk(RAIN)
+    walk = shard.trajectory(RAIN)
     video = to_video(walk.frames)
     for block in (0, 9):
         with torch.no_grad():
@@ -110,7 +110,7 @@ def test_motion_is_the_true_cameras(corpus, config, data_folder):
     motion = corpus.motion(walks, blocks)
     shard, free = Shard(find_shards(data_folder)[0]), 0
     for row, (number, block) in enumerate(zip(walks, blocks)):
-        walk, before = shard.walk(number), max(4 * block - 1, 0)
+        walk, before = shard.trajectory(number), max(4 * block - 1, 0)
         now = slice(4 * block, 4 * block + 4)
         assert motion.yaw[row].tolist() == walk.yaw[now].tolist()
         assert motion.pitch[row].tolist() == walk.pitch[now].tolist()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from train.data import sekai
-from train.data.shards import Header, Walk, WalkInfo
+from train.data.shards import Header, Trajectory, TrajectoryInfo
 from train.data.video import read_video, write_video
 from world_model.actions import ALL_ACTIONS, Action
 from world_model.camera import CameraConfig, commanded_motion, pose_matrix
@@ -38,7 +38,7 @@ def commanded_poses(action: Action, frames: int = 9, yaw: float = 0.4, pitch: fl
     return np.stack([pose_matrix(x, z, a, b, CAMERA.eye_height) for (x, z), a, b in zip(moves, yaws, pitches)])
 
 
-def moving_walk(actions: list[Action], event: tuple = (), seed: int = 0) -> Walk:
+def moving_walk(actions: list[Action], event: tuple = (), seed: int = 0) -> Trajectory:
     """Flat colours that differ from frame to frame, one action a block."""
     rng = np.random.default_rng(seed)
     frames = np.repeat(rng.integers(0, 256, (4 * len(actions), 1, 1, 3)), 32, axis=1).repeat(48, axis=2)
@@ -47,14 +47,14 @@ def moving_walk(actions: list[Action], event: tuple = (), seed: int = 0) -> Walk
         yaws, pitches, moves = commanded_motion(action, yaw[-1], pitch[-1], 4, 8, CAMERA)
         yaw, pitch, positions = [*yaw, *yaws], [*pitch, *pitches], [*positions, *(place + moves)]
         place = positions[-1]
-    return Walk(
+    return Trajectory(
         frames=frames.astype(np.uint8),
         action=np.array([action.index for action in actions], np.uint8),
         yaw=np.array(yaw[1:], np.float32),
         pitch=np.array(pitch[1:], np.float32),
         position=np.array(positions, np.float32),
         blocked=np.zeros(len(actions), np.uint8),
-        info=WalkInfo("A street of test pictures.", event, "day", "clear"),
+        info=TrajectoryInfo("A street of test pictures.", event, "day", "clear"),
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from train import foundation
 from train import places as stage
-from train.data.shards import HELD_OUT, WalkInfo
+from train.data.shards import HELD_OUT, TrajectoryInfo
 from train.land import STARTS, export_with_priors, starting_pictures
 from train.places import (
     error_of,
@@ -108,16 +108,16 @@ def test_in_training_light_is_late_and_words_are_others(town_corpus):
 
 
 def test_texts_of_unknown_kinds_are_not_rephrased():
-    info = WalkInfo("a street", ((2, "rain sets in", None), (4, None, None), (6, "night falls", "night")))
+    info = TrajectoryInfo("a street", ((2, "rain sets in", None), (4, None, None), (6, "night falls", "night")))
     stream = generator("rephrased")
     assert [rephrased(info, block, stream) for block in (0, 2, 3, 5)] == [None, "rain sets in", "rain sets in", None]
     assert {rephrased(info, 7, stream) for _ in range(400)} == set(EVENTS["night"].phrases)
 
 
 def test_blocks_in_which_a_text_begins_or_ends_are_not_learnt():
-    info = WalkInfo("a street", ((2, "night falls", "night"), (5, None, None)))
+    info = TrajectoryInfo("a street", ((2, "night falls", "night"), (5, None, None)))
     assert [settled(info, block, 8) for block in range(1, 8)] == [1, 3, 3, 4, 6, 6, 7]
-    assert settled(WalkInfo("a street", ((7, "night falls", "night"),)), 7, 8) == 7  # there is no next
+    assert settled(TrajectoryInfo("a street", ((7, "night falls", "night"),)), 7, 8) == 7  # there is no next
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])

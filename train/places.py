@@ -26,7 +26,7 @@ from torch import Tensor
 from train.data.clips import open_corpus
 from train.data.corpus import Corpus
 from train.data.latents import load_vae
-from train.data.shards import HELD_OUT, WalkInfo
+from train.data.shards import HELD_OUT, TrajectoryInfo
 from train.engine.arguments import read_arguments
 from train.engine.loop import Run, load_network, prepare_cpu, stage_metadata
 from train.evaluation.sheet import to_pictures
@@ -104,7 +104,7 @@ def error_of(found: Tensor, truth: Tensor, whole: float) -> Tensor:
     return error.square().mean() + whole * error.mean(dim=(2, 3, 4)).square().mean()
 
 
-def _start(info: WalkInfo, block: int, stream: torch.Generator) -> int:
+def _start(info: TrajectoryInfo, block: int, stream: torch.Generator) -> int:
     """A block before `block` at which a world that is there now may have begun: without an event, if there is one."""
     calm = [b for b in range(block) if info.event_at(b) is None] or list(range(block))
     return calm[_any(len(calm), stream)]
@@ -114,7 +114,7 @@ def _any(count: int, stream: torch.Generator) -> int:
     return int(torch.randint(count, (), generator=stream))
 
 
-def settled(info: WalkInfo, block: int, blocks: int) -> int:
+def settled(info: TrajectoryInfo, block: int, blocks: int) -> int:
     """`block`, or the next if the text in force changes there: light and weather take time, and `Places` is to know what comes."""
     return block if info.event_at(block) == info.event_at(block - 1) else min(block + 1, blocks - 1)
 

@@ -1,4 +1,4 @@
-"""Sekai-style clips as training data, streamed: a clip is decoded and encoded when a world begins to walk through it.
+"""Sekai-style clips as training data, streamed: a clip is decoded and encoded when a world begins on it.
 
 Shards (train.data, corpus.py) are read from memory and are what small pictures want; latents of large pictures of many clips fit
 no memory. Both give the pool of worlds the same. A clip may be of any length from one block on: it is decoded and encoded block by
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from train.data import sekai
 from train.data.corpus import Corpus
 from train.data.labels import ClipError
-from train.data.shards import Header, Walk, WalkInfo
+from train.data.shards import Header, Trajectory, TrajectoryInfo
 from train.data.video import VideoError, VideoFrames
 from train.engine.sharding import own_device
 from train.evaluation.sheet import to_video
@@ -35,12 +35,12 @@ KEPT = 8 * 2**30  # bytes of clips in memory, a process
 
 @dataclass(frozen=True)
 class _Read:
-    """What is kept of a clip: its latents float16 [C, F, h, w], the picture before each block uint8 [blocks, H, W, 3], and its walk
-    without pictures."""
+    """What is kept of a clip: its latents float16 [C, F, h, w], the picture before each block uint8 [blocks, H, W, 3], and its
+    trajectory without pictures."""
 
     latents: Tensor
     pictures: np.ndarray
-    walk: Walk
+    trajectory: Trajectory
 
     @property
     def nbytes(self) -> int:
@@ -48,7 +48,7 @@ class _Read:
 
 
 class Clips:
-    """The clips below `folder`, each a walk of as many whole blocks as it has; the same face as `Corpus`.
+    """The clips below `folder`, each a trajectory of as many whole blocks as it has; the same face as `Corpus`.
 
     Clips that cannot be used (shorter than a block, contradictory: the reason is told once) are stood for by the next one. The
     clips used last are in memory, up to `kept` bytes and one at least. Raises FileNotFoundError where there are none, ValueError
@@ -70,84 +70,90 @@ class Clips:
     def __len__(self) -> int:
         return len(self._videos)
 
-    def blocks_of(self, walk: int) -> int:
+    def blocks_of(self, trajectory: int) -> int:
         """Whole blocks of a clip."""
-        return len(self._clip(walk).pictures)
+        return len(self._clip(trajectory).pictures)
 
-    def info(self, walk: int) -> WalkInfo:
-        return self._clip(walk).walk.info
+    def info(self, trajectory: int) -> TrajectoryInfo:
+        return self._clip(trajectory).trajectory.info
 
-    def picture(self, walk: int, block: int) -> Tensor:
+    def picture(self, trajectory: int, block: int) -> Tensor:
         """[3, H, W] in -1..1: the last picture before `block` (for block 0 its first)."""
-        return to_video(self._clip(walk).pictures[block : block + 1])[:, 0]
+        return to_video(self._clip(trajectory).pictures[block : block + 1])[:, 0]
 
-    def direction(self, walk: int, block: int) -> tuple[float, float]:
-        """(yaw, pitch) of `picture(walk, block)`, radians."""
-        found, frame = self._clip(walk).walk, self._before(block)
+    def direction(self, trajectory: int, block: int) -> tuple[float, float]:
+        """(yaw, pitch) of `picture(trajectory, block)`, radians."""
+        found, frame = self._clip(trajectory).trajectory, self._before(block)
         return float(found.yaw[frame]), float(found.pitch[frame])
 
-    def position(self, walk: int, block: int) -> tuple[float, float]:
-        """(x, z) of `picture(walk, block)`, metres."""
-        x, z = self._clip(walk).walk.position[self._before(block)].tolist()
+    def position(self, trajectory: int, block: int) -> tuple[float, float]:
+        """(x, z) of `picture(trajectory, block)`, metres."""
+        x, z = self._clip(trajectory).trajectory.position[self._before(block)].tolist()
         return x, z
 
     def motion(self, walks: Sequence[int], blocks: Sequence[int]) -> Motion:
         """How the camera truly moved in given blocks of given walks."""
         size = self.config.frames_per_block
-        rows = [(self._clip(walk).walk, slice(b * size, (b + 1) * size)) for walk, b in zip(walks, blocks)]
-        yaw, pitch, place = (
-            torch.stack([torch.from_numpy(getattr(walk, name)[row]) for walk, row in rows]).double()
+        rows = [
+            (self._clip(trajectory).trajectory, slice(b * size, (b + 1) * size)) for trajectory, b in zip(walks, blocks)
+        ]
+        yaw, pitch, positions = (
+            torch.stack([torch.from_numpy(getattr(trajectory, name)[row]) for trajectory, row in rows]).double()
             for name in ("yaw", "pitch", "position")
         )
         start = torch.tensor([self.position(w, b) for w, b in zip(walks, blocks)], dtype=torch.float64)
-        return Motion(yaw, pitch, place - start[:, None])
+        return Motion(yaw, pitch, positions - start[:, None])
 
-    def frames(self, walk: int, block: int, blocks: int) -> np.ndarray:
-        """uint8 [blocks * T, H, W, 3] of the true walk, read anew."""
+    def frames(self, trajectory: int, block: int, blocks: int) -> np.ndarray:
+        """uint8 [blocks * T, H, W, 3] of the true trajectory, read anew."""
         size = self.config.frames_per_block
-        self._clip(walk)
-        pictures = (picture for picture, _ in self._stream(self._usable(walk)))
+        self._clip(trajectory)
+        pictures = (picture for picture, _ in self._stream(self._usable(trajectory)))
         return np.stack(list(islice(pictures, block * size, (block + blocks) * size)))
 
-    def block(self, walk: int, block: int) -> Tensor:
+    def block(self, trajectory: int, block: int) -> Tensor:
         """[C, K, h, w] float32 latents of one block."""
         size = self.config.block_latents
-        return self._clip(walk).latents[:, block * size : (block + 1) * size].float()
+        return self._clip(trajectory).latents[:, block * size : (block + 1) * size].float()
 
-    def action(self, walk: int, block: int) -> Action:
-        return Action.from_index(int(self._clip(walk).walk.action[block]))
+    def action(self, trajectory: int, block: int) -> Action:
+        return Action.from_index(int(self._clip(trajectory).trajectory.action[block]))
 
     def _before(self, block: int) -> int:
         """The frame before a block; of the first block the first one."""
         return max(block * self.config.frames_per_block - 1, 0)
 
-    def _stream(self, place: int) -> VideoFrames:
-        return VideoFrames(self._videos[place], self.config.height, self.config.width, self.config.fps)
+    def _stream(self, number: int) -> VideoFrames:
+        return VideoFrames(self._videos[number], self.config.height, self.config.width, self.config.fps)
 
-    def _clip(self, walk: int) -> _Read:
+    def _clip(self, trajectory: int) -> _Read:
         for _ in self._videos:
-            place = self._usable(walk)
+            number = self._usable(trajectory)
             try:
-                if place not in self._read:
-                    self._read[place] = self._encoded(place)
+                if number not in self._read:
+                    self._read[number] = self._encoded(number)
             except (ClipError, VideoError) as problem:
-                self._bad.add(place)
+                self._bad.add(number)
                 tqdm.write(f"not used: {problem}")
                 continue
-            self._read.move_to_end(place)
+            self._read.move_to_end(number)
             while len(self._read) > 1 and sum(read.nbytes for read in self._read.values()) > self._kept:
                 self._read.popitem(last=False)
-            return self._read[place]
-        raise FileNotFoundError(f"none of the {len(self)} clips can be used, the last one was {self._videos[walk]}")
+            return self._read[number]
+        raise FileNotFoundError(
+            f"none of the {len(self)} clips can be used, the last one was {self._videos[trajectory]}"
+        )
 
-    def _usable(self, walk: int) -> int:
-        """The clip that stands for `walk`: itself, or the next one not known to be bad."""
-        places = [(walk + i) % len(self) for i in range(len(self))] if walk in self._bad else [walk]
-        return next((place for place in places if place not in self._bad), walk)
+    def _usable(self, trajectory: int) -> int:
+        """The clip that stands for `trajectory`: itself, or the next one not known to be bad."""
+        candidates = (
+            [(trajectory + i) % len(self) for i in range(len(self))] if trajectory in self._bad else [trajectory]
+        )
+        return next((number for number in candidates if number not in self._bad), trajectory)
 
     @torch.inference_mode()
-    def _encoded(self, place: int) -> _Read:
-        clip, stream, size = sekai.read_clip(self._videos[place]), self._stream(place), self.config.frames_per_block
+    def _encoded(self, number: int) -> _Read:
+        clip, stream, size = sekai.read_clip(self._videos[number]), self._stream(number), self.config.frames_per_block
         before: list[np.ndarray] = []
         indices: list[int] = []
 
@@ -166,8 +172,8 @@ class Clips:
             raise ClipError(
                 f"{clip.video}: {stream.count} frames are fewer than a block needs, {size} at {self.config.fps} fps"
             )
-        walk = sekai.walk_of(clip, np.zeros((0,), np.uint8), np.array(indices), self._header, self.config.camera)
-        return _Read(torch.cat(latents, dim=1), np.stack(before), walk)
+        trajectory = sekai.walk_of(clip, np.zeros((0,), np.uint8), np.array(indices), self._header, self.config.camera)
+        return _Read(torch.cat(latents, dim=1), np.stack(before), trajectory)
 
 
 def open_corpus(config: ModelConfig, folder: Path, vae: VideoVAE) -> Corpus:

@@ -30,7 +30,7 @@ from train.data.shards import (
     Header,
     Shard,
     ShardError,
-    Walk,
+    Trajectory,
     find_shards,
     is_whole,
     shard_path,
@@ -86,7 +86,7 @@ def sekai_write(config: ModelConfig, data: Path, out: Path) -> int:
         shard = Shard(path)
         for index in range(len(shard)):
             name = f"{shard.header.preset}_{shard.header.seed}_{path.stem}_{index:03d}"
-            clips += len(sekai.write_walk(out, name, shard.walk(index), shard.header, config.camera))
+            clips += len(sekai.write_walk(out, name, shard.trajectory(index), shard.header, config.camera))
     print(f"{clips} clips in {out}")
     return clips
 
@@ -128,7 +128,7 @@ def _header(config: ModelConfig, blocks_per_walk: int, seed: int, source: dict[s
     )  # fmt: skip
 
 
-def _rendered(tasks: list[tuple[StreetRecipe, int]], workers: int) -> Generator[Walk, None, None]:
+def _rendered(tasks: list[tuple[StreetRecipe, int]], workers: int) -> Generator[Trajectory, None, None]:
     """Walks in the order of `tasks`, made in this process (workers 0 or 1) or in several."""
     if workers <= 1 or len(tasks) < 2:
         yield from (render_walk(*task) for task in tasks)
@@ -137,7 +137,7 @@ def _rendered(tasks: list[tuple[StreetRecipe, int]], workers: int) -> Generator[
         yield from pool.imap(_render_task, tasks)
 
 
-def _render_task(task: tuple[StreetRecipe, int]) -> Walk:
+def _render_task(task: tuple[StreetRecipe, int]) -> Trajectory:
     return render_walk(*task)
 
 

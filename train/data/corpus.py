@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from train.data.latents import block_guides, encode_walk, walk_video
-from train.data.shards import HELD_OUT, Header, Shard, Walk, WalkInfo, find_shards, latents_path
+from train.data.shards import HELD_OUT, Header, Shard, Trajectory, TrajectoryInfo, find_shards, latents_path
 from train.evaluation.sheet import to_video
 from world_model.actions import Action
 from world_model.conditions import Motion
@@ -75,29 +75,31 @@ class Corpus:
         places = self._places[HELD_OUT : HELD_OUT + walks] or self._places
         spread, error, count = (torch.zeros(self.config.dit.latent_channels) for _ in range(3))
         for shard, i in places:
-            walk = shard.walk(i)
-            data = torch.from_numpy(encode_walk(vae, walk)).float()
-            guide = block_guides(self.config, partial(guide_block, scene.depth, vae), walk_video(walk), walk)
+            trajectory = shard.trajectory(i)
+            data = torch.from_numpy(encode_walk(vae, trajectory)).float()
+            guide = block_guides(
+                self.config, partial(guide_block, scene.depth, vae), walk_video(trajectory), trajectory
+            )
             later = data.unflatten(1, (self.blocks, -1))[:, 1:].transpose(0, 1)  # the guide's blocks
             seen = (guide.valid > 0.99).expand_as(later)
             start = town_start(self.config, town_of(self.config, shard.header))
-            known = self._known(scene, walk, start, data) if scene.places is not None else 0
+            known = self._known(scene, trajectory, start, data) if scene.places is not None else 0
             spread += (later - known).square().transpose(0, 1).flatten(1).mean(dim=1)
             error += ((later - guide.latents).square() * seen).transpose(0, 1).flatten(1).sum(dim=1)
             count += seen.transpose(0, 1).flatten(1).sum(dim=1)
         return torch.stack([spread / len(places), error / count]).sqrt()
 
-    def _known(self, scene: ScenePrior, walk: Walk, start: np.ndarray, data: Tensor) -> Tensor:
-        """How the prior knows the places of a walk [B, C, K, h, w] in the town that begins at `start`, from its second block on;
+    def _known(self, scene: ScenePrior, trajectory: Trajectory, start: np.ndarray, data: Tensor) -> Tensor:
+        """The prior's mean [B, C, K, h, w] along a trajectory in the town that begins at `start`, from its second block on;
         light as in the picture before."""
         assert scene.places is not None
         size, stride = self.config.frames_per_block, self.config.vae.temporal_stride
         place, yaw, pitch = (
             torch.from_numpy(a).double().unflatten(0, (self.blocks, size))[1:, stride - 1 :: stride]
-            for a in (walk.position + start, walk.yaw, walk.pitch)
+            for a in (trajectory.position + start, trajectory.yaw, trajectory.pitch)
         )
         before = data.unflatten(1, (self.blocks, -1))[:, :-1, -1].transpose(0, 1)
-        words = torch.stack([self.text(walk.info.event_at(block)) for block in range(1, self.blocks)])
+        words = torch.stack([self.text(trajectory.info.event_at(block)) for block in range(1, self.blocks)])
         first = data[None, :, 0].expand_as(before)
         look = scene.places.looks(first, before, torch.ones(len(before), dtype=torch.bool), words)
         return scene.places(place, yaw, pitch, look)
@@ -105,54 +107,56 @@ class Corpus:
     def __len__(self) -> int:
         return len(self._places)
 
-    def blocks_of(self, walk: int) -> int:
-        """Blocks of a walk: here all have as many."""
+    def blocks_of(self, trajectory: int) -> int:
+        """Blocks of a trajectory: here all have as many."""
         return self.blocks
 
-    def info(self, walk: int) -> WalkInfo:
-        shard, index = self._places[walk]
+    def info(self, trajectory: int) -> TrajectoryInfo:
+        shard, index = self._places[trajectory]
         return shard.walks[index]
 
-    def picture(self, walk: int, block: int) -> Tensor:
+    def picture(self, trajectory: int, block: int) -> Tensor:
         """[3, H, W] in -1..1: the last picture before `block` (for block 0 its first)."""
-        shard, index = self._places[walk]
+        shard, index = self._places[trajectory]
         frame = max(block * self.config.frames_per_block - 1, 0)
         return to_video(shard.frames(index, frame, frame + 1))[:, 0]
 
-    def direction(self, walk: int, block: int) -> tuple[float, float]:
-        """(yaw, pitch) of `picture(walk, block)`, radians."""
+    def direction(self, trajectory: int, block: int) -> tuple[float, float]:
+        """(yaw, pitch) of `picture(trajectory, block)`, radians."""
         frame = max(block * self.config.frames_per_block - 1, 0)
-        return float(self.yaw[walk, frame]), float(self.pitch[walk, frame])
+        return float(self.yaw[trajectory, frame]), float(self.pitch[trajectory, frame])
 
-    def position(self, walk: int, block: int) -> tuple[float, float]:
-        """(x, z) of `picture(walk, block)`, metres."""
-        x, z = self._positions[walk, max(block * self.config.frames_per_block - 1, 0)]
+    def position(self, trajectory: int, block: int) -> tuple[float, float]:
+        """(x, z) of `picture(trajectory, block)`, metres."""
+        x, z = self._positions[trajectory, max(block * self.config.frames_per_block - 1, 0)]
         return float(x), float(z)
 
     def motion(self, walks: Sequence[int], blocks: Sequence[int]) -> Motion:
         """How the camera truly moved in given blocks of given walks."""
         size = self.config.frames_per_block
-        rows = [(walk, slice(block * size, (block + 1) * size)) for walk, block in zip(walks, blocks)]
+        rows = [(trajectory, slice(block * size, (block + 1) * size)) for trajectory, block in zip(walks, blocks)]
         yaw, pitch, place = (
             torch.stack([torch.from_numpy(values[row]) for row in rows]).double()
             for values in (self.yaw, self.pitch, self._positions)
         )
-        start = torch.tensor([self.position(walk, block) for walk, block in zip(walks, blocks)], dtype=torch.float64)
+        start = torch.tensor(
+            [self.position(trajectory, block) for trajectory, block in zip(walks, blocks)], dtype=torch.float64
+        )
         return Motion(yaw, pitch, place - start[:, None])
 
-    def frames(self, walk: int, block: int, blocks: int) -> np.ndarray:
-        """uint8 [blocks * T, H, W, 3] of the true walk."""
-        shard, index = self._places[walk]
+    def frames(self, trajectory: int, block: int, blocks: int) -> np.ndarray:
+        """uint8 [blocks * T, H, W, 3] of the true trajectory."""
+        shard, index = self._places[trajectory]
         size = self.config.frames_per_block
         return shard.frames(index, block * size, (block + blocks) * size)
 
-    def block(self, walk: int, block: int) -> Tensor:
+    def block(self, trajectory: int, block: int) -> Tensor:
         """[C, K, h, w] float32 latents of one block."""
         size = self.config.block_latents
-        return torch.from_numpy(self.latents[walk, :, block * size : (block + 1) * size].astype(np.float32))
+        return torch.from_numpy(self.latents[trajectory, :, block * size : (block + 1) * size].astype(np.float32))
 
-    def action(self, walk: int, block: int) -> Action:
-        return Action.from_index(int(self.actions[walk, block]))
+    def action(self, trajectory: int, block: int) -> Action:
+        return Action.from_index(int(self.actions[trajectory, block]))
 
     def text(self, text: str | None) -> Tensor:
         """[event_tokens, dim] float32 of a text, encoded once, as the priors' training reads it; None and "" are zeros."""

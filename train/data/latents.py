@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from train.data.shards import Shard, ShardError, Walk, find_shards, latents_path, write_tensors
+from train.data.shards import Shard, ShardError, Trajectory, find_shards, latents_path, write_tensors
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
@@ -49,7 +49,7 @@ def encode(config: ModelConfig, data: Path, vae: Path, *, device: str = "auto") 
             continue
         shard = Shard(path)
         check_fits(shard, config)
-        walks = [encode_walk(autoencoder, shard.walk(index), place) for index in range(len(shard))]
+        walks = [encode_walk(autoencoder, shard.trajectory(index), place) for index in range(len(shard))]
         write_tensors(latents_path(path), {"latent": np.stack(walks)}, origin)
         encoded += 1
     return encoded
@@ -114,18 +114,18 @@ def check_fits(shard: Shard, config: ModelConfig) -> None:
 
 
 @torch.inference_mode()
-def encode_walk(vae: VideoVAE, walk: Walk, device: str = "cpu") -> np.ndarray:
+def encode_walk(vae: VideoVAE, walk: Trajectory, device: str = "cpu") -> np.ndarray:
     """Latents of one walk, float16 [C, F, h, w]."""
     return vae.encode(walk_video(walk, device)[None])[0].cpu().numpy().astype(np.float16)
 
 
-def walk_video(walk: Walk, device: str = "cpu") -> Tensor:
+def walk_video(walk: Trajectory, device: str = "cpu") -> Tensor:
     """[3, T, H, W] in -1..1."""
     frames = torch.from_numpy(np.ascontiguousarray(walk.frames)).to(device)
     return frames.permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
-def block_guides(config: ModelConfig, guide: GuideFn, video: Tensor, walk: Walk) -> Guide:
+def block_guides(config: ModelConfig, guide: GuideFn, video: Tensor, walk: Trajectory) -> Guide:
     """The guides of all blocks of a walk but the first; `video` is [3, T, H, W] in -1..1.
 
     The guide of a block is the frame before it, moved as commanded; `guide` is `warp.guide_block` of given networks.

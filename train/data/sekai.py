@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.labels import Change, ClipError, action_changes, changes, held_at, labelled, read_fields
-from train.data.shards import Header, Walk, WalkInfo
+from train.data.shards import Header, Trajectory, TrajectoryInfo
 from train.data.video import VideoError, read_video, write_video
 from world_model.actions import Action
 from world_model.camera import CameraConfig, commanded_motion, pose_matrix
@@ -70,11 +70,11 @@ class Clip:
         held = [self.actions[bisect_right(starts, int(frame)) - 1][1] for frame in frames]
         return _most(held)
 
-    def words(self, indices: np.ndarray, size: int) -> WalkInfo:
+    def words(self, indices: np.ndarray, size: int) -> TrajectoryInfo:
         """Caption and events by block; `indices` are the frames of all blocks of `size`."""
         told = [held_at(self.events, int(block[len(block) // 2])) for block in indices.reshape(-1, size)]
         begun = [b for b, text in enumerate(told) if text != (told[b - 1] if b else None)]
-        return WalkInfo(self.caption, tuple((block, told[block], None) for block in begun))
+        return TrajectoryInfo(self.caption, tuple((block, told[block], None) for block in begun))
 
 
 # ---------------------------------------------------------------- poses -> keys
@@ -131,7 +131,9 @@ def folder_name(action: Action) -> str:
     return f"Keys_{action.keys.replace('+', '_') or _NO_KEYS}_Mouse_{mouse}"
 
 
-def write_walk(root: str | os.PathLike, name: str, walk: Walk, header: Header, camera: CameraConfig) -> list[Path]:
+def write_walk(
+    root: str | os.PathLike, name: str, walk: Trajectory, header: Header, camera: CameraConfig
+) -> list[Path]:
     """Cuts a walk where action or event change and writes each stretch as a clip with poses; returns the videos.
 
     `name` must be the walk's own. A clip that stands there already is kept.
@@ -216,7 +218,7 @@ def _steps(poses: np.ndarray, thresholds: Thresholds) -> list[tuple[int, Action]
 def read_walks(
     root: str | os.PathLike, header: Header, camera: CameraConfig, thresholds: Thresholds = Thresholds(),
     on_clip: Callable[[str | None], None] = lambda problem: None,
-) -> Iterator[Walk]:  # fmt: skip
+) -> Iterator[Trajectory]:  # fmt: skip
     """Streams the clips below `root` as walks of the header's size, rate and length; a long clip gives several.
 
     Angles and positions are those of the poses where a clip has some (positions in the poses' own unit), else the
@@ -234,7 +236,7 @@ def read_walks(
         on_clip(None)
 
 
-def walks_of(clip: Clip, header: Header, camera: CameraConfig) -> list[Walk]:
+def walks_of(clip: Clip, header: Header, camera: CameraConfig) -> list[Trajectory]:
     """All whole walks of a clip, one after another. Raises ClipError where it is shorter than one."""
     frames, indices, count = read_video(clip.video, header.height, header.width, header.fps)
     check_poses(clip, count)
@@ -253,7 +255,7 @@ def check_poses(clip: Clip, count: int) -> None:
         raise ClipError(f"{clip.video.with_suffix('.npy')}: {len(clip.poses)} poses for {count} frames")
 
 
-def walk_of(clip: Clip, frames: np.ndarray, indices: np.ndarray, header: Header, camera: CameraConfig) -> Walk:
+def walk_of(clip: Clip, frames: np.ndarray, indices: np.ndarray, header: Header, camera: CameraConfig) -> Trajectory:
     """Whole blocks of a clip as one walk: `frames` (all of them, or as many pictures as the caller wants to keep), and which frames
     of the video its blocks are, `indices` [T].
 
@@ -267,7 +269,7 @@ def walk_of(clip: Clip, frames: np.ndarray, indices: np.ndarray, header: Header,
         position = clip.poses[indices][:, [0, 2], 3]
     else:
         yaw, pitch, position = _commanded(actions, header, camera)
-    return Walk(
+    return Trajectory(
         frames=frames,
         action=np.array([action.index for action in actions], np.uint8),
         yaw=yaw.astype(np.float32),

@@ -5,7 +5,7 @@ Legend: N walks of a shard, B blocks of a walk, K frames of a block, T = B * K f
     shard_00000.safetensors     frames uint8 [N, T, H, W, 3]; action uint8 [N, B] (`Action.index`);
                                 yaw, pitch float32 [N, T] (radians); position float32 [N, T, 2] (x, z; metres);
                                 blocked uint8 [N, B]
-    shard_00000.json            a `Header` and a `WalkInfo` for each walk
+    shard_00000.json            a `Header` and a `TrajectoryInfo` for each walk
     latents_00000.safetensors   what an autoencoder made of the frames (`python -m train.data encode`)
 
 The picture a walk starts from is not stored: frame 0 is the first frame of block 0, after motion has begun.
@@ -66,10 +66,10 @@ class Header:
 
 
 @dataclass(frozen=True)
-class WalkInfo:
-    """The words of one walk.
+class TrajectoryInfo:
+    """Caption and events of one trajectory.
 
-    `event` lists changes in order of blocks. `light` and `weather` are those the walk starts with, None where unknown.
+    `event` lists changes in order of blocks. `light` and `weather` are those that it starts with, None where unknown.
     """
 
     caption: str
@@ -87,8 +87,8 @@ class WalkInfo:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """One walk: arrays as in the module's docstring without the walk axis, and its words."""
+class Trajectory:
+    """One trajectory: arrays as in the module's docstring without the first axis, its caption and events."""
 
     frames: np.ndarray
     action: np.ndarray
@@ -96,13 +96,13 @@ class Walk:
     pitch: np.ndarray
     position: np.ndarray
     blocked: np.ndarray
-    info: WalkInfo
+    info: TrajectoryInfo
 
 
 class Shard:
     """One shard on disk, open for reading. Frames stay on disk until asked for; all else is in memory.
 
-    Attributes: path, header, walks (a tuple of WalkInfo), action, yaw, pitch, position, blocked (arrays [N, ...]).
+    Attributes: path, header, walks (a tuple of TrajectoryInfo), action, yaw, pitch, position, blocked (arrays [N, ...]).
 
     Raises:
         FileNotFoundError: a file of the shard is missing.
@@ -138,9 +138,9 @@ class Shard:
             walk : walk + 1, start : self.header.frames_per_walk if stop is None else stop
         ][0]
 
-    def walk(self, index: int) -> Walk:
-        """Walk number `index` with all its frames."""
-        return Walk(
+    def trajectory(self, index: int) -> Trajectory:
+        """Trajectory number `index` with all its frames."""
+        return Trajectory(
             frames=self.frames(index), action=self.action[index], yaw=self.yaw[index], pitch=self.pitch[index],
             position=self.position[index], blocked=self.blocked[index], info=self.walks[index],
         )  # fmt: skip
@@ -158,7 +158,7 @@ class Shard:
                 raise ShardError(f"{self.path}: {name!r} is {is_now}, its header asks for {dtype} {list(expected)}")
 
 
-def write_shard(path: str | os.PathLike, header: Header, walks: Sequence[Walk]) -> None:
+def write_shard(path: str | os.PathLike, header: Header, walks: Sequence[Trajectory]) -> None:
     """Writes a shard and its JSON, never half of one. Raises ShardError for arrays that do not fit `header`."""
     path = Path(path)
     if not walks:
@@ -180,9 +180,11 @@ def write_shard(path: str | os.PathLike, header: Header, walks: Sequence[Walk]) 
     os.replace(unfinished, path.with_suffix(".json"))
 
 
-def write_shards(directory: str | os.PathLike, header: Header, walks: Iterable[Walk], walks_per_shard: int) -> int:
+def write_shards(
+    directory: str | os.PathLike, header: Header, walks: Iterable[Trajectory], walks_per_shard: int
+) -> int:
     """Streams `walks` into shard_00000, shard_00001, ... of `directory`; returns how many there were."""
-    waiting: list[Walk] = []
+    waiting: list[Trajectory] = []
     shards = total = 0
     for walk in walks:
         waiting.append(walk)
@@ -255,7 +257,7 @@ def _fields(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls)]
 
 
-def _read_info(path: Path) -> tuple[Header, tuple[WalkInfo, ...]]:
+def _read_info(path: Path) -> tuple[Header, tuple[TrajectoryInfo, ...]]:
     if not path.is_file():
         raise FileNotFoundError(
             f"no such file: {str(path)!r}: a shard without its .json was not finished, make it again"
@@ -263,7 +265,7 @@ def _read_info(path: Path) -> tuple[Header, tuple[WalkInfo, ...]]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         walks = tuple(
-            WalkInfo(**{**walk, "event": tuple((int(at), text, kind) for at, text, kind in walk["event"])})
+            TrajectoryInfo(**{**walk, "event": tuple((int(at), text, kind) for at, text, kind in walk["event"])})
             for walk in values.pop("walks")
         )
         return Header(**values), walks

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from train.data.shards import EventChange, Walk, WalkInfo
+from train.data.shards import EventChange, Trajectory, TrajectoryInfo
 from world_model.camera import CameraConfig, commanded_motion
 from world_model.config import ModelConfig
 from world_model.priors.config import places_of
@@ -99,7 +99,7 @@ def plan_walk(rng: np.random.Generator, blocks: int) -> WalkPlan:
     return WalkPlan(light, weather, tuple(events))
 
 
-def render_walk(recipe: StreetRecipe, index: int) -> Walk:
+def render_walk(recipe: StreetRecipe, index: int) -> Trajectory:
     """Walk number `index` of a recipe: a pure function of both."""
     planner, start, feet, words = np.random.default_rng([recipe.seed, index]).spawn(4)
     street, blocks = _simulator(recipe), recipe.blocks_per_walk
@@ -124,14 +124,14 @@ def render_walk(recipe: StreetRecipe, index: int) -> Walk:
         pitches.append(pitch)
         positions.append(shown.poses[:, [0, 2], 3])
         blocked.append(shown.blocked)
-    return Walk(
+    return Trajectory(
         frames=np.concatenate(frames),
         action=np.array(actions, np.uint8),
         yaw=np.concatenate(yaws).astype(np.float32),
         pitch=np.concatenate(pitches).astype(np.float32),
         position=np.concatenate(positions).astype(np.float32),
         blocked=np.array(blocked, np.uint8),
-        info=WalkInfo(caption, changes, plan.light, plan.weather),
+        info=TrajectoryInfo(caption, changes, plan.light, plan.weather),
     )
 
 
@@ -148,7 +148,7 @@ def _simulator(recipe: StreetRecipe) -> StreetSimulator:
     return StreetSimulator.like(recipe, recipe.town_seed, recipe.town_blocks)
 
 
-def rephrased(info: WalkInfo, block: int, stream: torch.Generator) -> str | None:
+def rephrased(info: TrajectoryInfo, block: int, stream: torch.Generator) -> str | None:
     """The event's text in force during a block, in any phrasing of its kind; as it is where its kind is not known."""
     text = info.event_at(block)
     kind = next((kind for _, told, kind in info.event if told == text), None)
