@@ -343,7 +343,7 @@ def test_what_is_drawn_depends_on_seed_and_step_alone(make_pool, dit, frozen_vae
 
 def test_more_than_a_pool_has_is_refused(make_pool, dit, frozen_vae):
     with pytest.raises(ValueError, match="a pool of 3 worlds cannot give 4"):
-        make_pool(3).draw(dit, frozen_vae, 4, 0.0, 0)
+        make_pool(3).sample(dit, frozen_vae, 4, 0.0, 0)
 
 
 # ---- its state --------------------------------------------------------------------------------------------------------

@@ -244,10 +244,10 @@ def test_states_of_another_reward_are_refused_and_change_nothing(world_model, pi
         env.step(9)
     states = [env.get_state() for env in envs]
     for taken, into in ((0, 1), (0, 2), (2, 0), (2, 3)):
-        before = envs[into]._moment
+        before = envs[into]._episode
         with pytest.raises(ValueError, match="another reward"):
             envs[into].set_state(states[taken])
-        assert envs[into]._moment is before
+        assert envs[into]._episode is before
     many = YumeWorldVectorEnv(1, model=world_model, reward=makers[0]())
     many.reset(seed=0)
     with pytest.raises(ValueError, match="another reward"):
