@@ -26,7 +26,6 @@ from agents.planner import Settings as PlannerSettings
 from agents.scripted import BeaconSeeker
 from agents.worlds import Where, add_options, chosen
 
-FRAMES = 4  # newest pictures that an agent sees
 RESAMPLES = 10_000
 
 
@@ -94,7 +93,7 @@ def load_agent(name: str, space: Space, seed: int) -> Agent:
 
 def evaluate(agent: str, where: Where, episodes: int, worlds: int, seed: int) -> Result:
     """Plays `episodes` whole episodes in `worlds` worlds at once; actions are drawn from the policy, not its most likely ones."""
-    made = where.make(min(worlds, episodes), seed, FRAMES)
+    made = where.make(min(worlds, episodes), seed)
     try:
         player = load_agent(agent, made.action_space, seed)
         returns, lengths = evaluate_policy(

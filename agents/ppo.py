@@ -39,7 +39,6 @@ class Settings:
     lr: float = 3e-4
     gamma: float = 0.99
     entropy: float = 0.01
-    frames: int = 4  # newest pictures that the agent sees
     seed: int = 0
 
 
@@ -88,7 +87,7 @@ def learn(where: Where, settings: Settings, out: Path) -> PPO:
     if (out / AGENT).is_file() and json.loads(kept.read_text()) != json.loads(json.dumps(asked)):
         raise ValueError(f"{out} holds an agent of other settings or worlds: use another folder, or delete that one")
     kept.write_text(json.dumps(asked, indent=1))
-    worlds = where.make(settings.worlds, settings.seed, settings.frames)
+    worlds = where.make(settings.worlds, settings.seed)
     if (out / AGENT).is_file():
         normalised = VecNormalize.load(str(out / REWARDS), worlds)
         model = PPO.load(out / AGENT, env=normalised)

@@ -17,6 +17,7 @@ from train.recordings import read_recording
 from train.recordings.environment import RecordedEnv, RecordSettings
 
 GENERATED = "YumeWorld-v0"
+FRAMES = 4  # newest pictures that every agent sees
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Where:
     recording: str | None = None
     longest: int | None = None
 
-    def make(self, count: int, seed: int, frames: int = 4) -> VecEnv:
-        """`count` worlds; observations are the newest `frames` pictures along the channels, uint8 [H, W, 3 * frames]."""
+    def make(self, count: int, seed: int) -> VecEnv:
+        """`count` worlds; observations are the newest `FRAMES` pictures along the channels, uint8 [H, W, 3 * FRAMES]."""
         if self.recording is not None:
             settings = RecordSettings.of(read_recording(Path(self.recording)))
             settings = replace(settings, max_episode_steps=self.longest or settings.max_episode_steps)
@@ -39,7 +40,7 @@ class Where:
         else:
             limit = {} if self.longest is None else {"max_episode_steps": self.longest}
             worlds = yume_gym.sb3.make_vec_env(self.env, count, seed, **{**self.arguments, **limit})
-        return VecFrameStack(worlds, frames)
+        return VecFrameStack(worlds, FRAMES)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
