@@ -54,8 +54,8 @@ GPU = Recipe(
     shares={"autoencoder": 0.1, "foundation": 0.6, "distill": 0.3},
 )
 CPU = Recipe(
-    foundation=foundation.Settings(longest=BLOCKS), distill=distill.Settings(life=BLOCKS),
-    shares={"autoencoder": 0.1, "foundation": 0.7, "distill": 0.2},
+    foundation=foundation.Settings(draws=4, longest=BLOCKS), distill=distill.Settings(life=BLOCKS),
+    shares={"autoencoder": 0.05, "foundation": 0.95, "distill": 0.0},
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
+from train.engine.precision import has_fast_bfloat16
 from train.foundation import optimizers
 from train.generator import autoencoder, distill, foundation, heads
 from train.generator.autoencoder import Clips, fit_pca
@@ -209,7 +210,10 @@ class WorldTraining:
 
     def network(self) -> DiT:
         """The generator that the foundation stage begins with."""
-        return DiT(self.config).to(self.device)
+        dit = DiT(self.config)
+        if dit.flow is not None:
+            dit.flow.read_autoencoder(self.vae)
+        return dit.to(self.device)
 
     def between_steps(self, stage: Stage, windows: Windows) -> None:
         """Called before every step of the foundation stage."""
@@ -236,9 +240,8 @@ class WorldTraining:
         return dit
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 where the device multiplies it faster than float32: GPUs, and CPUs with matrix units (AMX)."""
-        fast = self.device.type == "cuda" or torch.cpu._is_amx_tile_supported()
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=fast)
+        """bfloat16 where that is faster than float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bfloat16(self.device))
 
 
 def split_episodes(files: EpisodeFiles) -> tuple[list[int], list[int]]:

@@ -47,6 +47,22 @@ class Target:
     pitch: Tensor
     frame: Tensor
 
+    def every(self, step: int) -> Target:
+        """The last of each `step` latent frames: of tokens that cover so many."""
+        last = slice(step - 1, None, step)
+        return Target(self.yaw[:, last], self.pitch[:, last], self.frame[:, last])
+
+
+@dataclass(frozen=True)
+class DetailedPrediction:
+    """The network's `output` [B, C, K, h, w]. Of models with `residual`, the logarithm of its squared error as the network expects
+    it, relative to what the flow loss weighs it by, [B, 1, K, h, w] (heteroscedastic regression, Kendall and Gal 2017, eq. 8). Of
+    models with `flow_layer`, the displacements of the appearance flow, pixels [B, K, 2 (x, y), rows, columns]."""
+
+    output: Tensor
+    error: Tensor | None = None
+    flow: Tensor | None = None
+
 
 @dataclass(frozen=True)
 class Prediction:

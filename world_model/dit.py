@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from world_model import flow
+from world_model.appearance_flow import AppearanceFlow
 from world_model.blocks import Block, Grid, Head
-from world_model.conditions import Conditions, Prediction, Target
+from world_model.conditions import Conditions, DetailedPrediction, Prediction, Target
 from world_model.config import ModelConfig
 from world_model.layers import (
     FloatLinear,
@@ -53,8 +54,10 @@ class DiT(nn.Module):
         self.activation_checkpointing = False
         self.patch_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch)
         self.packing = build_packing(config)
-        for ratio in self.packing.ratios:
-            kernel = (c.patch[0], c.patch[1] * ratio, c.patch[2] * ratio)
+        # a block's tokens may span several frames, those of its history span one
+        self.kernel_ratios = self.packing.ratios if c.patch[0] == 1 else (1, *self.packing.ratios)
+        for ratio in self.kernel_ratios:
+            kernel = (1, c.patch[1] * ratio, c.patch[2] * ratio)
             self.add_module(f"patch_embedding_{ratio}x", nn.Conv3d(c.latent_channels, dim, kernel, kernel))
         if self.packing.two_stage:
             shrink = (1, 2 * c.patch[1], 2 * c.patch[2])
@@ -86,6 +89,8 @@ class DiT(nn.Module):
         )
         # for each place, two logarithms: of the residual's variance in units of that deviation's square, of the error's variance
         self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.residual else None
+        self.flow = AppearanceFlow(config) if c.flow_layer else None
+        self.flow_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch) if c.flow_layer else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.empty = nn.Parameter(torch.zeros(dim)) if self.packing.constant else None
@@ -108,8 +113,8 @@ class DiT(nn.Module):
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         for linear in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(linear.get_parameter("weight"), std=0.02)
-        fine = self.patch_embedding.weight
-        for ratio in self.packing.ratios:
+        fine = self.patch_embedding.weight.sum(dim=2, keepdim=True)
+        for ratio in self.kernel_ratios:
             coarse = self.get_submodule(f"patch_embedding_{ratio}x")
             weight = coarse.get_parameter("weight")
             size = tuple(weight.shape[-2:])
@@ -119,7 +124,7 @@ class DiT(nn.Module):
         for block in self.layers:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
-        for layer in (self.head.head, self.action_embedding, self.variances):
+        for layer in (self.head.head, self.action_embedding, self.variances, self.flow and self.flow.displacement):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
 
@@ -137,8 +142,9 @@ class DiT(nn.Module):
             latents = history.latents[:, :, group.start : group.stop].to(self.dtype)
             if group.two_stage:
                 latents = _padded(self.patch_embedding_2x_f, latents)
-            name = "patch_embedding" if group.ratio == 1 else f"patch_embedding_{group.ratio}x"
-            embedded = _padded(self.get_submodule(name), latents) if group.ratio > 1 else self.patch_embedding(latents)
+            coarse = group.ratio in self.kernel_ratios
+            kernel = self.get_submodule(f"patch_embedding_{group.ratio}x") if coarse else self.patch_embedding
+            embedded = _padded(kernel, latents) if coarse else kernel(latents)
             if self.screen is not None:
                 embedded = embedded + F.avg_pool2d(self.screen, group.ratio, ceil_mode=True)[:, :, None]
             if self.empty is not None:
@@ -220,6 +226,7 @@ class DiT(nn.Module):
         keys = self._text_keys(context)
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
         start = target.frame[:, 0]
+        target = target.every(c.patch[0])
         tokens: Tensor | None = None
         grids: list[Grid] = []
         pairs: list[KeyValue] = []
@@ -349,17 +356,17 @@ class DiT(nn.Module):
         What the prediction means is `config.dit.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
         not fill a patch are dropped, as in the released model.
         """
-        return self._predict(x, sigma, conditions, self._tokens(x, sigma, conditions, history_sigma))[0]
+        return self.detailed(x, sigma, conditions, history_sigma).output
 
-    def with_uncertainty(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> tuple[Tensor, Tensor]:
-        """`forward`, and the logarithm of its squared error as the network expects it, relative to what the flow loss weights it
-        by: [B, 1, K, h, w] (heteroscedastic regression, Kendall and Gal 2017, eq. 8). Of models with `residual` only."""
-        output, error = self._predict(x, sigma, conditions, self._tokens(x, sigma, conditions, 0.0))
-        assert error is not None
-        return output, error
+    def detailed(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0) -> DetailedPrediction:
+        """`forward`, and what the network says of its prediction (for training)."""
+        tokens, mean, flow = self._tokens(x, sigma, conditions, history_sigma)
+        return replace(self._predict(x, sigma, replace(conditions, mean=mean), tokens), flow=flow)
 
-    def _tokens(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float) -> Tensor:
-        """What the head reads, [B, L, D]."""
+    def _tokens(
+        self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """What the head reads, [B, L, D]; the mean that a data prediction starts from; displacements of the appearance flow."""
         tokens = self.patch_embedding(x.to(self.dtype))
         grid: Grid = tuple(tokens.shape[2:])  # type: ignore[assignment]
         tokens = tokens.flatten(2).transpose(1, 2)
@@ -377,18 +384,20 @@ class DiT(nn.Module):
                 [past_time.expand(-1, conditions.tokens.shape[1], -1, -1), time.expand(-1, length, -1, -1)], dim=1
             )
             tokens = torch.cat([conditions.tokens, tokens], dim=1)
-        memory = conditions.memory
+        memory, mean, flow = conditions.memory, conditions.mean, None
         for i, block in enumerate(self.blocks):
+            if self.flow is not None and self.flow_embedding is not None and mean is not None and i == self.config.dit.flow_layer:
+                mean, flow = self.flow(tokens[:, -length:], mean[:, :, 0])
+                shown = self.flow_embedding(mean.to(self.dtype)).flatten(2).transpose(1, 2)
+                tokens = tokens + F.pad(shown, (0, 0, tokens.shape[1] - length, 0))
             tokens, _ = self._run(
                 block, tokens, time, conditions.context[i], conditions.table, [*conditions.grids, grid],
                 conditions.history[i] if conditions.history else None,
                 (memory.total[i], memory.norm[i]) if memory is not None else None, conditions.memory_table,
             )  # fmt: skip
-        return self.head.normed(tokens[:, -length:], head)
+        return self.head.normed(tokens[:, -length:], head), mean, flow
 
-    def _predict(
-        self, x: Tensor, sigma: Tensor, conditions: Conditions, tokens: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def _predict(self, x: Tensor, sigma: Tensor, conditions: Conditions, tokens: Tensor) -> DetailedPrediction:
         """The prediction, and the expected logarithm of its squared error where the model has one.
 
         With `residual`, the network says place by place how much it expects to change: where nothing does, the prediction is the
@@ -398,7 +407,7 @@ class DiT(nn.Module):
         grid = (x.shape[2] // p[0], x.shape[3] // p[1], x.shape[4] // p[2])
         out = self._unpatch(self.head.head(tokens), grid)
         if conditions.mean is None or conditions.variance is None:
-            return out, None
+            return DetailedPrediction(out)
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
@@ -411,7 +420,7 @@ class DiT(nn.Module):
             )
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
-        return mean + deviation * out, error
+        return DetailedPrediction(mean + deviation * out, error)
 
     def _unpatch(self, tokens: Tensor, grid: Grid) -> Tensor:
         p = self.config.dit.patch

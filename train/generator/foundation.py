@@ -18,6 +18,9 @@ from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
 
+FLOW_WEIGHT = 2.0  # of the appearance flow's own loss beside the flow-matching loss
+FLOW_EVERY = 4  # rows: displacements hardly depend on the noise, and comparing pictures is slow
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -70,9 +73,14 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
     start, _ = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
     reference = ((start - data).square() / explained).mean()
-    output, logarithm = dit.with_uncertainty(x, sigma, conditions)
-    error = ((output - data).square() / explained).mean(dim=1, keepdim=True)
-    return likelihood(error, logarithm), error.detach().mean() / reference
+    made = dit.detailed(x, sigma, conditions)
+    assert made.error is not None
+    error = ((made.output - data).square() / explained).mean(dim=1, keepdim=True)
+    loss = likelihood(error, made.error)
+    if dit.flow is not None and made.flow is not None:
+        some = slice(None, None, FLOW_EVERY)
+        loss = loss + FLOW_WEIGHT * dit.flow.loss(made.flow[some], conditions.mean[some, :, 0], data[some])
+    return loss, error.detach().mean() / reference
 
 
 def likelihood(error: Tensor, logarithm: Tensor) -> Tensor:

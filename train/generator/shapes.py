@@ -15,8 +15,9 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "tiny": (48, 96, 2, 2),
     "small": (128, 384, 4, 4),
     "medium": (192, 576, 6, 6),
-    "large": (320, 960, 8, 8),
+    "large": (384, 1152, 6, 6),
 }
+FINE_TOKENS = 64  # of a picture; larger pictures are read in tokens of 2 x 2 latent places
 
 
 def recorded_config(name: str, recording: Recording, has_text: bool, size: str = "small") -> ModelConfig:
@@ -28,19 +29,29 @@ def recorded_config(name: str, recording: Recording, has_text: bool, size: str =
     text = MINILM if has_text or captions else NO_TEXT
     if captions:
         text = dataclasses.replace(text, action_tokens=32)
-    latent = 48
-    block = recording.frames_per_step
+    latent, block, stride = 48, recording.frames_per_step, 8
+    places = recording.height // stride, recording.width // stride
+    fold = 2 if places[0] * places[1] > FINE_TOKENS and not any(n % 2 for n in places) else 1
     dit = DiTConfig(
-        dim=dim, ffn_dim=hidden, heads=heads, layers=layers, patch=(1, 1, 1), latent_channels=latent,
-        text_dim=text.dim, freq_dim=64,
-        packing=Tiers(recent=((block, 2), (max(4, 2 * block), 4)), initial=2, old=(2, 4)),  # the newest are seen in full besides
+        dim=dim, ffn_dim=hidden, heads=heads, layers=layers, patch=(block, fold, fold), latent_channels=latent,
+        text_dim=text.dim, freq_dim=64, packing=history_tiers(block, fold),
         channel=ChannelConfig(dim=48, heads=3, patch=(block, 4, 4), decay=0.95),
-        history_attention="cached", prediction="data", positions="centred", mlp_conv=True, activation="relu_squared",
-        screen_embedding=True, pooled_action=True, recent_frames=4, residual=True, max_age=128,
+        history_attention="cached", prediction="data", positions="view_sphere" if captions else "centred",
+        mlp_conv=fold == 1, activation="relu_squared", screen_embedding=True, pooled_action=True, recent_frames=4, residual=True,
+        flow_layer=layers // 2, max_age=128,
     )  # fmt: skip
     return ModelConfig(
         name=name, height=recording.height, width=recording.width, fps=max(1, round(recording.fps)), block_latents=block,
         start_latents=block, dit=dit,
-        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=latent, width=64, depth=2),
+        vae=VAEConfig(kind="patch", spatial_stride=stride, temporal_stride=1, latent_channels=latent, width=64, depth=2),
         text=text, sampler=SamplerConfig(steps=3, shift=1.0, start_steps=3), action=recording.action,
     )  # fmt: skip
+
+
+def history_tiers(block: int, fold: int) -> Tiers:
+    """History of a generator whose blocks have so many frames, and whose tokens are `fold` latent places wide.
+
+    The newest frames are seen in full besides (`DiTConfig.recent_frames`), so that here they are coarse.
+    """
+    recent = (block, 2), (max(4, 2 * block), 4)
+    return Tiers(recent, initial=1, old=(4, 2)) if fold > 1 else Tiers(recent, initial=2, old=(2, 4))
