@@ -264,7 +264,7 @@ def test_channel_attention_equals_its_quadratic_form_over_all_history(config, ma
     read = (
         (rotate(query, table) @ rotated.transpose(-1, -2))
         @ values
-        / (query @ plain.transpose(-1, -2)).sum(-1, keepdim=True)
+        / ((query @ plain.transpose(-1, -2)).sum(-1, keepdim=True) + 1e-6)
     )
     expected = channel.up(channel.norm_out(read.transpose(1, 2).flatten(2)))
     result = channel(x, (memory.total[0], memory.norm[0]), table)

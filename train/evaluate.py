@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
-from train.evaluation import control, endurance, events, fidelity, memory, starts
+from train.evaluation import control, endurance, events, fidelity, memory, starts, towns
 from train.evaluation.report import write_report
 from train.evaluation.sheet import save_sheet
 from train.evaluation.store import Store, plain
@@ -102,8 +102,8 @@ class Evaluation:
             for later in (False, True)
         )
         places = places_of(self.config)
-        towns = places.towns[1:] if places is not None else ()
-        report["other_towns"] = {str(seed): self.elsewhere(seed, f"town_{seed}") for seed in towns}
+        known = places.towns[1:] if places is not None else ()
+        report["other_towns"] = {str(seed): self.elsewhere(seed, f"town_{seed}") for seed in known}
         report["unseen_town"] = self.elsewhere(self.settings.far_town, "far")
         records = {name: self.walks(name) for name in ("street", "decoded", "frozen", "dream")}
         real = self.real(self.street, "real", _ROUTES, self.settings.walks)
@@ -269,6 +269,27 @@ def evaluate(
     return report
 
 
+def evaluate_towns(
+    model: WorldModel, metadata: dict[str, Any], out: Path, settings: Settings, seeds: Sequence[int], *, events_in: int = 8,
+    long: int = 0, judge_weights: Path = WEIGHTS, steps: int | None = None,
+) -> str:  # fmt: skip
+    """Measures the towns of `seeds` in turn, writes the report of them together and returns its page.
+
+    Events are tried in the first `events_in` towns; the first `long` are walked for ten minutes. Raises as `evaluate` does.
+    """
+    judge = Judge.load(model.config, judge_weights)
+    found, seconds = [], model.config.frames_per_block / model.config.fps
+    for number, seed in enumerate(tqdm(seeds, desc="towns")):
+        own = towns.town_settings(settings, seed, number, long)
+        identity = {
+            "version": VERSION, "model": metadata.get("files"), "steps": steps, "judge": fingerprint(judge_weights),
+            "settings": dataclasses.asdict(own),
+        }  # fmt: skip
+        evaluation = Evaluation(model, judge, own, Store(out / f"town_{seed}", identity), steps)
+        found.append(towns.measure(evaluation, number < events_in))
+    return towns.write(out, model.config.name, found, seconds)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if argv and recorded.is_recorded(argv[0]):
@@ -284,6 +305,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, help="of routes and scenes")
     parser.add_argument("--judge", type=Path, default=WEIGHTS, help="the judge's weights")
     parser.add_argument("--teacher", type=Path, help="report.json of the same evaluation of the many-step teacher")
+    parser.add_argument("--towns", choices=sorted(towns.TOWNS), help="measure unseen towns together instead")
+    parser.add_argument("--count", type=int, default=20, help="how many of them (default 20)")
+    parser.add_argument("--long", type=int, default=0, help="how many of them are walked for ten minutes (default 0)")
     given = parser.parse_args(argv)
     changed = {name: getattr(given, name) for name in ("horizon", "walks", "seed") if getattr(given, name) is not None}
     settings = replace(QUICK if given.quick else Settings(), **changed)
@@ -292,6 +316,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         teacher = json.loads(given.teacher.read_text()) if given.teacher else None
         metadata = read_manifest(find_weights(given.model))
         judge = given.judge
+        if given.towns:
+            seeds, settings = towns.TOWNS[given.towns][: given.count], replace(settings, horizon=given.horizon or 60.0)
+            print(
+                evaluate_towns(
+                    model, metadata, given.out, settings, seeds, long=given.long, judge_weights=judge, steps=given.steps
+                )
+            )
+            return
         report = evaluate(model, metadata, given.out, settings, judge_weights=judge, steps=given.steps, teacher=teacher)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

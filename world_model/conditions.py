@@ -56,12 +56,10 @@ class Target:
 @dataclass(frozen=True)
 class DetailedPrediction:
     """The network's `output` [B, C, K, h, w]. Of models with `residual`, the logarithm of its squared error as the network expects
-    it, relative to what the flow loss weighs it by, [B, 1, K, h, w] (heteroscedastic regression, Kendall and Gal 2017, eq. 8). Of
-    models with `flow_layer`, the displacements of the appearance flow, pixels [B, K, 2 (x, y), rows, columns]."""
+    it, relative to what the flow loss weighs it by, [B, 1, K, h, w] (heteroscedastic regression, Kendall and Gal 2017, eq. 8)."""
 
     output: Tensor
     error: Tensor | None = None
-    flow: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,7 @@ class Conditions:
     pooled: Tensor | None  # [B, D] pooled action
     mean: Tensor | None = None  # [B, C, K, h, w]
     variance: Tensor | None = None  # [B, C, K, h, w]
+    flow: Tensor | None = None  # displacements of the appearance flow, pixels [B, K, 2 (x, y), rows, columns]
 
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""

@@ -74,7 +74,8 @@ class DiTConfig:
     pooled_action: bool = False  # the action (mean caption token, or its encoding) joins the timestep embedding
     recent_frames: int = 0  # newest history frames whose latents are concatenated to the target's, as DIAMOND does
     residual: bool = False  # preconditioning: a data prediction starts from the newest history frame, not from zero
-    flow_layer: int = 0  # layers after which the newest frame is moved by learnt displacements (appearance_flow.py); 0: never
+    # first layers, which do not see the noisy block and say how the newest frame moves (appearance_flow.py); 0: no such thing
+    flow_layer: int = 0
     max_age: int = 1024  # frames; older history counts as this old
 
     @property
@@ -163,10 +164,13 @@ class ModelConfig:
         if self.vae.latent_channels != self.dit.latent_channels or self.text.dim != self.dit.text_dim:
             raise ValueError(f"{self.name}: the DiT's channels must be those of its autoencoder and text encoder")
 
-        if self.dit.flow_layer and not (self.dit.residual and self.dit.flow_layer < self.dit.layers):
+        c = self.dit
+        if c.flow_layer and not (
+            c.residual and c.recent_frames and c.history_attention == "cached" and c.flow_layer < c.layers
+        ):
             raise ValueError(
                 f"{self.name}: appearance flow is where a residual prediction starts from, after some of the layers; it needs "
-                f"residual=True and flow_layer below {self.dit.layers}, got flow_layer={self.dit.flow_layer}"
+                f"residual, recent_frames, cached history and flow_layer below {c.layers}, got flow_layer={c.flow_layer}"
             )
         if self.dit.residual and self.dit.prediction != "data":
             raise ValueError(

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -26,42 +25,23 @@ from world_model.appearance_flow import AppearanceFlow
 from world_model.blocks import Block, Grid, Head
 from world_model.conditions import Conditions, DetailedPrediction, Prediction, Target
 from world_model.config import ModelConfig
-from world_model.layers import (
-    FloatLinear,
-    KeyValue,
-    axis_frequencies,
-    linear_sums,
-    rotary_table,
-    sinusoid,
-)
-from world_model.packing import build_packing
-from world_model.positions import Positions
+from world_model.history_embedding import HistoryEmbedding
+from world_model.layers import FloatLinear, KeyValue, rotary_table, sinusoid
 from world_model.priors.registry import build_priors
 from world_model.tscm import ChannelMemory, History
 
 MAX_LOG_VARIANCE = 8.0  # bound of log variances, on both sides
 
 
-class DiT(nn.Module):
+class DiT(HistoryEmbedding):
     """The whole network of one `ModelConfig`."""
 
     residual_deviation: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         c, dim = config.dit, config.dit.dim
         self.activation_checkpointing = False
-        self.patch_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch)
-        self.packing = build_packing(config)
-        # a block's tokens may span several frames, those of its history span one
-        self.kernel_ratios = self.packing.ratios if c.patch[0] == 1 else (1, *self.packing.ratios)
-        for ratio in self.kernel_ratios:
-            kernel = (1, c.patch[1] * ratio, c.patch[2] * ratio)
-            self.add_module(f"patch_embedding_{ratio}x", nn.Conv3d(c.latent_channels, dim, kernel, kernel))
-        if self.packing.two_stage:
-            shrink = (1, 2 * c.patch[1], 2 * c.patch[2])
-            self.patch_embedding_2x_f = nn.Conv3d(c.latent_channels, c.latent_channels, shrink, shrink)
         self.text_embedding = (
             nn.Sequential(nn.Linear(c.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim))
             if c.text_dim
@@ -71,11 +51,6 @@ class DiT(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), FloatLinear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(c.layers))
         self.head = Head(config)
-        _, rows, columns = config.token_grid
-        self.channel_embedding = (
-            nn.Conv3d(c.latent_channels, c.channel.dim, c.channel.patch, c.channel.patch) if c.channel else None
-        )
-        self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
         self.action_embedding = nn.Linear(config.action_width, dim) if c.pooled_action else None
         self.recent_embedding = (
             nn.Conv2d(c.latent_channels * c.recent_frames + 1, dim * config.token_grid[0], c.patch[1:], c.patch[1:])
@@ -93,15 +68,7 @@ class DiT(nn.Module):
         self.flow_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch) if c.flow_layer else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
-        self.empty = nn.Parameter(torch.zeros(dim)) if self.packing.constant else None
-        self.positions = Positions(config)
-        self.frequencies = axis_frequencies(c.head_dim, c.positions)
-        self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
         self.reset_parameters()
-
-    @property
-    def layers(self) -> list[Block]:
-        return list(self.blocks)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -113,104 +80,14 @@ class DiT(nn.Module):
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         for linear in (self.time_embedding[0], self.time_embedding[2]):
             nn.init.normal_(linear.get_parameter("weight"), std=0.02)
-        fine = self.patch_embedding.weight.sum(dim=2, keepdim=True)
-        for ratio in self.kernel_ratios:
-            coarse = self.get_submodule(f"patch_embedding_{ratio}x")
-            weight = coarse.get_parameter("weight")
-            size = tuple(weight.shape[-2:])
-            spread = F.interpolate(fine.flatten(0, 2)[None], size=size, mode="nearest")[0].view_as(weight)
-            weight.copy_(spread / ratio**2)
-            coarse.get_parameter("bias").copy_(self.patch_embedding.get_parameter("bias"))
+        self.interpolate_coarse_kernels()
         for block in self.layers:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
-        for layer in (self.head.head, self.action_embedding, self.variances, self.flow and self.flow.displacement):
+        displacement = None if self.flow is None else self.flow.displacement
+        for layer in (self.head.head, self.action_embedding, self.variances, displacement):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the weights; latents come in any and are embedded in this one."""
-        return self.patch_embedding.weight.dtype
-
-    # ---- embedding ----------------------------------------------------------------------------------------------------
-
-    def pack(self, history: History, start: Tensor) -> tuple[Tensor, Tensor, list[Grid]]:
-        """Patchified history [B, n, D], its coordinates [B, n, 3] and the token grid of each group; block start frame [B]."""
-        tokens, coordinates, grids, frames_so_far = [], [], [], 0
-        for group in self.packing.groups(history.frames):
-            latents = history.latents[:, :, group.start : group.stop].to(self.dtype)
-            if group.two_stage:
-                latents = _padded(self.patch_embedding_2x_f, latents)
-            coarse = group.ratio in self.kernel_ratios
-            kernel = self.get_submodule(f"patch_embedding_{group.ratio}x") if coarse else self.patch_embedding
-            embedded = _padded(kernel, latents) if coarse else kernel(latents)
-            if self.screen is not None:
-                embedded = embedded + F.avg_pool2d(self.screen, group.ratio, ceil_mode=True)[:, :, None]
-            if self.empty is not None:
-                present = history.present[:, None, group.start : group.stop, None, None]
-                embedded = torch.where(present, embedded, self.empty[None, :, None, None, None])
-            grid: Grid = tuple(embedded.shape[2:])  # type: ignore[assignment]
-            tokens.append(embedded.flatten(2).transpose(1, 2))
-            part = slice(group.start, group.stop)
-            relative = history.frame[:, part] - start[:, None]
-            coordinates.append(
-                self.positions.tokens(
-                    relative, history.yaw[:, part], history.pitch[:, part], grid, group.ratio, frames_so_far
-                )
-            )
-            grids.append(grid)
-            frames_so_far += grid[0]
-        if self._kernels_vary:
-            tokens[0] = tokens[0] + self._no_kernel()
-        return torch.cat(tokens, 1), torch.cat(coordinates, 1), grids
-
-    @property
-    def _kernels_vary(self) -> bool:
-        """Whether a length of history uses some patch kernels only, and gradients are wanted of all."""
-        return not self.packing.constant and torch.is_grad_enabled()
-
-    def _no_kernel(self) -> Tensor:
-        """Zero that depends on all patch kernels: all need a gradient at every step, and that of what is read, or sharded processes
-        fall out of step."""
-        kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding")]
-        return 0 * torch.stack([p.sum() for p in kernels]).sum()
-
-    # ---- channel half -------------------------------------------------------------------------------------------------
-
-    def encode_memory(self, block: History) -> ChannelMemory | None:
-        """Channel sums of whole kernels of history, oldest decayed most; frames are front-padded to whole kernels.
-
-        Because z_linear enters every layer unchanged, sums of two stretches add up: memory of (a, b) is
-        ``encode_memory(a).add(encode_memory(b), decay ** kernels of b)``.
-        """
-        c = self.config.dit.channel
-        if c is None or self.channel_embedding is None:
-            return None
-        depth = c.patch[0]
-        missing = -block.frames % depth
-        latents = F.pad(block.latents.to(self.dtype), (0, 0, 0, 0, missing, 0))
-        z = _padded(self.channel_embedding, latents)
-        grid: Grid = tuple(z.shape[2:])  # type: ignore[assignment]
-        pad = (missing, 0)
-        frame, yaw, pitch = (
-            F.pad(v[:, None].double(), pad, mode="replicate")[:, 0] for v in (block.frame, block.yaw, block.pitch)
-        )
-        last = slice(depth - 1, None, depth)
-        table = rotary_table(
-            self.positions.kernels(frame[:, last], yaw[:, last], pitch[:, last], grid, c.patch),
-            self.channel_frequencies,
-        )
-        age = torch.arange(grid[0] - 1, -1, -1, device=z.device)
-        weight = (c.decay ** age.float())[None] * F.pad(block.present.float(), (missing, 0), value=1.0)[:, last]
-        weight = repeat(weight, "B F -> B (F n)", n=grid[1] * grid[2])
-        z = z.flatten(2).transpose(1, 2)
-        count = z.shape[1]
-        z = F.pad(z, (0, 0, 0, -count % 8))  # products of whole eights of rows round alike on any number of threads
-        channels = [layer.channel for layer in self.layers if layer.channel is not None]
-        pairs = [channel.keys_values(z) for channel in channels]
-        sums = [linear_sums(k[:, :, :count], v[:, :, :count], table, weight) for k, v in pairs]
-        return ChannelMemory(torch.stack([s for s, _ in sums]), torch.stack([n for _, n in sums]))
 
     # ---- forward ------------------------------------------------------------------------------------------------------
 
@@ -257,7 +134,7 @@ class DiT(nn.Module):
             bias = zero if bias is None else bias + zero
         mean, variance = self._precondition(history)
         action = self.action_embedding
-        return Conditions(
+        conditions = Conditions(
             context=keys,
             history=pairs,
             tokens=tokens,
@@ -270,6 +147,7 @@ class DiT(nn.Module):
             mean=mean,
             variance=variance,
         )
+        return self._moved(conditions, grid)
 
     def _text_keys(self, context: Tensor) -> list[KeyValue | None]:
         """Keys and values of the text in every layer; None where there is no cross-attention."""
@@ -358,15 +236,14 @@ class DiT(nn.Module):
         """
         return self.detailed(x, sigma, conditions, history_sigma).output
 
-    def detailed(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0) -> DetailedPrediction:
+    def detailed(
+        self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0
+    ) -> DetailedPrediction:
         """`forward`, and what the network says of its prediction (for training)."""
-        tokens, mean, flow = self._tokens(x, sigma, conditions, history_sigma)
-        return replace(self._predict(x, sigma, replace(conditions, mean=mean), tokens), flow=flow)
+        return self._predict(x, sigma, conditions, self._tokens(x, sigma, conditions, history_sigma))
 
-    def _tokens(
-        self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """What the head reads, [B, L, D]; the mean that a data prediction starts from; displacements of the appearance flow."""
+    def _tokens(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float) -> Tensor:
+        """What the head reads, [B, L, D]."""
         tokens = self.patch_embedding(x.to(self.dtype))
         grid: Grid = tuple(tokens.shape[2:])  # type: ignore[assignment]
         tokens = tokens.flatten(2).transpose(1, 2)
@@ -384,18 +261,35 @@ class DiT(nn.Module):
                 [past_time.expand(-1, conditions.tokens.shape[1], -1, -1), time.expand(-1, length, -1, -1)], dim=1
             )
             tokens = torch.cat([conditions.tokens, tokens], dim=1)
-        memory, mean, flow = conditions.memory, conditions.mean, None
-        for i, block in enumerate(self.blocks):
-            if self.flow is not None and self.flow_embedding is not None and mean is not None and i == self.config.dit.flow_layer:
-                mean, flow = self.flow(tokens[:, -length:], mean[:, :, 0])
-                shown = self.flow_embedding(mean.to(self.dtype)).flatten(2).transpose(1, 2)
-                tokens = tokens + F.pad(shown, (0, 0, tokens.shape[1] - length, 0))
+        tokens = self._layers(
+            tokens, time, conditions, [*conditions.grids, grid], range(self.config.dit.flow_layer, len(self.blocks))
+        )
+        return self.head.normed(tokens[:, -length:], head)
+
+    def _layers(
+        self, tokens: Tensor, time: Tensor, conditions: Conditions, grids: list[Grid], numbers: range
+    ) -> Tensor:
+        """Layers of these numbers."""
+        memory = conditions.memory
+        for i in numbers:
             tokens, _ = self._run(
-                block, tokens, time, conditions.context[i], conditions.table, [*conditions.grids, grid],
+                self.blocks[i], tokens, time, conditions.context[i], conditions.table, grids,
                 conditions.history[i] if conditions.history else None,
                 (memory.total[i], memory.norm[i]) if memory is not None else None, conditions.memory_table,
             )  # fmt: skip
-        return self.head.normed(tokens[:, -length:], head), mean, flow
+        return tokens
+
+    def _moved(self, conditions: Conditions, grid: Grid) -> Conditions:
+        """`conditions` after the layers that do not see the noisy block: they say how the newest frame moves (appearance_flow.py).
+        What they found out, and the moved frame, are added to the block's tokens; predictions start from the moved frame."""
+        if self.flow is None or self.flow_embedding is None or conditions.mean is None or conditions.bias is None:
+            return conditions
+        nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
+        _, time = self._time(1000 * nothing, conditions.pooled)
+        tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.flow_layer))
+        mean, flow = self.flow(tokens, conditions.mean[:, :, 0])
+        tokens = tokens + self.flow_embedding(mean.to(self.dtype)).flatten(2).transpose(1, 2)
+        return replace(conditions, bias=tokens, mean=mean, flow=flow)
 
     def _predict(self, x: Tensor, sigma: Tensor, conditions: Conditions, tokens: Tensor) -> DetailedPrediction:
         """The prediction, and the expected logarithm of its squared error where the model has one.
@@ -427,9 +321,3 @@ class DiT(nn.Module):
         return rearrange(
             tokens, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
         )
-
-
-def _padded(layer: nn.Module, latents: Tensor) -> Tensor:
-    """Zero padding at the bottom and right to whole kernels, then the convolution."""
-    rows, columns = layer.kernel_size[-2:]  # type: ignore[index, misc]
-    return layer(F.pad(latents, (0, -latents.shape[-1] % columns, 0, -latents.shape[-2] % rows)))

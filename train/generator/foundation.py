@@ -19,7 +19,6 @@ from world_model.dit import DiT
 from world_model.rollout import denoise_block
 
 FLOW_WEIGHT = 2.0  # of the appearance flow's own loss beside the flow-matching loss
-FLOW_EVERY = 4  # rows: displacements hardly depend on the noise, and comparing pictures is slow
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,7 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     made = dit.detailed(x, sigma, conditions)
     assert made.error is not None
     error = ((made.output - data).square() / explained).mean(dim=1, keepdim=True)
-    loss = likelihood(error, made.error)
-    if dit.flow is not None and made.flow is not None:
-        some = slice(None, None, FLOW_EVERY)
-        loss = loss + FLOW_WEIGHT * dit.flow.loss(made.flow[some], conditions.mean[some, :, 0], data[some])
-    return loss, error.detach().mean() / reference
+    return likelihood(error, made.error), error.detach().mean() / reference
 
 
 def likelihood(error: Tensor, logarithm: Tensor) -> Tensor:
@@ -159,11 +154,17 @@ class Foundation:
         )
         window = batch.collate([lived, recorded])
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
-        conditions = read_window(dit, window).repeat(s.draws)
+        conditions = read_window(dit, window)
+        moving = window.data.new_zeros(())
+        if dit.flow is not None and conditions.flow is not None:
+            newest = window.history.latents[:, :, -1] * window.history.has_past[:, None, None, None]
+            moving = FLOW_WEIGHT * dit.flow.loss(conditions.flow, newest, window.data)
+        conditions = conditions.repeat(s.draws)
         data = window.data.repeat_interleave(s.draws, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream, device=self.device)
-        return flow_loss(dit, conditions, data, sigma, noise)
+        loss, unexplained = flow_loss(dit, conditions, data, sigma, noise)
+        return loss + moving, unexplained
 
 
 @torch.no_grad()
