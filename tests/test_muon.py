@@ -11,6 +11,15 @@ from train.foundation import optimizers
 from world_model.rollout import generator
 
 
+def test_in_bfloat16_singular_values_are_levelled_as_well():
+    matrices = torch.randn(3, 24, 40, generator=generator("narrow"))
+    ours = orthogonalise(matrices, dtype=torch.bfloat16)
+    assert ours.dtype == torch.float32
+    values = torch.linalg.svdvals(ours)
+    assert values.min() > 0.5 and values.max() < 1.4
+    torch.testing.assert_close(ours, orthogonalise(matrices), atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("shape", [(12, 12), (6, 20), (20, 6)])
 def test_orthogonalising_keeps_singular_vectors_and_levels_singular_values(shape):
     matrices = torch.randn(3, *shape, generator=generator("matrices", *shape))
