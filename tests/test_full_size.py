@@ -86,11 +86,11 @@ def write_clips(folder: Path) -> None:
         sekai.write_walk(folder, f"clip{number}", walk, header, SHRUNKEN.camera)
 
 
-@pytest.fixture(scope="module", params=["original", "diffusers"])
-def workshop(request, tmp_path_factory, original_release, sharded_release) -> Path:
-    """A folder in which every documented command was run, from weights/ and clips/."""
-    folder = tmp_path_factory.mktemp(request.param)
-    (folder / "weights").symlink_to(original_release if request.param == "original" else sharded_release)
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, original_release) -> Path:
+    """A folder in which every documented command was run, from weights/ (the other layout loads alike, test_released.py) and clips/."""
+    folder = tmp_path_factory.mktemp("workshop")
+    (folder / "weights").symlink_to(original_release)
     write_clips(folder / "clips")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
