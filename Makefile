@@ -23,7 +23,7 @@ browser:
 test:
 	@$(MAKE) --no-print-directory -j2 $(VENV)/dev.stamp browser
 	@$(MAKE) --no-print-directory -j2 lint kernels
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff check .

@@ -87,14 +87,15 @@ def write_clips(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory, original_release) -> Path:
-    """A folder in which every documented command was run, from weights/ (the other layout loads alike, test_released.py) and clips/."""
+def workshop(tmp_path_factory, original_release, sharded_release) -> Path:
+    """A folder in which every documented command was run, from clips/ and weights/, which changes its layout between commands."""
     folder = tmp_path_factory.mktemp("workshop")
-    (folder / "weights").symlink_to(original_release)
     write_clips(folder / "clips")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for command in documented(PAGE):
+        for number, command in enumerate(documented(PAGE)):
+            Path("weights").unlink(missing_ok=True)
+            Path("weights").symlink_to((original_release, sharded_release)[number % 2])
             run(patch, command)
     return folder
 

@@ -46,7 +46,7 @@ LEARNT = 40  # steps of the run that several tests look at
 
 @pytest.fixture(scope="module", autouse=True)
 def few_views() -> Iterator[None]:
-    """Fewer views to start at, and fewer steps for skies: both are learnt whenever a town is (test_descriptions.py is about them)."""
+    """Fewer views to start at, and fewer steps for skies: both are learnt with every town; test_descriptions.py is about them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("world_model.priors.places.VIEWS", 12)
         patch.setattr("train.street.descriptions.SKY_STEPS", 5)
@@ -320,7 +320,12 @@ def test_parts_of_voxels_are_counted_where_the_run_before_had_none(
     town_config, data_folder, vae_folder, tmp_path, monkeypatch
 ):  # fmt: skip
     own = scene_of(town_config).places
-    for name, nothing in (("learn_views", None), ("learn_skies", None), ("learn_sky_words", {}), ("errors", ({}, None))):
+    for name, nothing in (
+        ("learn_views", None),
+        ("learn_skies", None),
+        ("learn_sky_words", {}),
+        ("errors", ({}, None)),
+    ):
         monkeypatch.setattr(stage, name, lambda *given, nothing=nothing, **named: nothing)
     monkeypatch.setattr(stage.Run, "sheet", lambda *given: None)
     whole = with_scene(town_config, places=replace(own, fine=1, bricks=0))

@@ -86,10 +86,7 @@ class Meter:
 
     def __init__(self, period: float) -> None:
         self._period = period
-        self._times: deque[float] = deque(maxlen=max(4, round(3 / period)))  # of three seconds
-        self._delays: deque[float] = deque(maxlen=256)
-        self.frames = self._on_time = 0
-        self.delay: float | None = None
+        self.forget()
 
     def shown(self, now: float, delay: float | None) -> None:
         if self._times:
@@ -106,7 +103,10 @@ class Meter:
 
     def forget(self) -> None:
         """Count from now."""
-        self.__init__(self._period)  # type: ignore[misc]
+        self._times: deque[float] = deque(maxlen=max(4, round(3 / self._period)))  # of three seconds
+        self._delays: deque[float] = deque(maxlen=256)
+        self.frames = self._on_time = 0
+        self.delay: float | None = None
 
     @property
     def fps(self) -> float | None:

@@ -195,11 +195,12 @@ def _markings(across, along, f_across, f_along):
 
 
 @njit(fastmath=True)
-def wall(b, side, u, v, length, fu, fv, air):
+def wall(b, side, u, v, length, footprint, air):
     """A facade's own colour and own light, `u` of `length` metres along it and `v` above ground.
 
-    `b` is the building's row, `side` 0..3 the facade, fu and fv the footprint.
+    `b` is the building's row, `side` 0..3 the facade, the footprint in metres along and up.
     """
+    fu, fv = footprint
     height, ground_h, tone = b[T.HEIGHT], b[T.GROUND_H], int(b[T.TONE]) + 7919 * side
     dark = air[A.DARK]
     trim = (b[T.TRIM], b[T.TRIM + 1], b[T.TRIM + 2])
