@@ -88,6 +88,13 @@ class Meter:
         self._period = period
         self.forget()
 
+    def forget(self) -> None:
+        """Count from now."""
+        self._times: deque[float] = deque(maxlen=max(4, round(3 / self._period)))  # of three seconds
+        self._delays: deque[float] = deque(maxlen=256)
+        self.frames = self._on_time = 0
+        self.delay: float | None = None
+
     def shown(self, now: float, delay: float | None) -> None:
         if self._times:
             self.frames += 1
@@ -100,13 +107,6 @@ class Meter:
     def interrupt(self) -> None:
         """The next interval is no display's fault: a pause or a restart."""
         self._times.clear()
-
-    def forget(self) -> None:
-        """Count from now."""
-        self._times: deque[float] = deque(maxlen=max(4, round(3 / self._period)))  # of three seconds
-        self._delays: deque[float] = deque(maxlen=256)
-        self.frames = self._on_time = 0
-        self.delay: float | None = None
 
     @property
     def fps(self) -> float | None:
