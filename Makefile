@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test browser docs wheel clean
+.PHONY: demo test lint kernels browser docs wheel clean
 
 demo: $(VENV)/demo.stamp
 	$(RUN) examples/walk.py
@@ -19,10 +19,18 @@ browser:
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
 	  || echo "no chromium: the tests of the page will be skipped (apt-get install chromium, or CHROMIUM=/path/to/it)"
 
-test: $(VENV)/dev.stamp browser
+# two things at a time wherever there are two; the kernels are compiled once, not by every worker of the tests
+test:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/dev.stamp browser
+	@$(MAKE) --no-print-directory -j2 lint kernels
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest -n 2 --dist loadfile
+
+kernels: $(VENV)/dev.stamp
+	$(RUN) -c "import gymnasium, yume_gym; gymnasium.make('YumeStreet-v0').reset(seed=0)"
 
 docs: $(VENV)/docs.stamp
 	$(RUN) docs/environment.py
@@ -38,20 +46,26 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade pip
+
+# uv takes a fraction of pip's time; where it fails, pip is asked
+define install
+	$(RUN) -m pip install --quiet --disable-pip-version-check uv && UV_FIND_LINKS="$$PIP_FIND_LINKS" \
+	  $(RUN) -m uv pip install --quiet --python $(RUN) --editable '$(1)' \
+	  || $(RUN) -m pip install --quiet --editable '$(1)'
+endef
 
 $(VENV)/demo.stamp: pyproject.toml | $(VENV)/bin/python
 	@echo "installing into $(VENV); torch is large, this takes a few minutes"
-	$(RUN) -m pip install --quiet --editable .
+	$(call install,.)
 	touch $@
 
 # the development install contains the demo's
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	@echo "installing into $(VENV); torch is large, this takes a few minutes"
-	$(RUN) -m pip install --quiet --editable '.[dev]'
+	$(call install,.[dev])
 	touch $@ $(VENV)/demo.stamp
 
 # the site's generator is no part of the development install: tests read the pages without it
 $(VENV)/docs.stamp: pyproject.toml | $(VENV)/bin/python
-	$(RUN) -m pip install --quiet --editable '.[docs]'
+	$(call install,.[docs])
 	touch $@ $(VENV)/demo.stamp

@@ -29,8 +29,16 @@ from world_model.weights import save_weights
 STARTS = 3  # starting pictures of the small world
 
 
+# files that take a worker longest: they come first, so that no worker is left alone with one at the end
+SLOWEST = ("test_smoke_worlds", "test_play_web", "test_sharding", "test_ablate", "test_train_places", "test_full_size")
+
+
 def pytest_configure() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
 
 
 def _stirred(build: Callable[[], nn.Module], seed: int) -> nn.Module:

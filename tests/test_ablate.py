@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,14 @@ from world_model.weights import load_tensors, save_weights
 
 QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=3)
 FRAME = 24  # tokens of a latent frame of the debug model at the finest size
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_timed() -> Iterator[None]:
+    """What a block takes is stored and shown, not tested: two are enough, and one before them that is not counted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablate, "TIMED", 3)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -86,15 +86,16 @@ def write_clips(folder: Path) -> None:
         sekai.write_walk(folder, f"clip{number}", walk, header, SHRUNKEN.camera)
 
 
-@pytest.fixture(scope="module", params=["original", "diffusers"])
-def workshop(request, tmp_path_factory, original_release, sharded_release) -> Path:
-    """A folder in which every documented command was run, from weights/ and clips/."""
-    folder = tmp_path_factory.mktemp(request.param)
-    (folder / "weights").symlink_to(original_release if request.param == "original" else sharded_release)
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory, original_release, sharded_release) -> Path:
+    """A folder in which every documented command was run, from clips/ and weights/, which changes its layout between commands."""
+    folder = tmp_path_factory.mktemp("workshop")
     write_clips(folder / "clips")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for command in documented(PAGE):
+        for number, command in enumerate(documented(PAGE)):
+            Path("weights").unlink(missing_ok=True)
+            Path("weights").symlink_to((original_release, sharded_release)[number % 2])
             run(patch, command)
     return folder
 

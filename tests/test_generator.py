@@ -338,8 +338,8 @@ def test_foundation_learns_the_toy(toy_config, windows):
     trainer = Foundation(toy_config, windows, settings)
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3, betas=(0.9, 0.95))
     shares = []
-    for step in range(100):
-        loss, unexplained = trainer.loss(dit, step, step / 100)
+    for step in range(70):
+        loss, unexplained = trainer.loss(dit, step, step / 70)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -253,6 +253,7 @@ def two_towns(town_config) -> ModelConfig:
 def few_views():  # type: ignore[no-untyped-def]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("world_model.priors.places.VIEWS", 12)
+        patch.setattr("train.street.descriptions.SKY_STEPS", 5)
         yield
 
 

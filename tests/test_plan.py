@@ -236,14 +236,16 @@ def test_a_history_past_the_released_packing_is_refused_and_tiers_go_on(made, mo
     }  # fmt: skip
     for name, stub in stubs.items():
         monkeypatch.setattr(command, name, stub)
-    found = make_plan(SMALL, [5, 3000])
-    assert [(b.history, b.packing, b.attention) for b in found.blocks] == [
-        (5, "released", "joint"), (5, "released", "cached"), (3000, "tiers", "joint"), (3000, "tiers", "cached"),
-    ]  # fmt: skip
+    found = make_plan(SMALL, [5, 3000], baselines=["full-history"])
+    tiers = [(3000, "tiers", "joint"), (3000, "tiers", "cached")]
+    others = [(5, "full-history", "joint"), (3000, "full-history", "joint")]
+    blocks = [(b.history, b.packing, b.attention) for b in found.blocks]
+    assert blocks == [(5, "released", "joint"), (5, "released", "cached"), *tiers, *others]
     assert len(found.refused) == 2
     text = report(found, 0.4)
     assert text.count("released packing ends at 1366 history latents, got 3000") == 2
     assert "| any | tiers | cached |" in text
+    assert text.count("| 5 | full-history | ") == 2  # in the table of costs, and in that of speeds
 
 
 # ---- released sizes ---------------------------------------------------------------------------------------------------

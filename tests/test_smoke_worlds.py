@@ -19,25 +19,24 @@ from train.world import Recipe, Settings, WorldTraining
 
 # so few steps that noise levels below 1 would only be a distraction: what is asked is the mean of what may come
 FOUNDATION = foundation.Settings(lr=4e-3, ema=0.97, pure_noise=1.0, noised=0.0, text_start=0.0, own_from=0.95)
-RECIPE = Recipe(
-    autoencoder.Settings(clips=300), FOUNDATION, steps={"autoencoder": 5, "foundation": 200, "heads": 10}
-)  # fmt: skip
-# what brings it, id, arguments of recording, steps
+RECIPE = Recipe(autoencoder.Settings(clips=300), FOUNDATION, steps={"autoencoder": 5, "heads": 10})
+DRIVER = "train.recordings.policies:car_racing"
+# what brings it, id, arguments of recording, steps; steps and batch of foundation training: little of Breakout's picture moves
 WORLDS = {
-    "Breakout": ("ale_py", "ALE/Breakout-v5", {"frame_skip": 4}, 500),
-    "TakeCover": ("vizdoom", "VizdoomTakeCover-v1", {"frame_skip": 4}, 400),
-    "CarRacing": ("Box2D", "CarRacing-v3", {"frame_skip": 4, "policy": "train.recordings.policies:car_racing"}, 120),
+    "Breakout": ("ale_py", "ALE/Breakout-v5", {"frame_skip": 4}, 500, 350, 8),
+    "TakeCover": ("vizdoom", "VizdoomTakeCover-v1", {"frame_skip": 4}, 400, 200, 4),
+    "CarRacing": ("Box2D", "CarRacing-v3", {"frame_skip": 4, "policy": DRIVER}, 120, 150, 4),
 }
 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_a_recorded_world_is_learnt_and_played(name, tmp_path):
-    package, env, options, steps = WORLDS[name]
+    package, env, options, recorded, trained, batch = WORLDS[name]
     pytest.importorskip(package, reason=f"{env} comes with pip install 'yume-gym[worlds]'")
     data, out = tmp_path / "data", tmp_path / "run"
-    record(RecordSettings(env, max_episode_steps=60, **options), data, steps=steps)
-    more = {"foundation": 350} if name == "Breakout" else {}  # little of its picture moves
-    recipe = dataclasses.replace(RECIPE, steps={**RECIPE.steps, **more})
+    record(RecordSettings(env, max_episode_steps=60, **options), data, steps=recorded)
+    settings, steps = dataclasses.replace(FOUNDATION, batch=batch), {**RECIPE.steps, "foundation": trained}
+    recipe = dataclasses.replace(RECIPE, foundation=settings, steps=steps)
     training = WorldTraining(data, out, Settings(minutes=20, size="tiny"), recipe)
     training.all()
 

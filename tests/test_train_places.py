@@ -40,14 +40,16 @@ from world_model.priors.places import PARTLY, Places, Rays
 from world_model.rollout import generator
 from yume_gym.street.events import EVENTS
 
-QUICK = replace(COUNTED, batch=6, lr=1e-2, table_lr=1e-1, candidates=400, captions=3, texts=4, ema=0.9)
+QUICK = replace(COUNTED, batch=6, lr=1e-2, table_lr=1e-1, candidates=60, captions=2, texts=4, ema=0.9)
+LEARNT = 40  # steps of the run that several tests look at
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_views() -> Iterator[None]:
-    """Fewer views to start at: all of them are seen and described whenever a town is learnt."""
+    """Fewer views to start at, and fewer steps for skies: both are learnt with every town; test_descriptions.py is about them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("world_model.priors.places.VIEWS", 12)
+        patch.setattr("train.street.descriptions.SKY_STEPS", 5)
         yield
 
 
@@ -153,7 +155,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def places_folder(town_config, data_folder, vae_folder, tmp_path_factory) -> Path:
     """What `train.places` leaves after a few steps."""
     folder = tmp_path_factory.mktemp("places")
-    quick(town_config, (data_folder, vae_folder), folder, 40)
+    quick(town_config, (data_folder, vae_folder), folder, LEARNT)
     return folder
 
 
@@ -173,7 +175,7 @@ def test_training_lowers_the_loss_and_its_weights_load(places_folder, town_confi
     assert loss(learnt) < 0.8 * loss(untrained)
     facts = json.loads((places_folder / "places.json").read_text())
     assert ModelConfig.from_json(json.dumps({k: v for k, v in facts.items() if k != "places_training"})) == town_config
-    assert facts["places_training"]["steps"] == 40
+    assert facts["places_training"]["steps"] == LEARNT
     assert math.isfinite(facts["places_training"]["psnr"]) and facts["places_training"]["explained"] < 1
     sheet = np.asarray(Image.open(places_folder / "sheets" / "places.png"))
     assert sheet.shape == (2 * HELD_OUT * town_config.height, 8 * town_config.width, 3)
@@ -266,7 +268,7 @@ def test_a_model_is_trained_and_landed_with_its_town(
     monkeypatch.setattr("train.land.held_out_psnr", lambda *_: ({"psnr": 1.0},))
     export_with_priors(town_config, *ways, places=places_folder, finder=finder)
     manifest = json.loads((tmp_path / "landed" / "manifest.json").read_text())
-    assert manifest["finder"] == {"steps": 3} and manifest["places"]["steps"] == 40
+    assert manifest["finder"] == {"steps": 3} and manifest["places"]["steps"] == LEARNT
     monkeypatch.setattr(Finder, "find", None)  # what was landed is not searched for
     model, (drawn, poses) = WorldModel.load(tmp_path / "landed", device="cpu"), starting_pictures(town_config)
     number = len(STARTS) - 1
@@ -318,6 +320,14 @@ def test_parts_of_voxels_are_counted_where_the_run_before_had_none(
     town_config, data_folder, vae_folder, tmp_path, monkeypatch
 ):  # fmt: skip
     own = scene_of(town_config).places
+    for name, nothing in (
+        ("learn_views", None),
+        ("learn_skies", None),
+        ("learn_sky_words", {}),
+        ("errors", ({}, None)),
+    ):
+        monkeypatch.setattr(stage, name, lambda *given, nothing=nothing, **named: nothing)
+    monkeypatch.setattr(stage.Run, "sheet", lambda *given: None)
     whole = with_scene(town_config, places=replace(own, fine=1, bricks=0))
     quick(whole, (data_folder, vae_folder), tmp_path / "whole", 0)
     monkeypatch.setattr(stage, "count_voxels", None)

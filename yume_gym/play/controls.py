@@ -31,9 +31,8 @@ _DEAD = 0.4  # how far a stick must be moved
 _LEFT_STICK = {0: ("A", "D"), 1: ("W", "S")}  # axis: keys of its negative and positive direction
 _RIGHT_STICKS = ({2: ("←", "→"), 3: ("↑", "↓")}, {3: ("←", "→"), 4: ("↑", "↓")})  # of up to four axes, and of more
 _AS_ARROWS = {"W": "↑", "A": "←", "S": "↓", "D": "→"}
-_PAD_BUTTONS = {7: "pause", 6: "restart", 3: "clip", 2: "view"}
-
 CommandName = Literal["quit", "restart", "another", "pause", "clip", "hud", "view", "event", "image"]
+_PAD_BUTTONS: dict[int, CommandName] = {7: "pause", 6: "restart", 3: "clip", 2: "view"}
 
 
 @dataclass(frozen=True)
@@ -134,5 +133,5 @@ class Controls:
             across, up = event.value
             self._hats[event.instance_id, event.hat] = {("A", "", "D")[across + 1], ("S", "", "W")[up + 1]} - {""}
         elif event.type == pygame.JOYBUTTONDOWN and event.button in _PAD_BUTTONS:
-            return Command(_PAD_BUTTONS[event.button])  # type: ignore[arg-type]
+            return Command(_PAD_BUTTONS[event.button])
         return None

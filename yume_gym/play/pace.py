@@ -86,7 +86,11 @@ class Meter:
 
     def __init__(self, period: float) -> None:
         self._period = period
-        self._times: deque[float] = deque(maxlen=max(4, round(3 / period)))  # of three seconds
+        self.forget()
+
+    def forget(self) -> None:
+        """Count from now."""
+        self._times: deque[float] = deque(maxlen=max(4, round(3 / self._period)))  # of three seconds
         self._delays: deque[float] = deque(maxlen=256)
         self.frames = self._on_time = 0
         self.delay: float | None = None
@@ -103,10 +107,6 @@ class Meter:
     def interrupt(self) -> None:
         """The next interval is no display's fault: a pause or a restart."""
         self._times.clear()
-
-    def forget(self) -> None:
-        """Count from now."""
-        self.__init__(self._period)  # type: ignore[misc]
 
     @property
     def fps(self) -> float | None:

@@ -80,28 +80,10 @@ def create_app(lobby: Lobby, host: str = "127.0.0.1", token: str | None = None) 
         return Response(status_code=204)
 
     async def clip(request: Request) -> Response:
-        return await _download(request, "dream.mp4", lambda session, path: session.save_clip(path))
+        return await _download(lobby, request, "dream.mp4", lambda session, path: session.save_clip(path))
 
     async def replay(request: Request) -> Response:
-        return await _download(request, "dream.replay.json", lambda session, path: session.save_replay(path))
-
-    async def _download(request: Request, name: str, save: Callable[[Session, Path], Path]) -> Response:
-        player = _player(lobby, request)
-        if player.session is None or player.saving:
-            return JSONResponse({"message": "not now: try again in a moment"}, status_code=409)
-        folder = tempfile.TemporaryDirectory(prefix="yume-")
-        player.saving = True
-        try:
-            path = await asyncio.to_thread(save, player.session, Path(folder.name) / name)
-        except (ValueError, OSError) as error:
-            folder.cleanup()
-            return JSONResponse({"message": str(error)}, status_code=409)
-        except BaseException:
-            folder.cleanup()
-            raise
-        finally:
-            player.saving = False
-        return FileResponse(path, filename=name, background=BackgroundTask(folder.cleanup))
+        return await _download(lobby, request, "dream.replay.json", lambda session, path: session.save_replay(path))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -122,6 +104,26 @@ def create_app(lobby: Lobby, host: str = "127.0.0.1", token: str | None = None) 
         exception_handlers={LookupError: _unknown_session},
         lifespan=lifespan,
     )
+
+
+async def _download(lobby: Lobby, request: Request, name: str, save: Callable[[Session, Path], Path]) -> Response:
+    """What `save` writes of the asking player's session, as a download; 409 and a message where nothing can be saved."""
+    player = _player(lobby, request)
+    if player.session is None or player.saving:
+        return JSONResponse({"message": "not now: try again in a moment"}, status_code=409)
+    folder = tempfile.TemporaryDirectory(prefix="yume-")
+    player.saving = True
+    try:
+        path = await asyncio.to_thread(save, player.session, Path(folder.name) / name)
+    except (ValueError, OSError) as error:
+        folder.cleanup()
+        return JSONResponse({"message": str(error)}, status_code=409)
+    except BaseException:
+        folder.cleanup()
+        raise
+    finally:
+        player.saving = False
+    return FileResponse(path, filename=name, background=BackgroundTask(folder.cleanup))
 
 
 def serve(

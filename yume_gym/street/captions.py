@@ -7,6 +7,7 @@ facts; chance decides the wording alone. `parse_text` reads the same facts out o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -102,7 +103,7 @@ _WEATHER_KEYWORDS = _table(
 )
 
 
-def scene_caption(surroundings: Mapping[str, object], rng: np.random.Generator) -> str:
+def scene_caption(surroundings: Mapping[str, Any], rng: np.random.Generator) -> str:
     """One or two English sentences that describe `surroundings` exactly; `rng` chooses the wording.
 
     `surroundings` is what `StreetSimulator.surroundings()` returns: ``district``, ``place``, ``light`` and ``weather``
@@ -117,7 +118,7 @@ def scene_caption(surroundings: Mapping[str, object], rng: np.random.Generator) 
     light = one_of(LIGHT_WORDS[str(surroundings["light"])])
     weather = one_of(WEATHER_WORDS[str(surroundings["weather"])])
     place = one_of(PLACE_WORDS[str(surroundings["place"])])
-    visible = [str(thing) for thing in surroundings["visible"]]  # type: ignore[attr-defined]
+    visible = [str(thing) for thing in surroundings["visible"]]
     named = visible[: int(rng.integers(2, MAX_THINGS + 1))]
     order = [_with_article(named[k]) for k in rng.permutation(len(named))]
     sentences = [f"{one_of(_VIEW_WORDS)} {district} {light}, {weather}"]

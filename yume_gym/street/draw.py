@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -14,11 +15,31 @@ from yume_gym.street.materials import mix, sky
 
 _NEAR = 0.12  # metres
 _SIGHT = 88.0  # metres to the farthest shape drawn
+_MISS = (-1.0, 0.0, 0.0, 0.0)  # distance and normal of a shape that a ray does not hit
+
+
+class Camera(NamedTuple):
+    """Where a picture is taken from: metres on the axes of `trace`, camera-to-world [3, 3], focal length in samples."""
+
+    x: float
+    h: float
+    z: float
+    rotation: np.ndarray
+    focal: float
+
+
+class Picture(NamedTuple):
+    """What is drawn into: colours 0..1 [h, w, 3], depths (metres) [h, w] and unit rays [h, w, 3] of all samples."""
+
+    colour: np.ndarray
+    depth: np.ndarray
+    rays: np.ndarray
 
 
 @njit(fastmath=True)
-def _rectangle(shape, cx, ch, cz, rotation, focal, rows, columns, out):
-    """Screen rectangle (rows, then columns) that holds the box around a shape; False if it is out of view."""
+def _rectangle(shape, centre, camera, rows, columns, out):
+    """Screen rectangle (rows, then columns) that holds the box around a shape `centre` away; False if it is out of view."""
+    (cx, ch, cz), rotation, focal = centre, camera.rotation, camera.focal
     corners = np.empty((8, 3))
     inside = 0
     for k in range(8):
@@ -52,51 +73,77 @@ def _rectangle(shape, cx, ch, cz, rotation, focal, rows, columns, out):
 
 
 @njit(fastmath=True)
-def _hit(shape, kind, cx, ch, cz, dx, dh, dz):
-    """Distance to a solid shape whose middle is at (cx, ch, cz) from the eye, and its normal; negative if missed."""
-    a, b, c = shape[P.A], shape[P.B], shape[P.C]
-    miss = (-1.0, 0.0, 0.0, 0.0)
+def _hit(shape, kind, centre, ray):
+    """Distance to a solid shape `centre` (x, height, z; metres) away along a ray, and its normal; negative if missed."""
     if kind == P.ELLIPSOID:
-        ux, uh, uz = dx / a, dh / b, dz / c
-        px, ph, pz = cx / a, ch / b, cz / c
-        uu = ux * ux + uh * uh + uz * uz
-        up = ux * px + uh * ph + uz * pz
-        disc = up * up - uu * (px * px + ph * ph + pz * pz - 1.0)
-        if disc < 0.0:
-            return miss
-        t = (up - math.sqrt(disc)) / uu
-        nx, nh, nz = (t * ux - px) / a, (t * uh - ph) / b, (t * uz - pz) / c
-        norm = 1.0 / math.sqrt(nx * nx + nh * nh + nz * nz + 1e-12)
-        return t, nx * norm, nh * norm, nz * norm
+        return _hit_ellipsoid(shape, centre, ray)
     if kind == P.CYLINDER:
-        uu = dx * dx + dz * dz
-        up = dx * cx + dz * cz
-        disc = up * up - uu * (cx * cx + cz * cz - a * a)
-        if disc < 0.0 or uu < 1e-12:
-            return miss
-        t = (up - math.sqrt(disc)) / uu
-        v = t * dh - ch
-        if abs(v) <= b:
-            return t, (t * dx - cx) / a, 0.0, (t * dz - cz) / a
-        if dh < 0.0 and v > b:
-            t = (ch + b) / dh
-            if (t * dx - cx) ** 2 + (t * dz - cz) ** 2 <= a * a:
-                return t, 0.0, 1.0, 0.0
-        return miss
+        return _hit_cylinder(shape, centre, ray)
     if kind == P.BOX:
-        ix, ih, iz = 1.0 / (dx + 1e-12), 1.0 / (dh + 1e-12), 1.0 / (dz + 1e-12)
-        nx, nh, nz = cx * ix - a * abs(ix), ch * ih - b * abs(ih), cz * iz - c * abs(iz)
-        leave = min(cx * ix + a * abs(ix), min(ch * ih + b * abs(ih), cz * iz + c * abs(iz)))
-        enter = max(nx, max(nh, nz))
-        if enter > leave:
-            return miss
-        if enter == nx:
-            return enter, (-1.0 if dx > 0 else 1.0), 0.0, 0.0
-        if enter == nh:
-            return enter, 0.0, (-1.0 if dh > 0 else 1.0), 0.0
-        return enter, 0.0, 0.0, (-1.0 if dz > 0 else 1.0)
-    # a hip roof: eaves at height ch, each side rises by `slope`
-    slope = shape[P.PARAM]
+        return _hit_box(shape, centre, ray)
+    return _hit_roof(shape, centre, ray)
+
+
+@njit(fastmath=True)
+def _hit_ellipsoid(shape, centre, ray):
+    a, b, c = shape[P.A], shape[P.B], shape[P.C]
+    (cx, ch, cz), (dx, dh, dz) = centre, ray
+    ux, uh, uz = dx / a, dh / b, dz / c
+    px, ph, pz = cx / a, ch / b, cz / c
+    uu = ux * ux + uh * uh + uz * uz
+    up = ux * px + uh * ph + uz * pz
+    disc = up * up - uu * (px * px + ph * ph + pz * pz - 1.0)
+    if disc < 0.0:
+        return _MISS
+    t = (up - math.sqrt(disc)) / uu
+    nx, nh, nz = (t * ux - px) / a, (t * uh - ph) / b, (t * uz - pz) / c
+    norm = 1.0 / math.sqrt(nx * nx + nh * nh + nz * nz + 1e-12)
+    return t, nx * norm, nh * norm, nz * norm
+
+
+@njit(fastmath=True)
+def _hit_cylinder(shape, centre, ray):
+    """An upright one: its side, or its top from above."""
+    a, b = shape[P.A], shape[P.B]
+    (cx, ch, cz), (dx, dh, dz) = centre, ray
+    uu = dx * dx + dz * dz
+    up = dx * cx + dz * cz
+    disc = up * up - uu * (cx * cx + cz * cz - a * a)
+    if disc < 0.0 or uu < 1e-12:
+        return _MISS
+    t = (up - math.sqrt(disc)) / uu
+    v = t * dh - ch
+    if abs(v) <= b:
+        return t, (t * dx - cx) / a, 0.0, (t * dz - cz) / a
+    if dh < 0.0 and v > b:
+        t = (ch + b) / dh
+        if (t * dx - cx) ** 2 + (t * dz - cz) ** 2 <= a * a:
+            return t, 0.0, 1.0, 0.0
+    return _MISS
+
+
+@njit(fastmath=True)
+def _hit_box(shape, centre, ray):
+    a, b, c = shape[P.A], shape[P.B], shape[P.C]
+    (cx, ch, cz), (dx, dh, dz) = centre, ray
+    ix, ih, iz = 1.0 / (dx + 1e-12), 1.0 / (dh + 1e-12), 1.0 / (dz + 1e-12)
+    nx, nh, nz = cx * ix - a * abs(ix), ch * ih - b * abs(ih), cz * iz - c * abs(iz)
+    leave = min(cx * ix + a * abs(ix), min(ch * ih + b * abs(ih), cz * iz + c * abs(iz)))
+    enter = max(nx, max(nh, nz))
+    if enter > leave:
+        return _MISS
+    if enter == nx:
+        return enter, (-1.0 if dx > 0 else 1.0), 0.0, 0.0
+    if enter == nh:
+        return enter, 0.0, (-1.0 if dh > 0 else 1.0), 0.0
+    return enter, 0.0, 0.0, (-1.0 if dz > 0 else 1.0)
+
+
+@njit(fastmath=True)
+def _hit_roof(shape, centre, ray):
+    """A hip roof: eaves at the centre's height, each side rises by `slope`."""
+    a, c, slope = shape[P.A], shape[P.C], shape[P.PARAM]
+    (cx, ch, cz), (dx, dh, dz) = centre, ray
     enter, leave, face = -1e9, 1e9, -1
     for side in range(5):
         if side == 4:
@@ -109,7 +156,7 @@ def _hit(shape, kind, cx, ch, cz, dx, dh, dz):
             denominator, numerator = dh + s * slope * dz, ch + slope * (c + s * cz)
         if abs(denominator) < 1e-9:
             if numerator < 0.0:
-                return miss
+                return _MISS
             continue
         t = numerator / denominator
         if denominator < 0.0:
@@ -118,7 +165,7 @@ def _hit(shape, kind, cx, ch, cz, dx, dh, dz):
         else:
             leave = min(leave, t)
     if enter > leave or face < 0:
-        return miss
+        return _MISS
     if face == 4:
         return enter, 0.0, -1.0, 0.0
     n = 1.0 / math.sqrt(1.0 + slope * slope)
@@ -161,9 +208,10 @@ def _paint(shape, hx, hh, hz, nx, nh, nz, air):
 
 
 @njit(fastmath=True)
-def draw_shapes(shapes, x, h, z, rotation, focal, size, air, clouds, colour, depth, rays):
+def draw_shapes(shapes, camera, size, air, clouds, picture):
     """Solid shapes against the depth buffer, then soft ones over them from far to near."""
-    rows, columns = depth.shape
+    x, h, z, rotation = camera.x, camera.h, camera.z, camera.rotation
+    rows, columns = picture.depth.shape
     turns = math.ceil(_SIGHT / size)
     rectangle = np.empty(4, np.int64)
     soft = np.empty((len(shapes) * (2 * turns + 1) ** 2, 5))
@@ -195,23 +243,24 @@ def draw_shapes(shapes, x, h, z, rotation, focal, size, air, clouds, colour, dep
                         cz,
                     )
                     count += 1
-                elif _rectangle(shape, cx, ch, cz, rotation, focal, rows, columns, rectangle):
-                    _draw_solid(shape, kind, cx, ch, cz, rectangle, air, clouds, colour, depth, rays)
+                elif _rectangle(shape, (cx, ch, cz), camera, rows, columns, rectangle):
+                    _draw_solid(shape, kind, (cx, ch, cz), rectangle, air, clouds, picture)
     order = np.argsort(soft[:count, 0])
     for n in order:
-        shape = shapes[int(soft[n, 1])]
-        if _rectangle(shape, soft[n, 2], soft[n, 3], soft[n, 4], rotation, focal, rows, columns, rectangle):
-            _draw_soft(shape, soft[n, 2], soft[n, 3], soft[n, 4], rectangle, air, colour, depth, rays)
+        shape, centre = shapes[int(soft[n, 1])], (soft[n, 2], soft[n, 3], soft[n, 4])
+        if _rectangle(shape, centre, camera, rows, columns, rectangle):
+            _draw_soft(shape, centre, rectangle, air, picture)
 
 
 @njit(fastmath=True)
-def _draw_solid(shape, kind, cx, ch, cz, rectangle, air, clouds, colour, depth, rays):
+def _draw_solid(shape, kind, centre, rectangle, air, clouds, picture):
+    (cx, ch, cz), colour, depth, rays = centre, picture.colour, picture.depth, picture.rays
     low = (air[A.SKY_LOW], air[A.SKY_LOW + 1], air[A.SKY_LOW + 2])
     alpha = shape[P.ALPHA]
     for row in range(rectangle[0], rectangle[1]):
         for column in range(rectangle[2], rectangle[3]):
             dx, dh, dz = rays[row, column, 0], rays[row, column, 1], rays[row, column, 2]
-            t, nx, nh, nz = _hit(shape, kind, cx, ch, cz, dx, dh, dz)
+            t, nx, nh, nz = _hit(shape, kind, centre, (dx, dh, dz))
             if t < _NEAR or t >= depth[row, column]:
                 continue
             own, emit = _paint(shape, t * dx - cx, t * dh - ch, t * dz - cz, nx, nh, nz, air)
@@ -234,8 +283,9 @@ def _draw_solid(shape, kind, cx, ch, cz, rectangle, air, clouds, colour, depth, 
 
 
 @njit(fastmath=True)
-def _draw_soft(shape, cx, ch, cz, rectangle, air, colour, depth, rays):
+def _draw_soft(shape, centre, rectangle, air, picture):
     """Blend a soft ellipsoid or pillar: densest where the ray passes nearest to its middle (or axis)."""
+    (cx, ch, cz), colour, depth, rays = centre, picture.colour, picture.depth, picture.rays
     a, b, c = shape[P.A], shape[P.B], shape[P.C]
     pillar = shape[P.KIND] == P.PILLAR
     middle = math.sqrt(cx * cx + ch * ch + cz * cz)

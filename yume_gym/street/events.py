@@ -152,10 +152,13 @@ class EventSchedule:
 
 
 def _step(key: object) -> int:
-    is_number = isinstance(key, (int, np.integer)) and not isinstance(key, bool)
-    if not is_number and not (isinstance(key, str) and key.strip().isdecimal()):
+    if (
+        isinstance(key, bool)
+        or not isinstance(key, (int, np.integer, str))
+        or (isinstance(key, str) and not key.strip().isdecimal())
+    ):
         raise TypeError(f"options['events'] has the key {_short(key)}: keys are steps, integers >= 0")
-    step = int(key)  # type: ignore[call-overload]
+    step = int(key)
     if step < 0:
         raise ValueError(f"options['events'] has the step {step}: steps count from 0")
     return step

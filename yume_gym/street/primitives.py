@@ -8,6 +8,7 @@ parameter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,11 +67,11 @@ def car(
     """A car that stands or drives along z (or x). `forward` +-1 lights the lamps of a car that drives that way."""
 
     def block(
-        offset: float, height: float, long: float, tall: float, wide: float, colour: Colour, **more: float
+        offset: float, height: float, long: float, tall: float, wide: float, colour: Colour, **more: Any
     ) -> list[float]:
         centre = (x, height, z + offset) if along_z else (x + offset, height, z)
         half = (wide, tall, long) if along_z else (long, tall, wide)
-        return shape(BOX, centre, half, colour, alpha=alpha, **more)  # type: ignore[arg-type]
+        return shape(BOX, centre, half, colour, alpha=alpha, **more)
 
     shapes = [
         block(1.25, 0.32, 0.34, 0.32, 0.86, (0.07, 0.07, 0.08)),

@@ -57,7 +57,7 @@ def sight(town: Town, x: float, z: float, yaw: float, far: float = FAR) -> tuple
     """
     x, z = x % town.size, z % town.size
     away, building, side = _compiled().cast(
-        town.cells, town.buildings, x, 1.0, z, math.sin(yaw), 0.0, math.cos(yaw), far
+        town.cells, town.buildings, (x, 1.0, z), (math.sin(yaw), 0.0, math.cos(yaw)), far
     )
     return float(away), int(building), int(side)
 
@@ -74,11 +74,11 @@ def _samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colours 0..1 [h, w, 3] and depths [h, w] of `samples` x `samples` rays a pixel."""
     grid = (size[0] * samples, size[1] * samples)
-    colour, depth, rays = np.empty((*grid, 3)), np.empty(grid), np.empty((*grid, 3))
+    picture = draw.Picture(np.empty((*grid, 3)), np.empty(grid), np.empty((*grid, 3)))
     x, y, z = (float(v) for v in pose[:3, 3])
-    rotation = np.ascontiguousarray(pose[:3, :3])
-    _compiled().trace(town, shapes, air, x, -y, z, rotation, focal * samples, samples, time, colour, depth, rays)
-    return colour, depth
+    camera = draw.Camera(x, -y, z, np.ascontiguousarray(pose[:3, :3]), focal * samples)
+    _compiled().trace(town, shapes, air, camera, samples, time, picture)
+    return picture.colour, picture.depth
 
 
 @lru_cache(maxsize=1)
@@ -91,9 +91,9 @@ def _compiled() -> Kernels:
     stamp = _sources_digest()
 
     @njit(cache=True, fastmath=True)
-    def trace_(town, shapes, air, x, h, z, rotation, focal, samples, time, colour, depth, rays):
+    def trace_(town, shapes, air, camera, samples, time, picture):
         if stamp:
-            trace.trace(town, shapes, air, x, h, z, rotation, focal, samples, time, colour, depth, rays)
+            trace.trace(town, shapes, air, camera, samples, time, picture)
 
     @njit(cache=True)
     def shrink(colour, samples, out):
@@ -101,8 +101,8 @@ def _compiled() -> Kernels:
             trace.shrink(colour, samples, out)
 
     @njit(cache=True, fastmath=True)
-    def cast(cells, buildings, x, h, z, dx, dh, dz, far):
-        return trace.cast(cells, buildings, x, h, z, dx, dh, dz, far if stamp else 0.0)
+    def cast(cells, buildings, eye, ray, far):
+        return trace.cast(cells, buildings, eye, ray, far if stamp else 0.0)
 
     return Kernels(trace_, shrink, cast)
 

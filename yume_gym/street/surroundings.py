@@ -67,14 +67,7 @@ def describe(town: Town, people: np.ndarray, x: float, z: float, yaw: float, fov
                 see("pond", 0.4)
 
     def in_view(px: np.ndarray, pz: np.ndarray) -> int:
-        ox, oz = (px - x + size / 2) % size - size / 2, (pz - z + size / 2) % size - size / 2
-        away = np.hypot(ox, oz)
-        turn = (np.arctan2(ox, oz) - yaw + math.pi) % math.tau - math.pi
-        near = np.flatnonzero((away < _SHAPE_RANGE) & (away > 1.0) & (abs(turn) < half))
-        clear = 0
-        for k in near:
-            clear += sight(town, x, z, yaw + float(turn[k]))[0] > away[k] - 0.5
-        return clear
+        return _in_view(town, (x, z, yaw), half, px, pz)
 
     shapes = town.shapes
     for name, material in (("trees", P.FOLIAGE), ("parked cars", P.CAR), ("street lamps", P.LAMP)):
@@ -93,3 +86,13 @@ def describe(town: Town, people: np.ndarray, x: float, z: float, yaw: float, fov
         "at_crossing": crossing,
         "visible": [name for name, amount in sorted(counts.items(), key=lambda item: -item[1]) if amount >= 1.0],
     }
+
+
+def _in_view(town: Town, stand: tuple[float, float, float], half: float, px: np.ndarray, pz: np.ndarray) -> int:
+    """How many of the points (px, pz; metres) are near, at most `half` (radians) off the view (x, z, yaw), and not hidden."""
+    (x, z, yaw), size = stand, town.size
+    ox, oz = (px - x + size / 2) % size - size / 2, (pz - z + size / 2) % size - size / 2
+    away = np.hypot(ox, oz)
+    turn = (np.arctan2(ox, oz) - yaw + math.pi) % math.tau - math.pi
+    near = np.flatnonzero((away < _SHAPE_RANGE) & (away > 1.0) & (abs(turn) < half))
+    return sum(sight(town, x, z, yaw + float(turn[k]))[0] > away[k] - 0.5 for k in near)

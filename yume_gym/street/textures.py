@@ -40,7 +40,9 @@ def cloud_map(rng: np.random.Generator, texels: int = 256) -> np.ndarray:
 
 
 @njit(cache=True)
-def _sunlight(cells, heights, crowns, cars, size, k, sun):  # type: ignore[no-untyped-def]
+def _sunlight(
+    cells: np.ndarray, heights: np.ndarray, crowns: np.ndarray, cars: np.ndarray, size: float, k: int, sun: np.ndarray
+) -> np.ndarray:
     """1 where the sun reaches the ground, 0 where a building stands in the way, between under trees and cars."""
     out = np.ones((k, k))
     n = len(cells)
@@ -77,7 +79,7 @@ def _sunlight(cells, heights, crowns, cars, size, k, sun):  # type: ignore[no-un
 
 
 @njit(cache=True)
-def _lamplight(lamps, size, k):  # type: ignore[no-untyped-def]
+def _lamplight(lamps: np.ndarray, size: float, k: int) -> np.ndarray:
     out = np.zeros((k, k))
     for i in range(k):
         for j in range(k):

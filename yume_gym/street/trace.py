@@ -7,13 +7,14 @@ Heights grow upwards here; poses use OpenCV axes (y down), so height = -y.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from yume_gym.street import atmosphere as A
 from yume_gym.street import layout as T
-from yume_gym.street.draw import draw_shapes
+from yume_gym.street.draw import Camera, draw_shapes
 from yume_gym.street.materials import ground, in_lot, mix, sky, texel, wall, wrap
 from yume_gym.street.particles import draw_particles
 
@@ -23,12 +24,25 @@ SKY_DEPTH = 1000.0  # metres reported where a ray meets nothing
 _GROUND, _SKY, _DONE = -1, -2, -1000  # surfaces; a wall is 4 * building + side
 
 
+class Surfaces(NamedTuple):
+    """What walls, ground and sky are shaded from: of a `Town` all but its cells, and the air."""
+
+    size: float  # metres
+    ground: np.ndarray
+    buildings: np.ndarray
+    tints: np.ndarray
+    light: np.ndarray
+    clouds: np.ndarray
+    air: np.ndarray
+
+
 @njit(fastmath=True)
-def cast(cells, buildings, x, h, z, dx, dh, dz, far):
+def cast(cells, buildings, eye, ray, far):
     """Distance (m) to the first wall along a unit ray, its building and facade; (far, -1, 0) if there is none.
 
-    Facades: 0 faces -x, 1 +x, 2 -z, 3 +z.
+    `eye` (x, height, z) in metres, `ray` a direction on the same axes. Facades: 0 faces -x, 1 +x, 2 -z, 3 +z.
     """
+    (x, h, z), (dx, dh, dz) = eye, ray
     n = cells.shape[0]
     gx, gz = (x - T.CELL_OFFSET) / T.CELL, (z - T.CELL_OFFSET) / T.CELL
     i, j = math.floor(gx), math.floor(gz)
@@ -60,16 +74,16 @@ def cast(cells, buildings, x, h, z, dx, dh, dz, far):
 
 
 @njit(fastmath=True)
-def trace(town, shapes, air, x, h, z, rotation, focal, samples, time, colour, depth, rays):
-    """Fill `colour` [h, w, 3] (0..1), `depth` [h, w] (m) and `rays` [h, w, 3], `samples` x `samples` to a pixel.
+def trace(town, shapes, air, camera, samples, time, picture):
+    """Fill a `Picture` whose grid has `samples` x `samples` rays to a pixel of the camera's, `time` in seconds.
 
     Every sample is traced, but each surface that a pixel's samples meet is shaded once: textures are filtered anyway.
     """
-    # arrays travel one by one: handing a whole Town to the inner calls costs as much as the shading
-    size, cells, ground_of, buildings = town.size, town.cells, town.ground, town.buildings
-    tints, light, clouds = town.tints, town.light, town.clouds
-    x, z = x % size, z % size
-    pixel = 1.0 / focal
+    size, cells, buildings = town.size, town.cells, town.buildings
+    surfaces = Surfaces(size, town.ground, buildings, town.tints, town.light, town.clouds, air)
+    rotation, depth, rays = camera.rotation, picture.depth, picture.rays
+    x, h, z = camera.x % size, camera.h, camera.z % size
+    pixel = 1.0 / camera.focal
     highest = 0.0
     for b in range(buildings.shape[0]):
         highest = max(highest, buildings[b, T.HEIGHT])
@@ -90,7 +104,7 @@ def trace(town, shapes, air, x, h, z, rotation, focal, samples, time, colour, de
                     far = min(FAR, to_ground)
                     if dh > 1e-6:
                         far = min(far, (highest - h) / dh)
-                    t, building, side = cast(cells, buildings, x, h, z, dx, dh, dz, far)
+                    t, building, side = cast(cells, buildings, (x, h, z), (dx, dh, dz), far)
                     met[a, b] = 4 * building + side if building >= 0 else (_GROUND if to_ground <= far else _SKY)
                     depth[i, j] = t if met[a, b] != _SKY else SKY_DEPTH
                     if met[a, b] == _GROUND and in_lot(x + t * dx, z + t * dz):
@@ -98,52 +112,17 @@ def trace(town, shapes, air, x, h, z, rotation, focal, samples, time, colour, de
             for a in range(samples):
                 for b in range(samples):
                     if met[a, b] != _DONE:
-                        _shade(
-                            size,
-                            ground_of,
-                            buildings,
-                            tints,
-                            light,
-                            clouds,
-                            air,
-                            x,
-                            h,
-                            z,
-                            row,
-                            column,
-                            met[a, b],
-                            met,
-                            pixel * samples,
-                            colour,
-                            depth,
-                            rays,
-                        )
-    draw_shapes(shapes, x, h, z, rotation, focal, size, air, clouds, colour, depth, rays)
-    draw_particles(x, h, z, rotation, focal, air, time, colour, depth)
+                        _shade(surfaces, (x, h, z), row, column, met[a, b], met, pixel * samples, picture)
+    near = Camera(x, h, z, rotation, camera.focal)
+    draw_shapes(shapes, near, size, air, town.clouds, picture)
+    draw_particles(near, air, time, picture)
 
 
 @njit(fastmath=True, inline="always")
-def _shade(
-    size,
-    ground_of,
-    buildings,
-    tints,
-    light,
-    clouds,
-    air,
-    x,
-    h,
-    z,
-    row,
-    column,
-    surface,
-    met,
-    pixel,
-    colour,
-    depth,
-    rays,
-):
+def _shade(surfaces, eye, row, column, surface, met, pixel, picture):
     """Colour those samples of a pixel that met a surface, by the middle of where they met it."""
+    (x, h, z), air, clouds, size = eye, surfaces.air, surfaces.clouds, surfaces.size
+    colour, depth, rays = picture.colour, picture.depth, picture.rays
     samples = met.shape[0]
     ox, oh, oz, count = 0.0, 0.0, 0.0, 0
     for a in range(samples):
@@ -163,14 +142,11 @@ def _shade(
     if surface == _SKY:
         c = sky(dx, dh, dz, air, clouds)
     elif surface >= 0:
-        c = _lit_wall(
-            size, buildings, light, air, x + ox, h + oh, z + oz, dx, dh, dz, spread, surface // 4, surface % 4
-        )
+        hit = (x + ox, h + oh, z + oz)
+        c = _lit_wall(surfaces, hit, (dx, dh, dz), spread, surface // 4, surface % 4)
         c = through_air(c, t, dx, dh, dz, air, clouds)
     else:
-        c = _lit_ground(
-            ground_of, tints, light, clouds, air, wrap(x + ox, size), wrap(z + oz, size), dx, dh, dz, spread
-        )
+        c = _lit_ground(surfaces, wrap(x + ox, size), wrap(z + oz, size), (dx, dh, dz), spread)
         c = through_air(c, t, dx, dh, dz, air, clouds)
     for a in range(samples):
         for b in range(samples):
@@ -181,16 +157,18 @@ def _shade(
 
 
 @njit(fastmath=True, inline="always")
-def _lit_wall(size, buildings, light, air, px, v, pz, dx, dh, dz, spread, building, side):
-    row = buildings[building]
+def _lit_wall(surfaces, hit, ray, spread, building, side):
+    """A facade's colour at `hit` (x, height, z; metres), seen along the unit vector `ray`."""
+    (px, v, pz), (dx, dh, dz), size, air = hit, ray, surfaces.size, surfaces.air
+    row = surfaces.buildings[building]
     if side < 2:
-        hit, length = wrap(pz - row[T.Z0], size), row[T.Z1] - row[T.Z0]
+        along, length = wrap(pz - row[T.Z0], size), row[T.Z1] - row[T.Z0]
         slope, slope_v = dz / dx, dh / dx
     else:
-        hit, length = wrap(px - row[T.X0], size), row[T.X1] - row[T.X0]
+        along, length = wrap(px - row[T.X0], size), row[T.X1] - row[T.X0]
         slope, slope_v = dx / dz, dh / dz
     fu, fv = spread * math.sqrt(1.0 + slope * slope), spread * math.sqrt(1.0 + slope_v * slope_v)
-    own, glow = wall(row, side, hit, v, length, fu, fv, air)
+    own, glow = wall(row, side, along, v, length, (fu, fv), air)
     towards = air[A.SUN_DIR] if side < 2 else air[A.SUN_DIR + 2]
     lit = 1.15 * max(0.0, towards if side % 2 else -towards)
     shade = 0.80 + 0.20 * min(1.0, v / 2.5) - 0.06 * (side // 2)
@@ -198,7 +176,7 @@ def _lit_wall(size, buildings, light, air, px, v, pz, dx, dh, dz, spread, buildi
     if air[A.DARK] > 0.0 and v < 9.0:
         lamp = (
             air[A.DARK]
-            * texel(light, 2.0 * wrap(px - 0.3 * dx, size), 2.0 * wrap(pz - 0.3 * dz, size), 2)
+            * texel(surfaces.light, 2.0 * wrap(px - 0.3 * dx, size), 2.0 * wrap(pz - 0.3 * dz, size), 2)
             * (1.0 - v / 9.0)
         )
     c = (
@@ -212,10 +190,12 @@ def _lit_wall(size, buildings, light, air, px, v, pz, dx, dh, dz, spread, buildi
 
 
 @njit(fastmath=True, inline="always")
-def _lit_ground(ground_of, tints, light, clouds, air, gx, gz, dx, dh, dz, spread):
+def _lit_ground(surfaces, gx, gz, ray, spread):
+    """The ground's colour at (gx, gz; metres, within the town), seen along the unit vector `ray`."""
+    (dx, dh, dz), air, light = ray, surfaces.air, surfaces.light
     steep = 1.0 / (dh * dh)
     fx, fz = spread * math.sqrt(1.0 + dx * dx * steep), spread * math.sqrt(1.0 + dz * dz * steep)
-    own, wet = ground(gx, gz, fx, fz, ground_of, tints, air)
+    own, wet = ground(gx, gz, fx, fz, surfaces.ground, surfaces.tints, air)
     u, w = 2.0 * gx, 2.0 * gz
     shine = max(0.0, 1.0 - air[A.DAY_SUN] - air[A.LOW_SUN])
     if air[A.DAY_SUN] > 0.0:
@@ -231,7 +211,7 @@ def _lit_ground(ground_of, tints, light, clouds, air, gx, gz, dx, dh, dz, spread
     )
     if wet > 0.0:
         grazing = (1.0 + dh) * (1.0 + dh)
-        c = mix(c, sky(dx, -dh, dz, air, clouds), wet * (0.35 + 0.5 * grazing * grazing))
+        c = mix(c, sky(dx, -dh, dz, air, surfaces.clouds), wet * (0.35 + 0.5 * grazing * grazing))
     return c
 
 
