@@ -18,6 +18,7 @@ from train.recordings.environment import RecordedEnv, RecordSettings
 
 GENERATED = "YumeWorld-v0"
 FRAMES = 4  # newest pictures that every agent sees
+LONGEST, BEACON_LONGEST = 500, 60  # steps of an episode in a generated world, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--env", help=f"act in this environment, such as {GENERATED}")
     parser.add_argument("--reward", help="of generated worlds: beacon, novelty, motion, learned, goal:PATH, text:WORDS")
     parser.add_argument("--ray", type=int, metavar="WORKERS", help="divide the worlds among so many workers of Ray")
-    parser.add_argument("--longest", type=int, metavar="STEPS", help="truncate episodes after so many steps")
+    parser.add_argument(
+        "--longest",
+        type=int,
+        metavar="STEPS",
+        help=f"truncate episodes after so many steps (generated worlds: {LONGEST}, for the beacon {BEACON_LONGEST})",
+    )
     parser.add_argument(
         "--arguments", type=json.loads, default={}, help="""of the environment, '{"reward": "motion"}'"""
     )
@@ -70,4 +76,7 @@ def chosen(given: Mapping[str, Any]) -> Where:
         )
     if given["ray"] is not None:
         arguments |= {"workers": "ray", "num_workers": given["ray"]}
-    return Where(given["env"] or GENERATED, arguments, given["recording"], given["longest"])
+    env, longest = given["env"] or GENERATED, given["longest"]
+    if longest is None and env == GENERATED and not given["recording"]:
+        longest = BEACON_LONGEST if arguments.get("reward") == "beacon" else LONGEST
+    return Where(env, arguments, given["recording"], longest)
