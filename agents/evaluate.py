@@ -1,10 +1,11 @@
-"""How good is an agent? Returns of whole episodes, with a 95% interval:
+"""How good is an agent? Returns and goals of whole episodes, with 95% intervals:
 
     python -m agents.evaluate --agent runs/agents/generated --recording data/takecover --episodes 50
+    python -m agents.evaluate --agent runs/agent --env YumeStreetBeacon-v0
     python -m agents.evaluate --agent random --model runs/takecover
 
-`--agent` is a folder of agents.ppo, a .zip of Stable-Baselines3, "random", "planner:RUN" (agents/planner.py), or
-"scripted" (agents/scripted.py, for the beacon task).
+`--agent` is a folder of agents.ppo, a .zip of Stable-Baselines3, "random", "planner:RUN" or
+"planner:RUN@REWARD" (agents/planner.py), or "scripted" (agents/scripted.py, for the beacon task).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from agents.planner import Planner
 from agents.planner import Settings as PlannerSettings
 from agents.scripted import BeaconSeeker
 from agents.worlds import Where, add_options, chosen
+from train.generator.measures import mean_interval
 
 RESAMPLES = 10_000
 
@@ -52,21 +54,20 @@ class RandomAgent:
 
 @dataclass(frozen=True)
 class Result:
-    """Of whole episodes: every return and length, the mean return and its 95% interval (bootstrap over episodes)."""
+    """Of whole episodes: every return, every length, and whether each reached its goal: it ended with a positive reward, and not
+    by its limit."""
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
-    mean: float
-    low: float
-    high: float
+    goals: tuple[bool, ...]
 
-
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95% bootstrap interval of the mean of `values`."""
-    rng, data = np.random.default_rng(seed), np.asarray(values, float)
-    means = data[rng.integers(len(data), size=(RESAMPLES, len(data)))].mean(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    def __str__(self) -> str:
+        mean, low, high = mean_interval(np.array(self.returns), RESAMPLES)
+        share, least, most = mean_interval(np.array(self.goals, float), RESAMPLES)
+        return (
+            f"return {mean:.3g} (95% {low:.3g} to {high:.3g}), goal in {share:.0%} of episodes (95% {least:.0%} to {most:.0%}), "
+            f"length {np.mean(self.lengths):.1f} steps, {len(self.returns)} episodes"
+        )
 
 
 def load_agent(name: str, space: Space, seed: int) -> Agent:
@@ -76,7 +77,8 @@ def load_agent(name: str, space: Space, seed: int) -> Agent:
     if name == "scripted":
         return BeaconSeeker()
     if name.startswith("planner:"):
-        return Planner(name.removeprefix("planner:"), PlannerSettings(seed=seed))
+        model, _, reward = name.removeprefix("planner:").partition("@")
+        return Planner(model, PlannerSettings(seed=seed), reward or None)
     path = Path(name)
     path = path / "agent.zip" if path.is_dir() else path
     if not path.is_file():
@@ -93,17 +95,21 @@ def load_agent(name: str, space: Space, seed: int) -> Agent:
 
 def evaluate(agent: str, where: Where, episodes: int, worlds: int, seed: int) -> Result:
     """Plays `episodes` whole episodes in `worlds` worlds at once; actions are drawn from the policy, not its most likely ones."""
-    made = where.make(min(worlds, episodes), seed)
+    made, goals = where.make(min(worlds, episodes), seed), []
+
+    def note(now: dict[str, Any], _: dict[str, Any]) -> None:
+        if now["done"]:
+            goals.append(bool(now["reward"] > 0 and not now["info"].get("TimeLimit.truncated", False)))
+
     try:
-        player = load_agent(agent, made.action_space, seed)
+        player: Any = load_agent(agent, made.action_space, seed)
         returns, lengths = evaluate_policy(
-            player, made, n_eval_episodes=episodes, deterministic=False, return_episode_rewards=True  # type: ignore[arg-type]
-        )  # fmt: skip
+            player, made, n_eval_episodes=episodes, deterministic=False, return_episode_rewards=True, callback=note
+        )
     finally:
         made.close()
     assert isinstance(returns, list) and isinstance(lengths, list)
-    values = [float(value) for value in returns]
-    return Result(tuple(values), tuple(map(int, lengths)), float(np.mean(values)), *interval(values))  # type: ignore[arg-type]
+    return Result(tuple(map(float, returns)), tuple(map(int, lengths)), tuple(goals))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,10 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = evaluate(given["agent"], chosen(given), given["episodes"], given["worlds"], given["seed"])
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    print(
-        f"return {result.mean:.1f} (95% {result.low:.1f} to {result.high:.1f}), "
-        f"length {np.mean(result.lengths):.1f} steps, {len(result.returns)} episodes"
-    )
+    print(result)
     if given["out"]:
         given["out"].write_text(json.dumps(asdict(result), indent=1))
 

@@ -1,9 +1,10 @@
-"""Plans in a generated world, acts anywhere: the cross-entropy method over sequences of actions, replanned at every step.
+"""Plans in a generated world, acts anywhere: the cross-entropy method over sequences of actions, replanned every few steps.
 
     python -m agents.evaluate --agent planner:runs/grid --recording data/grid --episodes 20
 
 Each plan begins at the picture that is seen now. All candidates are worlds of one batch; what a candidate earns is the learned
-reward up to the learned end. Nothing is trained. (Cross-entropy method in a learned model: PETS, arXiv 1805.12114, algorithm 1.)
+reward up to the learned end. The rest of the plan before is one of the first candidates. Nothing is trained. (Cross-entropy
+method in a learned model: PETS, arXiv 1805.12114, algorithm 1.)
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Settings:
     elite: int = 6  # candidates that the next round is fitted to
     smoothing: float = 0.2  # share of the first distribution that stays
     discount: float = 0.97
+    commit: int = 4  # steps of a plan that are taken before the next one
     seed: int = 0
 
 
@@ -70,35 +72,53 @@ class Choices:
         self._spread = keep * self._spread + (1 - keep) * elite.std(axis=0)
 
 
+_NONE: tuple[Any, int] = (None, 0)  # no plan, and no step of it taken
+
+
 class Planner:
     """An agent for `agents.evaluate`: `predict` plans for every world that it is shown, one after another."""
 
-    def __init__(self, model: str, settings: Settings = Settings()) -> None:
+    def __init__(self, model: str, settings: Settings = Settings(), reward: str | None = None) -> None:
+        """model: the world to plan in, a run folder or a name. reward: a name of `YumeWorld-v0`; None is the model's own."""
         self.settings = settings
         self._rng = np.random.default_rng(settings.seed)
         self._worlds = gymnasium.make_vec(
             "YumeWorld-v0", num_envs=settings.candidates, vectorization_mode="vector_entry_point", model=model,
-            autoreset_mode=AutoresetMode.SAME_STEP,
+            autoreset_mode=AutoresetMode.SAME_STEP, reward=reward,
         )  # fmt: skip
 
     def predict(
         self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
-        """Pictures uint8 [N, H, W, 3 * frames], the newest last -> actions [N, ...]."""
-        return np.stack([self.plan(np.ascontiguousarray(picture[..., -3:])) for picture in observation]), state
+        """Pictures uint8 [N, H, W, 3 * frames], the newest last -> actions [N, ...], and the plan of each world as the state.
 
-    def plan(self, picture: np.ndarray) -> np.ndarray:
-        """The first action of the best plan from a picture uint8 [H, W, 3]."""
+        Worlds of which `episode_start` [N] is true, or all without a state, begin a new plan.
+        """
+        count = len(observation)
+        plans = [_NONE] * count if state is None else list(state)
+        if episode_start is not None:
+            plans = [_NONE if begins else plan for plan, begins in zip(plans, episode_start)]
+        for number, (plan, taken) in enumerate(plans):
+            if plan is None or taken == min(self.settings.commit, self.settings.horizon):
+                rest = None if plan is None else plan[taken:]
+                plans[number] = self.plan(np.ascontiguousarray(observation[number, ..., -3:]), rest), 0
+        actions = np.stack([np.asarray(plan[taken]) for plan, taken in plans])
+        return actions, tuple((plan, taken + 1) for plan, taken in plans)
+
+    def plan(self, picture: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+        """The best plan [horizon, ...] from a picture uint8 [H, W, 3]; `before` [steps, ...] begins one of the first candidates."""
         choices = Choices(self._worlds.single_action_space, self.settings)
         best, highest = np.zeros(0), -np.inf
-        for _ in range(self.settings.rounds):
+        for number in range(self.settings.rounds):
             drawn = choices.draw(self._rng)
+            if before is not None and number == 0:
+                drawn[0, : len(before)] = before
             earned = self.earned(picture, drawn)
             order = np.argsort(-earned, kind="stable")
             if earned[order[0]] > highest:
                 best, highest = drawn[order[0]], earned[order[0]]
             choices.fit(drawn[order[: self.settings.elite]])
-        return np.asarray(best[0])
+        return best
 
     def earned(self, picture: np.ndarray, plans: np.ndarray) -> np.ndarray:
         """Discounted learned rewards [candidates] of plans [candidates, horizon, ...] from a picture, up to the learned ends."""

@@ -2,6 +2,7 @@
 
     python -m agents.ppo --model runs/takecover --steps 200000 --out runs/agents/generated
     python -m agents.ppo --recording data/takecover --steps 200000 --out runs/agents/real
+    python -m agents.ppo --env YumeWorld-v0 --reward beacon
 
 A stopped run goes on with the same command. `--out` gets `agent.zip`, `settings.json` and TensorBoard's files.
 """
@@ -109,7 +110,7 @@ def learn(where: Where, settings: Settings, out: Path) -> PPO:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/agent"), help="(default runs/agent)")
     for field in dataclasses.fields(Settings):
         kind = type(field.default)
         parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"(default {field.default})")

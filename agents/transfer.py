@@ -1,6 +1,7 @@
 """Is an agent that was trained in a generated world good in the real one? Trains in both, tests in both:
 
     python -m agents.transfer --model runs/takecover --recording data/takecover --steps 100000 --seeds 3 --out runs/transfer
+    python -m agents.transfer --model street --reward beacon --real YumeStreetBeacon-v0 --agents random scripted --out runs/beacon
 
 `--out` gets report.json, report.md, transfer.png and the agents. A stopped run goes on with the same command. The gap of an agent
 is its mean return in the generated world minus that in the real one: an agent that exploits the model's errors has a large one.
@@ -20,151 +21,201 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from agents.evaluate import RESAMPLES, Result, evaluate, interval
+from agents.evaluate import RESAMPLES, Result, evaluate
 from agents.ppo import Settings, learn
 from agents.worlds import Where
+from train.generator.measures import Interval, mean_interval
 
-RANDOM, GENERATED, REAL = "random", "PPO in the generated world", "PPO in the real world"
+# what is compared: name in --agents -> what the report calls it
+AGENTS = {
+    "random": "random",
+    "scripted": "scripted",
+    "generated": "PPO in the generated world",
+    "real": "PPO in the real world",
+    "planner": "planner in the generated world",
+}
+PLACES = ("generated", "real")
+Found = dict[str, dict[str, list[Result]]]  # by name in --agents and place, one of each seed
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is compared. Episodes end after `longest` steps in both worlds; while an agent learns in the generated one, after
-    `horizon` steps already: errors of a model add up, and an agent learns to exploit them (MBPO, arXiv 1906.08253)."""
+    `horizon` steps already: errors of a model add up, and an agent learns to exploit them (MBPO, arXiv 1906.08253). The planner
+    is slow: it plays `planner_episodes` with the first seed only."""
 
-    model: str
-    recording: str
-    steps: int
-    seeds: int
-    episodes: int
-    longest: int
-    worlds: int
+    generated: Where
+    real: Where
+    agents: tuple[str, ...] = ("random", "generated", "real")
+    steps: int = 100_000
+    seeds: int = 3
+    episodes: int = 50
+    longest: int = 500
+    worlds: int = 16
     horizon: int = 20
+    planner_episodes: int = 20
+
+    def where(self, place: str) -> Where:
+        return replace(self.generated if place == "generated" else self.real, longest=self.longest)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One agent: mean return in either world and their difference, and the share of episodes that reached their goal, each with
+    its 95% interval."""
+
+    name: str
+    generated: Interval
+    real: Interval
+    gap: Interval
+    goals: tuple[Interval, Interval]  # generated, real
+
+    @classmethod
+    def of(cls, name: str, places: dict[str, list[Result]]) -> Row:
+        made, real = (pooled([result.returns for result in places[place]]) for place in PLACES)
+        goals = [pooled([np.array(result.goals, float) for result in places[place]]) for place in PLACES]
+        below, above = np.hypot(made[0] - made[1], real[2] - real[0]), np.hypot(made[2] - made[0], real[0] - real[1])
+        gap = made[0] - real[0]
+        return cls(name, made, real, (gap, float(gap - below), float(gap + above)), (goals[0], goals[1]))
 
     @property
-    def places(self) -> dict[str, Where]:
-        return {
-            "generated": Where(arguments={"model": self.model}, longest=self.longest),
-            "real": Where(recording=self.recording, longest=self.longest),
-        }
+    def alarm(self) -> bool:
+        """Whether the whole interval of the gap is above 0."""
+        return self.gap[1] > 0
+
+    def __str__(self) -> str:
+        values = [f"{value:.3g} ({low:.3g} to {high:.3g})" for value, low, high in (self.generated, self.real)]
+        shares = [f"{value:.0%} ({low:.0%} to {high:.0%})" for value, low, high in self.goals]
+        gap = f"{self.gap[0]:+.3g} ({self.gap[1]:.3g} to {self.gap[2]:.3g})"
+        return f"| {' | '.join([self.name, *values, gap, 'yes' if self.alarm else 'no', *shares])} |"
 
 
-def run(plan: Plan, out: Path) -> dict[str, dict[str, list[Result]]]:
-    """Results by agent and world, one of each seed. What was measured before is read from `out`."""
-    agents = {RANDOM: None, GENERATED: "generated", REAL: "real"}
-    results: dict[str, dict[str, list[Result]]] = {name: {place: [] for place in plan.places} for name in agents}
-    for name, trained_in in agents.items():
-        for seed in range(plan.seeds):
-            agent = "random"
-            if trained_in is not None:
-                folder = out / f"{trained_in}-{seed}"
-                where = plan.places[trained_in]
-                where = replace(where, longest=plan.horizon) if trained_in == "generated" else where
-                learn(where, Settings(steps=plan.steps, worlds=plan.worlds, seed=seed), folder)
-                agent = str(folder)
-            for place, where in plan.places.items():
-                file = out / "results" / f"{trained_in or 'random'}-{seed}-{place}.json"
-                results[name][place].append(measured(file, agent, where, plan, seed))
+def pooled(values: Sequence[Sequence[float] | np.ndarray]) -> Interval:
+    """Mean of the values of all seeds and its 95% interval over episodes; with three seeds or more, seeds are drawn, too."""
+    if len(values) < 3:
+        return mean_interval(np.concatenate([np.asarray(part, float) for part in values]), RESAMPLES)
+    rng, means = np.random.default_rng(0), []
+    for _ in range(RESAMPLES // 10):
+        drawn = [np.asarray(values[i], float) for i in rng.integers(len(values), size=len(values))]
+        means.append(np.mean([part[rng.integers(len(part), size=len(part))].mean() for part in drawn]))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(np.mean([np.mean(part) for part in values])), float(low), float(high)
+
+
+def run(plan: Plan, out: Path) -> Found:
+    """Results of all agents. What was measured before is read from `out`, and the report is written after each."""
+    results: Found = {name: {place: [] for place in PLACES} for name in plan.agents}
+    for name in plan.agents:
+        for seed in range(1 if name == "planner" else plan.seeds):
+            agent = _agent(plan, name, seed, out)
+            for place in PLACES:
+                file = out / "results" / f"{name}-{seed}-{place}.json"
+                results[name][place].append(measured(file, agent, place, plan, seed))
                 write(plan, results, out)
     return results
 
 
-def measured(file: Path, agent: str, where: Where, plan: Plan, seed: int) -> Result:
+def _agent(plan: Plan, name: str, seed: int, out: Path) -> str:
+    """What `evaluate` calls an agent; those that learn are trained first."""
+    if name in PLACES:
+        where = replace(plan.where(name), longest=plan.horizon) if name == "generated" else plan.where(name)
+        folder = out / f"{name}-{seed}"
+        learn(where, Settings(steps=plan.steps, worlds=plan.worlds, seed=seed), folder)
+        return str(folder)
+    if name == "planner":
+        reward = plan.generated.arguments.get("reward")
+        return f"planner:{plan.generated.arguments['model']}" + (f"@{reward}" if reward else "")
+    return name
+
+
+def measured(file: Path, agent: str, place: str, plan: Plan, seed: int) -> Result:
     """The result in `file`, measured now if it is not there."""
     if not file.is_file():
-        result = evaluate(agent, where, plan.episodes, plan.worlds, 10_000 + seed)
+        episodes = plan.planner_episodes if agent.startswith("planner:") else plan.episodes
+        result = evaluate(agent, plan.where(place), episodes, plan.worlds, 10_000 + seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(result)))
     kept = json.loads(file.read_text())
-    return Result(tuple(kept["returns"]), tuple(kept["lengths"]), kept["mean"], kept["low"], kept["high"])
+    return Result(tuple(kept["returns"]), tuple(kept["lengths"]), tuple(kept["goals"]))
 
 
-def pooled(results: Sequence[Result]) -> tuple[float, float, float]:
-    """Mean return and its 95% interval over all episodes; with three seeds or more, seeds are drawn, too."""
-    if len(results) < 3:
-        every = [value for result in results for value in result.returns]
-        return float(np.mean(every)), *interval(every)
-    rng = np.random.default_rng(0)
-    means = []
-    for _ in range(RESAMPLES // 10):
-        drawn = [np.asarray(results[i].returns) for i in rng.integers(len(results), size=len(results))]
-        means.append(np.mean([values[rng.integers(len(values), size=len(values))].mean() for values in drawn]))
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(np.mean([result.mean for result in results])), float(low), float(high)
-
-
-def gap(results: dict[str, list[Result]]) -> tuple[float, float, float]:
-    """Mean return in the generated world minus that in the real one, and its 95% interval (of independent means)."""
-    (made, made_low, made_high), (real, real_low, real_high) = pooled(results["generated"]), pooled(results["real"])
-    below = np.hypot(made - made_low, real_high - real)
-    above = np.hypot(made_high - made, real - real_low)
-    return made - real, float(made - real - below), float(made - real + above)
-
-
-def write(plan: Plan, results: dict[str, dict[str, list[Result]]], out: Path) -> None:
+def write(plan: Plan, results: Found, out: Path) -> None:
     """report.json, report.md and transfer.png of the agents that were measured in both worlds."""
     done = {name: places for name, places in results.items() if all(places.values())}
     if not done:
         return
-    lines = ["| agent | generated world | real world | gap | alarm |", "|---|---|---|---|---|"]
-    for name, places in done.items():
-        (made, *made_ends), (real, *real_ends), (difference, low, high) = (
-            pooled(places["generated"]), pooled(places["real"]), gap(places)
-        )  # fmt: skip
-        alarm = "yes" if low > 0 else "no"
-        ends = [f"({a:.3g} to {b:.3g})" for a, b in (made_ends, real_ends, (low, high))]
-        lines.append(
-            f"| {name} | {made:.3g} {ends[0]} | {real:.3g} {ends[1]} | {difference:+.3g} {ends[2]} | {alarm} |"
-        )
-    seeds = min(len(places["real"]) for places in done.values())
-    lines.append(
+    rows = [Row.of(AGENTS[name], places) for name, places in done.items()]
+    seeds = max(len(places["real"]) for places in done.values())
+    lines = [
+        "| agent | generated world | real world | gap | alarm | goal, generated | goal, real |",
+        "|---|---|---|---|---|---|---|",
+        *map(str, rows),
         f"\n{plan.steps} steps of training, {seeds} seeds, {plan.episodes} episodes each of at most {plan.longest} steps "
-        f"({plan.horizon} while learning in the generated world). "
-        "Brackets are 95% intervals. Alarm: the whole interval of the gap is above 0."
-    )
+        f"({plan.horizon} while learning in the generated world)"
+        + (f"; the planner {plan.planner_episodes} episodes, one seed" if "planner" in done else "")
+        + ". Brackets are 95% intervals. Alarm: the whole interval of the gap is above 0. Goal: the share of episodes that ended "
+        "with a positive reward, not by their limit.",
+    ]
+    out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text("\n".join(lines) + "\n")
     raw = {
         name: {place: [asdict(r) for r in found] for place, found in places.items()} for name, places in done.items()
     }
     (out / "report.json").write_text(json.dumps({"plan": asdict(plan), "results": raw}, indent=1))
-    plot(done, out / "transfer.png")
+    plot(rows, out / "transfer.png")
 
 
-def plot(results: dict[str, dict[str, list[Result]]], path: Path) -> None:
+def plot(rows: Sequence[Row], path: Path) -> None:
     """Bars of mean returns in both worlds, with 95% intervals."""
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(2 + 1.8 * len(rows), 3.5), layout="constrained")
     for offset, place in ((-0.2, "generated"), (0.2, "real")):
-        found = [pooled(places[place]) for places in results.values()]
-        means = np.array([mean for mean, *_ in found])
-        ends = np.array([[mean - low, high - mean] for mean, low, high in found]).T
-        axes.bar(np.arange(len(found)) + offset, means, 0.38, yerr=ends.clip(min=0), capsize=4, label=f"{place} world")
-    axes.set_xticks(range(len(results)), list(results))
+        found = np.array([getattr(row, place) for row in rows])
+        ends = np.abs(found[:, 1:] - found[:, :1]).T
+        bars = np.arange(len(rows)) + offset
+        axes.bar(bars, found[:, 0], 0.38, yerr=np.nan_to_num(ends), capsize=4, label=f"{place} world")
+    axes.set_xticks(range(len(rows)), [row.name.replace(" in the", "\nin the") for row in rows])
     axes.set_ylabel("return of an episode")
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="run folder of train.world")
-    parser.add_argument("--recording", required=True, help="folder of train.record that it was trained on")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=100_000, help="of training, in either world")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--episodes", type=int, default=50, help="of each test")
-    parser.add_argument("--longest", type=int, default=500, help="steps of an episode at most")
-    parser.add_argument("--worlds", type=int, default=16, help="at once")
-    parser.add_argument(
-        "--horizon", type=int, default=20, help="steps of an episode of learning in the generated world"
+    parser.add_argument("--model", required=True, help="run folder of train.world, or a name")
+    parser.add_argument("--reward", help="of the generated world; its own if not given")
+    real = parser.add_mutually_exclusive_group(required=True)
+    real.add_argument(
+        "--recording", help="folder of train.record that the model was trained on: the real world is what it recorded"
     )
+    real.add_argument("--real", metavar="ENV", help="id of the real environment")
+    parser.add_argument("--agents", nargs="+", choices=tuple(AGENTS), default=list(Plan.agents))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=Plan.steps, help="of training, in either world")
+    parser.add_argument("--seeds", type=int, default=Plan.seeds)
+    parser.add_argument("--episodes", type=int, default=Plan.episodes, help="of each test")
+    parser.add_argument("--longest", type=int, default=Plan.longest, help="steps of an episode at most")
+    parser.add_argument("--worlds", type=int, default=Plan.worlds, help="at once")
+    parser.add_argument(
+        "--horizon", type=int, default=Plan.horizon, help="the same while learning in the generated world"
+    )
+    parser.add_argument("--planner-episodes", type=int, default=Plan.planner_episodes, help="it is slow")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = _parser()
     given = vars(parser.parse_args(argv))
-    out = given.pop("out")
-    for name in ("model", "recording"):
-        if not Path(given[name]).is_dir():
-            parser.exit(2, f"{parser.prog}: --{name} {given[name]}: no such folder\n")
+    out, model, reward, recording, real = (given.pop(name) for name in ("out", "model", "reward", "recording", "real"))
+    if recording is not None:
+        for name, folder in (("model", model), ("recording", recording)):
+            if not Path(folder).is_dir():
+                parser.exit(2, f"{parser.prog}: --{name} {folder}: no such folder\n")
+    generated = Where(arguments={"model": model} | ({"reward": reward} if reward else {}))
+    truth = Where(recording=recording) if recording is not None else Where(env=real)
+    given["agents"] = tuple(given["agents"])
     try:
-        run(Plan(**given), out)
+        run(Plan(generated, truth, **given), out)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print((out / "report.md").read_text())

@@ -18,6 +18,7 @@ from train.recordings.environment import RecordedEnv, RecordSettings
 
 GENERATED = "YumeWorld-v0"
 FRAMES = 4  # newest pictures that every agent sees
+LONGEST, BEACON_LONGEST = 500, 60  # steps of an episode in a generated world, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,38 @@ class Where:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """`--model`, `--recording`, `--env` and `--arguments`; see `chosen`."""
+    """`--model`, `--recording`, `--env`, `--reward`, `--ray`, `--longest` and `--arguments`; see `chosen`."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--model", metavar="RUN", help="act in the world that this model generates")
     where.add_argument("--recording", metavar="FOLDER", help="act in the real environment behind this recording")
     where.add_argument("--env", help=f"act in this environment, such as {GENERATED}")
-    parser.add_argument("--longest", type=int, metavar="STEPS", help="truncate episodes after so many steps")
+    parser.add_argument("--reward", help="of generated worlds: beacon, novelty, motion, learned, goal:PATH, text:WORDS")
+    parser.add_argument("--ray", type=int, metavar="WORKERS", help="divide the worlds among so many workers of Ray")
+    parser.add_argument(
+        "--longest",
+        type=int,
+        metavar="STEPS",
+        help=f"truncate episodes after so many steps (generated worlds: {LONGEST}, for the beacon {BEACON_LONGEST})",
+    )
     parser.add_argument(
         "--arguments", type=json.loads, default={}, help="""of the environment, '{"reward": "motion"}'"""
     )
 
 
 def chosen(given: Mapping[str, Any]) -> Where:
-    """What the options of `add_options` ask for. Raises FileNotFoundError for a folder that is not there."""
+    """What the options of `add_options` ask for. Raises FileNotFoundError for a folder that is not there, ValueError for
+    options that exclude each other."""
     for name in ("model", "recording"):
         if given[name] is not None and not Path(given[name]).is_dir():
             raise FileNotFoundError(f"--{name} {given[name]}: no such folder; train.record and train.world make them")
-    arguments = dict(given["arguments"]) | ({"model": given["model"]} if given["model"] else {})
-    return Where(given["env"] or GENERATED, arguments, given["recording"], given["longest"])
+    arguments = dict(given["arguments"]) | {name: given[name] for name in ("model", "reward") if given[name]}
+    if given["recording"] and (arguments or given["ray"]):
+        raise ValueError(
+            "--recording is a real environment as it was recorded: leave out --reward, --ray and --arguments"
+        )
+    if given["ray"] is not None:
+        arguments |= {"workers": "ray", "num_workers": given["ray"]}
+    env, longest = given["env"] or GENERATED, given["longest"]
+    if longest is None and env == GENERATED and not given["recording"]:
+        longest = BEACON_LONGEST if arguments.get("reward") == "beacon" else LONGEST
+    return Where(env, arguments, given["recording"], longest)

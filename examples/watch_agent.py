@@ -26,9 +26,9 @@ def watch(agent: str, where: Where, steps: int, seed: int) -> tuple[np.ndarray, 
     worlds = where.make(1, seed)
     player = load_agent(agent, worlds.action_space, seed)
     seen = worlds.reset()
-    pictures, returns = [seen[0, ..., -3:]], []
+    pictures, returns, state, ended = [seen[0, ..., -3:]], [], None, np.ones(1, bool)
     for _ in range(steps):
-        action, _ = player.predict(seen)
+        action, state = player.predict(seen, state, ended)
         seen, _, ended, infos = worlds.step(action)
         pictures.append(seen[0, ..., -3:])
         if ended[0]:

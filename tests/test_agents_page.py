@@ -66,3 +66,24 @@ def test_episodes_go_to_minari_and_back(weights_folder, tmp_path, monkeypatch):
         assert one.frames.shape[1:] == (32, 48, 3)
         for name in ("frames", "action", "reward", "terminated", "truncated"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_an_agent_is_recorded_to_minari(weights_folder, tmp_path, monkeypatch, capsys):
+    minari = pytest.importorskip("minari")
+    pytest.importorskip("h5py")
+    from examples import record_minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    where = ["--model", str(weights_folder), "--reward", "motion", "--longest", "3", "--episodes", "3", "--worlds", "2"]
+    record_minari.main(["me/dream-v0", *where])
+    assert "me/dream-v0: 3 episodes, 9 steps, return " in capsys.readouterr().out
+    found = list(minari.load_dataset("me/dream-v0").iterate_episodes())
+    assert [len(one.observations) for one in found] == [4, 4, 4] and found[0].observations[0].shape == (32, 48, 3)
+    assert [one.truncations.tolist() for one in found] == [[False, False, True]] * 3
+    assert not any(one.terminations.any() for one in found) and (found[0].rewards > 0).all()
+    firsts = {one.observations[0].tobytes() for one in found}
+    assert all(len({picture.tobytes() for picture in one.observations}) == 4 for one in found) and len(firsts) >= 2
+    with pytest.raises(SystemExit):
+        record_minari.main(["me/dream-v0", *where])
+    record_minari.main(["me/dream-v0", "--read"])

@@ -17,7 +17,8 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import yume_gym  # noqa: F401
-from agents import random as random_agent
+from agents.evaluate import evaluate
+from agents.worlds import Where
 from train.generator.shapes import recorded_config
 from train.recordings import Recording
 from world_model.action_spaces import ActionSpec
@@ -290,8 +291,8 @@ def test_what_reward_functions_return_is_checked(result, error, words):
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_random_agent_plays_any_world(models, kind):
-    report = random_agent.run(YumeWorldEnv(models[kind]), steps=3, seed=0)
-    assert report.steps_per_second > 0
+    found = evaluate("random", Where(arguments={"model": models[kind]}, longest=3), episodes=1, worlds=1, seed=0)
+    assert found.lengths == (3,)
 
 
 # ---- keys ---------------------------------------------------------------------------------------------------------------

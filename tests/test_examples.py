@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import agents.random
 from world_model.actions import Action
 from yume_gym.hud import Shot, contact_sheet, draw_hud
 
@@ -87,19 +86,6 @@ def test_contact_sheet_places_pictures() -> None:
     assert sheet.shape == (8, 12, 3)
     assert (sheet[:3, :5] == 10).all() and (sheet[:3, 7:] == 20).all() and (sheet[5:, :5] == 30).all()
     assert (sheet[3:5] == 255).all() and (sheet[5:, 5:] == 255).all()
-
-
-def test_random_agent(weights_folder, capsys) -> None:
-    agents.random.main(["--steps", "3", "--arguments", f'{{"model": "{weights_folder}", "reward": "motion"}}'])
-    first = capsys.readouterr().out
-    assert re.search(r"unfinished episode: return [\d.]+\n[\d.]+ steps/s over 3 steps", first)
-    agents.random.main(["--steps", "3", "--arguments", f'{{"model": "{weights_folder}", "reward": "motion"}}'])
-    assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
-
-
-def test_random_agent_counts_episodes(capsys) -> None:
-    agents.random.main(["--env", "YumeStreetBeacon-v0", "--steps", "62"])
-    assert re.search(r"^episode 0: return -?[\d.]+$", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_environment_page_is_the_docstrings() -> None:

@@ -19,7 +19,7 @@ ALLOWED = {
     "world_model": set(),
     "yume_gym": {"world_model"},
     "train": {"world_model", "yume_gym.street", "yume_gym.keyboard", "yume_gym.window"},
-    "agents": {"yume_gym", "world_model.actions", "train.recordings"},
+    "agents": {"yume_gym", "world_model.actions", "train.recordings", "train.generator.measures"},
     "examples": {"world_model", "yume_gym", "train", "agents"},
     "docs": {"world_model", "yume_gym", "train", "agents", "examples"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from typing import Any
@@ -23,6 +24,15 @@ def check_whole(name: str, value: object, least: int | None = 0, most: int | Non
     if (least is not None and number < least) or (most is not None and number > most):
         raise ValueError(f"{name} must be {wanted}; got {number}")
     return number
+
+
+def check_finite(name: str, value: object) -> float:
+    """`value` as a float. TypeError for what is no number (bools are none), ValueError for infinity and NaN."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name} must be a number; got {short(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite; got {value}")
+    return float(value)
 
 
 def check_flag(name: str, value: object) -> bool:

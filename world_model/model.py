@@ -56,6 +56,7 @@ class WorldModel:
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae
         self.starts, self.heads = starts, heads
+        self.folder: Path | None = None  # of the weights, where they were loaded from one of ours
         self._like: WorldState | None = None  # what states look like
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
 
@@ -91,10 +92,12 @@ class WorldModel:
         encoder = open_text_encoder(folder, config.text, wanted) if config.text.kind == "umt5" else None
         dit.to(wanted.staging, wanted.number(dtype))
         placed, placed_vae = place(dit, vae.to(device_of_all), wanted)
-        conditioning, starts = build_conditioning(config, captions, encoder), _read_starts(folder, config)
+        conditioning, starts = build_conditioning(config, captions, encoder), read_strip(folder, "starts.png", config)
         for prior in placed.priors:
             prior.load_starts(folder, starts)
-        return cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, device_of_all))
+        model = cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, device_of_all))
+        model.folder = folder
+        return model
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""
@@ -301,11 +304,12 @@ def _read_captions(folder: Path) -> Tensor:
     return text["actions"]
 
 
-def _read_starts(folder: Path, config: ModelConfig) -> np.ndarray | None:
-    path = folder / "starts.png"
+def read_strip(folder: Path, name: str, config: ModelConfig) -> np.ndarray | None:
+    """Pictures uint8 [n, H, W, 3] of a weights folder, one above the other in a file; None without that file."""
+    path = folder / name
     if not path.exists():
         return None
-    check_file(folder, "starts.png")
+    check_file(folder, name)
     strip = np.asarray(Image.open(path).convert("RGB"))
     if strip.shape[1] != config.width or strip.shape[0] % config.height:
         raise ValueError(f"{path} must be a strip of {config.height}x{config.width} pictures, got {strip.shape}")

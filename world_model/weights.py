@@ -6,6 +6,8 @@
     text.safetensors     `actions` [81, n, dim]: the encoded action captions; of first-person models, unless `TextConfig.joined`
     text_encoder/ and tokenizer/, or their released files: UMT5, of models that read texts with it (released/files.py)
     heads.safetensors    reward and termination (heads.py), float32, and heads.json: its `HeadsConfig` (optional)
+    beacon.safetensors and text_goal.safetensors, each with a .json: picture_heads.py (optional); beacon.png: starting pictures of
+                         the first
     starts.png           starting pictures, one above the other (optional)
     finder.safetensors   the finder, and starts.json: (x, z, yaw) of the starting pictures; of models that know a town
 
@@ -35,7 +37,8 @@ from world_model.priors.names import renamed
 Adapt = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 DIT = "dit.safetensors"
-LISTED = ("config.json", "starts.json", "heads.json")  # in the manifest, beside weights and pictures
+# in the manifest, beside weights and pictures
+LISTED = ("config.json", "starts.json", "heads.json", "beacon.json", "text_goal.json")
 EMBEDDED = Path(__file__).parent / "weights"
 
 

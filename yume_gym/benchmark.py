@@ -13,9 +13,10 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -253,6 +254,21 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def check_plot(parser: argparse.ArgumentParser, plot: Path | None) -> None:
+    """Ends the program with a message where a plot is asked for and cannot be drawn."""
+    if plot and not importlib.util.find_spec("matplotlib"):
+        parser.error("--plot needs matplotlib: pip install matplotlib")
+
+
+def write(page: str, result: Any, figures: Path | None, draw: Callable[[Path], None], picture: Path | None) -> None:
+    """Prints a page, and writes the dataclass `result` as JSON and a picture to the paths that are given."""
+    print(page)
+    if figures:
+        figures.write_text(json.dumps(asdict(result), indent=1))
+    if picture:
+        draw(picture)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="street", help="a model's name or a folder of weights")
@@ -262,17 +278,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--plot", type=Path, help="draw the time of every block into this picture (needs matplotlib)")
     args = parser.parse_args(argv)
-    if args.plot and not importlib.util.find_spec("matplotlib"):
-        parser.error("--plot needs matplotlib: pip install matplotlib")
+    check_plot(parser, args.plot)
     if args.blocks < 2:
         parser.error("--blocks must be 2 or more")
     env = YumeWorldEnv(model=args.model, device=args.device, dtype=args.dtype)
     result = benchmark(env, YumeStreetEnv(light="day", weather="clear"), args.blocks)
-    print(report(result))
-    if args.json:
-        args.json.write_text(json.dumps(asdict(result), indent=1))
-    if args.plot:
-        plot(result, args.plot)
+    write(report(result), result, args.json, lambda path: plot(result, path), args.plot)
 
 
 if __name__ == "__main__":

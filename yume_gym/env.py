@@ -17,7 +17,7 @@ from world_model.text import NO_TEXT
 from world_model.threads import fair_threads
 from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.pictures import load_picture
-from yume_gym.rewards import LEARNED, REWARDS, EpisodeReward, Reward, find_reward
+from yume_gym.rewards import LEARNED, EpisodeReward, Reward, find_reward
 from yume_gym.street.events import check_text
 
 
@@ -85,8 +85,13 @@ class YumeWorldEnv(FirstPersonEnv):
     |-------------------------------------|------------------------------------------------------------|---------------|
     | `"motion"`                          | mean absolute change between successive frames             | 0..1          |
     | `"novelty"`, `Novelty(memory=64)`   | distance to the nearest picture seen in this episode       | 0 and more    |
-    | `GoalPicture(image, threshold=0.2)` | by how much the distance to `image` fell, and 1 within 0.2 | about -1..2  |
+    | `"goal:PATH"`, `GoalPicture(image)` | by how much the distance to `image` fell, and 1 within 0.2 | about -1..2   |
+    | `"text:WORDS"`, `TextGoal(text)`    | by how much the text fits better, and 1 where it fits      | -1..2         |
+    | `"beacon"`                          | the way to the pillar of light, and 10 where it is reached | -1..11        |
     | `"learned"`                         | that of the heads, as with None; ValueError without heads  | the recorded  |
+
+    `"beacon"` and `TextGoal` need weights with a head for them, as `street` has (`train.picture_heads`). With `"beacon"`
+    worlds start from pictures that show a pillar. Both terminate where the goal is reached.
 
     The last frame of a block is compared. A distance is the root mean square difference in the latents of the model's
     autoencoder, in units of the median between the model's starting pictures: 0 is the same picture, 1 an unrelated
@@ -185,10 +190,7 @@ class YumeWorldEnv(FirstPersonEnv):
         load_options: Mapping[str, Any] | None = None,
     ) -> None:
         steps = None if steps is None else check_whole("steps", steps, least=1)
-        if isinstance(reward, str) and reward not in (LEARNED, *REWARDS):
-            known = sorted([LEARNED, *REWARDS])
-            raise ValueError(f"unknown reward {reward!r}: use None, one of {known}, or a function of your own")
-        self._reward = None if isinstance(reward, str) and reward == LEARNED else find_reward(reward)
+        self._reward = None if isinstance(reward, str) and reward == LEARNED else find_reward(reward, (LEARNED,))
         if load_options is not None and not isinstance(load_options, Mapping):
             raise TypeError(f"load_options must be a dict of options of loading, or None; got {short(load_options)}")
         options = {"device": device, "dtype": dtype, "size": size, **(load_options or {})}
@@ -233,7 +235,7 @@ class YumeWorldEnv(FirstPersonEnv):
             )
 
     def _begin(self, options: Mapping[str, Any], rng: np.random.Generator) -> Outcome:
-        image, text, seed = world_start(self._model, options, rng)
+        image, text, seed = world_start(self._model, options, rng, self.reward_fn)
         with fair_threads(self._model.device):
             world = self._model.start(images=[image], texts=[text], seeds=[seed])
         return Outcome(world, self._model.preview(world))
@@ -277,9 +279,10 @@ def check_told(config: ModelConfig) -> None:
 
 
 def world_start(
-    model: WorldModel, options: Mapping[str, Any], rng: np.random.Generator
+    model: WorldModel, options: Mapping[str, Any], rng: np.random.Generator, reward: Reward | None = None
 ) -> tuple[np.ndarray | None, str | None, int]:
-    """What one world starts from: (picture uint8 [H, W, 3] or None, text or None, seed), as reset's `options` ask.
+    """What one world starts from: (picture uint8 [H, W, 3] or None, text or None, seed), as reset's `options` ask. Where they ask
+    for nothing, a `reward` may bring a picture.
 
     Draws from `rng` the same way whatever the options are. Raises what `load_picture` and `check_text` raise.
     """
@@ -289,4 +292,9 @@ def world_start(
         check_told(model.config)
     if "image" in options:
         return load_picture(options["image"], model.config.height, model.config.width), text, seed
-    return model.starting_image(choice) if text is None and model.starts is not None else None, text, seed
+    if text is not None:
+        return None, text, seed
+    brought = reward.starting_image(choice) if isinstance(reward, EpisodeReward) else None
+    if brought is None and model.starts is not None:
+        brought = model.starting_image(choice)
+    return brought, text, seed

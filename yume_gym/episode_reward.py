@@ -31,6 +31,11 @@ class EpisodeReward(ABC):
         """This reward for pictures of `model`: a copy, or itself where it uses no model. `YumeWorldEnv` calls it once."""
         return self
 
+    def starting_image(self, number: int) -> np.ndarray | None:
+        """A picture uint8 [H, W, 3] to start from where reset is given neither picture nor text, drawn with `number` (0 or more);
+        None for one of the model's own."""
+        return None
+
     @abstractmethod
     def begin(self, frames: np.ndarray) -> Any:
         """The state of an episode that begins with these frames."""

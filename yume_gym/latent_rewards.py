@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from world_model.checks import check_whole, short
+from world_model.checks import check_finite, check_whole, short
 from yume_gym.episode_reward import EpisodeReward
 from yume_gym.pictures import load_picture, open_picture
 
@@ -105,7 +105,7 @@ class GoalPicture(_LatentReward):
         self, image: str | os.PathLike | Image.Image | np.ndarray, threshold: float = 0.2, bonus: float = 1.0
     ) -> None:
         self.image = np.array(open_picture(image), dtype=np.uint8)
-        self.threshold, self.bonus = _finite("threshold", threshold), _finite("bonus", bonus)
+        self.threshold, self.bonus = check_finite("threshold", threshold), check_finite("bonus", bonus)
         if self.threshold <= 0:
             raise ValueError(
                 f"threshold must be above 0 (0 is the goal picture itself, 1 an unrelated one); got {threshold}"
@@ -192,11 +192,3 @@ class Novelty(_LatentReward):
 def _difference(one: np.ndarray, other: np.ndarray) -> float:
     """Root mean square."""
     return float(np.sqrt(np.mean(np.square(one - other, dtype=np.float64))))
-
-
-def _finite(name: str, value: object) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name} must be a number; got {short(value)}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite; got {value}")
-    return float(value)

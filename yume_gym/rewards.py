@@ -2,13 +2,13 @@
 
 A reward is any callable of the `RewardFn` form, or an `EpisodeReward`, which may remember the episode and look at the model's
 latents; `REWARDS` names the built-in ones, as in `gymnasium.make("YumeWorld-v0", reward="motion")`. `GoalPicture` needs a
-picture and has no name: `reward=GoalPicture("goal.png")`.
+picture and `TextGoal` a text: `reward=GoalPicture("goal.png")`, or "goal:goal.png" and "text:a snowy night" for short.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ import numpy as np
 from world_model.checks import short
 from yume_gym.episode_reward import EpisodeReward
 from yume_gym.latent_rewards import GoalPicture, Latents, Novelty
+from yume_gym.learned_rewards import Beacon, TextGoal
 
-__all__ = ["LEARNED", "REWARDS", "EpisodeReward", "GoalPicture", "Latents", "Novelty", "Reward", "RewardFn", "begin_reward",
-           "call_reward", "find_reward", "motion", "restore_reward", "step_reward"]  # fmt: skip
+__all__ = ["LEARNED", "REWARDS", "Beacon", "EpisodeReward", "GoalPicture", "Latents", "Novelty", "Reward", "RewardFn", "TextGoal",
+           "begin_reward", "call_reward", "find_reward", "motion", "restore_reward", "step_reward"]  # fmt: skip
 
 
 class RewardFn(Protocol):
@@ -44,20 +45,26 @@ def motion(previous: np.ndarray, action: Any, current: np.ndarray) -> tuple[floa
 
 Reward = RewardFn | EpisodeReward
 
-REWARDS: dict[str, Reward] = {"motion": motion, "novelty": Novelty()}
+REWARDS: dict[str, Reward] = {"beacon": Beacon(), "motion": motion, "novelty": Novelty()}
+WITH_VALUE: dict[str, Callable[[str], Reward]] = {"goal": GoalPicture, "text": TextGoal}  # "goal:PATH", "text:WORDS"
 LEARNED = "learned"  # the name of the reward that a model's own heads predict
 
 
-def find_reward(reward: str | Reward | None) -> Reward | None:
+def find_reward(reward: str | Reward | None, also: tuple[str, ...] = ()) -> Reward | None:
     """The reward of pictures that `reward` names or is; None stays None (an environment without a task).
 
-    Raises ValueError for an unknown name, TypeError for what is neither a name nor an `EpisodeReward` nor callable.
+    also: names that the caller knows itself, for messages.
+
+    Raises ValueError for an unknown name, TypeError for what is neither a name nor an `EpisodeReward` nor callable, and what
+    `GoalPicture` and `TextGoal` raise.
     """
     if isinstance(reward, str):
+        name, colon, value = reward.partition(":")
+        if colon and name in WITH_VALUE:
+            return WITH_VALUE[name](value)
         if reward not in REWARDS:
-            raise ValueError(
-                f"unknown reward {reward!r}: use None, one of {sorted(REWARDS)}, or a function of your own"
-            )
+            known = ", ".join(sorted({*also, *REWARDS, "goal:PATH", "text:WORDS"}))
+            raise ValueError(f"unknown reward {reward!r}: use None, one of {known}, or a function of your own")
         return REWARDS[reward]
     if isinstance(reward, type) and issubclass(reward, EpisodeReward):
         raise TypeError(f"reward is the class {reward.__name__}: give an instance of it, {reward.__name__}(...)")

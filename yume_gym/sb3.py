@@ -11,8 +11,9 @@ Needs stable-baselines3: ``pip install 'yume-gym[agents]'``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +28,7 @@ except ImportError as error:
 from gymnasium.vector import AutoresetMode
 
 import yume_gym  # noqa: F401  (registers the environments)
+from world_model.checks import check_choice, check_whole
 from yume_gym.vector_env import YumeWorldVectorEnv
 
 PER_WORLD = ("get_state", "set_state", "trigger_event", "render")  # methods that `env_method` calls for one world
@@ -37,6 +39,8 @@ def make_vec_env(
     n_envs: int = 1,
     seed: int | None = None,
     monitor_dir: str | None = None,
+    workers: Literal["ray"] | None = None,
+    num_workers: int | None = None,
     **arguments: Any,
 ) -> VecEnv:
     """`n_envs` worlds as a Stable-Baselines3 `VecEnv` with a `VecMonitor`, which writes to `monitor_dir` if that is given.
@@ -44,22 +48,40 @@ def make_vec_env(
     `YumeWorld-v0` goes through the network as one batch; environments that have no vector environment of their own
     (`YumeStreet-v0`) are stepped one after another by SB3's `DummyVecEnv`. World i is seeded with `seed` + i. arguments:
     those of the environment, and for `YumeWorld-v0` those of `YumeWorldVectorEnv` but `autoreset_mode`, which SB3 decides.
-    Raises what these raise.
+    workers: "ray" divides the worlds among `num_workers` processes, here or on the machines of a Ray cluster, each with a model of
+    its own (`yume_gym.ray_workers`); None keeps all in this process. Raises what these raise.
     """
+    if check_choice("workers", workers, (None, "ray")) == "ray":
+        from yume_gym.ray_workers import RayVecEnv
+
+        count = check_whole("num_workers", 1 if num_workers is None else num_workers, least=1)
+        adapted: VecEnv = RayVecEnv(partial(_worlds, env_id, arguments), n_envs, count)
+        if seed is not None:
+            adapted.seed(seed)
+        return VecMonitor(adapted, monitor_dir)
+    if num_workers is not None:
+        raise ValueError("num_workers is the number of Ray's workers: give workers='ray', too, or leave it out")
     if gym.spec(env_id).vector_entry_point is None:
         return make_dummy_vec_env(env_id, n_envs, seed, monitor_dir=monitor_dir, env_kwargs=arguments)
+    adapted = _worlds(env_id, arguments, n_envs)
+    if seed is not None:
+        adapted.seed(seed)
+    return VecMonitor(adapted, monitor_dir)
+
+
+def _worlds(env_id: str, arguments: Mapping[str, Any], count: int) -> VecEnv:
+    """`count` worlds in this process, without a monitor."""
+    if gym.spec(env_id).vector_entry_point is None:
+        return make_dummy_vec_env(env_id, count, env_kwargs=dict(arguments))
     envs = gym.make_vec(
         env_id,
-        num_envs=n_envs,
+        num_envs=count,
         vectorization_mode="vector_entry_point",
         autoreset_mode=AutoresetMode.SAME_STEP,
         **arguments,
     )
     assert isinstance(envs, YumeWorldVectorEnv)
-    adapted = YumeVecEnv(envs)
-    if seed is not None:
-        adapted.seed(seed)
-    return VecMonitor(adapted, monitor_dir)
+    return YumeVecEnv(envs)
 
 
 class YumeVecEnv(VecEnv):

@@ -3,15 +3,17 @@
 The batch of worlds (`YumeWorldVectorEnv`) beside Gymnasium's own vector environments: one after another (Sync) and a process
 for each world (Async). All take turns, round after round, so that whatever else the machine does hits all alike; ratios are
 those of one round, and what is printed is their median. Prints Markdown (--json and --plot write files).
+--processor counts the processor time of this process and its workers instead of the clock: other programs disturb it less.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from world_model.model import WorldModel
-from yume_gym.benchmark import machine
+from yume_gym.benchmark import check_plot, machine, write
 from yume_gym.env import YumeWorldEnv
 from yume_gym.vector_env import YumeWorldVectorEnv
 
@@ -50,10 +52,14 @@ class Result:
 
 
 def benchmark(
-    model: WorldModel, worlds: Sequence[int], rounds: int = 3, turn: int = 16, longest_async: int = 16, **arguments: Any
-) -> Result:
-    """Measures all kinds with each number of `worlds`; a turn is about `turn` steps of all worlds together. Processes are
-    started for up to `longest_async` worlds. arguments: of `YumeWorldEnv`. Raises ValueError for no worlds or rounds."""
+    model: WorldModel, worlds: Sequence[int], rounds: int = 3, turn: int = 16, others_up_to: int = 16,
+    clock: Callable[[], float] = time.perf_counter, **arguments: Any,
+) -> Result:  # fmt: skip
+    """Measures the batch with each number of `worlds`, and the other kinds with up to `others_up_to`, processes on a CPU only. A
+    turn is about `turn` steps of all worlds together. clock: seconds. arguments: of `YumeWorldEnv`.
+
+    Raises ValueError for no worlds or rounds.
+    """
     if not worlds or min(worlds) < 1 or rounds < 1:
         raise ValueError(f"worlds and rounds must be 1 or more, got {list(worlds)} and {rounds}")
     made: dict[tuple[str, int], VectorEnv] = {}
@@ -64,9 +70,11 @@ def benchmark(
     try:
         for count in worlds:
             made[BATCH, count] = YumeWorldVectorEnv(count, model=model, **arguments)
+            if count > others_up_to:
+                continue
             made[INVARIANT, count] = YumeWorldVectorEnv(count, model=model, batch_invariant=True, **arguments)
             made[SYNC, count] = SyncVectorEnv([single] * count)
-            if count <= longest_async:
+            if model.device.type == "cpu":
                 made[ASYNC, count] = AsyncVectorEnv([single] * count)
         alone = single()
         alone.reset(seed=0)
@@ -74,7 +82,7 @@ def benchmark(
             env.reset(seed=0)
             env.step(env.action_space.sample())
         alone.step(0)
-        rates, lone = _turns(alone, made, rounds, turn)
+        rates, lone = _turns(alone, made, rounds, turn, clock)
     finally:
         for env in made.values():
             env.close()
@@ -86,26 +94,35 @@ def benchmark(
 
 
 def _turns(
-    alone: gym.Env, made: dict[tuple[str, int], VectorEnv], rounds: int, steps: int
+    alone: gym.Env, made: dict[tuple[str, int], VectorEnv], rounds: int, steps: int, clock: Callable[[], float]
 ) -> tuple[dict[tuple[str, int], list[float]], np.ndarray]:
     """Steps a second of each environment in every round, and those of one world, timed before and after each round's others."""
     rates: dict[tuple[str, int], list[float]] = {key: [] for key in made}
     lone = []
     alone.action_space.seed(0)
     for _ in range(rounds):
-        before = _rate(lambda: alone.step(alone.action_space.sample()), 1, steps)
+        before = _rate(lambda: alone.step(alone.action_space.sample()), 1, steps, clock)
         for (kind, count), env in made.items():
-            rates[kind, count].append(_rate(lambda env=env: env.step(env.action_space.sample()), count, steps))  # type: ignore[misc]
-        lone.append((before + _rate(lambda: alone.step(alone.action_space.sample()), 1, steps)) / 2)
+            rates[kind, count].append(_rate(lambda env=env: env.step(env.action_space.sample()), count, steps, clock))  # type: ignore[misc]
+        lone.append((before + _rate(lambda: alone.step(alone.action_space.sample()), 1, steps, clock)) / 2)
     return rates, np.array(lone)
 
 
-def _rate(step: Callable[[], Any], worlds: int, steps: int) -> float:
+def _rate(step: Callable[[], Any], worlds: int, steps: int, clock: Callable[[], float]) -> float:
     calls = max(1, round(steps / worlds))
-    started = time.perf_counter()
+    started = clock()
     for _ in range(calls):
         step()
-    return calls * worlds / (time.perf_counter() - started)
+    return calls * worlds / (clock() - started)
+
+
+def processor_time() -> float:
+    """Seconds of processor time of this process and the workers that it started (Linux, from /proc)."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def report(result: Result) -> str:
@@ -145,26 +162,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--worlds", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=16, help="steps of all worlds together in one turn")
-    parser.add_argument("--async-up-to", type=int, default=16, help="no processes for more worlds")
+    parser.add_argument("--others-up-to", type=int, default=16, help="only the batch for more worlds")
+    parser.add_argument("--processor", action="store_true", help="count processor time instead of the clock (Linux)")
     parser.add_argument("--sampler-steps", type=int, help="denoising steps a block; the model's own if not given")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--plot", type=Path, help="draw them into this picture (needs matplotlib)")
     args = parser.parse_args(argv)
+    check_plot(parser, args.plot)
     model = WorldModel.load(args.model, device=args.device, dtype=args.dtype)
+    clock = processor_time if args.processor else time.perf_counter
     try:
         result = benchmark(
-            model, args.worlds, args.rounds, args.steps, args.async_up_to if model.device.type == "cpu" else 0,
-            steps=args.sampler_steps,
-        )  # fmt: skip
+            model, args.worlds, args.rounds, args.steps, args.others_up_to, clock, steps=args.sampler_steps
+        )
     except ValueError as error:
         parser.error(str(error))
-    print(report(result))
-    if args.json:
-        args.json.write_text(json.dumps(asdict(result), indent=1))
-    if args.plot:
-        plot(result, args.plot)
+    write(report(result), result, args.json, lambda path: plot(result, path), args.plot)
 
 
 if __name__ == "__main__":

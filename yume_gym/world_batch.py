@@ -72,7 +72,7 @@ class EpisodeBatch:
             else:
                 random = copy.deepcopy(before.random)
                 slots.append((schedule, random, before.seed))
-            starts.append(world_start(self.single.model, options, random))
+            starts.append(world_start(self.single.model, options, random, self.single.reward_fn))
         images, texts, numbers = zip(*starts)
         model = self.single.model
         with fair_threads(model.device):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from yume_gym.street.simulator import StreetSimulator
+if TYPE_CHECKING:
+    from yume_gym.street.simulator import StreetSimulator
 
 ARRIVAL_RADIUS = 3.0  # metres
 ARRIVAL_BONUS = 10.0

@@ -14,7 +14,7 @@ from world_model.actions import Action
 from world_model.checks import check_choice, check_whole
 from world_model.config import PRESETS, get_preset
 from yume_gym.first_person import FirstPersonEnv, Outcome
-from yume_gym.rewards import REWARDS, Reward, find_reward
+from yume_gym.rewards import Reward, find_reward
 from yume_gym.street.atmosphere import LIGHTS, WEATHERS
 from yume_gym.street.beacon import ARRIVAL_BONUS, ARRIVAL_RADIUS, beacon_distance, place_beacon
 from yume_gym.street.captions import DISTRICT_WORDS, parse_text, scene_caption
@@ -169,10 +169,6 @@ class YumeStreetEnv(FirstPersonEnv):
         weather: str | None = None,
         preset: str = "street",
     ) -> None:
-        if isinstance(reward, str) and reward != BEACON and reward not in REWARDS:
-            raise ValueError(
-                f"unknown reward {reward!r}: use None, {BEACON!r}, one of {sorted(REWARDS)}, or a function"
-            )
         blocks = check_whole("blocks", blocks, least=2)
         town_seed = None if town_seed is None else check_whole("town_seed", town_seed)
         self._light = check_choice("light", light, (None, *LIGHTS))

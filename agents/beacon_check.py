@@ -1,0 +1,79 @@
+"""Does the learned reward of the beacon agree with the true one? `python -m agents.beacon_check [--model street] [--episodes 24]`
+
+Episodes of `YumeStreetBeacon-v0` in towns that nothing was trained on. The scripted agent acts, and every fourth action is
+random. The reward that a generated world would give (`yume_gym.learned_rewards.Beacon`) is computed from the same pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+import yume_gym  # noqa: F401  (registers the environments)
+from agents.scripted import BeaconSeeker
+from train.generator.measures import average_precision
+from yume_gym.rewards import Beacon, begin_reward, step_reward
+
+FIRST_TOWN = 3000  # towns from here on are for published figures only
+RANDOM = 0.25  # share of actions
+
+
+def check(reward: Beacon, episodes: int, seed: int = 0, preset: str = "street") -> dict[str, float]:
+    """What a bound reward says of so many true episodes.
+
+    Of steps: average precision of the probability of arrival, arrivals found and false ones, and the correlation of true and
+    learned progress while a pillar is seen. Of episodes: the correlation of returns.
+    """
+    rng = np.random.default_rng(seed)
+    steps: dict[str, list[Any]] = {name: [] for name in ("arrived", "probability", "said", "true", "learned", "seen")}
+    returns = []
+    for number in range(episodes):
+        env = gymnasium.make("YumeStreetBeacon-v0", town_seed=FIRST_TOWN + number, preset=preset)
+        env.action_space.seed(seed + number)
+        observation, info = env.reset(seed=seed + number)
+        state, done, total = begin_reward(reward, info["frames"]), False, np.zeros(2)
+        while not done:
+            held = BeaconSeeker.act(observation).index if rng.random() > RANDOM else int(env.action_space.sample())
+            before = info["frames"]
+            observation, true, arrived, cut, info = env.step(held)
+            learned, said, state = step_reward(reward, state, before, held, info["frames"])
+            seen, probability, _ = reward.look(info["frames"][-1])
+            row = {"arrived": arrived, "probability": probability, "said": said, "seen": seen >= 0.5}
+            for name, value in (row | {"true": float(true) - 10 * arrived, "learned": learned - 10 * said}).items():
+                steps[name].append(value)
+            total += (float(true), learned)
+            done = arrived or cut
+        env.close()
+        returns.append(total)
+    arrived, said, seen = (np.array(steps[name], bool) for name in ("arrived", "said", "seen"))
+    true, learned, both = np.array(steps["true"]), np.array(steps["learned"]), np.array(returns)
+    return {
+        "episodes": episodes,
+        "steps": len(arrived),
+        "arrivals": int(arrived.sum()),
+        "arrivals found": int((arrived & said).sum()),
+        "false arrivals": int((~arrived & said).sum()),
+        "average precision": average_precision(np.array(steps["probability"]), arrived),
+        "share of steps with a pillar in view": float(seen.mean()),
+        "correlation of progress in view": float(np.corrcoef(true[seen], learned[seen])[0, 1]),
+        "correlation of returns": float(np.corrcoef(both.T)[0, 1]),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="street", help="a name or a folder of weights")
+    parser.add_argument("--episodes", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(argv)
+    world: Any = gymnasium.make("YumeWorld-v0", model=given.model, reward="beacon").unwrapped
+    print(json.dumps(check(world.reward_fn, given.episodes, given.seed, world.model.config.name), indent=1))
+
+
+if __name__ == "__main__":
+    main()
