@@ -6,6 +6,8 @@ rolling-cache    the same, keys and values of the history computed once a block 
 full-history     every frame at the finest size: tokens grow by a block's with every block
 full-cache       the same, keys and values of the history computed once a block
 framepack        the released packing alone (FramePack, Yume 1.0): old frames in ever larger patches; tokens grow slowly
+retrieval        the sliding window's tokens, half of them old frames that show most of what the keys are about to show (WorldMem,
+                 arXiv:2504.12369): tokens stay, what is held grows. WorldMem's pose embeddings in the network are not rebuilt
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from world_model.config import DiTConfig, ModelConfig, Tiers
+from world_model.config import DiTConfig, ModelConfig, Retrieval, Tiers
 
 
 def window(packing: Tiers) -> Tiers:
@@ -29,6 +31,11 @@ def _window(dit: DiTConfig) -> Tiers:
     return window(dit.packing if isinstance(dit.packing, Tiers) else Tiers())
 
 
+def _retrieval(dit: DiTConfig) -> Retrieval:
+    frames = max(2, _window(dit).recent_frames)
+    return Retrieval(recent=frames // 2, retrieved=frames - frames // 2)
+
+
 BASELINES: dict[str, Callable[[DiTConfig], dict[str, Any]]] = {
     "spatial-only": lambda dit: {},
     "sliding-window": lambda dit: {"packing": _window(dit), "history_attention": "joint"},
@@ -36,6 +43,7 @@ BASELINES: dict[str, Callable[[DiTConfig], dict[str, Any]]] = {
     "full-history": lambda dit: {"packing": "full", "history_attention": "joint"},
     "full-cache": lambda dit: {"packing": "full", "history_attention": "cached"},
     "framepack": lambda dit: {"packing": "released", "history_attention": "joint"},
+    "retrieval": lambda dit: {"packing": _retrieval(dit), "history_attention": "joint"},
 }
 
 

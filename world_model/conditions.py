@@ -87,7 +87,12 @@ class BlockContext:
     def history(self, latents: Tensor) -> History:
         """What the block adds to the worlds' history once its `latents` [B, C, K, h, w] are known."""
         present = torch.ones_like(self.target.frame, dtype=torch.bool)
-        return History(latents, self.target.frame, self.target.yaw, self.target.pitch, present)
+        past, stride = self.worlds.history.position, self.motion.yaw.shape[1] // self.target.frame.shape[1]
+        position = None
+        if past is not None:
+            walked = self.motion.displacement[:, stride - 1 :: stride]
+            position = walked + past[:, -1:] if past.shape[1] else walked
+        return History(latents, self.target.frame, self.target.yaw, self.target.pitch, present, position)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,14 @@ class Tiers:
 
 
 @dataclass(frozen=True)
+class Retrieval:
+    """A history of the first frame, the `recent` newest and the `retrieved` old ones that show most of what comes (WorldMem)."""
+
+    recent: int = 2
+    retrieved: int = 2
+
+
+@dataclass(frozen=True)
 class ChannelConfig:
     """The channel half of TSCM: all history compressed to `dim` channels, read by ReLU linear attention.
 
@@ -61,7 +69,7 @@ class DiTConfig:
     text_dim: int = 4096  # 0: no text, and no cross-attention
     freq_dim: int = 256
     eps: float = 1e-6
-    packing: Literal["released", "full"] | Tiers = "released"  # "full": every history frame at the finest size
+    packing: Literal["released", "full"] | Tiers | Retrieval = "released"  # "full": every frame at the finest size
     channel: ChannelConfig | None = field(default_factory=ChannelConfig)
     history_attention: Literal["joint", "cached"] = "joint"
     prediction: Literal["velocity", "data"] = "velocity"  # what the network's output means (flow.py)
@@ -231,8 +239,10 @@ def _tuples(value: Any) -> Any:
 
 def _build(cls: type, values: dict[str, Any]) -> Any:
     """A config dataclass from plain JSON values; nested configs by field name."""
+    packing = values.get("packing")
+    packings = Retrieval if isinstance(packing, dict) and "retrieved" in packing else Tiers
     nested = {"dit": DiTConfig, "vae": VAEConfig, "text": TextConfig, "sampler": SamplerConfig, "camera": CameraConfig,
-              "channel": ChannelConfig, "packing": Tiers, "action": ActionSpec, **NESTED}  # fmt: skip
+              "channel": ChannelConfig, "packing": packings, "action": ActionSpec, **NESTED}  # fmt: skip
     unknown = values.keys() - {f.name for f in dataclasses.fields(cls)}
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}: the file was written by another version")

@@ -6,13 +6,14 @@ Shapes: B worlds, F frames held, K frames of a new block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from world_model.config import ModelConfig, Tiers
+from world_model.config import ModelConfig, Retrieval, Tiers
+from world_model.retrieval import View, retrieve, seen, view_points
 from world_model.tscm import History
 
 
@@ -31,13 +32,14 @@ class HistoryPacking(Protocol):
 
     name: for tables. ratios: coarse patch sizes that its groups may have. constant: whether every history holds the same number
     of frames for ever; where there is no past, these are then marked as absent, else none is held.
-    two_stage: whether a group may be shrunk before it is patchified.
+    two_stage: whether a group may be shrunk before it is patchified. placed: whether frames are held with camera positions.
     """
 
     name: str
     ratios: tuple[int, ...]
     constant: bool
     two_stage: bool
+    placed: bool
 
     def groups(self, frames: int) -> list[Group]:
         """The groups of `frames` held frames, oldest first."""
@@ -51,11 +53,15 @@ class HistoryPacking(Protocol):
         """The history after a block; one random stream a world, so that batching changes nothing."""
         ...
 
+    def read(self, history: History, view: Callable[[], View]) -> History:
+        """What of the history is read for a block that ends in `view` (F = 1), which only a packing that is `placed` asks for."""
+        ...
+
 
 class TierPacking:
     """Ours (`Tiers`): a constant number of tokens. First frame, a uniform draw of old ones, recent ones by age."""
 
-    name, constant, two_stage = "tiers", True, False
+    name, constant, two_stage, placed = "tiers", True, False, False
 
     def __init__(self, tiers: Tiers) -> None:
         self.tiers = tiers
@@ -71,11 +77,14 @@ class TierPacking:
     def append(self, history: History, block: History, streams: Sequence[torch.Generator]) -> History:
         return append_tiers(history, block, self.tiers, streams)
 
+    def read(self, history: History, view: Callable[[], View]) -> History:
+        return history
+
 
 class FullPacking:
     """Every held frame at the finest size, up to `limit` frames: the baseline without compression."""
 
-    name, constant, two_stage = "full", False, False
+    name, constant, two_stage, placed = "full", False, False, False
     ratios: tuple[int, ...] = ()
 
     def __init__(self, limit: int) -> None:
@@ -90,6 +99,9 @@ class FullPacking:
     def append(self, history: History, block: History, streams: Sequence[torch.Generator]) -> History:
         return append_all(history, block, self.limit)
 
+    def read(self, history: History, view: Callable[[], View]) -> History:
+        return history
+
 
 class ReleasedPacking(FullPacking):
     """The public code's: every frame is held, old ones are read in ever larger patches (FramePack, Yume 1.0)."""
@@ -101,12 +113,39 @@ class ReleasedPacking(FullPacking):
         return released_packing(frames)
 
 
+class RetrievalPacking(FullPacking):
+    """Every frame is held; read are the first, the newest, and old ones retrieved by estimated pose (retrieval.py)."""
+
+    name, placed = "retrieval", True
+
+    def __init__(self, config: ModelConfig, retrieval: Retrieval, limit: int) -> None:
+        super().__init__(limit)
+        self.retrieval, self.camera, self.aspect = retrieval, config.camera, config.height / config.width
+
+    def read(self, history: History, view: Callable[[], View]) -> History:
+        r, frames = self.retrieval, history.frames
+        if frames <= 1 + r.retrieved + r.recent:
+            return history
+        if history.position is None:
+            raise ValueError("retrieval by pose needs a history with camera positions: begin a world with this model")
+        old = slice(1, frames - r.recent)
+        points = view_points(view(), self.camera, self.aspect)
+        poses = View(history.yaw[:, old], history.pitch[:, old], history.position[:, old])
+        shown = seen(points, poses, self.camera, self.aspect) & history.present[:, old, None]
+        chosen = retrieve(shown, r.retrieved) + 1
+        newest = torch.arange(frames - r.recent, frames, device=chosen.device).expand(len(chosen), -1)
+        return history.select(torch.cat([torch.zeros_like(chosen[:, :1]), chosen, newest], dim=1))
+
+
 def build_packing(config: ModelConfig) -> HistoryPacking:
     """The packing of a config; those that grow hold as many frames as there are rotary positions for beside a block."""
     packing = config.dit.packing
     if isinstance(packing, Tiers):
         return TierPacking(packing)
-    return {"released": ReleasedPacking, "full": FullPacking}[packing](config.dit.max_age - config.block_latents)
+    limit = config.dit.max_age - config.block_latents
+    if isinstance(packing, Retrieval):
+        return RetrievalPacking(config, packing, limit)
+    return {"released": ReleasedPacking, "full": FullPacking}[packing](limit)
 
 
 def released_packing(frames: int) -> list[Group]:

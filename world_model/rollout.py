@@ -20,6 +20,7 @@ from world_model.conditions import BlockContext, Conditions, Motion, Target
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.priors.base import Prediction
+from world_model.retrieval import View
 from world_model.threads import in_parallel
 from world_model.vae import VideoVAE
 from world_model.worlds import WorldBatch
@@ -62,6 +63,13 @@ def constrained_motion(dit: DiT, worlds: WorldBatch, actions: Sequence[Action]) 
     return motion
 
 
+def end_view(worlds: WorldBatch, motion: Motion) -> View:
+    """The camera at the end of a block, of worlds whose frames are held with positions."""
+    place = worlds.history.position
+    assert place is not None
+    return View(motion.yaw[:, -1:], motion.pitch[:, -1:], place[:, -1:] + motion.displacement[:, -1:])
+
+
 def encode_conditions(
     dit: DiT, vae: VideoVAE, worlds: WorldBatch, motion: Motion, context: Tensor, pooled: Tensor
 ) -> tuple[Conditions, BlockContext]:
@@ -79,7 +87,7 @@ def encode_conditions(
         return tuple(prior.predict(state, block, vae) for prior, state in zip(dit.priors, worlds.priors))
 
     with in_parallel(predict, worlds.picture.device) if len(dit.priors) else nullcontext(predict) as predicted:
-        history = worlds.history if worlds.history.frames else None
+        history = dit.packing.read(worlds.history, lambda: end_view(worlds, motion)) if worlds.history.frames else None
         conditions = dit.encode_conditions(history, worlds.memory, conditioned.context, target, pooled)
         predictions = predicted()
     return dit.condition_on(conditions, predictions), replace(block, predictions=predictions)

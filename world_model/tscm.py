@@ -21,7 +21,8 @@ class History:
     """Latent frames a world still holds, oldest first, and when and where the camera was commanded to be.
 
     latents [B, C, F, h, w]; frame [B, F] int64 index in the world's time; yaw, pitch [B, F] float64 radians;
-    present [B, F] bool: False where there is no past (a text start).
+    present [B, F] bool: False where there is no past (a text start); position [B, F, 2] float64 metres, commanded like the
+    angles, of packings that retrieve by it.
     """
 
     latents: Tensor
@@ -29,6 +30,7 @@ class History:
     yaw: Tensor
     pitch: Tensor
     present: Tensor
+    position: Tensor | None = None
 
     @property
     def frames(self) -> int:
@@ -43,16 +45,22 @@ class History:
         """Frames `index` [B, n] of every world."""
         index = index.to(self.latents.device)
         latents = torch.stack([world[:, i] for world, i in zip(self.latents, index)])
-        rest = (torch.gather(values, 1, index) for values in (self.frame, self.yaw, self.pitch, self.present))
-        return History(latents, *rest)
+        rest = (torch.gather(values, 1, index) for values in self._rows)
+        position = self.position
+        if position is not None:
+            position = torch.gather(position, 1, index[..., None].expand(-1, -1, 2))
+        return History(latents, *rest, position)
 
     def join(self, other: History) -> History:
         rest = (torch.cat(pair, dim=1) for pair in zip(self._rows, other._rows))
-        return History(torch.cat([self.latents, other.latents], dim=2), *rest)
+        both = self.position is not None and other.position is not None
+        position = torch.cat([self.position, other.position], dim=1) if both else None  # type: ignore[list-item]
+        return History(torch.cat([self.latents, other.latents], dim=2), *rest, position)
 
     def repeat(self, times: int) -> History:
         """Every world `times` times in a row, for several noise draws of one history."""
-        return History(*(v.repeat_interleave(times, dim=0) for v in (self.latents, *self._rows)))
+        rows = (v.repeat_interleave(times, dim=0) for v in (self.latents, *self._rows))
+        return History(*rows, None if self.position is None else self.position.repeat_interleave(times, dim=0))
 
     @property
     def _rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -84,6 +84,7 @@ def _padded(history: History, missing: int) -> History:
         yaw=F.pad(history.yaw, front),
         pitch=F.pad(history.pitch, front),
         present=F.pad(history.present, front),
+        position=None if history.position is None else F.pad(history.position, (0, 0, *front)),
     )
 
 
@@ -99,6 +100,7 @@ def _unpadded(history: History) -> History:
         yaw=history.yaw[:, held],
         pitch=history.pitch[:, held],
         present=history.present[:, held],
+        position=None if history.position is None else history.position[:, held],
     )
 
 
@@ -113,6 +115,8 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     video = pictures[:, :, None].expand(-1, -1, config.start_latents * config.vae.temporal_stride, -1, -1)
     latents = vae.encode(video)
     history = static_history(latents, dit.packing.held(config.start_latents), pose.yaw, pose.pitch, present)
+    if dit.packing.placed:
+        history = replace(history, position=pose.position[:, None].expand(-1, history.frames, -1))
     shown = torch.arange(history.frames - config.start_latents, history.frames, device=device)
     memory = dit.encode_memory(history.select(shown.repeat(worlds, 1)))
     with torch.no_grad():
@@ -153,7 +157,9 @@ def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pos
     row = torch.zeros(worlds, 0, dtype=torch.float64, device=device)
     latents = torch.zeros(worlds, config.dit.latent_channels, 0, *config.latent_size, device=device)
     return WorldBatch(
-        history=History(latents=latents, frame=row.long(), yaw=row, pitch=row, present=row.bool()),
+        history=History(
+            latents, row.long(), row, row, row.bool(), row[..., None].expand(-1, -1, 2) if dit.packing.placed else None
+        ),
         memory=dit.empty_memory(pictures) if config.dit.channel else None,
         yaw=pose.yaw,
         pitch=pose.pitch,

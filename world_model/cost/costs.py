@@ -15,7 +15,7 @@ from world_model.config import ModelConfig, TextConfig
 from world_model.cost.count import Cost, count, size_of
 from world_model.dit import DiT
 from world_model.packing import build_packing
-from world_model.rollout import encode_conditions
+from world_model.rollout import encode_conditions, end_view
 from world_model.tscm import History
 from world_model.vae import VideoVAE, build_vae
 from world_model.worlds import WorldBatch
@@ -99,7 +99,8 @@ def count_block(config: ModelConfig, history: int) -> Block:
             return *found, dit.encode_memory(_history(dit.config, dit.config.block_latents))
 
         (ready, _, memory), cost = count(once)
-        groups = dit.pack(worlds.history, torch.zeros(1, dtype=torch.int64, **META))[2] if held else []
+        read = dit.packing.read(worlds.history, lambda: end_view(worlds, motion))
+        groups = dit.pack(read, torch.zeros(1, dtype=torch.int64, **META))[2] if held else []
         tokens[:] = [sum(f * h * w for f, h, w in groups)]
         sizes["history"].append(size_of(ready.history, ready.tokens))
         sizes["text"].append(size_of(ready.context))
@@ -195,8 +196,11 @@ def _worlds(dit: DiT, held: int) -> tuple[WorldBatch, Motion, Tensor, Tensor]:
         memory = dit.encode_memory(_history(config, config.block_latents))
     pose = Pose(*(torch.empty(1, *n, dtype=torch.float64, **META) for n in ((), (), (2,))))
     picture = torch.empty(1, 3, config.height, config.width, **META)
+    history = _history(config, held)
+    if dit.packing.placed:
+        history = replace(history, position=torch.empty(1, held, 2, dtype=torch.float64, **META))
     worlds = WorldBatch(
-        history=_history(config, held),
+        history=history,
         memory=memory,
         yaw=pose.yaw,
         pitch=pose.pitch,
