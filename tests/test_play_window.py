@@ -51,7 +51,7 @@ def text(what: str) -> pygame.event.Event:
 
 
 def play(
-    session: Session, script: dict[tuple[int, int], list[pygame.event.Event]], seconds: float = 30, **window
+    session: Session, script: dict[tuple[int, int], list[pygame.event.Event]], seconds: float = 120, **window
 ) -> tuple:  # type: ignore[no-untyped-def]
     """Plays with events posted when the frame (block, index) is on the screen. Returns the window, frames and pictures."""
     frames: list[Frame] = []

@@ -1,4 +1,4 @@
-"""Videos at full frame rate: a step is a block of frames, and all of them belong into the film."""
+"""Videos at full frame rate: a step is a block of frames, and all of them belong into the video."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ import numpy as np
 from world_model.model import WorldModel, WorldState
 from yume_gym.env import check_told
 from yume_gym.first_person import EnvState
-from yume_gym.play.film import SessionRecorder, write_clip
 from yume_gym.play.keys import HeldKeys, key_name, played
 from yume_gym.play.pace import FrameClock, Meter, Stats
+from yume_gym.play.recorder import SessionRecorder, write_clip
 from yume_gym.play.replay import Replay, ReplayHeader, ReplaySegment, Script, write_replay
 from yume_gym.play.start import Origin, Start, Twin, prepare
 from yume_gym.play.world import Frame, Order, PlayedWorld, Snapshot
@@ -245,7 +245,7 @@ class Session:
         return Path(path)
 
     def record(self, path: str | os.PathLike) -> Path:
-        """Film every frame shown from now on into `path` (mp4), and write the replay beside it; returns the replay's path.
+        """Record every frame shown from now on into `path` (mp4), and write the replay beside it; returns the replay's path.
 
         The replay tells of the current world from its beginning, and of all later ones. Raises ValueError if already
         recording, OSError where it cannot be written.
@@ -255,7 +255,7 @@ class Session:
             return self._recorder.record(Path(path), self._world)
 
     def stop_recording(self) -> None:
-        """Finish the film and the replay. Does nothing if not recording. OSError if the film could not be written."""
+        """Finish the video and the replay. Does nothing if not recording. OSError if the video could not be written."""
         with self._changed:
             recording = self._recorder.stop(self._world)
         if recording is not None:

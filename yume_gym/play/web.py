@@ -142,7 +142,7 @@ def serve(
 
     start: what a player's first world begins from; without one every player gets a seed of their own. host: 127.0.0.1 keeps
     to this machine; any other demands a token, and one is made if none is given. port 0 takes a free one. twin: offer the
-    street beside the dream. record: film every player's session, into out-1.mp4, out-2.mp4 ... for out.mp4, and write replays
+    street beside the dream. record: record every player's session, into out-1.mp4, out-2.mp4 ... for out.mp4, and write replays
     beside them. replay: show this to everybody instead. announce: told the address when it can be opened.
     Raises ValueError for a model whose actions are not first-person ones.
     """

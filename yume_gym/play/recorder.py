@@ -1,4 +1,4 @@
-"""Films of play: the last seconds, kept ready, and recordings that are written while they happen."""
+"""Recordings of play: the clip of the last seconds, kept ready, and videos with replays that are written while they happen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from yume_gym.play.replay import Block, ReplayHeader, ReplaySegment, ReplayWrite
 from yume_gym.play.world import Frame, PlayedWorld
 
 FILM_HEIGHT = 256  # small pictures are enlarged by a whole factor to about this many rows
-_WAITING = 64  # frames that a film may lag behind its player before the player has to wait
+_WAITING = 64  # frames that a video may lag behind its player before the player has to wait
 _QUALITY = 95
 
 
@@ -47,14 +47,14 @@ class ClipRing:
 def write_clip(
     path: Path, kept: Iterable[tuple[bytes, bytes | None, Played, str | None]], fps: float, hud: bool
 ) -> None:
-    """Frames of a `ClipRing` as a film."""
-    with ClipWriter(path, fps, hud) as film:
+    """Frames of a `ClipRing` as a video."""
+    with ClipWriter(path, fps, hud) as video:
         for picture, twin, action, event in kept:
-            film.add(_unpacked(picture), None if twin is None else _unpacked(twin), action, event)
+            video.add(_unpacked(picture), None if twin is None else _unpacked(twin), action, event)
 
 
 class ClipWriter:
-    """Writes a film in a thread of its own. It appears under its name when it is complete, with `close`.
+    """Writes a video in a thread of its own. It appears under its name when it is complete, with `close`.
 
     With `hud`, keys and event are drawn on. A twin stands beside the dream; a world without one leaves its place black.
     """
@@ -67,16 +67,16 @@ class ClipWriter:
         self._shape: tuple[int, ...] | None = None
         self._frames: queue.Queue[tuple[Any, ...] | None] = queue.Queue(maxsize=_WAITING)
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="film", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="video", daemon=True)
         self._thread.start()
 
     def add(self, picture: np.ndarray, twin: np.ndarray | None, action: Played, event: str | None) -> None:
-        """One more frame, uint8 [H, W, 3]. Raises OSError if the film could not be written so far."""
+        """One more frame, uint8 [H, W, 3]. Raises OSError if the video could not be written so far."""
         self._raise_error()
         self._frames.put((picture, twin, action, event))
 
     def close(self) -> None:
-        """Complete the film. Raises OSError if it could not be written; nothing is left of it then."""
+        """Complete the video. Raises OSError if it could not be written; nothing is left of it then."""
         if self._thread.is_alive():
             self._frames.put(None)
             self._thread.join()
@@ -97,7 +97,7 @@ class ClipWriter:
         except Exception as error:  # whatever the encoder says is handed to the player's thread
             self._error = error
             self._part.unlink(missing_ok=True)
-            while self._frames.get() is not None:  # nobody must wait for a film that is given up
+            while self._frames.get() is not None:  # nobody must wait for a video that is given up
                 pass
 
     def _drawn(self, picture: np.ndarray, twin: np.ndarray | None, action: Played, event: str | None) -> np.ndarray:
@@ -108,7 +108,7 @@ class ClipWriter:
         return np.concatenate([draw_hud(Shot(p, action.keys, action.arrows, event), zoom) for p in pictures], axis=1)
 
     def _fitted(self, picture: np.ndarray) -> np.ndarray:
-        """All frames of a film are as large as its first."""
+        """All frames of a video are as large as its first."""
         self._shape = self._shape or picture.shape
         fitted = np.zeros(self._shape, np.uint8)
         width = min(self._shape[1], picture.shape[1])
@@ -117,11 +117,11 @@ class ClipWriter:
 
     def _raise_error(self) -> None:
         if self._error is not None:
-            raise OSError(f"the film {str(self._path)!r} cannot be written: {self._error}") from self._error
+            raise OSError(f"the video {str(self._path)!r} cannot be written: {self._error}") from self._error
 
 
 class Recording:
-    """A film of all that a player sees, and its replay beside it, written while it happens."""
+    """A video of all that a player sees, and its replay beside it, written while it happens."""
 
     def __init__(self, path: Path, header: ReplayHeader, segment: ReplaySegment | None) -> None:
         """`segment`: the current world so far, if anything of it was shown. Raises OSError where nothing can be written."""
@@ -147,7 +147,7 @@ class Recording:
             self._clip.add(frame.picture, frame.twin, frame.action, frame.event)
 
     def close(self) -> None:
-        """Complete both. Raises OSError if the film could not be written."""
+        """Complete both. Raises OSError if the video could not be written."""
         self._replay.close()
         self._clip.close()
 
