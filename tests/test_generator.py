@@ -284,7 +284,7 @@ def test_a_network_without_output_explains_nothing(toy_config, windows):
     """A network whose output layer is zero leaves everything unexplained."""
     dit = DiT(toy_config)
     measure_residuals(dit, windows)
-    trainer = Foundation(toy_config, windows, foundation.Settings(batch=4, draws=2))
+    trainer = Foundation(toy_config, windows, foundation.Settings(batch=4, noise_samples=2))
     loss, unexplained = trainer.loss(dit, 0, 0.0)
     assert float(unexplained) == pytest.approx(1) and loss.isfinite()
 
@@ -334,7 +334,7 @@ def test_foundation_learns_the_toy(toy_config, windows):
     torch.manual_seed(0)
     dit = DiT(toy_config)
     measure_residuals(dit, windows)
-    settings = foundation.Settings(batch=8, draws=2, own_from=0.5, life=6)
+    settings = foundation.Settings(batch=8, noise_samples=2, self_generated_from=0.5, episode_length=6)
     trainer = Foundation(toy_config, windows, settings)
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3, betas=(0.9, 0.95))
     shares = []
@@ -348,7 +348,7 @@ def test_foundation_learns_the_toy(toy_config, windows):
 
 
 def test_distillation_moves_the_generator_alone_when_it_is_its_turn(toy_config, windows, dit):
-    settings = distill.Settings(batch=2, pool=4, life=4, critic_steps=2, critic_warmup=2)
+    settings = distill.Settings(batch=2, pool=4, episode_length=4, critic_steps=2, critic_warmup=2)
     trainer = distill.Distillation(toy_config, windows, dit, settings)
     assert [number for number in range(7) if trainer.learns(number)] == [2, 4, 6]
     student = DiT(toy_config)
@@ -364,7 +364,7 @@ def test_distillation_moves_the_generator_alone_when_it_is_its_turn(toy_config, 
 
 
 def test_a_critic_that_is_the_teacher_pushes_nowhere(toy_config, windows, dit):
-    trainer = distill.Distillation(toy_config, windows, dit, distill.Settings(batch=2, pool=4, life=4))
+    trainer = distill.Distillation(toy_config, windows, dit, distill.Settings(batch=2, pool=4, episode_length=4))
     window, latents = trainer.rollout(dit, 1)
     assert torch.equal(trainer.direction(dit, window, latents, 1), torch.zeros_like(latents))
 

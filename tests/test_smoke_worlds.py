@@ -18,7 +18,9 @@ from train.recordings.recorder import record
 from train.world import Recipe, Settings, WorldTraining
 
 # so few steps that noise levels below 1 would only be a distraction: what is asked is the mean of what may come
-FOUNDATION = foundation.Settings(lr=4e-3, ema=0.97, pure_noise=1.0, noised=0.0, text_start=0.0, own_from=0.95)
+FOUNDATION = foundation.Settings(
+    lr=4e-3, ema=0.97, pure_noise=1.0, noised=0.0, text_start=0.0, self_generated_from=0.95
+)
 RECIPE = Recipe(autoencoder.Settings(clips=300), FOUNDATION, steps={"autoencoder": 5, "heads": 10})
 DRIVER = "train.recordings.policies:car_racing"
 # what brings it, id, arguments of recording, steps; steps and batch of foundation training: little of Breakout's picture moves

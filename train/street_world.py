@@ -49,12 +49,14 @@ LOOK_EVERY = 60.0  # seconds between looks at what has been rendered, and betwee
 BLOCKS = 32  # of an episode
 SHEET_TOWNS, SHEET_BLOCKS = 6, (1, 2, 4, 8, 12, 20, 30)
 GPU = Recipe(
-    foundation=foundation.Settings(batch=160, draws=2, lr=1.5e-3, warmup=200, own_from=0.5, longest=BLOCKS),
-    distill=distill.Settings(batch=64, pool=256, life=BLOCKS, guidance=2.0),
+    foundation=foundation.Settings(
+        batch=160, noise_samples=2, lr=1.5e-3, warmup=200, self_generated_from=0.5, longest=BLOCKS
+    ),
+    distill=distill.Settings(batch=64, pool=256, episode_length=BLOCKS, guidance=2.0),
     shares={"autoencoder": 0.1, "foundation": 0.6, "distill": 0.3},
 )
 CPU = Recipe(
-    foundation=foundation.Settings(draws=4, longest=BLOCKS), distill=distill.Settings(life=BLOCKS),
+    foundation=foundation.Settings(batch=16, longest=BLOCKS), distill=distill.Settings(episode_length=BLOCKS),
     shares={"autoencoder": 0.05, "foundation": 0.95, "distill": 0.0},
 )  # fmt: skip
 

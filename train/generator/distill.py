@@ -30,7 +30,7 @@ class Settings:
 
     batch: int = 8  # worlds a step
     pool: int = 32  # worlds that live on the generator's blocks
-    life: int = 24  # blocks that a rollout lasts at most
+    episode_length: int = 24  # blocks that a rollout lasts at most
     generator_lr: float = 2e-5
     critic_lr: float = 1e-4
     critic_steps: int = 5  # critic steps a generator step
@@ -47,7 +47,7 @@ class Distillation:
     def __init__(self, config: ModelConfig, windows: Windows, teacher: DiT, settings: Settings) -> None:
         self.config, self.windows, self.teacher, self.settings = config, windows, teacher, settings
         self.device = windows.data.latents.device
-        self.pool = RolloutPool(windows, settings.pool, settings.life, self.stream(-1, 0))
+        self.pool = RolloutPool(windows, settings.pool, settings.episode_length, self.stream(-1, 0))
         self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
 
     def stream(self, number: int, kind: int) -> torch.Generator:

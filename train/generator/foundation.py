@@ -1,6 +1,6 @@
 """Foundation training of a generator: flow matching of the next block, given a history that is recorded, noised or its own.
 
-Shapes: B worlds, D noise draws of each, C channels, K latent frames of a block, h x w latent size.
+Shapes: B worlds, C channels, K latent frames of a block, h x w latent size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Settings:
     """Numbers of this stage."""
 
     batch: int = 8  # worlds a step
-    draws: int = 2  # noise draws that share one world's history
+    noise_samples: int = 2  # noise draws that share one world's history
     lr: float = 2e-3
     warmup: int = 50  # steps
     cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
@@ -38,10 +38,10 @@ class Settings:
     described: float = 0.3  # share of worlds without an event that are told the caption
     text_start: float = 0.05  # share of worlds with no past at all: the block is generated from text (T2V)
     text_dropout: float = 0.1  # share of worlds that are told nothing, for guidance in distillation
-    own_from: float = 0.4  # share of the run after which histories of the generator's own are mixed in
-    own_share: float = 0.5  # share of the batch that may live on them; at the end all of these do
-    own_steps: int = 2  # sampler steps of such a history
-    life: int = 24  # blocks that a self-generated history lasts at most
+    self_generated_from: float = 0.4  # share of the run after which self-generated histories are mixed in
+    self_generated_share: float = 0.5  # share of the batch that may live on them; at the end all of these do
+    self_generated_steps: int = 2  # sampler steps of such a history
+    episode_length: int = 24  # blocks that a self-generated history lasts at most
     longest: int = 200  # blocks: oldest world in training
     optimizer: str = "muon"  # or "adamw"
     seed: int = 0
@@ -75,7 +75,7 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     made = dit.detailed(x, sigma, conditions)
     assert made.error is not None
     error = ((made.output - data).square() / explained).mean(dim=1, keepdim=True)
-    return likelihood(error, made.error), error.detach().mean() / reference
+    return likelihood(error, made.error), error.detach().mean() / reference.detach()
 
 
 def likelihood(error: Tensor, logarithm: Tensor) -> Tensor:
@@ -129,9 +129,9 @@ class Foundation:
     def __init__(self, config: ModelConfig, windows: Windows, settings: Settings) -> None:
         self.config, self.windows, self.settings = config, windows, settings
         self.device = windows.data.latents.device
-        self.own = min(max(round(settings.batch * settings.own_share), 1), settings.batch - 1)
-        self.pool = RolloutPool(windows, 4 * self.own, settings.life, self.stream(-1), share=0.0)
-        self.sigmas = flow.sigma_schedule(settings.own_steps, config.sampler.shift)
+        self.own = min(max(round(settings.batch * settings.self_generated_share), 1), settings.batch - 1)
+        self.pool = RolloutPool(windows, 4 * self.own, settings.episode_length, self.stream(-1), share=0.0)
+        self.sigmas = flow.sigma_schedule(settings.self_generated_steps, config.sampler.shift)
 
     def stream(self, number: int) -> torch.Generator:
         """Random numbers of one step: a resumed run draws what an unbroken one would."""
@@ -140,7 +140,7 @@ class Foundation:
     def loss(self, dit: DiT, number: int, done: float) -> tuple[Tensor, Tensor]:
         """`flow_loss` of step `number`, after the share `done` of the run."""
         s, stream = self.settings, self.stream(number)
-        share = min(1.0, max(0.0, done - s.own_from) / max(1e-6, (1 - s.own_from) / 2))
+        share = min(1.0, max(0.0, done - s.self_generated_from) / max(1e-6, (1 - s.self_generated_from) / 2))
         rows, _, lived = self.pool.sample(self.own, stream)
         block = lived.data
         if share:
@@ -159,8 +159,8 @@ class Foundation:
         if dit.flow is not None and conditions.flow is not None:
             newest = window.history.latents[:, :, -1] * window.history.has_past[:, None, None, None]
             moving = FLOW_WEIGHT * dit.flow.loss(conditions.flow, newest, window.data)
-        conditions = conditions.repeat(s.draws)
-        data = window.data.repeat_interleave(s.draws, 0)
+        conditions = conditions.repeat(s.noise_samples)
+        data = window.data.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream, device=self.device)
         loss, unexplained = flow_loss(dit, conditions, data, sigma, noise)

@@ -1,7 +1,7 @@
 """Self-generated histories: worlds that live on the generator's own blocks along recorded actions (Self-Forcing, arXiv 2506.08009).
 
 All worlds of a pool are rows of one tensor. A row begins as a recorded picture; each block is written behind the last one, while
-the target stays what was recorded. A row whose life ends begins anew elsewhere, as a self-generated one or a recorded one
+the target stays what was recorded. A row whose episode ends begins anew elsewhere, as a self-generated one or a recorded one
 (`generated`). A batch has the same shape whatever the share of these.
 """
 
@@ -16,12 +16,15 @@ from train.generator.windows import Spans, Window, Windows
 
 
 class RolloutPool:
-    """`size` worlds of at most `life` blocks. `sample` gives windows on their own history, `add` writes their next blocks."""
+    """`size` worlds of at most `episode_length` blocks. `sample` gives windows on their own history, `add` writes their next
+    blocks."""
 
-    def __init__(self, windows: Windows, size: int, life: int, stream: torch.Generator, share: float = 1.0) -> None:
-        self.windows, self.size, self.life = windows, size, life
+    def __init__(
+        self, windows: Windows, size: int, episode_length: int, stream: torch.Generator, share: float = 1.0
+    ) -> None:
+        self.windows, self.size, self.episode_length = windows, size, episode_length
         data, config = windows.data, windows.config
-        shape = (size, 1 + life * config.block_latents, *data.latents.shape[1:])
+        shape = (size, 1 + episode_length * config.block_latents, *data.latents.shape[1:])
         self.latents = torch.zeros(shape, dtype=data.latents.dtype, device=data.latents.device)
         rows = torch.arange(size, device=data.latents.device)
         self.episode, self.start, self.age, self.last = (torch.zeros_like(rows) for _ in range(4))
@@ -52,7 +55,7 @@ class RolloutPool:
         drawn, choice = (torch.rand(len(rows), generator=stream, device=rows.device) for _ in range(2))
         fresh = {
             "episode": spans.episode, "start": spans.start, "age": spans.age, "generated": choice < share,
-            "last": (drawn * self.life).long().minimum(room),
+            "last": (drawn * self.episode_length).long().minimum(room),
         }  # fmt: skip
         for name, new in fresh.items():
             own = getattr(self, name)
