@@ -13,7 +13,7 @@ pytest.importorskip("cv2", reason="opencv is not installed: pip install 'yume-gy
 from scipy import ndimage
 
 from train import evaluate
-from train.evaluation import pose, vbench, yume_bench
+from train.evaluation import pose, vbench_figures, yume_bench
 from train.evaluation.published import COLUMNS, ROWS
 from world_model.actions import Action
 from world_model.camera import CameraConfig, rotation
@@ -98,7 +98,7 @@ def environment(tmp_path):
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / "packages"} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    for names in vbench.FILES.values():
+    for names in vbench_figures.FILES.values():
         for name in names:
             (tmp_path / "weights" / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "weights" / name).write_bytes(b"0123456789")
@@ -127,6 +127,6 @@ def test_the_bench_runs_end_to_end_and_names_what_it_cannot_compute(weights_fold
 
 
 def test_without_the_package_all_five_figures_say_so(tmp_path):
-    for name in vbench.FILES:
-        with pytest.raises(vbench.Unavailable, match="no Python with the package vbench"):
-            vbench.measure(tmp_path, name, None, tmp_path)
+    for name in vbench_figures.FILES:
+        with pytest.raises(vbench_figures.Unavailable, match="no Python with the package vbench"):
+            vbench_figures.measure(tmp_path, name, None, tmp_path)

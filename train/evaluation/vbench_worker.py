@@ -12,6 +12,7 @@ from pathlib import Path
 
 def main() -> None:
     videos, out, dimension, device = sys.argv[1:]
+    sys.path.pop(0)  # this folder, whose modules are not for that environment
     from vbench import VBench
 
     bench = VBench(device, None, out)

@@ -2,7 +2,7 @@
 
 Videos of 96 frames from start pictures, one held action each, at 544 x 960 and 16 frames/s where the model can.
 Instruction following is told by two estimators: the inverse-dynamics judge, and pose estimation (pose.py).
-Five figures are VBench's (vbench.py). The paper's rows stand beside ours, marked published. Its instruction following is another
+Five figures are VBench's (vbench_figures.py). The paper's rows stand beside ours, marked published. Its instruction following is another
 measurement and has a column of its own. A figure that cannot be computed is named with the reason.
 `--street` measures YumeStreet itself by the same code: what the estimators reach on videos that do what is held.
 Finished videos are kept.
@@ -26,7 +26,7 @@ from train.engine.loop import prepare_cpu
 from train.evaluation.pose import held_keys
 from train.evaluation.published import COLUMNS, ROWS
 from train.evaluation.store import Store, plain
-from train.evaluation.vbench import FILES, Unavailable, default_weights, measure
+from train.evaluation.vbench_figures import FILES, Unavailable, default_weights, measure
 from train.judge.network import WEIGHTS, Judge
 from train.street.routes import open_start
 from world_model.actions import Action
