@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_worlds_are_drawn_in_shares_of_the_weights(tmp_path, config, make_vae):
             (tmp_path / name / f"{i:02d}.mp4").write_bytes(b"")
     sources = [mixture.Source("real", str(tmp_path / "many"), 1), mixture.Source("events", str(tmp_path / "few"), 3)]
     mixture.mix(config, sources, tmp_path / "out")
-    clips = Clips(config, tmp_path / "out", make_vae(config))
+    clips = Clips(replace(config, priors=()), tmp_path / "out", make_vae(config))
     drawn = clips._order
     held, trained = drawn[:HELD_OUT], drawn[HELD_OUT:]
     assert set(held).isdisjoint(trained) and len(set(drawn)) == 42
@@ -146,9 +147,9 @@ def vision_language_model(folder: Path) -> None:
         eos_token_id=None,
         pad_token_id=0,
     )
-    LlavaForConditionalGeneration(LlavaConfig(vision, text, image_token_index=vocabulary["<image>"])).save_pretrained(
-        folder
-    )
+    LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=vocabulary["<image>"])
+    ).save_pretrained(folder)
 
 
 def test_a_vision_language_model_relabels_every_clip(sets, monkeypatch):

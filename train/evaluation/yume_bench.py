@@ -2,8 +2,8 @@
 
 Videos of 96 frames from start pictures, one held action each, at 544 x 960 and 16 frames/s where the model can.
 Instruction following is told by two estimators: the inverse-dynamics judge, and pose estimation (pose.py).
-Five figures are VBench's (vbench_figures.py). The paper's rows stand beside ours, marked published. Its instruction following is another
-measurement and has a column of its own. A figure that cannot be computed is named with the reason.
+Five figures are VBench's (vbench_figures.py). The paper's rows stand beside ours, marked published. Its instruction following is
+another measurement and has a column of its own. A figure that cannot be computed is named with the reason.
 `--street` measures YumeStreet itself by the same code: what the estimators reach on videos that do what is held.
 Finished videos are kept.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from train.data.video import write_video
 from train.engine.loop import prepare_cpu
@@ -33,7 +34,6 @@ from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
 from world_model.model import WorldModel
-from yume_gym.pictures import load_picture
 from yume_gym.street.simulator import StreetSimulator
 
 SIZE, FPS, FRAMES = "544x960", 16, 96
@@ -209,7 +209,9 @@ def start_pictures(model: WorldModel, folder: Path | None) -> list[np.ndarray]:
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if not files:
         raise ValueError(f"no pictures (png, jpg) in {folder}")
-    return [load_picture(file, model.config.height, model.config.width) for file in files]
+    size = (model.config.width, model.config.height)
+    opened = (ImageOps.exif_transpose(Image.open(file)).convert("RGB") for file in files)
+    return [np.array(ImageOps.fit(picture, size, method=Image.Resampling.LANCZOS)) for picture in opened]
 
 
 def load(name: str, size: str | None) -> WorldModel:
