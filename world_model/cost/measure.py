@@ -180,16 +180,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--history", type=int, default=23, help="history latents")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument(
-        "--compile", nargs="*", default=["eager", "inductor"], help="eager, or backends of torch.compile"
-    )
+    parser.add_argument("--compile", nargs="*", default=["no", "inductor"], help="no, or backends of torch.compile")
     parser.add_argument("--out", type=Path, help="JSON file")
     given = parser.parse_args(argv)
     path = Path(given.model)
     config = ModelConfig.from_json(path.read_text()) if path.suffix == ".json" else get_preset(given.model)
     if config.priors:
         parser.error(f"{config.name} has priors; this measures networks without")
-    backends = [False if name == "eager" else name for name in given.compile]
+    backends = [False if name == "no" else name for name in given.compile]
     found = measure(
         resized(config, given.size), torch.device(given.device), getattr(torch, given.dtype), given.history, backends
     )
