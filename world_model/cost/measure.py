@@ -33,10 +33,10 @@ from world_model.vae import build_vae
 REPEATS = 3
 
 
-def seconds(work: Callable[[], Any], device: torch.device, repeats: int = REPEATS) -> float:
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
     """The shortest of a few times, after one that is not counted."""
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(REPEATS + 1):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         began = time.perf_counter()
