@@ -177,9 +177,10 @@ def _estimated(config: ModelConfig, video: Path) -> dict[str, str]:
     from train.evaluation.pose import held_keys
 
     pictures, indices, _ = read_video(video, config.height, config.width, config.fps)
-    size, fields = config.frames_per_block, {}
+    size, stride = config.frames_per_block, max(1, round(config.fps / 4))
+    fields: dict[str, str] = {}
     for first in range(0, len(pictures) - 1, size):
-        action = held_keys(pictures[first : first + size + 1], config.fps, config.camera)
+        action = held_keys(pictures[first : first + size + 1], config.fps, config.camera, min(size, stride))
         stretch = f"{indices[first] + 1}-{indices[min(first + size, len(pictures)) - 1] + 1}"
         if action is not None:
             fields |= {f"Keys {stretch}": action.keys or "None", f"Mouse {stretch}": action.arrows or "·"}

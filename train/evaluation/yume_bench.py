@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ class Bench:
 
     def run(self, python: Path | None, weights: Path, device: str) -> dict[str, Any]:
         """All figures, and the reasons for those that there are none of."""
-        walks = [self.store.result(f"walk_{n:03d}", lambda n=n: self.walk(n)) for n in range(self.settings.walks)]  # type: ignore[misc]
+        walks = [self.store.result(f"walk_{n:03d}", partial(self.walk, n)) for n in range(self.settings.walks)]
         figures: dict[str, Any] = {"seconds": float(np.mean([walk["seconds"] for walk in walks]))}
         for name in ESTIMATORS:
             rows = [walk[name] for walk in walks if name in walk]
@@ -161,9 +162,7 @@ class Bench:
                 figures[f"{name}_{part}"] = float(np.mean([row[part] for row in rows]))
         for name in FILES:
             try:
-                each = self.store.result(
-                    f"vbench_{name}", lambda n=name: measure(self.videos, n, python, weights, device)
-                )  # type: ignore[misc]
+                each = self.store.result(f"vbench_{name}", partial(measure, self.videos, name, python, weights, device))
                 figures[name] = float(np.mean(list(each.values())))
             except Unavailable as reason:
                 figures[name], self.reasons[name] = None, str(reason)
