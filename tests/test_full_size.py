@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from shrunken import SHRUNKEN
 
 import yume_gym  # noqa: F401
+from train import evaluate
 from train.data import sekai
 from train.data.shards import Header, Trajectory, TrajectoryInfo
 from world_model.actions import Action
@@ -141,3 +142,13 @@ def test_a_trained_world_starts_from_picture_and_text_hears_an_event_and_is_rest
     world.set_state(state)  # type: ignore[attr-defined]
     world.trigger_event("a dragon lands")  # type: ignore[attr-defined]
     assert (env.step(Action.from_keys("", "→").index)[-1]["frames"] != plain).any()
+
+
+def test_yume_bench_is_run_on_it(workshop, tmp_path, capsys):
+    weights = str(workshop / "runs" / "distill-weights")
+    evaluate.main([weights, "--bench", "yume", "--out", str(tmp_path), "--walks", "1", "--frames", "32"])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["figures"]["instruction_following_pose"] in (0.0, 1.0, None)  # of one block; None without opencv
+    assert "frames_per_block': 32" in report["reasons"]["instruction_following_judge"]  # no judge reads such pictures
+    assert report["conditions"][0] == "videos are 32x64, the bench's are 544x960"
+    assert capsys.readouterr().out.count("(published)") == 6

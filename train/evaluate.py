@@ -5,6 +5,7 @@ model's autoencoder, and on a picture that never changes (the floor). An inverse
 (train/judge/) says what happened; optical flow (train/judge/motion.py) is a second opinion that was never trained.
 What is finished is kept in `parts/`: a stopped evaluation goes on when started again. `--quick` takes minutes and answers
 roughly; the whole takes hours, most of them ten-minute dreams.
+`--bench yume` makes Yume-Bench's videos and table instead (train/evaluation/yume_bench.py; `--bench yume --help`).
 A run folder of `train.world` gets the report of a recorded world instead (train/generator/report.py).
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
-from train.evaluation import control, endurance, events, fidelity, memory, starts, towns
+from train.evaluation import control, endurance, events, fidelity, memory, starts, towns, yume_bench
 from train.evaluation.report import write_report
 from train.evaluation.sheet import save_sheet
 from train.evaluation.store import Store, plain
@@ -292,7 +293,10 @@ def evaluate_towns(
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    if argv and recorded.is_recorded(argv[0]):
+    options = {word.partition("=")[0] for word in argv}
+    if "--bench" in options:
+        return yume_bench.main(argv)
+    if argv and "--towns" not in options and recorded.is_recorded(argv[0]):
         return recorded.main(argv)
     prepare_cpu()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

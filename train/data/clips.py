@@ -21,7 +21,8 @@ from tqdm import tqdm
 from train.data import sekai
 from train.data.corpus import Corpus
 from train.data.labels import ClipError
-from train.data.shards import Header, Trajectory, TrajectoryInfo
+from train.data.mixture import order
+from train.data.shards import HELD_OUT, Header, Trajectory, TrajectoryInfo
 from train.data.video import VideoError, VideoFrames
 from train.engine.sharding import own_device
 from train.evaluation.sheet import to_video
@@ -63,12 +64,13 @@ class Clips:
         self.config, self._vae, self._kept = config, vae, kept
         self.towns = [0]
         self._videos = sekai.find_clips(folder)
+        self._order = order(folder, self._videos, HELD_OUT)
         self._header = Header(config.name, config.height, config.width, config.fps, config.frames_per_block, 1, 0, {})
         self._read: OrderedDict[int, _Read] = OrderedDict()
         self._bad: set[int] = set()
 
     def __len__(self) -> int:
-        return len(self._videos)
+        return len(self._order)
 
     def blocks_of(self, trajectory: int) -> int:
         """Whole blocks of a clip."""
@@ -141,15 +143,16 @@ class Clips:
                 self._read.popitem(last=False)
             return self._read[number]
         raise FileNotFoundError(
-            f"none of the {len(self)} clips can be used, the last one was {self._videos[trajectory]}"
+            f"none of the {len(self._videos)} clips can be used, the last one was {self._videos[self._order[trajectory]]}"
         )
 
     def _usable(self, trajectory: int) -> int:
         """The clip that stands for `trajectory`: itself, or the next one not known to be bad."""
-        candidates = (
-            [(trajectory + i) % len(self) for i in range(len(self))] if trajectory in self._bad else [trajectory]
-        )
-        return next((number for number in candidates if number not in self._bad), trajectory)
+        first = self._order[trajectory]
+        if first not in self._bad:
+            return first
+        candidates = (self._order[(trajectory + i) % len(self)] for i in range(len(self)))
+        return next((number for number in candidates if number not in self._bad), first)
 
     @torch.inference_mode()
     def _encoded(self, number: int) -> _Read:

@@ -6,6 +6,7 @@ in many towns.
     python -m train.data street sekai-write --data data/street --out data/clips
     python -m train.data street sekai-read --data data/clips --out data/from_clips --blocks-per-walk 4
     python -m train.data weights/ encode-text --data data/clips --captions apart
+    python -m train.data weights/ mix --real sekai/=8 --synthetic openvid/=1 --events events/=1 --out data/clips
     python -m train.data street episodes --out data/street-train --towns 300 --workers 2
 
 The first word is a model (a preset, a config.json or a folder of weights): its picture size, rate and block length are those of
@@ -22,10 +23,12 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from train.data import sekai
+from train.data.mixture import KINDS, load_captioner, mix, parse_source
 from train.data.shards import (
     Header,
     Shard,
@@ -141,6 +144,16 @@ def _render_task(task: tuple[StreetRecipe, int]) -> Trajectory:
     return render_walk(*task)
 
 
+def _mix(config: ModelConfig, given: dict[str, Any]) -> None:
+    sources = [parse_source(kind, text) for kind in KINDS for text in given[kind]]
+    captioner = load_captioner(given["captioner"]) if given["captioner"] else None
+    estimate = given["keys"] == "estimate"
+    made = mix(config, sources, given["out"], extrinsics=given["extrinsics"], estimate=estimate, captioner=captioner)
+    total = sum(source.weight for source in made)
+    for source in made:
+        print(f"{source.kind} {source.folder}: {source.clips} clips, {source.weight / total:.1%} of the worlds")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -190,6 +203,23 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, default=1, help="processes")
     command.add_argument("--seed", type=int, default=0)
 
+    command = commands.add_parser(
+        "mix", help="downloaded sets -> one training mixture of Sekai-style clips, with weights"
+    )
+    for kind in KINDS:
+        command.add_argument(
+            f"--{kind}", metavar="DIR=WEIGHT", nargs="+", default=[], help="folders, each with its share"
+        )
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--extrinsics", choices=("c2w", "w2c"), help="what the matrices of <id>.npz files are")
+    command.add_argument(
+        "--keys",
+        choices=("still", "estimate"),
+        default="still",
+        help="of clips for which neither labels nor poses tell them",
+    )
+    command.add_argument("--captioner", metavar="MODULE:FUNCTION", help="relabels every clip (train/data/captioner.py)")
+
     command = commands.add_parser("sekai-write", help="shards -> Sekai-style clips")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True)
@@ -232,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             encoded, total = encode_texts(config, given["data"], given["weights"] or Path(model), given["device"])
             print(f"{encoded} of {total} texts encoded, into {given['data'] / 'texts'}")
+        elif command == "mix":
+            _mix(config, given)
         elif command == "sekai-write":
             sekai_write(config, **given)
         else:

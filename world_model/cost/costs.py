@@ -244,7 +244,8 @@ def _wan_decoder(config: ModelConfig) -> Part:
 
     with torch.device("meta"):
         vae: Any = AutoencoderKLWan(
-            base_dim=160, decoder_base_dim=256, z_dim=config.vae.latent_channels, dim_mult=[1, 2, 4, 4], num_res_blocks=2,
+            base_dim=config.vae.width or 160, decoder_base_dim=config.vae.decoder_width or 256,
+            z_dim=config.vae.latent_channels, dim_mult=[1, 2, 4, 4], num_res_blocks=2,
             attn_scales=[], temperal_downsample=[False, True, True], is_residual=True, in_channels=12, out_channels=12,
             patch_size=2, scale_factor_spatial=16, scale_factor_temporal=4,
         )  # fmt: skip
