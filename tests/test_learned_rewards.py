@@ -21,6 +21,7 @@ from world_model.model import WorldModel, read_strip
 from world_model.picture_heads import BEACON, TEXT_GOAL, load_picture_head, save_picture_head
 from world_model.weights import read_manifest
 from yume_gym.env import YumeWorldEnv
+from yume_gym.learned_rewards import BeaconState
 from yume_gym.rewards import Beacon, TextGoal, begin_reward, find_reward, step_reward
 from yume_gym.vector_env import YumeWorldVectorEnv
 
@@ -110,9 +111,14 @@ def test_the_pillar_pays_for_the_way_to_it(model, monkeypatch):
     for _ in range(5):
         value, ended, state = step_reward(reward, state, frames, 0, frames)
         found.append((round(value, 6), ended))
-    # it came into view; half a step nearer; no more than a step is believed; out of view; there
-    assert found == [(0, False), (0.5, False), (1, False), (0, False), (11, True)]
+    # it came into view; half a step nearer; no more than a step is believed; out of view; not there, as it was far a step ago
+    assert found == [(0, False), (0.5, False), (1, False), (0, False), (1, False)]
     assert state.distance == pytest.approx(20 - 2.5 * step)
+    looks = iter([(0.9, 0.9, 2.0)])
+    assert step_reward(reward, BeaconState(3.0), frames, 0, frames)[0:2] == (
+        pytest.approx(10 + min(1.0, 1.0 / step)),
+        True,
+    )
 
 
 def test_a_world_with_the_pillar_starts_where_one_is_seen_alone_and_in_a_batch(model, folder):

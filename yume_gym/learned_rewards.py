@@ -11,7 +11,7 @@ import numpy as np
 
 from world_model.checks import check_finite, short
 from yume_gym.episode_reward import EpisodeReward
-from yume_gym.street.beacon import ARRIVAL_BONUS
+from yume_gym.street.beacon import ARRIVAL_BONUS, ARRIVAL_RADIUS
 from yume_gym.street.events import check_text
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Beacon(_HeadReward):
 
     The reward of a step is by how much the distance to the pillar fell, in units of the farthest a step can go, so -1..1; it is
     0 while no pillar is seen. The distance that is remembered changes by no more than a step can go, so that one wrong look
-    costs little and rewards of an episode add up. A step after which the pillar is reached (within 3 m; probability of the
-    head from its threshold on) earns 10 besides and terminates. Starting pictures show a pillar 8 to 22 m ahead, where reset is
-    given neither picture nor text.
+    costs little and rewards of an episode add up. A step after which the pillar is reached (within 3 m) earns 10 besides and
+    terminates: the head's probability is at its threshold or above, and the remembered distance no more than two steps beyond.
+    Starting pictures show a pillar 8 to 22 m ahead, where reset is given neither picture nor text.
     """
 
     head_name = "beacon"
@@ -117,7 +117,7 @@ class Beacon(_HeadReward):
         if math.isinf(state.distance):
             return (0.0, False), BeaconState(distance)
         now = min(max(distance, state.distance - self._step), state.distance + self._step)
-        there = arrived >= self.threshold
+        there = arrived >= self.threshold and now <= ARRIVAL_RADIUS + 2 * self._step
         return ((state.distance - now) / self._step + ARRIVAL_BONUS * there, there), BeaconState(now)
 
     def check(self, state: Any) -> None:
