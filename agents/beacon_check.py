@@ -49,19 +49,21 @@ def check(reward: Beacon, episodes: int, seed: int = 0, preset: str = "street") 
             total += (float(true), learned)
             done = arrived or cut
         env.close()
-        returns.append(total)
-    arrived, said, seen = (np.array(steps[name], bool) for name in ("arrived", "said", "seen"))
-    true, learned, both = np.array(steps["true"]), np.array(steps["learned"]), np.array(returns)
+        returns.append((float(total[0]), float(total[1])))
+    table = {name: np.array(values) for name, values in steps.items()}
+    came, told, view = (table[name].astype(bool) for name in ("arrived", "said", "seen"))
     return {
         "episodes": episodes,
-        "steps": len(arrived),
-        "arrivals": int(arrived.sum()),
-        "arrivals found": int((arrived & said).sum()),
-        "false arrivals": int((~arrived & said).sum()),
-        "average precision": average_precision(np.array(steps["probability"]), arrived),
-        "share of steps with a pillar in view": float(seen.mean()),
-        "correlation of progress in view": float(np.corrcoef(true[seen], learned[seen])[0, 1]),
-        "correlation of returns": float(np.corrcoef(both.T)[0, 1]),
+        "steps": len(came),
+        "arrivals": int(came.sum()),
+        "arrivals found": int((came & told).sum()),
+        "false arrivals": int((~came & told).sum()),
+        "average precision": average_precision(table["probability"], came),
+        "share of steps with a pillar in view": float(view.mean()),
+        "correlation of progress in view": float(np.corrcoef(table["true"][view], table["learned"][view])[0, 1]),
+        "correlation of returns": float(
+            np.corrcoef([one for one, _ in returns], [other for _, other in returns])[0, 1]
+        ),
     }
 
 

@@ -40,6 +40,7 @@ from world_model.picture_heads import (
     encode_text,
     save_picture_head,
 )  # fmt: skip
+from world_model.priors.config import places_of
 from world_model.rollout import generator
 from world_model.weights import find_weights, list_files
 from yume_gym.street.simulator import StreetSimulator
@@ -263,7 +264,8 @@ def text_measures(
 
 def beacon_starts(config: ModelConfig, towns: Sequence[int], count: int, seed: int) -> np.ndarray:
     """Starting pictures uint8 [count, H, W, 3] with a beacon near the middle of a clear view by day."""
-    rng, found = np.random.default_rng([seed, 5]), []
+    rng = np.random.default_rng([seed, 5])
+    found: list[np.ndarray] = []
     streets = [StreetSimulator.like(config, town) for town in towns]
     while len(found) < count:
         street = streets[len(found) % len(streets)]
@@ -311,10 +313,9 @@ def train_heads(folder: Path, heads: Sequence[str], settings: Settings) -> None:
     if TEXT_GOAL in heads and model.config.text.kind == "none":
         raise ValueError(f"{model.config.name!r} was trained without text: --heads {BEACON}")
     if BEACON in heads:
-        places = [prior.places.towns for prior in model.config.priors if getattr(prior, "places", None)]
-        pictures = beacon_starts(
-            model.config, places[0] if places else settings.groups()[1], settings.starts, settings.seed
-        )
+        places = places_of(model.config)  # towns that the model knows, if it knows any
+        towns = settings.groups()[1] if places is None else places.towns
+        pictures = beacon_starts(model.config, towns, settings.starts, settings.seed)
         Image.fromarray(pictures.reshape(-1, *pictures.shape[2:])).save(folder / "beacon.png", optimize=True)
         list_files(folder)
     for name in heads:

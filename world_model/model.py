@@ -95,9 +95,9 @@ class WorldModel:
         conditioning, starts = build_conditioning(config, captions, encoder), read_strip(folder, "starts.png", config)
         for prior in placed.priors:
             prior.load_starts(folder, starts)
-        model = cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, device_of_all))
-        model.folder = folder
-        return model
+        loaded = cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, device_of_all))
+        loaded.folder = folder
+        return loaded
 
     def starting_image(self, seed: int) -> np.ndarray:
         """A shipped starting picture, uint8 [H, W, 3], drawn with `seed`. Raises ValueError if the weights have none."""

@@ -49,18 +49,19 @@ class History:
         position = self.position
         if position is not None:
             position = torch.gather(position, 1, index[..., None].expand(-1, -1, 2))
-        return History(latents, *rest, position)
+        return History(latents, *rest, position=position)
 
     def join(self, other: History) -> History:
         rest = (torch.cat(pair, dim=1) for pair in zip(self._rows, other._rows))
         both = self.position is not None and other.position is not None
         position = torch.cat([self.position, other.position], dim=1) if both else None  # type: ignore[list-item]
-        return History(torch.cat([self.latents, other.latents], dim=2), *rest, position)
+        return History(torch.cat([self.latents, other.latents], dim=2), *rest, position=position)
 
     def repeat(self, times: int) -> History:
         """Every world `times` times in a row, for several noise draws of one history."""
         rows = (v.repeat_interleave(times, dim=0) for v in (self.latents, *self._rows))
-        return History(*rows, None if self.position is None else self.position.repeat_interleave(times, dim=0))
+        position = None if self.position is None else self.position.repeat_interleave(times, dim=0)
+        return History(*rows, position=position)
 
     @property
     def _rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

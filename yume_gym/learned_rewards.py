@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from world_model.picture_heads import PictureHead
 
 Self = TypeVar("Self", bound="_HeadReward")
+SURE = 0.95  # probability that a pillar is in view, for it to be reached
 
 
 class _HeadReward(EpisodeReward):
@@ -74,9 +75,10 @@ class Beacon(_HeadReward):
 
     The reward of a step is by how much the distance to the pillar fell, in units of the farthest a step can go, so -1..1; it is
     0 while no pillar is seen. The distance that is remembered changes by no more than a step can go, so that one wrong look
-    costs little and rewards of an episode add up. A step after which the pillar is reached (within 3 m; probability of the
-    head from its threshold on) earns 10 besides and terminates. Starting pictures show a pillar 8 to 22 m ahead, where reset is
-    given neither picture nor text.
+    costs little and rewards of an episode add up. A step after which the pillar is reached (within 3 m) earns 10 besides and
+    terminates: the head's probability of it is at its threshold or above, and that of a pillar in view at 0.95 or above, since
+    yellow walls close by look a little like one.
+    Starting pictures show a pillar 8 to 22 m ahead, where reset is given neither picture nor text.
     """
 
     head_name = "beacon"
@@ -117,7 +119,7 @@ class Beacon(_HeadReward):
         if math.isinf(state.distance):
             return (0.0, False), BeaconState(distance)
         now = min(max(distance, state.distance - self._step), state.distance + self._step)
-        there = arrived >= self.threshold
+        there = arrived >= self.threshold and seen >= SURE
         return ((state.distance - now) / self._step + ARRIVAL_BONUS * there, there), BeaconState(now)
 
     def check(self, state: Any) -> None:
@@ -149,6 +151,7 @@ class TextGoal(_HeadReward):
     """
 
     head_name = "text_goal"
+    _told: Any = None  # the encoded text, a tensor [E]
 
     def __init__(self, text: str, threshold: float | None = None, bonus: float = 1.0) -> None:
         self.text, self.bonus = check_text(text, "the text of a goal"), check_finite("bonus", bonus)

@@ -7,6 +7,7 @@ Ray starts the workers where it has room: on this machine, or on the cluster tha
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -79,7 +80,7 @@ class RayVecEnv(VecEnv):
         self._started_ray = not ray.is_initialized()
         if self._started_ray:
             os.environ.setdefault("RAY_worker_niceness", "0")  # 15 is Ray's own: any other program then comes first
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning")
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
         self._make = make
         self.numbers = [part.tolist() for part in np.array_split(np.arange(n_envs), num_workers)]
         self._seed: int | None = None
@@ -183,7 +184,7 @@ class RayVecEnv(VecEnv):
     ) -> list[Any]:
         """`method` in the workers of these worlds; its answers in the order asked for."""
         wanted: Iterable[int] = self._get_indices(indices)
-        order, found = list(wanted), {}
+        order, found = list(wanted), dict[int, Any]()
         for number, part in enumerate(self.numbers):
             own = [i - part[0] for i in order if i in part]
             if not own:
