@@ -9,6 +9,7 @@ Shapes: B worlds, C latent channels, F frames held, K frames of a new block, h x
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,19 +50,24 @@ class History:
         position = self.position
         if position is not None:
             position = torch.gather(position, 1, index[..., None].expand(-1, -1, 2))
-        return History(latents, *rest, position=position)
+        return self._of(latents, rest, position)
 
     def join(self, other: History) -> History:
         rest = (torch.cat(pair, dim=1) for pair in zip(self._rows, other._rows))
         both = self.position is not None and other.position is not None
         position = torch.cat([self.position, other.position], dim=1) if both else None  # type: ignore[list-item]
-        return History(torch.cat([self.latents, other.latents], dim=2), *rest, position=position)
+        return self._of(torch.cat([self.latents, other.latents], dim=2), rest, position)
 
     def repeat(self, times: int) -> History:
         """Every world `times` times in a row, for several noise draws of one history."""
-        rows = (v.repeat_interleave(times, dim=0) for v in (self.latents, *self._rows))
+        rows = (v.repeat_interleave(times, dim=0) for v in self._rows)
         position = None if self.position is None else self.position.repeat_interleave(times, dim=0)
-        return History(*rows, position=position)
+        return self._of(self.latents.repeat_interleave(times, dim=0), rows, position)
+
+    @staticmethod
+    def _of(latents: Tensor, rows: Iterable[Tensor], position: Tensor | None) -> History:
+        frame, yaw, pitch, present = rows
+        return History(latents, frame, yaw, pitch, present, position)
 
     @property
     def _rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
