@@ -67,8 +67,8 @@ def dream(dit, vae, worlds, context, pooled, step: int, seeds=(5, 6), actions=(W
 
 def tensors(value) -> list[Tensor]:
     """All tensors inside worlds."""
-    if isinstance(value, Tensor):
-        return [value]
+    if isinstance(value, Tensor) or value is None:
+        return [] if value is None else [value]
     values = value if isinstance(value, tuple) else [getattr(value, field.name) for field in fields(value)]
     return [tensor for item in values for tensor in tensors(item)]
 
