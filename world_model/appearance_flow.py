@@ -60,7 +60,9 @@ class AppearanceFlow(nn.Module):
 
     def forward(self, tokens: Tensor, newest: Tensor) -> tuple[Tensor, Tensor]:
         """tokens [B, L, D] of the block, newest [B, C, h, w] -> the moved frame [B, C, K, h, w], and displacements in pixels
-        [B, K, 2 (x, y), CELLS * h, CELLS * w]: where each place comes from, relative to itself."""
+        [B, K, 2 (x, y), CELLS * h, CELLS * w]: where each place comes from, relative to itself.
+
+        Latents of the moved frame stay within those of the newest one, channel by channel."""
         p = self.patch
         with torch.autocast(tokens.device.type, enabled=False):
             raw = self.displacement(tokens.float())
@@ -68,8 +70,10 @@ class AppearanceFlow(nn.Module):
         flow = rearrange(
             raw, "B (F h w) (p a b d) -> B (F p) d (h a) (w b)", h=rows, w=columns, p=p[0], a=CELLS * p[1], d=2
         )
-        moved = move(self.pictures(newest[:, :, None])[:, 0], flow, 1)
-        return self.latents(moved), flow
+        moved = self.latents(move(self.pictures(newest[:, :, None])[:, 0], flow, 1))
+        # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
+        least, most = (bound(newest.float(), (-2, -1))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
+        return moved.clamp(least, most), flow
 
     def pictures(self, latents: Tensor) -> Tensor:
         """[B, C, F, h, w] -> [B, F, 3, H, W], about -1..1, by the linear decoder."""
