@@ -138,6 +138,14 @@ def test_large_pictures_are_read_in_larger_tokens(size, fold):
     assert config.dit.patch == (2, fold, fold) and config.token_grid[0] == 1
 
 
+def test_a_world_of_few_moving_things_does_without():
+    config = recorded_config("toy", RECORDING, False, "tiny", flow=False)
+    dit = DiT(config).requires_grad_(False)
+    conditions, latents = conditions_of(dit, config)
+    assert dit.flow is None and conditions.flow is None
+    torch.testing.assert_close(conditions.mean, latents.expand_as(conditions.mean))
+
+
 def test_appearance_flow_says_what_it_needs(toy):
     config, _ = toy
     with pytest.raises(ValueError, match="it needs residual"):

@@ -66,6 +66,7 @@ class Settings:
 
     minutes: float = 60.0
     size: str = "small"
+    flow: bool = True  # whether the newest picture is moved (world_model/appearance_flow.py)
     device: str = "auto"
     compile: bool = False
     seed: int = 0
@@ -85,7 +86,9 @@ class WorldTraining:
     ) -> None:  # fmt: skip
         self.files, self.out, self.settings, self.recipe, self.bar = open_episodes(data), out, settings, recipe, bar
         self.held_out, self.episodes = split_episodes(self.files)
-        self.config = config or recorded_config(out.name, self.files.recording, self.files.has_text, settings.size)
+        self.config = config or recorded_config(
+            out.name, self.files.recording, self.files.has_text, settings.size, settings.flow
+        )
         check_run(out, self.config)
         (out / "recording.json").write_text(
             json.dumps({"data": str(data.resolve()), "held_out": self.held_out, "train": self.episodes})
@@ -272,6 +275,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder; a stopped run in it goes on")
     parser.add_argument("--minutes", type=float, default=Settings.minutes, help="training time of all stages together")
     parser.add_argument("--size", choices=sorted(SIZES), default=Settings.size)
+    parser.add_argument(
+        "--flow", action=argparse.BooleanOptionalAction, default=Settings.flow,
+        help="move the newest picture by learnt displacements: for pictures that scroll or turn, not for boards",
+    )  # fmt: skip
     parser.add_argument("--device", default=Settings.device, help="auto, cpu, cuda ...")
     parser.add_argument(
         "--distill", type=float, default=0.0, metavar="SHARE",

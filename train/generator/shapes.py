@@ -20,8 +20,13 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
 FINE_TOKENS = 64  # of a picture; larger pictures are read in tokens of 2 x 2 latent places
 
 
-def recorded_config(name: str, recording: Recording, has_text: bool, size: str = "small") -> ModelConfig:
-    """A generator for worlds like those of a recording. Raises ValueError for an unknown size."""
+def recorded_config(
+    name: str, recording: Recording, has_text: bool, size: str = "small", flow: bool = True
+) -> ModelConfig:
+    """A generator for worlds like those of a recording; with `flow` it moves its newest picture (appearance_flow.py).
+
+    Raises ValueError for an unknown size.
+    """
     if size not in SIZES:
         raise ValueError(f"unknown size {size!r} of a generator: choose one of {', '.join(SIZES)}")
     dim, hidden, heads, layers = SIZES[size]
@@ -38,7 +43,7 @@ def recorded_config(name: str, recording: Recording, has_text: bool, size: str =
         channel=ChannelConfig(dim=48, heads=3, patch=(block, 4, 4), decay=0.95),
         history_attention="cached", prediction="data", positions="view_sphere" if captions else "centred",
         mlp_conv=fold == 1, activation="relu_squared", screen_embedding=True, pooled_action=True, recent_frames=4, residual=True,
-        flow_layer=layers // 2, max_age=128,
+        flow_layer=layers // 2 if flow else 0, max_age=128,
     )  # fmt: skip
     return ModelConfig(
         name=name, height=recording.height, width=recording.width, fps=max(1, round(recording.fps)), block_latents=block,
