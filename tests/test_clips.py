@@ -123,7 +123,7 @@ def test_clips_are_as_long_as_they_are_and_worlds_walk_them_to_the_end(clips, ba
     long = next(i for i, v in enumerate(clips._videos) if v.stem.startswith("w4"))
     assert sorted(clips.blocks_of(walk) for walk in range(len(clips))) == [5, 5, 5, 5, 5, 5, 8]
     assert clips.block(long, 7).shape[1] == bare.block_latents
-    clips._videos = [clips._videos[long]]
+    clips._videos, clips._order = [clips._videos[clips._order[long]]], [0]
     clips._read.clear()
     dit, pool = make_dit(bare).requires_grad_(False), Pool(clips, Conditioning(bare.text), 1, 0, 100, text_start=0.0)
     ends = set()

@@ -343,6 +343,8 @@ def only(given: dict, world: int) -> dict:
     def one(value):
         if isinstance(value, Tensor):
             return value[pick]
+        if value is None:
+            return None
         if isinstance(value, ChannelMemory):
             return ChannelMemory(value.total[:, pick], value.norm[:, pick])
         return replace(value, **{field.name: one(getattr(value, field.name)) for field in fields(value)})

@@ -119,7 +119,7 @@ def test_page_of_use_runs(weights_folder, tmp_path, monkeypatch) -> None:
     """All its Python blocks one after another, on the small world; but for the agent, which the README trains."""
     code = "\n".join(block for block in python_blocks(ROOT / "docs" / "use.md") if "PPO" not in block)
     small = code.replace('"YumeWorld-v0"', f'"YumeWorld-v0", model="{weights_folder}"')
-    assert small.count(str(weights_folder)) == 2
+    assert small.count(str(weights_folder)) == 3
     Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     exec(compile(small, "use.md", "exec"), {})

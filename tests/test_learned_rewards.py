@@ -136,7 +136,7 @@ def test_a_world_with_the_pillar_starts_where_one_is_seen_alone_and_in_a_batch(m
 
 def test_learned_and_true_rewards_are_compared(model):
     found = beacon_check.check(Beacon().bind(model), episodes=2, seed=2, preset="debug")
-    assert found["steps"] >= 1 and found["arrivals"] <= 1
+    assert found["steps"] >= 1 and found["arrivals"] <= 2
 
 
 # -- texts ----------------------------------------------------------------------------------------------------------------
