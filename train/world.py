@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default=Settings.size)
     parser.add_argument(
         "--flow", action=argparse.BooleanOptionalAction, default=Settings.flow,
-        help="move the newest picture by learnt displacements: for pictures that scroll or turn, not for boards",
+        help="move the newest picture by learnt displacements: for pictures that scroll or turn",
     )  # fmt: skip
     parser.add_argument("--device", default=Settings.device, help="auto, cpu, cuda ...")
     parser.add_argument(
