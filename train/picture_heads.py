@@ -23,6 +23,7 @@ from tqdm import trange
 
 from train.depth import degrade
 from train.evaluation.sheet import to_video
+from train.generator.heads import best_threshold
 from train.generator.measures import average_precision, calibration_error
 from train.street.towns import REPORT_TOWNS, TRAINING_TOWNS, VALIDATION_TOWNS
 from train.street.views import BeaconViews, Facts, beacon_view, beacon_views, fits, texts, told_views
@@ -118,14 +119,6 @@ def platt(logits: Tensor, labels: np.ndarray) -> tuple[float, float]:
     optimizer.step(loss)
     scale, offset = pair.tolist()
     return scale, offset
-
-
-def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The probability that parts labels [N] with the highest F1."""
-    candidates = np.linspace(0.05, 0.95, 19)
-    said = probabilities[:, None] >= candidates
-    hits = (said & labels[:, None]).sum(axis=0)
-    return float(candidates[np.argmax(2 * hits / np.maximum(said.sum(axis=0) + labels.sum(), 1))])
 
 
 def train_beacon(config: ModelConfig, encode: Encoder, autoencoder: str, settings: Settings) -> PictureHead:

@@ -34,6 +34,7 @@ from train.street.routes import open_start
 from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
+from world_model.cost.plan import parse_size
 from world_model.model import WorldModel
 from yume_gym.street.simulator import StreetSimulator
 
@@ -215,16 +216,8 @@ def start_pictures(model: WorldModel, folder: Path | None) -> list[np.ndarray]:
 
 def load(name: str, size: str | None) -> WorldModel:
     """A model at a size asked for, "HxW"; else the full-size one, called by its name, at the bench's, and others at their own."""
-    return WorldModel.load(name, size=_pair(size or (SIZE if name == "yume-5b" else None)))
-
-
-def _pair(size: str | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    rows, separator, columns = size.partition("x")
-    if not (separator and rows.isdecimal() and columns.isdecimal()):
-        raise ValueError(f"size {size!r} should be height x width, such as {SIZE}")
-    return int(rows), int(columns)
+    wanted = size or (SIZE if name == "yume-5b" else None)
+    return WorldModel.load(name, size=parse_size(wanted, SIZE) if wanted else None)
 
 
 def main(argv: Sequence[str]) -> None:

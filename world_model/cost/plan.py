@@ -221,13 +221,19 @@ def main() -> None:
         parser.error(str(error))
 
 
+def parse_size(size: str, example: str) -> tuple[int, int]:
+    """(height, width) of "HxW". Raises ValueError, with an `example`, for anything else."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
+        raise ValueError(f"size {size!r} should be height x width, such as {example}")
+    height, width = map(int, size.split("x"))
+    return height, width
+
+
 def resized(config: ModelConfig, size: str | None) -> ModelConfig:
     """`config` for pictures of `size`, "HxW". Raises ValueError where that is not on the patch grid."""
     if size is None:
         return config
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size):
-        raise ValueError(f"size {size!r} should be height x width, such as {config.height}x{config.width}")
-    height, width = map(int, size.split("x"))
+    height, width = parse_size(size, f"{config.height}x{config.width}")
     return replace(config, height=height, width=width)  # a model still to be trained may be of any size
 
 
