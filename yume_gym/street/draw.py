@@ -11,7 +11,7 @@ from numba import njit
 
 from yume_gym.street import atmosphere as A
 from yume_gym.street import primitives as P
-from yume_gym.street.materials import mix, sky
+from yume_gym.street.materials import mix, sky, triple
 
 _NEAR = 0.12  # metres
 _SIGHT = 88.0  # metres to the farthest shape drawn
@@ -255,7 +255,7 @@ def draw_shapes(shapes, camera, size, air, clouds, picture):
 @njit(fastmath=True)
 def _draw_solid(shape, kind, centre, rectangle, air, clouds, picture):
     (cx, ch, cz), colour, depth, rays = centre, picture.colour, picture.depth, picture.rays
-    low = (air[A.SKY_LOW], air[A.SKY_LOW + 1], air[A.SKY_LOW + 2])
+    low = triple(air, A.SKY_LOW)
     alpha = shape[P.ALPHA]
     for row in range(rectangle[0], rectangle[1]):
         for column in range(rectangle[2], rectangle[3]):

@@ -15,6 +15,12 @@ from yume_gym.street import layout as T
 
 
 @njit(fastmath=True)
+def triple(values, at):
+    """The colour that stands in a row of numbers from `at` on."""
+    return values[at], values[at + 1], values[at + 2]
+
+
+@njit(fastmath=True)
 def mix(a, b, w):
     """Colour `a` turned into `b` by the share `w`."""
     return a[0] + (b[0] - a[0]) * w, a[1] + (b[1] - a[1]) * w, a[2] + (b[2] - a[2]) * w
@@ -76,9 +82,9 @@ def texel(image, u, v, channel):
 @njit(fastmath=True)
 def sky(dx, dh, dz, air, clouds):
     """Sky with hills, clouds, sun or moon and stars in a direction (unit vector)."""
-    low = (air[A.SKY_LOW], air[A.SKY_LOW + 1], air[A.SKY_LOW + 2])
+    low = triple(air, A.SKY_LOW)
     up = max(dh, 0.0)
-    colour = mix(low, (air[A.SKY_TOP], air[A.SKY_TOP + 1], air[A.SKY_TOP + 2]), math.sqrt(min(1.0, 1.7 * up)))
+    colour = mix(low, triple(air, A.SKY_TOP), math.sqrt(min(1.0, 1.7 * up)))
     flat = 1.0 / math.sqrt(dx * dx + dz * dz + 1e-9)
     cx, cz = dx * flat, dz * flat
     clear = air[A.COVER]
@@ -202,9 +208,9 @@ def wall(b, side, u, v, length, footprint, air):
     """
     fv = footprint[1]
     height, ground_h, tone = b[T.HEIGHT], b[T.GROUND_H], int(b[T.TONE]) + 7919 * side
-    trim = (b[T.TRIM], b[T.TRIM + 1], b[T.TRIM + 2])
-    accent = (b[T.ACCENT], b[T.ACCENT + 1], b[T.ACCENT + 2])
-    colour = (b[T.WALL], b[T.WALL + 1], b[T.WALL + 2])
+    trim = triple(b, T.TRIM)
+    accent = triple(b, T.ACCENT)
+    colour = triple(b, T.WALL)
     if b[T.PATTERN] == T.STRIPED:
         colour = mix(colour, accent, pulses(v - ground_h, 8.0, 0.0, 4.0, fv))
     elif b[T.PATTERN] == T.CHECKERED:
@@ -228,10 +234,10 @@ def _upper_floors(b, tone, colour, at, length, footprint, air):
     """Windows with frames, shutters and bands above the ground floor: the facade's colour and its own light."""
     (u, v), (fu, fv) = at, footprint
     height, ground_h = b[T.HEIGHT], b[T.GROUND_H]
-    trim = (b[T.TRIM], b[T.TRIM + 1], b[T.TRIM + 2])
-    accent = (b[T.ACCENT], b[T.ACCENT + 1], b[T.ACCENT + 2])
-    glass = (b[T.PANE], b[T.PANE + 1], b[T.PANE + 2])
-    low = (air[A.SKY_LOW], air[A.SKY_LOW + 1], air[A.SKY_LOW + 2])
+    trim = triple(b, T.TRIM)
+    accent = triple(b, T.ACCENT)
+    glass = triple(b, T.PANE)
+    low = triple(air, A.SKY_LOW)
     bays = max(1.0, math.floor(length / b[T.BAY] + 0.5))
     bay, floor = length / bays, b[T.FLOOR]
     up = v - ground_h
@@ -269,10 +275,10 @@ def _upper_floors(b, tone, colour, at, length, footprint, air):
 def _shop(b, colour, light, at, length, footprint, air):
     """A ground floor of shop windows with goods and a sign: the facade's colour and its own light."""
     (u, v), (fu, fv), ground_h = at, footprint, b[T.GROUND_H]
-    trim = (b[T.TRIM], b[T.TRIM + 1], b[T.TRIM + 2])
-    hue = (b[T.ACCENT], b[T.ACCENT + 1], b[T.ACCENT + 2])
-    glass = (b[T.PANE], b[T.PANE + 1], b[T.PANE + 2])
-    low = (air[A.SKY_LOW], air[A.SKY_LOW + 1], air[A.SKY_LOW + 2])
+    trim = triple(b, T.TRIM)
+    hue = triple(b, T.ACCENT)
+    glass = triple(b, T.PANE)
+    low = triple(air, A.SKY_LOW)
     street = band(v, -1.0, ground_h, fv)
     unit = length / max(1.0, math.floor(length / 6.0 + 0.5))
     body = mix(trim, hue, 0.15)
@@ -296,10 +302,10 @@ def _shop(b, colour, light, at, length, footprint, air):
 def _entrance(b, tone, colour, light, along, footprint, air):
     """A ground floor of doors and windows, `along` (u, v, length): the facade's colour and its own light."""
     (u, v, length), (fu, fv), ground_h = along, footprint, b[T.GROUND_H]
-    trim = (b[T.TRIM], b[T.TRIM + 1], b[T.TRIM + 2])
-    accent = (b[T.ACCENT], b[T.ACCENT + 1], b[T.ACCENT + 2])
-    glass = (b[T.PANE], b[T.PANE + 1], b[T.PANE + 2])
-    low = (air[A.SKY_LOW], air[A.SKY_LOW + 1], air[A.SKY_LOW + 2])
+    trim = triple(b, T.TRIM)
+    accent = triple(b, T.ACCENT)
+    glass = triple(b, T.PANE)
+    low = triple(air, A.SKY_LOW)
     street = band(v, -1.0, ground_h, fv)
     unit = length / max(1.0, math.floor(length / 6.0 + 0.5))
     i = math.floor(u / unit)

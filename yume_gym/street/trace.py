@@ -15,7 +15,7 @@ from numba import njit
 from yume_gym.street import atmosphere as A
 from yume_gym.street import layout as T
 from yume_gym.street.draw import Camera, draw_shapes
-from yume_gym.street.materials import ground, in_lot, mix, sky, texel, wall, wrap
+from yume_gym.street.materials import ground, in_lot, mix, sky, texel, triple, wall, wrap
 from yume_gym.street.particles import draw_particles
 
 FAR = 90.0  # metres: what is farther has faded into the sky
@@ -218,7 +218,7 @@ def _lit_ground(surfaces, gx, gz, ray, spread):
 @njit(fastmath=True)
 def through_air(c, t, dx, dh, dz, air, clouds):
     """What of a colour arrives from `t` metres away: haze, and a fade into the sky behind before the end of sight."""
-    low = (air[A.SKY_LOW], air[A.SKY_LOW + 1], air[A.SKY_LOW + 2])
+    low = triple(air, A.SKY_LOW)
     c = mix(c, low, 1.0 - math.exp(-air[A.HAZE] * t))
     if t > 0.7 * FAR:
         gone = min(1.0, (t / FAR - 0.7) / 0.3)
