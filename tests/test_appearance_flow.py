@@ -14,8 +14,9 @@ from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
 from world_model.appearance_flow import AppearanceFlow, move
 from world_model.conditions import Target
+from world_model.detail import DetailHead
 from world_model.dit import DiT
-from world_model.tscm import static_history
+from world_model.tscm import History, static_history
 from world_model.vae import PatchVAE
 
 RECORDING = Recording(
@@ -48,19 +49,37 @@ def test_pictures_and_latents_are_those_of_the_linear_autoencoder(toy):
     torch.testing.assert_close(flow.pictures(latents), expected, rtol=0, atol=1e-4)
 
 
-def test_moving_is_bilinear_look_up():
+def looked_up(picture: torch.Tensor, row: float, column: float) -> torch.Tensor:
+    """The colour [3] of a picture [3, H, W] at a place, bilinear."""
+    height, width = picture.shape[-2:]
+    row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
+    top, left = min(math.floor(row), height - 2), min(math.floor(column), width - 2)
+    a, b = row - top, column - left
+    p = picture[:, top : top + 2, left : left + 2]
+    return (1 - a) * ((1 - b) * p[:, 0, 0] + b * p[:, 0, 1]) + a * ((1 - b) * p[:, 1, 0] + b * p[:, 1, 1])
+
+
+def test_moving_is_bilinear_look_up_in_every_source_and_blending():
     """Against one pixel after another, with displacements that leave the picture."""
     torch.manual_seed(0)
-    picture, flow = torch.rand(2, 3, 8, 12), 4 * torch.randn(2, 2, 2, 8, 12)
-    moved = move(picture, flow, 1)
+    pictures, flow = torch.rand(2, 3, 3, 8, 12), 4 * torch.randn(2, 2, 3, 3, 8, 12)
+    moved = move(pictures, flow, 1)
     for world, frame, y, x in ((0, 0, 0, 0), (0, 1, 3, 7), (1, 0, 7, 11), (1, 1, 4, 0), (1, 1, 2, 9)):
-        right, down = flow[world, frame, :, y, x].tolist()
-        row, column = min(max(y + down, 0), 7), min(max(x + right, 0), 11)
-        top, left = min(math.floor(row), 6), min(math.floor(column), 10)
-        a, b = row - top, column - left
-        p = picture[world, :, top : top + 2, left : left + 2]
-        expected = (1 - a) * ((1 - b) * p[:, 0, 0] + b * p[:, 0, 1]) + a * ((1 - b) * p[:, 1, 0] + b * p[:, 1, 1])
+        right, down, logit = flow[world, frame, :, :, y, x].T.tolist()
+        shares = torch.tensor(logit).softmax(0)
+        expected = sum(
+            s * looked_up(p, y + dy, x + dx) for s, p, dy, dx in zip(shares, pictures[world], down, right, strict=True)
+        )
         torch.testing.assert_close(moved[world, frame, :, y, x], expected, rtol=0, atol=1e-4)
+
+
+def test_sources_are_the_newest_frame_and_the_ends_of_the_blocks_before(toy):
+    config, _ = toy
+    flow = AppearanceFlow(config)
+    frames = 9
+    latents = torch.arange(frames).float()[None, None, :, None, None].expand(1, config.dit.latent_channels, -1, 2, 4)
+    history = History(latents, *(torch.zeros(1, frames) for _ in range(3)), torch.ones(1, frames, dtype=torch.bool))
+    assert flow.sources(history)[0, :, 0, 0, 0].tolist() == [8, 8 - config.block_latents, 8 - 2 * config.block_latents]
 
 
 def test_large_displacements_are_found_from_coarse_pictures(toy):
@@ -74,14 +93,20 @@ def test_large_displacements_are_found_from_coarse_pictures(toy):
         picture = (((x - column).abs() <= 1) & ((y - 8).abs() <= 1)).float()
         return flow.latents(picture.expand(1, 1, 3, -1, -1))
 
-    newest, data = spot(20)[:, :, 0], spot(9)
+    sources, data = spot(20).expand(-1, -1, 3, -1, -1).transpose(1, 2), spot(9)
 
     def found() -> float:
         shift = torch.zeros(1, 1, 2, 1, 1, requires_grad=True)
         optimizer = torch.optim.Adam([shift], lr=0.3)
         for _ in range(120):
             optimizer.zero_grad()
-            flow.loss(shift.expand(1, 1, 2, 4, 8), newest, data).backward()
+            moves = (
+                torch.cat([shift, torch.zeros(1, 1, 1, 1, 1)], 2)
+                .expand(1, 1, 3, 4, 8)[:, :, None]
+                .expand(-1, -1, 3, -1, -1, -1)
+            )
+            mean = flow.latents(move(flow.pictures(sources.transpose(1, 2)), moves, 1))
+            flow.loss(moves, mean, sources, data).backward()
             optimizer.step()
         return float(shift[0, 0, 0].detach())
 
@@ -111,7 +136,8 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     torch.testing.assert_close(conditions.mean, latents.expand_as(conditions.mean), rtol=0, atol=1e-4)
     dit.flow.displacement.bias.fill_(4.0)
     moved, latents = conditions_of(dit, config)
-    expected = dit.flow.latents(move(dit.flow.pictures(latents)[:, 0], torch.full((2, 2, 2, 4, 8), 4.0), 1))
+    pictures = dit.flow.pictures(latents.expand(-1, -1, 3, -1, -1))  # a world at its start saw its picture all the time
+    expected = dit.flow.latents(move(pictures, torch.full((2, 2, 3, 3, 4, 8), 4.0), 1, "bicubic"))
     assert (expected > latents.amax((-2, -1), keepdim=True)).any()  # the moved frame stays within the newest one
     expected = expected.clamp(latents.amin((-2, -1), keepdim=True), latents.amax((-2, -1), keepdim=True))
     torch.testing.assert_close(moved.mean, expected, rtol=0, atol=1e-4)
@@ -128,8 +154,32 @@ def test_the_first_layers_run_once_a_block_and_not_with_the_noise(toy):
     noise = torch.randn(2, config.dit.latent_channels, config.block_latents, *config.latent_size)
     for sigma in (1.0, 0.5):
         dit(noise, torch.full((2,), sigma), conditions)
-    assert config.dit.flow_layer == 1 and before.count(0) == 2 and before.count(1) == 0  # the history, and the block
+    assert config.dit.flow_layer == 1 and before == [0]  # the block; the history gives this layer keys and values alone
     assert calls[len(before) :] == [1, 1]
+
+
+def test_only_the_layers_without_noise_read_the_history():
+    """What the other layers know of the past, they know from the first ones."""
+    config = recorded_config("toy", RECORDING, False, "small")
+    dit = DiT(config).requires_grad_(False)
+    conditions, _ = conditions_of(dit, config)
+    assert (config.dit.layers, config.dit.flow_layer, len(conditions.history)) == (4, 2, 2)
+
+
+def test_the_convolutional_head_starts_with_nothing_and_reaches_across_tokens(toy):
+    config, _ = toy
+    torch.manual_seed(0)
+    head = DetailHead(config).requires_grad_(False)
+    channels, frames, (rows, columns) = config.dit.latent_channels, config.block_latents, config.latent_size
+    features = torch.randn(1, head.channels, frames, rows, columns)
+    x, mean = (torch.randn(1, channels, frames, rows, columns) for _ in range(2))
+    assert not head(features, x, mean).any()
+    torch.nn.init.normal_(head.leave.weight)
+    changed = features.clone()
+    changed[:, :, 1, 0, 0] += 1
+    moved = (head(changed, x, mean) - head(features, x, mean)).abs().sum(1)[0]
+    assert not moved[0].any()  # frames are apart, places are not
+    assert moved[1, 0, 1] > 0 and moved[1, 1, 0] > 0
 
 
 @pytest.mark.parametrize(("size", "fold"), [((64, 64), 1), ((64, 96), 2), ((48, 48), 1), ((72, 104), 1)])

@@ -1,11 +1,13 @@
-"""Appearance flow: the newest picture, moved place by place as the network says (Zhou et al. 2016, arXiv 1605.03557; Finn et al.
-2016, arXiv 1605.07157).
+"""Appearance flow: earlier pictures, moved place by place and blended as the network says (Zhou et al. 2016, arXiv 1605.03557;
+Finn et al. 2016, arXiv 1605.07157).
 
-A camera that turns moves every pixel, and a paddle moves a few. The network says from where in the newest picture each place of
-the next ones comes. Nothing about cameras is built in: displacements are learnt from recordings, like everything else.
+A camera that turns moves every pixel, and a paddle moves a few. The network says from where in each source each place of the next
+pictures comes, and how much of it to take. Sources are the newest picture and the last ones of the blocks before: what was seen
+before a look aside is still in these. Nothing about cameras is built in: displacements are learnt from recordings.
 Latents of `PatchVAE` are linear in pixels, so that pictures are moved between its linear decoder and encoder.
 
-Shapes: B worlds, L tokens, D width, C latent channels, K latent frames of a block, h x w latent size, H x W pixels, s = H / h.
+Shapes: B worlds, L tokens, D width, C latent channels, K latent frames of a block, N sources, h x w latent size, H x W pixels,
+s = H / h.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from torch import Tensor, nn
 
 from world_model.config import ModelConfig
 from world_model.layers import FloatLinear
+from world_model.tscm import History
 from world_model.vae import PatchVAE
 
 CELLS = 2  # displacements along each side of a latent place
+SOURCES = 3  # pictures that are moved, a block apart, newest first
+NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
 
 
 class AppearanceFlow(nn.Module):
-    """Displacements from tokens, and the newest latent frame moved by them. A fresh one moves nothing."""
+    """Displacements from tokens, and earlier latent frames moved by them. A fresh one moves nothing."""
 
     encode: Tensor
     encode_bias: Tensor
@@ -41,14 +46,25 @@ class AppearanceFlow(nn.Module):
                 f"{config.name}: appearance flow needs latents that are linear in the pixels of single pictures: autoencoder "
                 f"'patch' with a temporal stride of 1"
             )
-        self.stride, self.patch = stride, c.patch
-        self.displacement = FloatLinear(c.dim, math.prod(c.patch) * CELLS**2 * 2)
+        self.stride, self.patch, self.block = stride, c.patch, config.block_latents
+        self.displacement = FloatLinear(c.dim, math.prod(c.patch) * CELLS**2 * SOURCES * 3)
         pixels = 3 * stride**2
         self.register_buffer("encode", torch.eye(c.latent_channels, pixels))
         self.register_buffer("encode_bias", torch.zeros(c.latent_channels))
         self.register_buffer("decode", torch.eye(pixels, c.latent_channels))
         self.register_buffer("decode_bias", torch.zeros(pixels))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """No displacements, and nearly all of the newest picture."""
         nn.init.zeros_(self.displacement.weight)
+        self.displacement.get_parameter("bias").view(-1, SOURCES, 3)[:, 0, 2] = NEWEST
+
+    def sources(self, history: History) -> Tensor:
+        """The latent frames [B, N, C, h, w] that are moved; zeros for worlds without a past."""
+        frames = history.latents.transpose(1, 2)[:, -1 - (SOURCES - 1) * self.block :: self.block].flip(1)
+        return frames * history.has_past[:, None, None, None, None]
 
     @torch.no_grad()
     def read_autoencoder(self, vae: PatchVAE) -> None:
@@ -58,21 +74,23 @@ class AppearanceFlow(nn.Module):
         self.decode.copy_(vae.to_pixels.weight * vae.scale)
         self.decode_bias.copy_(vae.to_pixels.bias + vae.to_pixels.weight @ vae.mean)
 
-    def forward(self, tokens: Tensor, newest: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B, L, D] of the block, newest [B, C, h, w] -> the moved frame [B, C, K, h, w], and displacements in pixels
-        [B, K, 2 (x, y), CELLS * h, CELLS * w]: where each place comes from, relative to itself.
+    def forward(self, tokens: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens [B, L, D] of the block, sources [B, N, C, h, w] -> the blended frames [B, C, K, h, w], and for each source
+        displacements in pixels and logits [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: where each place comes from, relative
+        to itself.
 
-        Latents of the moved frame stay within those of the newest one, channel by channel."""
+        Latents of the blended frames stay within those of the sources, channel by channel."""
         p = self.patch
         with torch.autocast(tokens.device.type, enabled=False):
             raw = self.displacement(tokens.float())
-        rows, columns = newest.shape[-2] // p[1], newest.shape[-1] // p[2]
+        rows, columns = sources.shape[-2] // p[1], sources.shape[-1] // p[2]
         flow = rearrange(
-            raw, "B (F h w) (p a b d) -> B (F p) d (h a) (w b)", h=rows, w=columns, p=p[0], a=CELLS * p[1], d=2
-        )
-        moved = self.latents(move(self.pictures(newest[:, :, None])[:, 0], flow, 1))
+            raw, "B (F h w) (p a b n d) -> B (F p) n d (h a) (w b)",
+            h=rows, w=columns, p=p[0], a=CELLS * p[1], n=SOURCES, d=3,
+        )  # fmt: skip
+        moved = self.latents(move(self.pictures(sources.transpose(1, 2)), flow, 1, "bicubic"))
         # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
-        least, most = (bound(newest.float(), (-2, -1))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
+        least, most = (bound(sources.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
         return moved.clamp(least, most), flow
 
     def pictures(self, latents: Tensor) -> Tensor:
@@ -87,27 +105,30 @@ class AppearanceFlow(nn.Module):
         with torch.autocast(pictures.device.type, enabled=False):
             return F.linear(patches, self.encode, self.encode_bias).movedim(-1, 1)
 
-    def loss(self, flow: Tensor, newest: Tensor, data: Tensor) -> Tensor:
-        """Mean absolute difference between the newest frame, moved by `flow`, and the true block `data` [B, C, K, h, w], at
-        several sizes of pixels: large displacements are learnt from coarse pictures."""
-        source, target = self.pictures(newest[:, :, None])[:, 0], self.pictures(data)
-        total = flow.new_zeros(())
-        for scale in SCALES:
-            small = F.avg_pool2d(source, scale)
-            wanted = F.avg_pool2d(target.flatten(0, 1), scale).unflatten(0, target.shape[:2])
+    def loss(self, flow: Tensor, mean: Tensor, sources: Tensor, data: Tensor) -> Tensor:
+        """Mean absolute difference between the blended frames and the true block `data` [B, C, K, h, w], at several sizes of
+        pixels: large displacements are learnt from coarse pictures. `flow` and `mean` are those of `forward`."""
+        before, target = self.pictures(sources.transpose(1, 2)), self.pictures(data)
+        total = (self.pictures(mean) - target).abs().mean()
+        for scale in SCALES[1:]:
+            small, wanted = (F.avg_pool2d(x.flatten(0, 1), scale).unflatten(0, x.shape[:2]) for x in (before, target))
             total = total + (move(small, flow, scale) - wanted).abs().mean()
         return total / len(SCALES)
 
 
-def move(picture: Tensor, flow: Tensor, scale: int) -> Tensor:
-    """Pictures [B, 3, H, W] whose pixels are `scale` pixels wide, looked up at displacements [B, K, 2, rows, columns] in pixels of
-    scale 1 -> [B, K, 3, H, W]. Beyond the border there is its colour."""
+def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> Tensor:
+    """Pictures [B, N, 3, H, W] whose pixels are `scale` pixels wide, looked up at displacements in pixels of scale 1 and blended
+    by the softmax of the logits [B, K, N, 3 (x, y, logit), rows, columns] -> [B, K, 3, H, W].
+
+    Beyond the border there is its colour."""
     worlds, frames = flow.shape[:2]
-    height, width = picture.shape[-2:]
-    fine = F.interpolate(flow.flatten(0, 1), size=(height, width), mode="bilinear", align_corners=False)
+    height, width = pictures.shape[-2:]
+    fine = F.interpolate(flow.flatten(0, 2), size=(height, width), mode="bilinear", align_corners=False)
     y, x = (torch.arange(n, device=flow.device, dtype=fine.dtype) + 0.5 for n in (height, width))
     place = torch.stack([x.expand(height, -1) + fine[:, 0] / scale, y[:, None] + fine[:, 1] / scale], dim=-1)
     grid = place * place.new_tensor([2 / width, 2 / height]) - 1
-    grid = rearrange(grid, "(B K) H W d -> B (K H) W d", B=worlds)
-    moved = F.grid_sample(picture, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return rearrange(moved, "B c (K H) W -> B K c H W", K=frames)
+    grid = rearrange(grid, "(B K N) H W d -> (B N) (K H) W d", B=worlds, K=frames)
+    moved = F.grid_sample(pictures.flatten(0, 1), grid, mode=mode, padding_mode="border", align_corners=False)
+    share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
+    moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=worlds, K=frames)
+    return (moved * share).sum(dim=1).transpose(1, 2)

@@ -104,7 +104,7 @@ class Conditions:
     """
 
     context: list[KeyValue | None]  # of every layer; None for a model without text
-    history: list[KeyValue]  # of every layer if attention is "cached", else empty
+    history: list[KeyValue]  # of every layer that reads it, if attention is "cached", else empty
     tokens: Tensor | None  # embedded history [B, n, D] if attention is "joint"
     grids: list[Grid]  # of the history groups
     table: Tensor  # rotary table of the tokens attended to together with the target
@@ -114,7 +114,9 @@ class Conditions:
     pooled: Tensor | None  # [B, D] pooled action
     mean: Tensor | None = None  # [B, C, K, h, w]
     variance: Tensor | None = None  # [B, C, K, h, w]
-    flow: Tensor | None = None  # displacements of the appearance flow, pixels [B, K, 2 (x, y), rows, columns]
+    flow: Tensor | None = (
+        None  # the appearance flow's displacements and logits [B, K, N, 3 (x, y, logit), rows, columns]
+    )
 
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""

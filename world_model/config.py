@@ -82,7 +82,8 @@ class DiTConfig:
     pooled_action: bool = False  # the action (mean caption token, or its encoding) joins the timestep embedding
     recent_frames: int = 0  # newest history frames whose latents are concatenated to the target's, as DIAMOND does
     residual: bool = False  # preconditioning: a data prediction starts from the newest history frame, not from zero
-    # first layers, which do not see the noisy block and say how the newest frame moves (appearance_flow.py); 0: no such thing
+    # first layers, which alone read the history, do not see the noisy block and say how earlier frames move (appearance_flow.py);
+    # 0: no such thing
     flow_layer: int = 0
     max_age: int = 1024  # frames; older history counts as this old
 

@@ -25,6 +25,7 @@ from world_model.appearance_flow import AppearanceFlow
 from world_model.blocks import Block, Grid, Head
 from world_model.conditions import Conditions, DetailedPrediction, Prediction, Target
 from world_model.config import ModelConfig
+from world_model.detail import DetailHead
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import FloatLinear, KeyValue, rotary_table, sinusoid
 from world_model.priors.registry import build_priors
@@ -66,6 +67,7 @@ class DiT(HistoryEmbedding):
         self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.residual else None
         self.flow = AppearanceFlow(config) if c.flow_layer else None
         self.flow_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch) if c.flow_layer else None
+        self.detail = DetailHead(config) if c.flow_layer else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.reset_parameters()
@@ -84,10 +86,11 @@ class DiT(HistoryEmbedding):
         for block in self.layers:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
-        displacement = None if self.flow is None else self.flow.displacement
-        for layer in (self.head.head, self.action_embedding, self.variances, displacement):
+        for layer in (self.head.head, self.action_embedding, self.variances):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
+        if self.flow is not None:
+            self.flow.reset_parameters()
 
     # ---- forward ------------------------------------------------------------------------------------------------------
 
@@ -147,7 +150,7 @@ class DiT(HistoryEmbedding):
             mean=mean,
             variance=variance,
         )
-        return self._moved(conditions, grid)
+        return conditions if history is None else self._moved(conditions, history, grid)
 
     def _text_keys(self, context: Tensor) -> list[KeyValue | None]:
         """Keys and values of the text in every layer; None where there is no cross-attention."""
@@ -208,13 +211,17 @@ class DiT(HistoryEmbedding):
         return ChannelMemory(zeros[..., None].expand(*shape, shape[-1]), zeros)
 
     def _encode(self, x: Tensor, table: Tensor, context: list[KeyValue | None], grids: list[Grid]) -> list[KeyValue]:
-        """Cached history: its tokens attend to each other only, at noise level 0, once a block."""
+        """Cached history: its tokens attend to each other only, at noise level 0, once a block.
+
+        With appearance flow, only the layers that do not see the noise read it: they are an encoder, and the others decode what it
+        found out (DDT, arXiv 2504.05741)."""
         _, time = self._time(torch.zeros(x.shape[0], 1, device=x.device), None)
+        readers = self.layers[: self.config.dit.flow_layer or None]
         pairs = []
-        for block, key_value in zip(self.layers[:-1], context):
+        for block, key_value in zip(readers[:-1], context):
             x, pair = self._run(block, x, time, key_value, table, grids)
             pairs.append(pair)
-        return [*pairs, self.layers[-1].keys_values(x, time, table)]
+        return [*pairs, readers[-1].keys_values(x, time, table)]
 
     def _time(self, timestep: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """Head vector [B, n, D] and block vectors [B, n, 6, D], float32, of timesteps [B, n] in 0..1000."""
@@ -274,20 +281,20 @@ class DiT(HistoryEmbedding):
         for i in numbers:
             tokens, _ = self._run(
                 self.blocks[i], tokens, time, conditions.context[i], conditions.table, grids,
-                conditions.history[i] if conditions.history else None,
+                conditions.history[i] if i < len(conditions.history) else None,
                 (memory.total[i], memory.norm[i]) if memory is not None else None, conditions.memory_table,
             )  # fmt: skip
         return tokens
 
-    def _moved(self, conditions: Conditions, grid: Grid) -> Conditions:
-        """`conditions` after the layers that do not see the noisy block: they say how the newest frame moves (appearance_flow.py).
-        What they found out, and the moved frame, are added to the block's tokens; predictions start from the moved frame."""
+    def _moved(self, conditions: Conditions, history: History, grid: Grid) -> Conditions:
+        """`conditions` after the layers that do not see the noisy block: they say how earlier frames move (appearance_flow.py).
+        What they found out, and the blended frames, are added to the block's tokens; predictions start from these."""
         if self.flow is None or self.flow_embedding is None or conditions.mean is None or conditions.bias is None:
             return conditions
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.flow_layer))
-        mean, flow = self.flow(tokens, conditions.mean[:, :, 0])
+        mean, flow = self.flow(tokens, self.flow.sources(history))
         tokens = tokens + self.flow_embedding(mean.to(self.dtype)).flatten(2).transpose(1, 2)
         return replace(conditions, bias=tokens, mean=mean, flow=flow)
 
@@ -300,6 +307,8 @@ class DiT(HistoryEmbedding):
         p = self.config.dit.patch
         grid = (x.shape[2] // p[0], x.shape[3] // p[1], x.shape[4] // p[2])
         out = self._unpatch(self.head.head(tokens), grid)
+        if self.detail is not None and conditions.mean is not None:
+            out = out + self.detail(self._unpatch(self.detail.features(tokens), grid), x, conditions.mean)
         if conditions.mean is None or conditions.variance is None:
             return DetailedPrediction(out)
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)

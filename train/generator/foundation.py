@@ -156,9 +156,9 @@ class Foundation:
         window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
         conditions = read_window(dit, window)
         moving = window.data.new_zeros(())
-        if dit.flow is not None and conditions.flow is not None:
-            newest = window.history.latents[:, :, -1] * window.history.has_past[:, None, None, None]
-            moving = FLOW_WEIGHT * dit.flow.loss(conditions.flow, newest, window.data)
+        if dit.flow is not None and conditions.flow is not None and conditions.mean is not None:
+            sources = dit.flow.sources(window.history)
+            moving = FLOW_WEIGHT * dit.flow.loss(conditions.flow, conditions.mean, sources, window.data)
         conditions = conditions.repeat(s.noise_samples)
         data = window.data.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
