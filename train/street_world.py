@@ -56,9 +56,10 @@ GPU = Recipe(
     shares={"autoencoder": 0.1, "foundation": 0.6, "distill": 0.3},
 )
 CPU = Recipe(
-    foundation=foundation.Settings(batch=16, longest=BLOCKS), distill=distill.Settings(episode_length=BLOCKS),
+    foundation=foundation.Settings(batch=24, longest=BLOCKS, self_generated_steps=1),
+    distill=distill.Settings(episode_length=BLOCKS),
     shares={"autoencoder": 0.05, "foundation": 0.95, "distill": 0.0},
-)  # fmt: skip
+)
 
 
 class TextTable:
@@ -226,7 +227,10 @@ def train(
             shape = recorded_config("street-generator", read_recording(data), True, settings.size)
             conditioning = Conditioning(shape.text, table.actions if table else None, table)
             left = settings.minutes - (time.monotonic() - began) / 60
-            recipe = GPU if settings.torch_device.type == "cuda" else CPU
+            on_gpu = settings.torch_device.type == "cuda"
+            recipe = GPU if on_gpu else CPU
+            if not on_gpu:  # a CPU's minutes teach the mean of a block well, and samples of it badly
+                shape = dataclasses.replace(shape, sampler=dataclasses.replace(shape.sampler, steps=1, start_steps=1))
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
                 training = StreetTraining(
                     data, out, dataclasses.replace(settings, minutes=left), recipe, bar, shape, conditioning,

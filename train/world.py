@@ -157,8 +157,9 @@ class WorldTraining:
     def distilled(self, data: LatentSet, teacher: DiT) -> DiT:
         """Stage 3: a generator of few steps, on its own rollouts."""
         s = replace(self.recipe.distill, seed=self.settings.seed)
-        student, critic = (copy.deepcopy(teacher).train().requires_grad_(True) for _ in range(2))
-        trainer = distill.Distillation(self.config, Windows(self.config, data), teacher, s)
+        trainer = s.trainer(self.config, Windows(self.config, data), teacher, self.vae)
+        student = copy.deepcopy(teacher).train().requires_grad_(True)
+        critic = trainer.critic().train().requires_grad_(True).to(self.device)
         adam = {
             name: [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.0, 0.999), weight_decay=0.0)]
             for name, model, lr in (("dit", student, s.generator_lr), ("critic", critic, s.critic_lr))
@@ -166,14 +167,17 @@ class WorldTraining:
         stage = self.stage(
             "distill", {"dit": student, "critic": critic}, adam, {"dit": s.ema}, 0.0, {"pool": trainer.pool}
         )
-        own, score = self.compiled(student), self.compiled(critic)
+        own = self.compiled(student)
+        score = self.compiled(critic) if isinstance(critic, DiT) else critic
 
         def step(number: int, done: float) -> dict[str, Tensor]:
             with self.autocast():
-                window, latents = trainer.rollout(own, number)
-                losses = {"critic": trainer.critic_loss(score, window, latents, number)}
+                made = trainer.rollout(own, number)
+                losses = {"critic": trainer.critic_loss(score, made, number)}
                 if trainer.learns(number):
-                    losses["generator"] = trainer.generator_loss(score, window, latents, number)
+                    score.requires_grad_(False)
+                    losses["generator"] = trainer.generator_loss(score, own, made, number)
+                    score.requires_grad_(True)
             if "generator" in losses:
                 stage.update("dit", losses["generator"])
             stage.update("critic", losses["critic"])

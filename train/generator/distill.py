@@ -9,19 +9,22 @@ Shapes: B worlds, C channels, K latent frames of a block, h x w latent size.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.distill import dmd_direction, dmd_loss
 from train.generator.foundation import flow_loss, read_window
 from train.generator.pool import RolloutPool
-from train.generator.windows import Window, Windows
+from train.generator.windows import Spans, Window, Windows
 from world_model import flow
+from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
+from world_model.vae import VideoVAE
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,21 @@ class Settings:
     ema: float = 0.99
     seed: int = 0
 
+    def trainer(self, config: ModelConfig, windows: Windows, teacher: DiT, vae: VideoVAE) -> Distillation:
+        """What runs this stage."""
+        return Distillation(config, windows, teacher, self)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One more block of some worlds: their windows and spans, what the generator was conditioned on, and its block
+    [B, C, K, h, w]."""
+
+    window: Window
+    spans: Spans
+    conditions: Conditions
+    latents: Tensor
+
 
 class Distillation:
     """One step at a time: a block of some worlds, the critic's loss on it and, when its turn comes, the generator's."""
@@ -54,30 +72,36 @@ class Distillation:
         """Random numbers of one purpose in one step."""
         return torch.Generator(self.device).manual_seed((self.settings.seed * 1_000_003 + number + 1) * 4 + kind)
 
+    def critic(self) -> nn.Module:
+        """The network that follows the generator, as it begins."""
+        return copy.deepcopy(self.teacher)
+
     def learns(self, number: int) -> bool:
         """Whether the generator is updated in step `number`."""
         return number >= self.settings.critic_warmup and number % self.settings.critic_steps == 0
 
-    def rollout(self, student: DiT, number: int) -> tuple[Window, Tensor]:
-        """One more block [B, C, K, h, w] of some worlds, up to a random exit step, which is the same for all of them.
+    def rollout(self, student: DiT, number: int) -> Rollout:
+        """One more block of some worlds, up to a random exit step, which is the same for all of them.
 
         In a step in which the generator learns, gradients flow through the exit step and the compression of the history.
         """
         stream = self.stream(number, 0)
-        rows, _, window = self.pool.sample(self.settings.batch, stream)
+        rows, spans, window = self.pool.sample(self.settings.batch, stream)
         draw = torch.Generator().manual_seed(
             self.settings.seed * 7919 + number
         )  # on the CPU: a GPU would have to wait for it
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=draw))
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
-            latents = denoise_block(student, read_window(student, window), noise, self.sigmas, exit_step)
+            conditions = read_window(student, window)
+            latents = denoise_block(student, conditions, noise, self.sigmas, exit_step)
         self.pool.add(rows, latents, stream)
-        return window, latents
+        return Rollout(window, spans, conditions, latents)
 
-    def critic_loss(self, critic: DiT, window: Window, latents: Tensor, number: int) -> Tensor:
+    def critic_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
         """Flow matching of the generator's blocks."""
-        stream = self.stream(number, 1)
+        assert isinstance(critic, DiT)
+        stream, window, latents = self.stream(number, 1), made.window, made.latents
         sigma = torch.rand(len(latents), generator=stream, device=self.device).clamp(0.02, 1)
         noise = torch.randn(latents.shape, generator=stream, device=self.device)
         return flow_loss(critic, read_window(critic, window), latents.detach(), sigma, noise)[0]
@@ -99,11 +123,12 @@ class Distillation:
             real = real + self.settings.guidance * (real - score(self.teacher, silenced(window, self.config)))
         return dmd_direction(fake, real, latents)
 
-    def generator_loss(self, critic: DiT, window: Window, latents: Tensor, number: int) -> Tensor:
+    def generator_loss(self, critic: nn.Module, student: DiT, made: Rollout, number: int) -> Tensor:
         """Distribution matching; with `truth` above 0, also the squared distance to the recording."""
-        loss = dmd_loss(latents, self.direction(critic, window, latents.detach(), number))
+        assert isinstance(critic, DiT)
+        loss = dmd_loss(made.latents, self.direction(critic, made.window, made.latents.detach(), number))
         if self.settings.truth:
-            loss = loss + self.settings.truth * (latents - window.data).square().mean()
+            loss = loss + self.settings.truth * (made.latents - made.window.data).square().mean()
         return loss
 
 

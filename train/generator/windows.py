@@ -167,6 +167,15 @@ class Windows:
         number = torch.arange(blocks * self.config.block_latents, device=self._offsets.device)
         return self.data.latents[self._begun(spans)[:, None] + 1 + number].transpose(1, 2).float()
 
+    def clip(self, spans: Spans, before: int) -> Tensor:
+        """Latents [B, C, before + K, h, w] that were recorded around the next block: `before` frames of its past, and the block.
+        What a world has from before its start is its start picture."""
+        number = (spans.age * self.config.block_latents)[:, None] + torch.arange(
+            -before, self.config.block_latents, device=self._offsets.device
+        )
+        rows = torch.where(number >= 0, self._begun(spans)[:, None] + 1 + number, self.data.still[spans.start][:, None])
+        return self.data.latents[rows].transpose(1, 2).float()
+
     def own(self, latents: Tensor, rows: Tensor, spans: Spans, stream: torch.Generator) -> Window:
         """Windows whose history is a rollout: `latents` [P, 1 + frames, C, h, w] holds in row `rows` [B] a world's start
         picture and what was generated since. The true next block is the recording's."""

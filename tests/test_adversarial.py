@@ -1,0 +1,143 @@
+"""Adversarial distillation: what the discriminator sees, what each loss moves, and closed forms."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from train.generator import adversarial
+from train.generator.adversarial import CONTEXT, AdversarialDistillation, Discriminator
+from train.generator.autoencoder import Clips, fit_pca
+from train.generator.autoencoder import Settings as AutoencoderSettings
+from train.generator.encode import encode_recording
+from train.generator.foundation import measure_residuals
+from train.generator.shapes import recorded_config
+from train.generator.windows import Spans, Windows
+from train.recordings import Episode, EpisodeWriter, Recording, open_episodes
+from world_model.action_spaces import ActionSpec
+from world_model.dit import DiT
+from world_model.text import build_conditioning
+from world_model.vae import PatchVAE
+
+STEPS = 10
+
+
+def stripes(seed: int) -> Episode:
+    """Stripes that move to the left or to the right, two pictures a step."""
+    rng = np.random.default_rng(seed)
+    actions, wave = rng.integers(3, size=STEPS), 120 + 100 * np.sin(np.arange(16) / 2 + rng.uniform(0, 6))
+    places = np.concatenate([[0], np.repeat(actions - 1, 2).cumsum()])
+    frames = np.stack([np.broadcast_to(np.roll(wave, x)[None, :, None], (16, 16, 3)) for x in places]).astype(np.uint8)
+    zeros = np.zeros(STEPS, np.uint8)
+    return Episode(frames, actions, np.zeros(STEPS, np.float32), zeros, zeros)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stripes")
+    recording = Recording("stripes", 16, 16, 8.0, ActionSpec("discrete", (3,)), frames_per_step=2)
+    with EpisodeWriter(folder, recording) as writer:
+        for seed in range(2):
+            writer.add(stripes(seed))
+    files = open_episodes(folder)
+    config = recorded_config("stripes", recording, False, "tiny")
+    torch.manual_seed(0)
+    vae = PatchVAE(config.vae).eval().requires_grad_(False)
+    fit_pca(vae, config, Clips(files, range(2), 2), AutoencoderSettings(clips=20))
+    windows = Windows(config, encode_recording(config, vae, files, range(2), build_conditioning(config)))
+    dit = DiT(config)
+    dit.flow.read_autoencoder(vae)
+    measure_residuals(dit, windows)
+    return config, vae, windows, dit
+
+
+@pytest.fixture
+def trainer(parts) -> AdversarialDistillation:
+    config, vae, windows, dit = parts
+    settings = adversarial.Settings(batch=3, pool=4, episode_length=4, critic_warmup=1, width=4)
+    made = settings.trainer(config, windows, dit, vae)
+    assert isinstance(made, AdversarialDistillation)
+    return made
+
+
+def test_a_clip_is_the_block_and_what_was_recorded_before_it(parts):
+    _, _, windows, _ = parts
+    spans = Spans(torch.tensor([1, 0]), torch.tensor([STEPS + 2, 0]), torch.tensor([3, 1]))
+    clip = windows.clip(spans, 3)
+    first = 1 + 2 * STEPS + 2 * 5  # row of the newest frame: the other episode, then five steps
+    rows = windows.data.latents
+    torch.testing.assert_close(clip[0], rows[first - 2 : first + 3].transpose(0, 1).float(), rtol=0, atol=0)
+    start = rows[0].float()  # a world of one block has seen its start picture before that
+    torch.testing.assert_close(clip[1][:, 0], start, rtol=0, atol=0)
+    torch.testing.assert_close(clip[1][:, 1:], rows[1:5].transpose(0, 1).float(), rtol=0, atol=0)
+
+
+def test_the_discriminator_sees_the_newest_picture_and_the_block(parts, trainer):
+    config, vae, _, dit = parts
+    made = trainer.rollout(dit, 0)
+    generated, recorded = trainer.generated(made), trainer.recorded(made)
+    assert generated.shape == recorded.shape == (3, 3, 1 + config.block_latents, 16, 16)
+    past = made.window.history.latents[:, :, -CONTEXT:]
+    expected = vae.decode(torch.cat([past, made.latents], dim=2))[0][:, :, -1 - config.block_latents :]
+    torch.testing.assert_close(generated, expected, rtol=0, atol=0)
+
+
+def test_each_loss_moves_its_own_network(parts, trainer):
+    _, _, _, dit = parts
+    student, critic = DiT(trainer.config), trainer.critic()
+    student.load_state_dict(dit.state_dict())
+    made = trainer.rollout(student, 1)
+    critic.requires_grad_(False)
+    trainer.generator_loss(critic, student, made, 1).backward()
+    assert all(p.grad is None for p in critic.parameters())
+    moved = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {"head.head.weight", "flow.displacement.weight"} <= moved
+    student.zero_grad()
+    critic.requires_grad_(True)
+    trainer.critic_loss(critic, made, 1).backward()
+    assert all(p.grad is None for p in student.parameters())
+    assert all(p.grad is not None for p in critic.parameters())
+
+
+def test_losses_of_a_discriminator_that_cannot_tell(parts, trainer):
+    """All judgements equal: the relativistic loss is log 2 for both, and a constant has no gradient to punish."""
+
+    class Same(nn.Module):
+        def forward(self, clip, action):
+            return torch.full((len(clip), 5), 0.7)
+
+    _, _, _, dit = parts
+    made = trainer.rollout(dit, 0)
+    assert trainer.critic_loss(Same(), made, 0).item() == pytest.approx(math.log(2))
+    trainer.settings = dataclasses.replace(trainer.settings, young=0)  # nothing learns from recordings
+    assert trainer.generator_loss(Same(), dit, made, 0).item() == pytest.approx(math.log(2))
+
+
+def test_a_discriminator_learns_to_tell_clips_apart_by_their_action():
+    """A step to the right under its own action against the same clip under the other one: only the action says which is which."""
+    torch.manual_seed(0)
+    critic = Discriminator(2, 2, 8)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=3e-3)
+    action = torch.eye(2).repeat(8, 1)
+    for _ in range(60):
+        picture = torch.rand(16, 3, 1, 16, 16) * 2 - 1
+        moved = torch.where(action[:, :1, None, None, None] > 0, picture.roll(3, -1), picture.roll(-3, -1))
+        clip = torch.cat([picture, moved], dim=2)
+        real, fake = critic(clip, action), critic(clip, 1 - action)
+        loss = torch.nn.functional.softplus(fake - real).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5
+
+
+def test_an_autoencoder_that_shrinks_time_is_refused(parts):
+    config, vae, windows, dit = parts
+    strided = dataclasses.replace(config, vae=dataclasses.replace(config.vae, temporal_stride=2))
+    with pytest.raises(ValueError, match="temporal stride of 1, got 2"):
+        adversarial.Settings().trainer(strided, windows, dit, vae)
