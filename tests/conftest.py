@@ -64,14 +64,14 @@ def config() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def town_config(config) -> ModelConfig:
-    """The same model, which knows a town: the street's own, in coarse voxels."""
+    """The same model with the scene field of a town: the street's own, in coarse voxels."""
     places = PlacesConfig(cell=1.0, fine=2, bricks=8192, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4)
     return with_scene(config, places=places)
 
 
 @pytest.fixture(scope="session")
 def event_config(town_config) -> ModelConfig:
-    """The same model, which knows two things and a weather that events bring."""
+    """The same model with event objects of two kinds and a weather."""
     kinds = (("ufo", 9.0, "open"), ("fire", 12.0, "facade"), ("snow", 0.0, ""))
     return with_scene(town_config, events=EventsConfig(kinds, looks=2, width=8))
 
@@ -151,7 +151,7 @@ def world_model(weights_folder) -> WorldModel:
 
 @pytest.fixture(scope="session")
 def pictures(config) -> np.ndarray:
-    """Four unlike pictures, uint8 [4, H, W, 3]."""
+    """Four different pictures, uint8 [4, H, W, 3]."""
     noise = np.random.default_rng(0).integers(0, 256, (4, config.height // 8, config.width // 8, 3), dtype=np.uint8)
     return noise.repeat(8, axis=1).repeat(8, axis=2)
 
@@ -227,7 +227,7 @@ def corpus(config, data_folder):  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="session")
 def town_corpus(town_config, data_folder):  # type: ignore[no-untyped-def]
-    """The same walks for the model that knows a town."""
+    """The same walks for the model of a town."""
     from train.data.corpus import Corpus
 
     return Corpus(town_config, data_folder)

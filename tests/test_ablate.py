@@ -131,7 +131,7 @@ def test_tokens_are_counted_where_they_are_made(config, corpus, frozen_vae, make
         if name in ("tscm", "sliding-window", "full-history"):
             spent[name] = cost(make_dit(variant), frozen_vae, corpus, conditioning)
     tokens = {name: (s["history_tokens/first"], s["history_tokens/last"]) for name, s in spent.items()}
-    tscm = FRAME // 4 + 2 * FRAME // 4 + FRAME + 2 * FRAME // 4  # first frame, old draws, two tiers
+    tscm = FRAME // 4 + 2 * FRAME // 4 + FRAME + 2 * FRAME // 4  # first frame, sampled old frames, two tiers
     assert tokens["tscm"] == (tscm, tscm)
     assert tokens["sliding-window"] == (FRAME // 4 + 2 * FRAME,) * 2
     assert tokens["full-history"] == (FRAME * (1 + BLOCKS * 2),) * 2
@@ -191,12 +191,12 @@ def town_weights(town_config, make_dit, tmp_path_factory) -> Path:
     return folder
 
 
-def test_another_prior_is_measured_anew(variants, corpus, town_corpus, frozen_vae, town_weights):
+def test_the_deviation_of_another_prior_is_measured_anew(variants, corpus, town_corpus, frozen_vae, town_weights):
     given = load_tensors(town_weights, "dit.safetensors")
     dit, named = take_over(variants["tscm"][0], town_weights, town_corpus, frozen_vae, 0)
     assert named == {"fresh": [], "left_out": []} and torch.equal(dit.priors[0].deviation, given["priors.0.deviation"])
     dit, named = take_over(variants["without-places"][0], town_weights, corpus, frozen_vae, 0)
-    assert named["fresh"] == ["prior_embeddings", "priors.*.deviation"]  # the guide's kernel reads fewer channels
+    assert named["fresh"] == ["prior_embeddings", "priors.*.deviation"]  # this prior's kernel has fewer input channels
     assert named["left_out"] == ["prior_embeddings", "priors.*.deviation", "priors.*.places"]
     assert torch.equal(dit.priors[0].deviation, corpus.prior_deviation(dit.priors[0], frozen_vae))
     assert torch.equal(dit.prior_embeddings[0].bias, given["prior_embeddings.0.bias"])
@@ -226,7 +226,7 @@ def test_weights_of_other_pictures_are_refused(config, data_folder, vae_folder, 
 # ---- measures ---------------------------------------------------------------------------------------------------------
 
 
-def test_sharpness_is_a_share_of_the_truth_by_horizon(make_videos, config):
+def test_sharpness_is_a_ratio_to_the_ground_truth_by_horizon(make_videos, config):
     truth = make_videos(config, 2, 20).clamp(-0.9, 0.9)
     size = truth.shape[2] // 10  # ten blocks
     dream = truth.clone()

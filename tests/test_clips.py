@@ -186,7 +186,7 @@ def test_a_folder_of_useless_clips_says_so(bare, folder, frozen_vae):
         clips.block(0, 0)
 
 
-def test_models_with_a_guide_are_sent_to_shards(config, folder, frozen_vae):
+def test_models_with_a_prior_are_sent_to_shards(config, folder, frozen_vae):
     with pytest.raises(ValueError, match="sekai-read"):
         Clips(config, folder, frozen_vae)
 

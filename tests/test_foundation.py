@@ -50,7 +50,7 @@ def trainer(config, corpus, frozen_vae) -> Trainer:
 
 
 class Oracle:
-    """Stands for a DiT that knows data and noise, but errs by `error`."""
+    """A DiT that is given data and noise, and errs by `error`."""
 
     def __init__(
         self, prediction: str, data: Tensor, noise: Tensor, error: Tensor | float = 0.0, spread: Tensor | None = None
@@ -118,7 +118,7 @@ def test_what_to_beat_is_the_loss_of_a_network_that_adds_nothing(trainer, config
 
 
 def test_every_noise_level_is_trained(trainer, config, make_dit, monkeypatch):
-    """Low ones too, which a shifted schedule reaches last: draws come from all of (0, 1]."""
+    """Low ones too, which a shifted schedule reaches last: samples come from all of (0, 1]."""
     seen = []
     drawn = stage.draw_sigma
     monkeypatch.setattr(stage, "draw_sigma", lambda *given: seen.append(drawn(*given)) or seen[-1])
@@ -150,7 +150,7 @@ def test_some_histories_are_noised_and_nothing_else(batch):
     assert 0.3 < float(clean.float().mean()) < 0.7
     assert deviation.max() < 0.27 and deviation.max() > 0.15
     moved = (noised.worlds.picture - batch.worlds.picture).flatten(1).abs().amax(dim=1)
-    assert torch.equal(moved == 0, clean)  # the guide's picture goes with its history
+    assert torch.equal(moved == 0, clean)  # the picture that the prior warps goes with its history
     assert noised.worlds.picture.abs().max() <= 1
     assert torch.equal(noised.truth, batch.truth) and torch.equal(noised.past.latents, batch.past.latents)
     assert torch.equal(noised.worlds.yaw, batch.worlds.yaw) and noised.worlds.memory is batch.worlds.memory
@@ -189,7 +189,7 @@ def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, conf
             assert torch.equal(newest, entry.past.latents[0, :, -config.block_latents :])
             assert not newest.requires_grad
             assert torch.equal(newest, corpus.block(entry.trajectory, old.block)) != entry.self_generated
-            assert bool(state_of(entry.worlds).doubt.any()) == entry.self_generated  # the truth is not in doubt
+            assert bool(state_of(entry.worlds).doubt.any()) == entry.self_generated  # the truth is certain
             met.add(entry.self_generated)
     assert met == {True, False}
 
@@ -304,7 +304,7 @@ def test_training_starts_from_given_weights(config, data_folder, vae_folder, wei
     assert all(torch.equal(taken[name], value.float()) for name, value in given.items())
 
 
-def test_fresh_models_know_how_good_the_guide_is(
+def test_fresh_models_begin_with_the_measured_prior_deviation(
     config, corpus, data_folder, vae_folder, depth_folder, frozen_vae, tmp_path
 ):
     train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, depth_folder)
@@ -316,7 +316,7 @@ def test_fresh_models_know_how_good_the_guide_is(
     assert torch.equal(taken["priors.0.deviation"], corpus.prior_deviation(dit.priors[0], frozen_vae))
 
 
-def test_a_guide_without_depths_is_refused(config, data_folder, vae_folder, tmp_path):
+def test_a_warped_frame_prior_without_depths_is_refused(config, data_folder, vae_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--depth, a run of train\.depth"):
         train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, None)
     (tmp_path / "depth.safetensors").write_bytes(b"not weights")

@@ -38,9 +38,9 @@ def run_folder(config, data_folder, vae_folder, depth_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def landed(config, run_folder, vae_folder, data_folder, tmp_path_factory):
+def exported(config, run_folder, vae_folder, data_folder, tmp_path_factory):
     """(folder of weights, its evaluation)"""
-    folder = tmp_path_factory.mktemp("landed") / "debug"
+    folder = tmp_path_factory.mktemp("exported") / "debug"
     return folder, export_with_priors(config, run_folder, vae_folder, data_folder, folder, [run_folder])
 
 
@@ -95,9 +95,9 @@ def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, d
     assert not (tmp_path / "none").exists()
 
 
-def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder, frozen_vae):
+def test_exported_weights_dream_what_the_average_dreams(config, exported, run_folder, frozen_vae):
     """Within one grey level: kernels may round by how a file's tensors lie in memory. Weights are float16 on disk."""
-    model = WorldModel.load(landed[0], device="cpu")
+    model = WorldModel.load(exported[0], device="cpu")
     average = load_ema(config, run_folder)[0].half().float()
     vae = build_vae(config.vae).eval()
     vae.load_state_dict({name: value.half().float() for name, value in frozen_vae.state_dict().items()})
@@ -117,8 +117,8 @@ def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder
     assert np.abs(difference).max() <= 1 and np.abs(difference).mean() < 1e-3
 
 
-def test_manifest_tells_how_the_weights_were_made(landed, config):
-    folder, figures = landed
+def test_manifest_has_the_metadata_of_all_stages(exported, config):
+    folder, figures = exported
     metadata = json.loads((folder / "manifest.json").read_text())
     assert [stage["steps"] for stage in metadata["training"]] == [4, 4]  # what was continued, then the run itself
     assert metadata["training"][1]["settings"]["ema"] == 0.6
@@ -131,8 +131,8 @@ def test_manifest_tells_how_the_weights_were_made(landed, config):
     assert metadata["evaluation"]["psnr/still_block1"] == round(figures["psnr/still_block1"], 2)
 
 
-def test_starting_pictures_are_many_and_unlike(landed, config):
-    strip = np.asarray(Image.open(landed[0] / "starts.png"))
+def test_starting_pictures_are_many_and_different(exported, config):
+    strip = np.asarray(Image.open(exported[0] / "starts.png"))
     pictures = strip.reshape(len(STARTS), config.height, config.width, 3).astype(int)
     assert all(abs(a - b).mean() > 5 for i, a in enumerate(pictures) for b in pictures[:i])
     middle = pictures[:, config.height // 4 : config.height // 2, config.width // 3 : -config.width // 3]
@@ -154,33 +154,31 @@ def test_a_folder_without_a_checkpoint_is_refused(config, tmp_path):
         load_ema(config, tmp_path)
 
 
-def test_a_later_depth_network_is_landed(config, run_folder, vae_folder, data_folder, tmp_path):
+def test_a_later_depth_network_is_exported(config, run_folder, vae_folder, data_folder, tmp_path):
     later = DepthNet(scene_of(config).depth, config.camera)
     save_file(later.state_dict(), tmp_path / "depth.safetensors")
     (tmp_path / "depth.json").write_text('{"depth_training": {"steps": 7}}')
     export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], tmp_path)
-    landed = load_file(tmp_path / "out" / "dit.safetensors")
+    exported = load_file(tmp_path / "out" / "dit.safetensors")
     for name, value in later.state_dict().items():
-        torch.testing.assert_close(landed[f"priors.0.depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
+        torch.testing.assert_close(exported[f"priors.0.depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["depth"] == {"steps": 7}
 
 
-def test_what_earlier_weights_say_of_their_making_comes_first(
-    config, landed, run_folder, vae_folder, data_folder, tmp_path
-):
-    export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], initial=landed[0])
+def test_metadata_of_earlier_weights_comes_first(config, exported, run_folder, vae_folder, data_folder, tmp_path):
+    export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], initial=exported[0])
     metadata = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [stage["steps"] for stage in metadata["training"]] == [4, 4, 4]  # the two of the weights, then the run
 
 
-def test_parts_of_a_dit_are_left_out_of_what_is_loaded(config, landed):
+def test_parts_of_a_dit_are_left_out_of_what_is_loaded(config, exported):
     dit, other = DiT(config), DiT(config)
     before = {name: value.clone() for name, value in dit.state_dict().items()}
-    load_dit(dit, landed[0], ["priors.0.depth"])
-    load_dit(other, landed[0])
+    load_dit(dit, exported[0], ["priors.0.depth"])
+    load_dit(other, exported[0])
     for name, value in dit.state_dict().items():
         assert torch.equal(value, (before if name.startswith("priors.0.depth.") else other.state_dict())[name])
     depths = [name for name in before if name.startswith("priors.0.depth.")]
     assert any(not torch.equal(before[name], other.state_dict()[name]) for name in depths)
     with pytest.raises(ValueError, match="does not fit"):
-        load_dit(dit.blocks, landed[0])
+        load_dit(dit.blocks, exported[0])

@@ -64,7 +64,7 @@ def test_without_priors_a_model_is_the_generator_alone(prediction, positions, co
 
 
 @torch.no_grad()
-def test_without_priors_nothing_is_known_before(config, make_dit, make_vae):
+def test_without_priors_there_is_no_prediction(config, make_dit, make_vae):
     alone = bare(config)
     dit, vae = make_dit(alone), make_vae(alone)
     assert not any(name.startswith("prior") for name in dit.state_dict())
@@ -172,7 +172,7 @@ def test_batches_are_joined_parted_repeated_and_moved_along_their_worlds(config,
 
 
 def rolled(model: WorldModel, picture: np.ndarray) -> str:
-    """A fingerprint of what two worlds show, one from a picture and one from a text, told of rain on the way."""
+    """A fingerprint of what two worlds show, one from a picture and one from a text, with the event of rain on the way."""
     state, shown = model.start([picture, None], ["", "a fog"], [0, 1]), hashlib.sha256()
     shown.update(model.preview(state).tobytes())
     for event in (None, "a heavy rainstorm begins"):
