@@ -79,7 +79,7 @@ def event_config(town_config) -> ModelConfig:
 @pytest.fixture(scope="session")
 def make_dit() -> Callable[[ModelConfig, int], DiT]:
     """make_dit(config, seed): a DiT in which every layer does something."""
-    return lambda config, seed=0: _stirred(lambda: DiT(config), seed)  # type: ignore[return-value]
+    return lambda config, seed=0: _stirred(lambda: DiT(config), seed)
 
 
 @pytest.fixture(scope="session")
@@ -215,18 +215,18 @@ def data_folder(tmp_path_factory, config, vae_folder) -> Path:
 def frozen_vae(config, vae_folder) -> PatchVAE:
     from train.data.latents import load_vae
 
-    return load_vae(config, vae_folder)[0]  # type: ignore[return-value]
+    return load_vae(config, vae_folder)[0]
 
 
 @pytest.fixture(scope="session")
-def corpus(config, data_folder):  # type: ignore[no-untyped-def]
+def corpus(config, data_folder):
     from train.data.corpus import Corpus
 
     return Corpus(config, data_folder)
 
 
 @pytest.fixture(scope="session")
-def town_corpus(town_config, data_folder):  # type: ignore[no-untyped-def]
+def town_corpus(town_config, data_folder):
     """The same walks for the model of a town."""
     from train.data.corpus import Corpus
 
@@ -237,7 +237,7 @@ def town_corpus(town_config, data_folder):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(scope="session")
-def serve_play():  # type: ignore[no-untyped-def]
+def serve_play():
     """serve_play(model, places, token, **lobby): a context manager that serves a lobby on a free port; gives its address."""
     from yume_gym.play.dreamer import Dreamer
     from yume_gym.play.web import Server, create_app
@@ -247,7 +247,7 @@ def serve_play():  # type: ignore[no-untyped-def]
     def serve(model: WorldModel, places: int = 1, token: str | None = None, **options: object) -> Iterator[str]:
         with Dreamer(model, max_sessions=places) as dreamer:
             address: queue.Queue[str] = queue.Queue()
-            lobby = Lobby(dreamer, places, **options)  # type: ignore[arg-type]
+            lobby = Lobby(dreamer, places, **options)
             server = Server(create_app(lobby, token=token), "127.0.0.1", 0, address.put)
             thread = threading.Thread(target=server.run)
             thread.start()

@@ -102,14 +102,14 @@ def test_networks_have_the_paths_of_their_variant(variants, make_history):
 def held_after(config: ModelConfig, blocks: int) -> list[int]:
     """Frames (-1 and less: the start picture) that the history of a world of so many blocks holds."""
     tiers, size = config.dit.packing, config.block_latents
-    length = 1 + tiers.old[0] + tiers.recent_frames  # type: ignore[union-attr]
+    length = 1 + tiers.old[0] + tiers.recent_frames
     zero, yes = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.bool)
     history = static_history(torch.zeros(1, 1, config.start_latents, 1, 1), length, zero, zero, yes)
     for block in range(blocks):
         frame = torch.arange(block * size, (block + 1) * size)[None]
         row = frame.double()
         new = History(torch.zeros(1, 1, size, 1, 1), frame, row, row, torch.ones_like(frame, dtype=torch.bool))
-        history = append_tiers(history, new, tiers, [generator("old", block)])  # type: ignore[arg-type]
+        history = append_tiers(history, new, tiers, [generator("old", block)])
     return history.frame[0].tolist()
 
 
@@ -143,7 +143,7 @@ def test_joint_history_runs_along_with_the_block(config, corpus, frozen_vae, mak
     for name in ("tscm", "joint-history"):
         variant, _ = variants_of(config, QUICK)[name]
 
-        def encode_conditions(self, *args, name=name):  # type: ignore[no-untyped-def]
+        def encode_conditions(self, *args, name=name):
             conditions = whole(self, *args)
             met[name] = conditions.tokens is not None, bool(conditions.history)
             return conditions

@@ -58,7 +58,7 @@ def walks() -> list:
     return [render_walk(RECIPE, index) for index in range(5)]
 
 
-def same(a, b) -> bool:  # type: ignore[no-untyped-def]
+def same(a, b) -> bool:
     return a.info == b.info and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in LAYOUT)
 
 
@@ -417,7 +417,7 @@ def test_the_warped_frame_of_a_block_is_the_frame_before_it(walks: list, autoenc
     video = torch.from_numpy(walk.frames.copy()).permute(3, 0, 1, 2).float() / 127.5 - 1
     told = {}
 
-    def still(picture, yaw, pitch, yaws, pitches, moves):  # type: ignore[no-untyped-def]
+    def still(picture, yaw, pitch, yaws, pitches, moves):
         told.update(yaw=yaw, yaws=yaws, moves=moves)
         shown = picture[:, :, None].expand(-1, -1, DEBUG.frames_per_block, -1, -1)
         return autoencoder.encode(shown), torch.ones(len(picture), 1, DEBUG.block_latents, *DEBUG.latent_size)

@@ -147,7 +147,7 @@ def test_the_search_finds_the_pose_from_a_candidate_nearby(off, rank, finder, mo
     wrong = torch.rand(CANDIDATES, 3, generator=generator("wrong")).double() * torch.tensor([80.0, 80.0, 6.0])
     wrong[rank] = pose + torch.tensor(off)
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: wrong[:count])
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))
     away = apart(found, pose)
     assert away[:2].max() < 0.1 and math.degrees(away[2]) < 1
     assert 0 <= error < 0.01
@@ -160,7 +160,7 @@ def test_an_uncertain_search_is_repeated_among_more_candidates(finder, monkeypat
     wrong = torch.tensor([3.0, 2.0, 5.0], dtype=torch.float64).repeat(WIDER * CANDIDATES, 1)
     wrong[CANDIDATES + 3] = pose + torch.tensor([1.2, -1.1, 0.1])
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: wrong[:count])
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))
     assert apart(found, pose)[:2].max() < 0.1 and error < 0.01
     assert town.asked - 1 == (1 + WIDER) * (CANDIDATES + 27 * sum(kept for kept, *_ in ROUNDS))
 
@@ -170,7 +170,7 @@ def test_a_picture_of_elsewhere_has_a_large_residual(finder, monkeypatch):
     town = Waves()
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: torch.zeros(count, 3, dtype=torch.float64))
     noise = torch.randn(1, 8, 4, 6, generator=generator("noise"))
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), noise)  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), noise)
     rest, own = (x.flatten(2) - x.flatten(2).mean(dim=2, keepdim=True) for x in (town.at(found) - noise, noise))
     assert error == pytest.approx(float(rest.square().sum() / own.square().sum()), rel=1e-4) and error > 1
 
@@ -183,7 +183,7 @@ def test_nobody_stands_in_a_house(finder, monkeypatch):
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: near[:count])
     free = []
     monkeypatch.setattr(town, "free", lambda place: free.append(place) or place[:, 0] > float(pose[0]) + 2)
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))
     assert float(pose[0]) + 2 < float(found[0]) < float(pose[0]) + 2.6 and error > 0.01
     assert max(len(places) for places in free) <= 27 * ROUNDS[0][0] * WIDER
 
@@ -193,7 +193,7 @@ def test_another_light_is_no_other_pose(finder, monkeypatch):
     town, pose = Waves(), torch.tensor([23.4, 61.8, 2.2], dtype=torch.float64)
     start = pose + torch.tensor([1.2, -1.1, 0.1])
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: start.repeat(count, 1))
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose) + 0.3)  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose) + 0.3)
     assert apart(found, pose)[:2].max() < 0.3 and error < 0.1
 
 

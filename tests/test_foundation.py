@@ -77,17 +77,17 @@ def sample() -> tuple[Tensor, Tensor, Tensor]:
 def test_loss_is_zero_for_a_perfect_predictor(prediction, sample):
     data, noise, sigma = sample
     oracle = Oracle(prediction, data, noise)
-    assert float(flow_loss(oracle, None, data, sigma, noise, floor=0.4)) == 0  # type: ignore[arg-type]
+    assert float(flow_loss(oracle, None, data, sigma, noise, floor=0.4)) == 0
     for row in range(3):  # it was asked at the right point between data and noise
         expected = flow.add_noise(data[row], noise[row], float(sigma[row]))
-        torch.testing.assert_close(oracle.seen[row], expected)  # type: ignore[index]
+        torch.testing.assert_close(oracle.seen[row], expected)
 
 
 def test_errors_weigh_as_their_noise_level_says(sample):
     data, noise, sigma = sample
-    loss = flow_loss(Oracle("data", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
+    loss = flow_loss(Oracle("data", data, noise, 0.2), None, data, sigma, noise, floor=0.4)
     assert float(loss) == pytest.approx(0.04 * np.mean([1 / 1.0, 1 / 0.5, 1 / 0.4]), rel=1e-5)
-    loss = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
+    loss = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)
     assert float(loss) == pytest.approx(0.04, rel=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_errors_weigh_as_strong_as_their_channel(sample):
         error = torch.zeros(3, 2, 1, 2, 2)
         error[:, channel] = 0.2
         oracle = Oracle("data", data, noise, error, spread)
-        loss = flow_loss(oracle, None, data, one, noise, floor=0.4)  # type: ignore[arg-type]
+        loss = flow_loss(oracle, None, data, one, noise, floor=0.4)
         assert float(loss) == pytest.approx(0.04 * weight / 2, rel=1e-5)
 
 

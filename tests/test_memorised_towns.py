@@ -221,7 +221,7 @@ def test_uncertain_pictures_start_in_the_first_town(residual, town):
     latents = torch.randn(1, 3, 4, 6, generator=generator("latents"))
     latents = latents - latents.mean(dim=(2, 3), keepdim=True)
     places = Likeness(latents, residual)
-    pose, error = finder.find(places, torch.zeros(1, 3, 32, 48), latents)  # type: ignore[arg-type]
+    pose, error = finder.find(places, torch.zeros(1, 3, 32, 48), latents)
     assert int(places.town(pose[:2])) == town
     assert error == pytest.approx(residual[town], rel=1e-4)
 
@@ -250,7 +250,7 @@ def two_towns(town_config) -> ModelConfig:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_views():  # type: ignore[no-untyped-def]
+def few_views():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("world_model.priors.places.VIEWS", 12)
         patch.setattr("train.street.descriptions.SKY_STEPS", 5)

@@ -55,7 +55,7 @@ def drawn(pool: Pool, batch: Batch) -> list[Entry]:
     """The pool's entries of a batch that was drawn and not put back yet."""
     entries = [pool.entries[slot] for slot in batch.index]
     assert None not in entries
-    return entries  # type: ignore[return-value]
+    return entries
 
 
 def tensors(value) -> list[Tensor]:

@@ -98,7 +98,7 @@ class Grey(Prior):
     def initial_state(self, pictures: Tensor, pose: Pose) -> Count:
         return Count(torch.zeros(len(pictures), dtype=torch.int64))
 
-    def constrain(self, state, motion):  # type: ignore[no-untyped-def]
+    def constrain(self, state, motion):
         return dataclasses.replace(motion, displacement=0 * motion.displacement)
 
     def condition_text(self, state: Count, block: BlockContext) -> Tensor:
@@ -108,7 +108,7 @@ class Grey(Prior):
         mean = torch.ones(len(state.blocks), 8, *block.target.frame.shape[1:], 4, 6) * state.blocks.view(-1, 1, 1, 1, 1)
         return Prediction(mean=mean, variance=self.variance + 0 * mean, features=mean[:, :1], auxiliary="grey")
 
-    def update(self, state, block, prediction, latents, video):  # type: ignore[no-untyped-def]
+    def update(self, state, block, prediction, latents, video):
         assert prediction.auxiliary == "grey" and not latents.requires_grad
         return Count(state.blocks + 1), 0.5 * video
 

@@ -192,8 +192,11 @@ def test_two_processes_learn_as_one_also_after_one_was_killed(
         assert steps == STEPS
         assert_close(weights, expected, 1e-4)
     assert sorted(path.name for path in (out / "checkpoint").iterdir()) == [
-        "pool_0.pt", "pool_1.pt", "progress.pt", "shards",
-    ]  # fmt: skip
+        "pool_0.pt",
+        "pool_1.pt",
+        "progress.pt",
+        "shards",
+    ]
 
 
 def test_the_released_code_path_learns_as_one_and_in_half_precision(

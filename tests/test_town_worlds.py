@@ -361,5 +361,5 @@ def test_prior_deviation_is_from_the_scene_field(town_corpus, town_dit, frozen_v
             squares.append((town_corpus.block(walk, block) - known[0]).square().mean(dim=(1, 2, 3)))
     torch.testing.assert_close(everywhere, torch.stack(squares).mean(dim=0).sqrt(), atol=1e-3, rtol=1e-3)
     without = SimpleNamespace(depth=town_dit.priors[0].depth, places=None)
-    blank, same_guide = town_corpus.prior_deviation(without, frozen_vae)  # type: ignore[arg-type]
+    blank, same_guide = town_corpus.prior_deviation(without, frozen_vae)
     assert torch.equal(seen, same_guide) and not torch.allclose(blank, everywhere, rtol=0.05)

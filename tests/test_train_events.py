@@ -177,12 +177,16 @@ def test_a_billboard_is_as_large_as_what_an_object_changes(event_config):
     changed[0, 0] = True
     zero = torch.zeros(1, frames, dtype=torch.float64)
     pairs = {
-        "kind": torch.tensor([1]), "place": torch.zeros(1, frames, 2, dtype=torch.float64), "yaw": zero, "pitch": zero,
-        "course": torch.tensor([[0.0, ahead, 0.0]], dtype=torch.float64), "age": torch.zeros(1, frames, dtype=torch.int64),
+        "kind": torch.tensor([1]),
+        "place": torch.zeros(1, frames, 2, dtype=torch.float64),
+        "yaw": zero,
+        "pitch": zero,
+        "course": torch.tensor([[0.0, ahead, 0.0]], dtype=torch.float64),
+        "age": torch.zeros(1, frames, dtype=torch.int64),
         "centre": torch.tensor([[[0.0, 0.0, middle[0]]]]),
         "without": torch.zeros(1, 3, frames, height, width, dtype=torch.uint8),
         "with": (255 * changed.byte()).expand(1, 3, frames, height, width),
-    }  # fmt: skip
+    }
     stage.learn_extent(events, pairs)
     assert events.extent.tolist() == [EXTENT, pytest.approx(metres, abs=0.35), EXTENT]
 

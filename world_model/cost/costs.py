@@ -218,7 +218,7 @@ def _worlds(dit: DiT, held: int) -> tuple[WorldBatch, Motion, Tensor, Tensor]:
 def _priors_vae(config: ModelConfig) -> VideoVAE:
     """The autoencoder that priors use. Models without priors never ask for it."""
     with torch.device("meta"):
-        return build_vae(config.vae) if config.priors else nn.Identity()  # type: ignore[return-value]
+        return build_vae(config.vae)
 
 
 # ---- autoencoders and text encoders -----------------------------------------------------------------------------------
@@ -232,8 +232,8 @@ def _parameters(module: nn.Module) -> int:
 def _patch_decoder(config: ModelConfig) -> Part:
     with torch.device("meta"):
         vae = build_vae(config.vae)
-    _, cache = vae.decode(_noise(config))  # type: ignore[operator]
-    _, cost = count(lambda: vae.decode(_noise(config), cache)[0])  # type: ignore[operator]
+    _, cache = vae.decode(_noise(config))
+    _, cost = count(lambda: vae.decode(_noise(config), cache)[0])
     return Part(_parameters(vae), cost, size_of(cache))
 
 
