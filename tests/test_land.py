@@ -16,7 +16,7 @@ from train import foundation
 from train.engine.loop import Run
 from train.export import load_ema
 from train.foundation import Settings
-from train.land import STARTS, export_with_priors, starting_pictures
+from train.land import STARTS, Network, Parts, export_with_priors, starting_pictures
 from world_model.actions import Action
 from world_model.dit import DiT
 from world_model.model import WorldModel
@@ -41,7 +41,7 @@ def run_folder(config, data_folder, vae_folder, depth_folder, tmp_path_factory):
 def exported(config, run_folder, vae_folder, data_folder, tmp_path_factory):
     """(folder of weights, its evaluation)"""
     folder = tmp_path_factory.mktemp("exported") / "debug"
-    return folder, export_with_priors(config, run_folder, vae_folder, data_folder, folder, [run_folder])
+    return folder, export_with_priors(config, Network(run_folder, [run_folder]), vae_folder, data_folder, folder)
 
 
 def test_the_average_of_a_run_is_found(config, run_folder):
@@ -80,7 +80,8 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
 def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, depth_folder, tmp_path):
     other = tmp_path / "second"
     foundation.train(config, data_folder, vae_folder, other, replace(SETTINGS, seed=1), 4, None, None, depth_folder)
-    export_with_priors(config, other, vae_folder, data_folder, tmp_path / "out", [run_folder], interpolation=0.25)
+    network = Network(other, [run_folder], interpolation=0.25)
+    export_with_priors(config, network, vae_folder, data_folder, tmp_path / "out")
     found = load_file(tmp_path / "out" / "dit.safetensors")
     first, second = (load_ema(config, run)[0].state_dict() for run in (run_folder, other))
     name = "blocks.0.self_attn.q.weight"
@@ -89,9 +90,8 @@ def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, d
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["training"][-1]["share"] == 0.25
     for before, interpolation in (([], 0.5), ([run_folder], 1.5)):
         with pytest.raises(ValueError, match=f"--interpolation {interpolation} must be from 0 to 1"):
-            export_with_priors(
-                config, other, vae_folder, data_folder, tmp_path / "none", before, interpolation=interpolation
-            )
+            network = Network(other, before, interpolation=interpolation)
+            export_with_priors(config, network, vae_folder, data_folder, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
@@ -102,7 +102,7 @@ def test_exported_weights_dream_what_the_average_dreams(config, exported, run_fo
     vae = build_vae(config.vae).eval()
     vae.load_state_dict({name: value.half().float() for name, value in frozen_vae.state_dict().items()})
     conditioning = Conditioning(config.text, Conditioning(config.text).actions.half().float())
-    expected = WorldModel(config, average, vae, conditioning)  # type: ignore[arg-type]
+    expected = WorldModel(config, average, vae, conditioning)
 
     def walk(world_model: WorldModel) -> np.ndarray:
         state = world_model.start([model.starting_image(0), None], ["", "a street at night"], [1, 2])
@@ -124,8 +124,12 @@ def test_manifest_has_the_metadata_of_all_stages(exported, config):
     assert metadata["training"][1]["settings"]["ema"] == 0.6
     assert metadata["autoencoder"] == {"steps": 0}
     assert set(metadata["files"]) == {
-        "config.json", "dit.safetensors", "vae.safetensors", "text.safetensors", "starts.png"
-    }  # fmt: skip
+        "config.json",
+        "dit.safetensors",
+        "vae.safetensors",
+        "text.safetensors",
+        "starts.png",
+    }
     assert set(figures) == {"psnr/block1", "psnr/blocks2-4", "psnr/rest", "psnr/still_block1"}
     assert all(np.isfinite(value) for value in figures.values())
     assert metadata["evaluation"]["psnr/still_block1"] == round(figures["psnr/still_block1"], 2)
@@ -158,7 +162,8 @@ def test_a_later_depth_network_is_exported(config, run_folder, vae_folder, data_
     later = DepthNet(scene_of(config).depth, config.camera)
     save_file(later.state_dict(), tmp_path / "depth.safetensors")
     (tmp_path / "depth.json").write_text('{"depth_training": {"steps": 7}}')
-    export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], tmp_path)
+    parts = Parts(depth=tmp_path)
+    export_with_priors(config, Network(run_folder), vae_folder, data_folder, tmp_path / "out", parts)
     exported = load_file(tmp_path / "out" / "dit.safetensors")
     for name, value in later.state_dict().items():
         torch.testing.assert_close(exported[f"priors.0.depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
@@ -166,7 +171,8 @@ def test_a_later_depth_network_is_exported(config, run_folder, vae_folder, data_
 
 
 def test_metadata_of_earlier_weights_comes_first(config, exported, run_folder, vae_folder, data_folder, tmp_path):
-    export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], initial=exported[0])
+    network = Network(run_folder, initial=exported[0])
+    export_with_priors(config, network, vae_folder, data_folder, tmp_path / "out")
     metadata = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [stage["steps"] for stage in metadata["training"]] == [4, 4, 4]  # the two of the weights, then the run
 

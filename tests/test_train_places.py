@@ -21,7 +21,7 @@ from torch import Tensor
 from train import foundation
 from train import places as stage
 from train.data.shards import HELD_OUT, TrajectoryInfo
-from train.land import STARTS, export_with_priors, starting_pictures
+from train.land import STARTS, Network, Parts, export_with_priors, starting_pictures
 from train.places import (
     error_of,
     load_places,
@@ -70,7 +70,7 @@ class Asked:
 
 def test_what_is_learnt_is_the_truth_seen_from_the_true_pose(town_corpus, town_config):
     blocks, places = [(4, 3), (6, 11), (5, 1)], Asked()
-    _, truth = see(places, town_corpus, blocks, generator("see"))  # type: ignore[arg-type]
+    _, truth = see(places, town_corpus, blocks, generator("see"))
     place, yaw, pitch, _ = places.view
     first, before, present, words = places.light
     for row, (walk, block) in enumerate(blocks):
@@ -84,7 +84,7 @@ def test_what_is_learnt_is_the_truth_seen_from_the_true_pose(town_corpus, town_c
     assert present.all()
     assert torch.equal(words[1], town_corpus.text(town_corpus.info(6).event_at(11))) and words[1].any()
     everything = replace(QUICK, mixed=1.0, outdated=0.0, unheard=0.0)
-    see(places, town_corpus, blocks, generator("see"), everything)  # type: ignore[arg-type]
+    see(places, town_corpus, blocks, generator("see"), everything)
     assert torch.equal(places.light[0], first) and not torch.equal(places.light[1], before)  # only what is shown drifts
 
 
@@ -94,7 +94,7 @@ def test_training_pictures_are_earlier_ones_and_texts_are_rephrased(town_corpus)
     info, places = town_corpus.info(walk), Asked()
     kind = next(kind for _, text, kind in info.event if text == info.event_at(block))
     drift = replace(QUICK, mixed=0.0, outdated=0.5, unheard=0.25)
-    _, truth = see(places, town_corpus, 400 * [(walk, block)], generator("late"), drift)  # type: ignore[arg-type]
+    _, truth = see(places, town_corpus, 400 * [(walk, block)], generator("late"), drift)
     _, shown, _, words = places.light
     assert all(torch.equal(latents, town_corpus.block(walk, block)) for latents in truth)  # the truth stays the truth
     earlier = torch.stack([town_corpus.block(walk, b)[:, -1] for b in range(block)])
@@ -263,11 +263,11 @@ def test_a_model_is_trained_and_exported_with_its_town(
     network = Finder(scene_of(town_config).places.period, (town_config.height, town_config.width))
     save_file(network.state_dict(), finder / "finder.safetensors")
     (finder / "finder.json").write_text('{"finder_training": {"steps": 3}}')
-    ways = (tmp_path / "run", vae_folder, data_folder, tmp_path / "exported", [])
+    ways = (Network(tmp_path / "run"), vae_folder, data_folder, tmp_path / "exported")
     with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
         export_with_priors(town_config, *ways)
     monkeypatch.setattr("train.land.held_out_psnr", lambda *_: ({"psnr": 1.0},))
-    export_with_priors(town_config, *ways, places=places_folder, finder=finder)
+    export_with_priors(town_config, *ways, Parts(places=places_folder, finder=finder))
     manifest = json.loads((tmp_path / "exported" / "manifest.json").read_text())
     assert manifest["finder"] == {"steps": 3} and manifest["places"]["steps"] == LEARNT
     monkeypatch.setattr(Finder, "find", None)  # poses of exported pictures are not searched for
@@ -280,7 +280,7 @@ def test_a_model_is_trained_and_exported_with_its_town(
 
 def test_models_without_a_town_are_exported_without_relocalisation(config, tmp_path):
     with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
-        export_with_priors(config, tmp_path, tmp_path, tmp_path, tmp_path, [], finder=tmp_path)
+        export_with_priors(config, Network(tmp_path), tmp_path, tmp_path, tmp_path, Parts(finder=tmp_path))
 
 
 def test_finer_rays_begin_with_the_weights_of_coarser_ones(tmp_path):
@@ -319,7 +319,7 @@ def test_larger_scene_fields_begin_with_the_weights_of_smaller_ones(tmp_path):
 
 def test_parts_of_voxels_are_counted_where_the_run_before_had_none(
     town_config, data_folder, vae_folder, tmp_path, monkeypatch
-):  # fmt: skip
+):
     own = scene_of(town_config).places
     for name, nothing in (
         ("learn_views", None),

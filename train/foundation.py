@@ -131,9 +131,13 @@ class Trainer:
     """One optimisation step of the foundation stage."""
 
     def __init__(
-        self, config: ModelConfig, corpus: Corpus, vae: VideoVAE, settings: Settings,
+        self,
+        config: ModelConfig,
+        corpus: Corpus,
+        vae: VideoVAE,
+        settings: Settings,
         conditioning: Conditioning | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
         self.conditioning = conditioning or build_conditioning(config)
         self.device = own_device()
@@ -216,7 +220,7 @@ def train(
     both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
     pools = {name: trainer.pool for name, trainer in trainers.items()}
     run = Run("foundation", config, settings, out, {"dit": dit}, both, {"dit": settings.ema}, pools)
-    average: DiT = run.ema["dit"].module  # type: ignore[assignment]
+    average = run.averaged("dit", DiT)
     losses: list[np.ndarray] = []
     for step in run.steps(steps, minutes):
         parts = []
@@ -237,7 +241,7 @@ def train(
             mean, untrained = mean_over_processes(np.mean(losses[-25:], axis=0).tolist())
             run.log({"loss": mean, "explained": 1 - mean / untrained})
         if step % 1000 == 999:
-            evaluate(run, average, vae, corpus, conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
+            evaluate(run, average, vae, corpus, conditioning, f"foundation_{step + 1:06d}")
         if step % 250 == 249:
             run.save()
     run.finish()
