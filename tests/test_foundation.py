@@ -24,6 +24,7 @@ from train.engine.loop import Run
 from train.evaluation.held_out import evaluate, held_out_psnr
 from train.evaluation.sheet import to_video
 from train.foundation import (
+    Initial,
     Settings,
     Trainer,
     corrupt,
@@ -278,7 +279,7 @@ def test_training_resumes_exactly(config, data_folder, vae_folder, depth_folder,
     """6 steps at once equal 3 and, from the checkpoint alone, 3 more: weights, EMA, optimizers and worlds, bit for bit."""
 
     def run(name: str) -> dict[str, Tensor]:
-        train(config, data_folder, vae_folder, tmp_path / name, QUICK, 6, None, None, depth_folder)
+        train(config, data_folder, vae_folder, tmp_path / name, QUICK, 6, None, Initial(depth=depth_folder))
         return leave(tmp_path / name)
 
     whole = run("whole")
@@ -296,7 +297,7 @@ def test_training_resumes_exactly(config, data_folder, vae_folder, depth_folder,
 
 
 def test_training_starts_from_given_weights(config, data_folder, vae_folder, weights_folder, tmp_path):
-    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, weights_folder, None)
+    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, Initial(weights_folder))
     given, taken = (
         load_file(weights_folder / "dit.safetensors"),
         load_file(tmp_path / "checkpoint" / "model.safetensors"),
@@ -307,7 +308,7 @@ def test_training_starts_from_given_weights(config, data_folder, vae_folder, wei
 def test_fresh_models_begin_with_the_measured_prior_deviation(
     config, corpus, data_folder, vae_folder, depth_folder, frozen_vae, tmp_path
 ):
-    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, depth_folder)
+    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, Initial(depth=depth_folder))
     taken, dit = load_file(tmp_path / "checkpoint" / "model.safetensors"), DiT(config)
     load_depth(dit.priors[0].depth, depth_folder)
     assert all(
@@ -318,10 +319,10 @@ def test_fresh_models_begin_with_the_measured_prior_deviation(
 
 def test_a_warped_frame_prior_without_depths_is_refused(config, data_folder, vae_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--depth, a run of train\.depth"):
-        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, None)
+        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None)
     (tmp_path / "depth.safetensors").write_bytes(b"not weights")
     with pytest.raises(ValueError, match="depth network of this model"):
-        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, tmp_path)
+        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, Initial(depth=tmp_path))
 
 
 def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
@@ -334,4 +335,4 @@ def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
     settings = Settings(dream_from=7, lr=0.01)
-    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, None, None, None, None)]
+    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, Initial())]

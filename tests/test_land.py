@@ -33,7 +33,7 @@ SETTINGS = Settings(batch=2, noise_samples=1, pool=3, warmup=1, ema=0.6)
 @pytest.fixture(scope="module")
 def run_folder(config, data_folder, vae_folder, depth_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    foundation.train(config, data_folder, vae_folder, folder, SETTINGS, 4, None, None, depth_folder)
+    foundation.train(config, data_folder, vae_folder, folder, SETTINGS, 4, None, foundation.Initial(depth=depth_folder))
     return folder
 
 
@@ -79,7 +79,8 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
 
 def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, depth_folder, tmp_path):
     other = tmp_path / "second"
-    foundation.train(config, data_folder, vae_folder, other, replace(SETTINGS, seed=1), 4, None, None, depth_folder)
+    settings, initial = replace(SETTINGS, seed=1), foundation.Initial(depth=depth_folder)
+    foundation.train(config, data_folder, vae_folder, other, settings, 4, None, initial)
     network = Network(other, [run_folder], interpolation=0.25)
     export_with_priors(config, network, vae_folder, data_folder, tmp_path / "out")
     found = load_file(tmp_path / "out" / "dit.safetensors")

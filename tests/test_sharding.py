@@ -124,7 +124,8 @@ class Watched(Run):
 
 def learn(monkeypatch, config, data, vae, out, settings=QUICK, steps=STEPS) -> None:
     monkeypatch.setattr(foundation, "Run", Watched)
-    foundation.train(config, data, vae, out, settings, steps, None, None, vae if config.priors else None)
+    initial = foundation.Initial(depth=vae if config.priors else None)
+    foundation.train(config, data, vae, out, settings, steps, None, initial)
 
 
 def curve(out: Path) -> tuple[list[int], np.ndarray]:

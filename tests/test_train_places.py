@@ -252,8 +252,9 @@ def test_a_model_is_trained_and_exported_with_its_town(
     settings = foundation.Settings(batch=2, noise_samples=1, pool=2, warmup=1)
     folders = (town_config, data_folder, vae_folder)
     with pytest.raises(FileNotFoundError, match="--places, a run of train"):
-        foundation.train(*folders, tmp_path / "run", settings, 0, None, None, depth_folder, None)
-    foundation.train(*folders, tmp_path / "run", settings, 1, None, None, depth_folder, places_folder)
+        foundation.train(*folders, tmp_path / "run", settings, 0, None, foundation.Initial(depth=depth_folder))
+    initial = foundation.Initial(depth=depth_folder, places=places_folder)
+    foundation.train(*folders, tmp_path / "run", settings, 1, None, initial)
     taken = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     learnt = load_file(places_folder / stage.WEIGHTS)
     assert all(torch.equal(taken[f"priors.0.places.{name}"], value) for name, value in learnt.items())
