@@ -218,7 +218,7 @@ def _worlds(dit: DiT, held: int) -> tuple[WorldBatch, Motion, Tensor, Tensor]:
 def _priors_vae(config: ModelConfig) -> VideoVAE:
     """The autoencoder that priors use. Models without priors never ask for it."""
     with torch.device("meta"):
-        return build_vae(config.vae)
+        return build_vae(config.vae) if config.priors else nn.Identity()  # type: ignore[return-value]
 
 
 # ---- autoencoders and text encoders -----------------------------------------------------------------------------------
