@@ -83,9 +83,13 @@ class Planner:
         self.settings = settings
         self._rng = np.random.default_rng(settings.seed)
         self._worlds = gymnasium.make_vec(
-            "YumeWorld-v0", num_envs=settings.candidates, vectorization_mode="vector_entry_point", model=model,
-            autoreset_mode=AutoresetMode.SAME_STEP, reward=reward,
-        )  # fmt: skip
+            "YumeWorld-v0",
+            num_envs=settings.candidates,
+            vectorization_mode="vector_entry_point",
+            model=model,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+            reward=reward,
+        )
 
     def predict(
         self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -61,11 +61,15 @@ def newest(stacked: np.ndarray) -> np.ndarray:
 
 def write(name: str, episodes: Sequence[EpisodeBuffer], action_space: spaces.Space, agent: str) -> None:
     """Makes the dataset. Raises ValueError where one of this name exists."""
-    shape = episodes[0].observations[0].shape  # type: ignore[index]
+    shape = episodes[0].observations[0].shape
     minari.create_dataset_from_buffers(
-        name, list(episodes), observation_space=spaces.Box(0, 255, shape, np.uint8), action_space=action_space,
-        algorithm_name=agent, jpeg_encoding=False,
-    )  # fmt: skip
+        name,
+        list(episodes),
+        observation_space=spaces.Box(0, 255, shape, np.uint8),
+        action_space=action_space,
+        algorithm_name=agent,
+        jpeg_encoding=False,
+    )
 
 
 def said(name: str) -> str:

@@ -64,14 +64,14 @@ def config() -> ModelConfig:
 
 @pytest.fixture(scope="session")
 def town_config(config) -> ModelConfig:
-    """The same model, which knows a town: the street's own, in coarse voxels."""
+    """The same model with the scene field of a town: the street's own, in coarse voxels."""
     places = PlacesConfig(cell=1.0, fine=2, bricks=8192, tables=((2.0, 8, 4), (1.0, 10, 2)), width=16, look=4)
     return with_scene(config, places=places)
 
 
 @pytest.fixture(scope="session")
 def event_config(town_config) -> ModelConfig:
-    """The same model, which knows two things and a weather that events bring."""
+    """The same model with event objects of two kinds and a weather."""
     kinds = (("ufo", 9.0, "open"), ("fire", 12.0, "facade"), ("snow", 0.0, ""))
     return with_scene(town_config, events=EventsConfig(kinds, looks=2, width=8))
 
@@ -79,7 +79,7 @@ def event_config(town_config) -> ModelConfig:
 @pytest.fixture(scope="session")
 def make_dit() -> Callable[[ModelConfig, int], DiT]:
     """make_dit(config, seed): a DiT in which every layer does something."""
-    return lambda config, seed=0: _stirred(lambda: DiT(config), seed)  # type: ignore[return-value]
+    return lambda config, seed=0: _stirred(lambda: DiT(config), seed)
 
 
 @pytest.fixture(scope="session")
@@ -151,7 +151,7 @@ def world_model(weights_folder) -> WorldModel:
 
 @pytest.fixture(scope="session")
 def pictures(config) -> np.ndarray:
-    """Four unlike pictures, uint8 [4, H, W, 3]."""
+    """Four different pictures, uint8 [4, H, W, 3]."""
     noise = np.random.default_rng(0).integers(0, 256, (4, config.height // 8, config.width // 8, 3), dtype=np.uint8)
     return noise.repeat(8, axis=1).repeat(8, axis=2)
 
@@ -215,19 +215,19 @@ def data_folder(tmp_path_factory, config, vae_folder) -> Path:
 def frozen_vae(config, vae_folder) -> PatchVAE:
     from train.data.latents import load_vae
 
-    return load_vae(config, vae_folder)[0]  # type: ignore[return-value]
+    return load_vae(config, vae_folder)[0]
 
 
 @pytest.fixture(scope="session")
-def corpus(config, data_folder):  # type: ignore[no-untyped-def]
+def corpus(config, data_folder):
     from train.data.corpus import Corpus
 
     return Corpus(config, data_folder)
 
 
 @pytest.fixture(scope="session")
-def town_corpus(town_config, data_folder):  # type: ignore[no-untyped-def]
-    """The same walks for the model that knows a town."""
+def town_corpus(town_config, data_folder):
+    """The same walks for the model of a town."""
     from train.data.corpus import Corpus
 
     return Corpus(town_config, data_folder)
@@ -237,7 +237,7 @@ def town_corpus(town_config, data_folder):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(scope="session")
-def serve_play():  # type: ignore[no-untyped-def]
+def serve_play():
     """serve_play(model, places, token, **lobby): a context manager that serves a lobby on a free port; gives its address."""
     from yume_gym.play.dreamer import Dreamer
     from yume_gym.play.web import Server, create_app
@@ -247,7 +247,7 @@ def serve_play():  # type: ignore[no-untyped-def]
     def serve(model: WorldModel, places: int = 1, token: str | None = None, **options: object) -> Iterator[str]:
         with Dreamer(model, max_sessions=places) as dreamer:
             address: queue.Queue[str] = queue.Queue()
-            lobby = Lobby(dreamer, places, **options)  # type: ignore[arg-type]
+            lobby = Lobby(dreamer, places, **options)
             server = Server(create_app(lobby, token=token), "127.0.0.1", 0, address.put)
             thread = threading.Thread(target=server.run)
             thread.start()

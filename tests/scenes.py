@@ -12,8 +12,8 @@ from world_model.priors.scene import Ahead, SceneState
 from world_model.worlds import WorldBatch
 
 
-def ahead_in(block: BlockContext) -> Ahead:
-    """What the scene prior noted of a block."""
+def predicted(block: BlockContext) -> Ahead:
+    """What the scene prior predicted for a block."""
     return block.predictions[0].auxiliary
 
 

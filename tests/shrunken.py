@@ -152,12 +152,16 @@ def original_vae_name(name: str) -> str:
 def original_text_name(name: str) -> str:
     """Names in models_t5_umt5-xxl-enc-bf16.pth."""
     inner = {
-        "0.layer_norm": "norm1", "1.layer_norm": "norm2", "0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
-        "1.DenseReluDense.wi_0": "ffn.gate.0", "1.DenseReluDense.wi_1": "ffn.fc1", "1.DenseReluDense.wo": "ffn.fc2",
+        "0.layer_norm": "norm1",
+        "1.layer_norm": "norm2",
+        "0.SelfAttention.relative_attention_bias": "pos_embedding.embedding",
+        "1.DenseReluDense.wi_0": "ffn.gate.0",
+        "1.DenseReluDense.wi_1": "ffn.fc1",
+        "1.DenseReluDense.wo": "ffn.fc2",
         **{f"0.SelfAttention.{x}": f"attn.{x}" for x in "qkvo"},
-    }  # fmt: skip
+    }
     outer = {"shared.weight": "token_embedding.weight", "encoder.final_layer_norm.weight": "norm.weight"}
     if name in outer:
         return outer[name]
-    block, layer = re.fullmatch(r"encoder\.block\.(\d+)\.layer\.(.*)\.weight", name).groups()  # type: ignore[union-attr]
+    block, layer = re.fullmatch(r"encoder\.block\.(\d+)\.layer\.(.*)\.weight", name).groups()
     return f"blocks.{block}.{inner[layer]}.weight"

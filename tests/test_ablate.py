@@ -102,14 +102,14 @@ def test_networks_have_the_paths_of_their_variant(variants, make_history):
 def held_after(config: ModelConfig, blocks: int) -> list[int]:
     """Frames (-1 and less: the start picture) that the history of a world of so many blocks holds."""
     tiers, size = config.dit.packing, config.block_latents
-    length = 1 + tiers.old[0] + tiers.recent_frames  # type: ignore[union-attr]
+    length = 1 + tiers.old[0] + tiers.recent_frames
     zero, yes = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.bool)
     history = static_history(torch.zeros(1, 1, config.start_latents, 1, 1), length, zero, zero, yes)
     for block in range(blocks):
         frame = torch.arange(block * size, (block + 1) * size)[None]
         row = frame.double()
         new = History(torch.zeros(1, 1, size, 1, 1), frame, row, row, torch.ones_like(frame, dtype=torch.bool))
-        history = append_tiers(history, new, tiers, [generator("old", block)])  # type: ignore[arg-type]
+        history = append_tiers(history, new, tiers, [generator("old", block)])
     return history.frame[0].tolist()
 
 
@@ -131,7 +131,7 @@ def test_tokens_are_counted_where_they_are_made(config, corpus, frozen_vae, make
         if name in ("tscm", "sliding-window", "full-history"):
             spent[name] = cost(make_dit(variant), frozen_vae, corpus, conditioning)
     tokens = {name: (s["history_tokens/first"], s["history_tokens/last"]) for name, s in spent.items()}
-    tscm = FRAME // 4 + 2 * FRAME // 4 + FRAME + 2 * FRAME // 4  # first frame, old draws, two tiers
+    tscm = FRAME // 4 + 2 * FRAME // 4 + FRAME + 2 * FRAME // 4  # first frame, sampled old frames, two tiers
     assert tokens["tscm"] == (tscm, tscm)
     assert tokens["sliding-window"] == (FRAME // 4 + 2 * FRAME,) * 2
     assert tokens["full-history"] == (FRAME * (1 + BLOCKS * 2),) * 2
@@ -143,7 +143,7 @@ def test_joint_history_runs_along_with_the_block(config, corpus, frozen_vae, mak
     for name in ("tscm", "joint-history"):
         variant, _ = variants_of(config, QUICK)[name]
 
-        def encode_conditions(self, *args, name=name):  # type: ignore[no-untyped-def]
+        def encode_conditions(self, *args, name=name):
             conditions = whole(self, *args)
             met[name] = conditions.tokens is not None, bool(conditions.history)
             return conditions
@@ -191,12 +191,12 @@ def town_weights(town_config, make_dit, tmp_path_factory) -> Path:
     return folder
 
 
-def test_another_prior_is_measured_anew(variants, corpus, town_corpus, frozen_vae, town_weights):
+def test_the_deviation_of_another_prior_is_measured_anew(variants, corpus, town_corpus, frozen_vae, town_weights):
     given = load_tensors(town_weights, "dit.safetensors")
     dit, named = take_over(variants["tscm"][0], town_weights, town_corpus, frozen_vae, 0)
     assert named == {"fresh": [], "left_out": []} and torch.equal(dit.priors[0].deviation, given["priors.0.deviation"])
     dit, named = take_over(variants["without-places"][0], town_weights, corpus, frozen_vae, 0)
-    assert named["fresh"] == ["prior_embeddings", "priors.*.deviation"]  # the guide's kernel reads fewer channels
+    assert named["fresh"] == ["prior_embeddings", "priors.*.deviation"]  # this prior's kernel has fewer input channels
     assert named["left_out"] == ["prior_embeddings", "priors.*.deviation", "priors.*.places"]
     assert torch.equal(dit.priors[0].deviation, corpus.prior_deviation(dit.priors[0], frozen_vae))
     assert torch.equal(dit.prior_embeddings[0].bias, given["prior_embeddings.0.bias"])
@@ -226,7 +226,7 @@ def test_weights_of_other_pictures_are_refused(config, data_folder, vae_folder, 
 # ---- measures ---------------------------------------------------------------------------------------------------------
 
 
-def test_sharpness_is_a_share_of_the_truth_by_horizon(make_videos, config):
+def test_sharpness_is_a_ratio_to_the_ground_truth_by_horizon(make_videos, config):
     truth = make_videos(config, 2, 20).clamp(-0.9, 0.9)
     size = truth.shape[2] // 10  # ten blocks
     dream = truth.clone()

@@ -208,7 +208,7 @@ def test_the_alarm_is_for_an_agent_that_is_better_in_the_generated_world_only(tm
 def test_a_folder_that_is_no_agent_is_refused(tmp_path):
     (tmp_path / "agent.zip").write_bytes(b"PK")
     with pytest.raises(ValueError, match="is not an agent of PPO, A2C or DQN"):
-        evaluation.load_agent(str(Path(tmp_path)), Where().make, 0)  # type: ignore[arg-type]
+        evaluation.load_agent(str(Path(tmp_path)), Where().make, 0)
 
 
 def test_an_agent_is_shown_in_both_worlds(both, tmp_path, capsys):

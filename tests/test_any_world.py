@@ -107,7 +107,7 @@ def actions_of(kind: str, count: int) -> list:
     return [space.sample() for _ in range(count)]
 
 
-def same(first, second) -> bool:  # type: ignore[no-untyped-def]
+def same(first, second) -> bool:
     return np.array_equal(first[0], second[0]) and first[1:4] == second[1:4] and first[4].keys() == second[4].keys()
 
 

@@ -104,7 +104,7 @@ def test_every_baseline_dreams_and_learns(name, config, make_dit, make_vae, make
     assert [n for n, p in dit.named_parameters() if p.grad is None] == []
 
 
-def test_what_lies_ahead_is_retrieved_from_where_it_was_seen_before(config, make_history):
+def test_the_view_to_come_is_retrieved_from_where_it_was_seen_before(config, make_history):
     """A walk ahead, a turn by 180 degrees: of the old frames that one is read which looked back from there."""
     packing = build_packing(replace(config, dit=replace(config.dit, packing=Retrieval(recent=2, retrieved=2))))
     yaw = torch.tensor([[0.0, 0.0, math.pi, math.pi, *[0.0] * 8]], dtype=torch.float64)  # looked back in frames 2 and 3

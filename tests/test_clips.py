@@ -186,7 +186,7 @@ def test_a_folder_of_useless_clips_says_so(bare, folder, frozen_vae):
         clips.block(0, 0)
 
 
-def test_models_with_a_guide_are_sent_to_shards(config, folder, frozen_vae):
+def test_models_with_a_prior_are_sent_to_shards(config, folder, frozen_vae):
     with pytest.raises(ValueError, match="sekai-read"):
         Clips(config, folder, frozen_vae)
 
@@ -200,7 +200,7 @@ def test_a_folder_is_opened_as_what_it_is(config, bare, folder, data_folder, fro
 
 def test_foundation_training_runs_on_clips(bare, folder, vae_folder, tmp_path):
     settings = Settings(batch=2, noise_samples=1, pool=4, warmup=2, dream_from=1, dream_over=1, micro_batches=2)
-    foundation.train(bare, folder, vae_folder, tmp_path, settings, 3, None, None)
+    foundation.train(bare, folder, vae_folder, tmp_path, settings, 3, None)
     assert (tmp_path / "checkpoint" / "pool_1.pt").exists()
 
 

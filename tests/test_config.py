@@ -21,7 +21,7 @@ def test_json_brings_back_the_same_config(name):
 
 def test_a_config_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        PRESETS["debug"].dit.dim = 1  # type: ignore[misc]
+        PRESETS["debug"].dit.dim = 1
 
 
 def test_the_released_sizes():

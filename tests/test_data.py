@@ -58,7 +58,7 @@ def walks() -> list:
     return [render_walk(RECIPE, index) for index in range(5)]
 
 
-def same(a, b) -> bool:  # type: ignore[no-untyped-def]
+def same(a, b) -> bool:
     return a.info == b.info and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in LAYOUT)
 
 
@@ -174,7 +174,7 @@ def planned(index: int, blocks: int) -> WalkPlan:
 
 
 def test_an_event_shows_from_its_first_block_until_it_fades(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A walk on which night falls, beside the same walk without the event."""
+    """A walk on which night falls, compared with the same walk without the event."""
     recipe = dataclasses.replace(RECIPE, blocks_per_walk=26)
     plans = ((k, planned(k, 26)) for k in range(10_000))
     index = next(
@@ -411,13 +411,13 @@ def test_latents_are_the_autoencoders(tmp_path: Path, walks: list, autoencoder: 
     torch.testing.assert_close(found[1][:, start : start + step].float(), alone, atol=5e-3, rtol=5e-3)
 
 
-def test_the_guide_of_a_block_starts_from_the_frame_before_it(walks: list, autoencoder: torch.nn.Module) -> None:
-    """With a warp that only repeats the picture it is given, the guide must be the still frame's latents."""
+def test_the_warped_frame_of_a_block_is_the_frame_before_it(walks: list, autoencoder: torch.nn.Module) -> None:
+    """With a warp that only repeats the picture it is given, the prior must be the still frame's latents."""
     walk = walks[0]
     video = torch.from_numpy(walk.frames.copy()).permute(3, 0, 1, 2).float() / 127.5 - 1
     told = {}
 
-    def still(picture, yaw, pitch, yaws, pitches, moves):  # type: ignore[no-untyped-def]
+    def still(picture, yaw, pitch, yaws, pitches, moves):
         told.update(yaw=yaw, yaws=yaws, moves=moves)
         shown = picture[:, :, None].expand(-1, -1, DEBUG.frames_per_block, -1, -1)
         return autoencoder.encode(shown), torch.ones(len(picture), 1, DEBUG.block_latents, *DEBUG.latent_size)

@@ -80,12 +80,12 @@ def test_gradient_of_the_loss_is_the_direction():
     torch.testing.assert_close(x.grad, direction / x.numel())
     x.grad = None
     dmd_loss(x, torch.zeros_like(x)).backward()
-    assert not x.grad.any()  # type: ignore[union-attr]
+    assert not x.grad.any()
 
 
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
 def test_a_critic_that_equals_the_teacher_pushes_nowhere(guidance, distiller, student):
-    """With guidance that holds where no event is told: the teacher without the text is then the teacher itself."""
+    """With guidance that holds where there is no event: the teacher without the text is then the teacher itself."""
     distiller.settings = replace(QUICK, guidance=guidance)
     distiller.pool.caption = 0.0
     distiller.pool.text_start = 0.0
@@ -109,13 +109,13 @@ def test_direction_is_what_the_scores_say(distiller, student, config):
     x = torch.stack([flow.add_noise(latents[i], noise[i], float(sigma[i])) for i in range(2)])
     silent = torch.cat([torch.zeros_like(batch.context[:, :8]), batch.context[:, 8:]], dim=1)
     with torch.no_grad():
-        fake, told, untold = (
+        fake, conditional, unconditional = (
             dit(x, sigma, distiller.conditions(dit, batch, motion, context))
             for dit, context in ((student, batch.context), (distiller.real, batch.context), (distiller.real, silent))
         )
-    real = told + QUICK.guidance * (told - untold)
+    real = conditional + QUICK.guidance * (conditional - unconditional)
     torch.testing.assert_close(ours, dmd_direction(fake, real, latents), atol=1e-5, rtol=1e-4)
-    assert not torch.allclose(ours, dmd_direction(fake, told, latents), atol=1e-3)
+    assert not torch.allclose(ours, dmd_direction(fake, conditional, latents), atol=1e-3)
 
 
 def test_critic_follows_the_generators_blocks(distiller, teacher, student):
@@ -129,7 +129,7 @@ def test_critic_follows_the_generators_blocks(distiller, teacher, student):
     conditions = distiller.conditions(critic, batch, motion, batch.context)
     torch.testing.assert_close(loss, flow_loss(critic, conditions, latents.detach(), sigma, noise, 0.4))
     loss.backward()
-    assert all(critic.get_parameter(name).grad.any() for name in COMPRESSION)  # type: ignore[union-attr]
+    assert all(critic.get_parameter(name).grad.any() for name in COMPRESSION)
     assert all(p.grad is None for p in [*student.parameters(), *distiller.real.parameters()])
 
 
@@ -157,7 +157,7 @@ def test_gradient_flows_through_the_exit_step_and_the_compression_alone(distille
         student.zero_grad()
         latents.square().mean().backward()
         for name in (*COMPRESSION, "patch_embedding.weight", "head.head.weight", "prior_embeddings.0.weight"):
-            assert student.get_parameter(name).grad.any()  # type: ignore[union-attr]
+            assert student.get_parameter(name).grad.any()
         assert not any(t.requires_grad for t in tensors_of(distiller))
     assert len(exits) >= 3 and exits <= {0, 1, 2, 3}
 
@@ -176,7 +176,7 @@ def test_the_generators_loss_teaches_the_generator_alone(distiller, teacher, stu
     with_pasts = (r for r in rollouts if r[0].worlds.history.present.all())  # a text start has none
     batch, motion, latents = next(with_pasts)
     distiller.generator_loss(critic, batch, motion, latents, 1).backward()
-    assert all(student.get_parameter(name).grad.any() for name in COMPRESSION)  # type: ignore[union-attr]
+    assert all(student.get_parameter(name).grad.any() for name in COMPRESSION)
     assert all(p.grad is None for p in [*critic.parameters(), *distiller.real.parameters()])
 
 
@@ -195,8 +195,8 @@ def test_worlds_live_on_the_generators_blocks(distiller, student, config):
 # ---- the same worlds as the environment's -----------------------------------------------------------------------------
 
 
-def told(batch: Batch, model: WorldModel, events: list[str | None]) -> Batch:
-    """The batch with its events read as the environment reads them (the corpus keeps texts in half precision)."""
+def with_events(batch: Batch, model: WorldModel, events: list[str | None]) -> Batch:
+    """The batch with its events embedded as the environment does (the corpus keeps texts in half precision)."""
     context, pooled = model.conditioning.context(batch.actions, events)
     return replace(batch, context=context, pooled=pooled)
 
@@ -213,9 +213,9 @@ def test_one_world_is_dreamt_bit_for_bit_as_in_the_environment(event, config, di
     pool, state = distiller.pool, None
     pool.text_start = 0.0
     for step in range(6):
-        batch = told(pool.sample(student, distiller.vae, 1, 1.0, 0), model, [event])
+        batch = with_events(pool.sample(student, distiller.vae, 1, 1.0, 0), model, [event])
         slot = batch.index[0]
-        pool.entries[slot] = replace(pool.entries[slot], block=step, last=12)  # type: ignore[type-var]
+        pool.entries[slot] = replace(pool.entries[slot], block=step, last=12)
         state = WorldState(batch.worlds, (11,), (0,), ("",)) if state is None else state
         streams = [generator("old frames", 11, step)]
         _, latents, video = distiller.dream(student, batch, block_noise(config, [11], [step]), streams)
@@ -225,9 +225,9 @@ def test_one_world_is_dreamt_bit_for_bit_as_in_the_environment(event, config, di
         entry = pool.entries[slot]
         assert entry is not None
         assert torch.equal(entry.worlds.history.latents, state.worlds.history.latents)
-        assert torch.equal(entry.worlds.memory.total, state.worlds.memory.total)  # type: ignore[union-attr]
+        assert torch.equal(entry.worlds.memory.total, state.worlds.memory.total)
         assert torch.equal(entry.worlds.picture, state.worlds.picture)
-    assert float(state.worlds.frame) == 6 * config.block_latents  # type: ignore[union-attr]
+    assert float(state.worlds.frame) == 6 * config.block_latents
 
 
 @torch.no_grad()

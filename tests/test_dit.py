@@ -119,7 +119,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
         )
     normed = dit.head.normed(tokens[:, n:], embedded[:, 1:])
     out = dit.head.head(normed).view(batch, frames, rows, columns, -1).permute(0, 4, 1, 2, 3)
-    # data ~ N(the guide where it saw, deviation^2), seen through noise: precisions add up
+    # data ~ N(the warped frame where visible, deviation^2), seen through noise: precisions add up
     unseen, seen = dit.priors[0].deviation.square().view(2, 1, -1, 1, 1, 1)
     level = sigma.float().view(-1, 1, 1, 1, 1)
     variance = valid * seen + (1 - valid) * unseen
@@ -405,7 +405,7 @@ def test_a_network_can_be_planned_without_memory(config):
 
 
 @pytest.mark.parametrize("layers", [2, 3, 5])
-def test_a_deepened_network_computes_the_same_and_learns_in_every_layer(layers, config, make_dit, inputs):
+def test_a_network_with_added_layers_computes_the_same_and_learns_in_every_layer(layers, config, make_dit, inputs):
     dit, deeper = make_dit(config), make_dit(varied(config, layers=layers))
     deeper.load_state_dict(deepened(dit.state_dict(), layers))
     x, given = inputs(dit)

@@ -70,10 +70,12 @@ class TestTargets:
     def test_met_and_missed(self):
         report = {"headline": {"a": 0.9, "b": None, "c": 1.3}}
         targets = (
-            Target("a", "headline/a", at_least=0.95), Target("a2", "headline/a", at_least=0.9),
+            Target("a", "headline/a", at_least=0.95),
+            Target("a2", "headline/a", at_least=0.9),
             Target("b", "headline/b", at_least=1),
-            Target("c", "headline/c", 0.9, 1.1), Target("d", "headline/nothing/there", at_least=1),
-        )  # fmt: skip
+            Target("c", "headline/c", 0.9, 1.1),
+            Target("d", "headline/nothing/there", at_least=1),
+        )
         rows = check(report, targets)
         assert [row["met"] for row in rows] == [False, True, None, False, None]
         assert [row["missed"] for row in rows] == pytest.approx([0.05, 0, None, 0.2, None])

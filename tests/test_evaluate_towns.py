@@ -24,19 +24,23 @@ def town(number: int, blocks: int = 20) -> Found:
         return {**names, "features": features + np.float32(shift), "pictures": pictures}
 
     half = np.where(np.arange(blocks) % 2, action, (action + 1) % 81)
-    walks = {"street": walk(action, 10.0, 0.0, 60.0), "dream": walk(half, 5.0, 2.0, 20.0 + number),
-             "frozen": walk(np.full(blocks, -1), 10.0, 9.0, 15.0)}  # fmt: skip
+    walks = {
+        "street": walk(action, 10.0, 0.0, 60.0),
+        "dream": walk(half, 5.0, 2.0, 20.0 + number),
+        "frozen": walk(np.full(blocks, -1), 10.0, 9.0, 15.0),
+    }
     near = {"turn_2": {"return": 1.0, "away": 4.0, "unrelated": 5.0}}
     far = {"turn_2": {"return": 3.0, "away": 4.0, "unrelated": 5.0}}
     rows = [{"kind": "rain", "phrasing": p, "seen": p == "seen", "first_block": 1, "gone": None, "imagined": False,
              "control": 1.0, "control_without": 1.0, "return_distance": 0.0, "during_distance": 0.0}
             for p in ("seen", "unseen")]  # fmt: skip
     return Found(
-        walks=walks, real={"features": rng.normal(size=(60, 4)).astype(np.float32)},
+        walks=walks,
+        real={"features": rng.normal(size=(60, 4)).astype(np.float32)},
         memory={"street": near, "dream": far, "frozen": near},
         events={name: rows for name in towns.WORLDS} if number else {},
         starts={"dream": {"mean": 0.5}, "street": {"mean": 1.0}},
-    )  # fmt: skip
+    )
 
 
 def test_figures_of_known_numbers(tmp_path):

@@ -40,7 +40,7 @@ def test_walk_writes_a_film_and_a_sheet(weights_folder, tmp_path, capsys) -> Non
     assert re.search(r"20 frames dreamed in [\d.]+ s: [\d.]+ frames/s, [\d.]+ x real time", printed)
 
 
-def test_twin_is_the_street_below(weights_folder, tmp_path) -> None:
+def test_ground_truth_is_shown_below(weights_folder, tmp_path) -> None:
     walk.main(["--model", str(weights_folder), "--steps", "2", "--zoom", "4", "--twin", "--out", str(tmp_path)])
     film = iio.imread(tmp_path / "walk.mp4")
     assert film.shape[1:] == (2 * 4 * 32, 4 * 48, 3)

@@ -110,7 +110,7 @@ def test_answers_have_a_score_for_every_cell(finder, pictures):
 
 
 class Waves:
-    """Stands for a town: latents that change smoothly with the pose."""
+    """Stands for a scene field: latents that change smoothly with the pose."""
 
     words = 5
 
@@ -120,7 +120,7 @@ class Waves:
         self.asked = 0
 
     def looks(self, first: Tensor, last: Tensor, present: Tensor, context: Tensor) -> Tensor:
-        assert torch.equal(first, last) and present.all() and not context.any()  # the picture tells all
+        assert torch.equal(first, last) and present.all() and not context.any()  # the picture is enough
         assert context.shape[-1] == self.words
         return torch.zeros(1, 4)
 
@@ -147,30 +147,30 @@ def test_the_search_finds_the_pose_from_a_candidate_nearby(off, rank, finder, mo
     wrong = torch.rand(CANDIDATES, 3, generator=generator("wrong")).double() * torch.tensor([80.0, 80.0, 6.0])
     wrong[rank] = pose + torch.tensor(off)
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: wrong[:count])
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))
     away = apart(found, pose)
     assert away[:2].max() < 0.1 and math.degrees(away[2]) < 1
     assert 0 <= error < 0.01
     assert town.asked - 1 == CANDIDATES + 27 * sum(kept for kept, *_ in ROUNDS)
 
 
-def test_a_search_in_doubt_is_repeated_among_more_candidates(finder, monkeypatch):
+def test_an_uncertain_search_is_repeated_among_more_candidates(finder, monkeypatch):
     """The pose is none of the candidates that are looked at first."""
     town, pose = Waves(), torch.tensor([23.4, 61.8, 2.2], dtype=torch.float64)
     wrong = torch.tensor([3.0, 2.0, 5.0], dtype=torch.float64).repeat(WIDER * CANDIDATES, 1)
     wrong[CANDIDATES + 3] = pose + torch.tensor([1.2, -1.1, 0.1])
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: wrong[:count])
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))
     assert apart(found, pose)[:2].max() < 0.1 and error < 0.01
     assert town.asked - 1 == (1 + WIDER) * (CANDIDATES + 27 * sum(kept for kept, *_ in ROUNDS))
 
 
-def test_a_picture_of_elsewhere_looks_unlike_everything(finder, monkeypatch):
-    """The error says so: about the share of the picture, its colours' means aside, that nothing explains."""
+def test_a_picture_of_elsewhere_has_a_large_residual(finder, monkeypatch):
+    """The error says so: about the fraction of the picture, its colours' means aside, that nothing explains."""
     town = Waves()
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: torch.zeros(count, 3, dtype=torch.float64))
     noise = torch.randn(1, 8, 4, 6, generator=generator("noise"))
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), noise)  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), noise)
     rest, own = (x.flatten(2) - x.flatten(2).mean(dim=2, keepdim=True) for x in (town.at(found) - noise, noise))
     assert error == pytest.approx(float(rest.square().sum() / own.square().sum()), rel=1e-4) and error > 1
 
@@ -183,17 +183,17 @@ def test_nobody_stands_in_a_house(finder, monkeypatch):
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: near[:count])
     free = []
     monkeypatch.setattr(town, "free", lambda place: free.append(place) or place[:, 0] > float(pose[0]) + 2)
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose))
     assert float(pose[0]) + 2 < float(found[0]) < float(pose[0]) + 2.6 and error > 0.01
     assert max(len(places) for places in free) <= 27 * ROUNDS[0][0] * WIDER
 
 
-def test_another_light_is_no_other_place(finder, monkeypatch):
+def test_another_light_is_no_other_pose(finder, monkeypatch):
     """A picture of the town that is brighter or darker in every channel is found as if it were not, and as like."""
     town, pose = Waves(), torch.tensor([23.4, 61.8, 2.2], dtype=torch.float64)
     start = pose + torch.tensor([1.2, -1.1, 0.1])
     monkeypatch.setattr(Finder, "candidates", lambda self, picture, count: start.repeat(count, 1))
-    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose) + 0.3)  # type: ignore[arg-type]
+    found, error = finder.find(town, torch.zeros(1, 3, 32, 48), town.at(pose) + 0.3)
     assert apart(found, pose)[:2].max() < 0.3 and error < 0.1
 
 
@@ -277,7 +277,7 @@ def test_training_writes_weights_and_resumes_exactly(town_config, data_folder, t
 
 
 def test_it_learns_where_a_few_pictures_were_taken(town_config, data_folder, tmp_path, monkeypatch):
-    """The same few again and again: after a minute of steps it knows most of their cells."""
+    """The same few again and again: after a minute of steps most of their cells are right."""
     views = Views(town_config, data_folder, QUICK)
     known = views.draw(6, "few")
     monkeypatch.setattr(Views, "draw", lambda self, count, *key: known)
@@ -288,7 +288,7 @@ def test_it_learns_where_a_few_pictures_were_taken(town_config, data_folder, tmp
     assert facts["x"] >= 0.8 and facts["z"] >= 0.8 and facts["heading"] >= 0.8
 
 
-def test_models_that_know_no_town_have_nothing_to_find(config, data_folder, tmp_path):
+def test_models_without_a_town_have_no_relocalisation(config, data_folder, tmp_path):
     with pytest.raises(ValueError, match=r"debug knows no town: its scene prior has no places"):
         train(config, data_folder, tmp_path, QUICK, 1, None)
 

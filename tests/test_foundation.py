@@ -24,6 +24,7 @@ from train.engine.loop import Run
 from train.evaluation.held_out import evaluate, held_out_psnr
 from train.evaluation.sheet import to_video
 from train.foundation import (
+    Initial,
     Settings,
     Trainer,
     corrupt,
@@ -50,7 +51,7 @@ def trainer(config, corpus, frozen_vae) -> Trainer:
 
 
 class Oracle:
-    """Stands for a DiT that knows data and noise, but errs by `error`."""
+    """A DiT that is given data and noise, and errs by `error`."""
 
     def __init__(
         self, prediction: str, data: Tensor, noise: Tensor, error: Tensor | float = 0.0, spread: Tensor | None = None
@@ -77,17 +78,17 @@ def sample() -> tuple[Tensor, Tensor, Tensor]:
 def test_loss_is_zero_for_a_perfect_predictor(prediction, sample):
     data, noise, sigma = sample
     oracle = Oracle(prediction, data, noise)
-    assert float(flow_loss(oracle, None, data, sigma, noise, floor=0.4)) == 0  # type: ignore[arg-type]
+    assert float(flow_loss(oracle, None, data, sigma, noise, floor=0.4)) == 0
     for row in range(3):  # it was asked at the right point between data and noise
         expected = flow.add_noise(data[row], noise[row], float(sigma[row]))
-        torch.testing.assert_close(oracle.seen[row], expected)  # type: ignore[index]
+        torch.testing.assert_close(oracle.seen[row], expected)
 
 
 def test_errors_weigh_as_their_noise_level_says(sample):
     data, noise, sigma = sample
-    loss = flow_loss(Oracle("data", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
+    loss = flow_loss(Oracle("data", data, noise, 0.2), None, data, sigma, noise, floor=0.4)
     assert float(loss) == pytest.approx(0.04 * np.mean([1 / 1.0, 1 / 0.5, 1 / 0.4]), rel=1e-5)
-    loss = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)  # type: ignore[arg-type]
+    loss = flow_loss(Oracle("velocity", data, noise, 0.2), None, data, sigma, noise, floor=0.4)
     assert float(loss) == pytest.approx(0.04, rel=1e-5)
 
 
@@ -98,7 +99,7 @@ def test_errors_weigh_as_strong_as_their_channel(sample):
         error = torch.zeros(3, 2, 1, 2, 2)
         error[:, channel] = 0.2
         oracle = Oracle("data", data, noise, error, spread)
-        loss = flow_loss(oracle, None, data, one, noise, floor=0.4)  # type: ignore[arg-type]
+        loss = flow_loss(oracle, None, data, one, noise, floor=0.4)
         assert float(loss) == pytest.approx(0.04 * weight / 2, rel=1e-5)
 
 
@@ -118,7 +119,7 @@ def test_what_to_beat_is_the_loss_of_a_network_that_adds_nothing(trainer, config
 
 
 def test_every_noise_level_is_trained(trainer, config, make_dit, monkeypatch):
-    """Low ones too, which a shifted schedule reaches last: draws come from all of (0, 1]."""
+    """Low ones too, which a shifted schedule reaches last: samples come from all of (0, 1]."""
     seen = []
     drawn = stage.draw_sigma
     monkeypatch.setattr(stage, "draw_sigma", lambda *given: seen.append(drawn(*given)) or seen[-1])
@@ -150,7 +151,7 @@ def test_some_histories_are_noised_and_nothing_else(batch):
     assert 0.3 < float(clean.float().mean()) < 0.7
     assert deviation.max() < 0.27 and deviation.max() > 0.15
     moved = (noised.worlds.picture - batch.worlds.picture).flatten(1).abs().amax(dim=1)
-    assert torch.equal(moved == 0, clean)  # the guide's picture goes with its history
+    assert torch.equal(moved == 0, clean)  # the picture that the prior warps goes with its history
     assert noised.worlds.picture.abs().max() <= 1
     assert torch.equal(noised.truth, batch.truth) and torch.equal(noised.past.latents, batch.past.latents)
     assert torch.equal(noised.worlds.yaw, batch.worlds.yaw) and noised.worlds.memory is batch.worlds.memory
@@ -189,7 +190,7 @@ def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, conf
             assert torch.equal(newest, entry.past.latents[0, :, -config.block_latents :])
             assert not newest.requires_grad
             assert torch.equal(newest, corpus.block(entry.trajectory, old.block)) != entry.self_generated
-            assert bool(state_of(entry.worlds).doubt.any()) == entry.self_generated  # the truth is not in doubt
+            assert bool(state_of(entry.worlds).doubt.any()) == entry.self_generated  # the truth is certain
             met.add(entry.self_generated)
     assert met == {True, False}
 
@@ -278,7 +279,7 @@ def test_training_resumes_exactly(config, data_folder, vae_folder, depth_folder,
     """6 steps at once equal 3 and, from the checkpoint alone, 3 more: weights, EMA, optimizers and worlds, bit for bit."""
 
     def run(name: str) -> dict[str, Tensor]:
-        train(config, data_folder, vae_folder, tmp_path / name, QUICK, 6, None, None, depth_folder)
+        train(config, data_folder, vae_folder, tmp_path / name, QUICK, 6, None, Initial(depth=depth_folder))
         return leave(tmp_path / name)
 
     whole = run("whole")
@@ -296,7 +297,7 @@ def test_training_resumes_exactly(config, data_folder, vae_folder, depth_folder,
 
 
 def test_training_starts_from_given_weights(config, data_folder, vae_folder, weights_folder, tmp_path):
-    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, weights_folder, None)
+    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, Initial(weights_folder))
     given, taken = (
         load_file(weights_folder / "dit.safetensors"),
         load_file(tmp_path / "checkpoint" / "model.safetensors"),
@@ -304,10 +305,10 @@ def test_training_starts_from_given_weights(config, data_folder, vae_folder, wei
     assert all(torch.equal(taken[name], value.float()) for name, value in given.items())
 
 
-def test_fresh_models_know_how_good_the_guide_is(
+def test_fresh_models_begin_with_the_measured_prior_deviation(
     config, corpus, data_folder, vae_folder, depth_folder, frozen_vae, tmp_path
 ):
-    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, depth_folder)
+    train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, Initial(depth=depth_folder))
     taken, dit = load_file(tmp_path / "checkpoint" / "model.safetensors"), DiT(config)
     load_depth(dit.priors[0].depth, depth_folder)
     assert all(
@@ -316,12 +317,12 @@ def test_fresh_models_know_how_good_the_guide_is(
     assert torch.equal(taken["priors.0.deviation"], corpus.prior_deviation(dit.priors[0], frozen_vae))
 
 
-def test_a_guide_without_depths_is_refused(config, data_folder, vae_folder, tmp_path):
+def test_a_warped_frame_prior_without_depths_is_refused(config, data_folder, vae_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"--depth, a run of train\.depth"):
-        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, None)
+        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None)
     (tmp_path / "depth.safetensors").write_bytes(b"not weights")
     with pytest.raises(ValueError, match="depth network of this model"):
-        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, None, tmp_path)
+        train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, Initial(depth=tmp_path))
 
 
 def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
@@ -334,4 +335,4 @@ def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
     settings = Settings(dream_from=7, lr=0.01)
-    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, None, None, None, None)]
+    assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, Initial())]

@@ -134,13 +134,13 @@ def test_a_trained_world_starts_from_picture_and_text_hears_an_event_and_is_rest
     for keys in ("W", "A"):
         env.step(Action.from_keys(keys).index)
     world = env.unwrapped
-    state = pickle.loads(pickle.dumps(world.get_state()))  # type: ignore[attr-defined]
+    state = pickle.loads(pickle.dumps(world.get_state()))
     plain = env.step(Action.from_keys("", "→").index)[-1]["frames"]
-    world.set_state(state)  # type: ignore[attr-defined]
+    world.set_state(state)
     assert (env.step(Action.from_keys("", "→").index)[-1]["frames"] == plain).all()
     assert plain.shape == (32, *SIZE, 3)
-    world.set_state(state)  # type: ignore[attr-defined]
-    world.trigger_event("a dragon lands")  # type: ignore[attr-defined]
+    world.set_state(state)
+    world.trigger_event("a dragon lands")
     assert (env.step(Action.from_keys("", "→").index)[-1]["frames"] != plain).any()
 
 

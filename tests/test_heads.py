@@ -109,8 +109,12 @@ def test_frames_before_the_start_are_copies_of_the_start_picture():
     data = dataclasses.replace(data, latents=rows.expand_as(data.latents))
     batch = OutcomeSteps(data, 2, 4).gather(torch.tensor([0, 1, 3, 20, 21]))
     assert batch.latents[:, 0, :, 0, 0].int().tolist() == [
-        [0, 0, 0, 0, 1, 2], [0, 0, 1, 2, 3, 4], [3, 4, 5, 6, 7, 8], [41, 41, 41, 41, 42, 43], [41, 41, 42, 43, 44, 45]
-    ]  # fmt: skip
+        [0, 0, 0, 0, 1, 2],
+        [0, 0, 1, 2, 3, 4],
+        [3, 4, 5, 6, 7, 8],
+        [41, 41, 41, 41, 42, 43],
+        [41, 41, 42, 43, 44, 45],
+    ]
     fresh = OutcomeSteps(data, 2, 4).gather(torch.tensor([3]), fresh=torch.tensor([True]))
     assert fresh.latents[0, 0, :, 0, 0].tolist() == [6, 6, 6, 6, 7, 8]
 

@@ -194,10 +194,14 @@ def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(monkeypa
         WorldModel.load("yume-5b", device="cpu")
     text = str(raised.value)
     for part in (
-        "stdstu123/Yume-5B-720P", "Wan2.2_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl",
+        "stdstu123/Yume-5B-720P",
+        "Wan2.2_VAE.pth",
+        "models_t5_umt5-xxl-enc-bf16.pth",
+        "google/umt5-xxl",
         str(tmp_path / "yume-5b"),
-                 "--revision 921dbaf3f1674a56f47e83fb80a34bac8a8f203e", "YUME_WEIGHTS",
-    ):  # fmt: skip
+        "--revision 921dbaf3f1674a56f47e83fb80a34bac8a8f203e",
+        "YUME_WEIGHTS",
+    ):
         assert part in text
     assert not (tmp_path / "yume-5b").exists()
 

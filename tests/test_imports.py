@@ -115,7 +115,7 @@ def test_a_circle_is_found(tmp_path):
     assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 
 
-# of world_model/priors: what the rest of world_model may know
+# of world_model/priors: what the rest of world_model may import
 INTERFACE = {"base", "config", "registry", "names"}
 
 

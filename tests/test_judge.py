@@ -172,11 +172,11 @@ class TestNetwork:
         network = Judge.of(config).motion
         middle = (..., slice(config.height // 4, -config.height // 4), slice(config.width // 4, -config.width // 4))
 
-        def unlike(sign):
+        def difference(sign):
             turned = network.turn_back(grey, sign * torch.tensor([action.turn], dtype=torch.float32))
             return float((turned - turned[:, 2:3])[middle].abs().mean())
 
-        assert unlike(1) < 0.4 * unlike(0) and unlike(0) < unlike(-1) + 0.05
+        assert difference(1) < 0.4 * difference(0) and difference(0) < difference(-1) + 0.05
 
     def test_shapes_and_errors(self, judge, config):
         frames = np.zeros((3, config.frames_per_block + 1, config.height, config.width, 3), np.uint8)
@@ -294,7 +294,7 @@ class TestTraining:
         assert changed == {"sight"}
         assert [stage["steps"] for stage in judge_metadata(second)["training"]] == [7, 2]
 
-    def test_later_things_are_learnt_beside_all_else(self, folder, judge, config, tmp_path):
+    def test_later_objects_are_learnt_besides_all_others(self, folder, judge, config, tmp_path):
         """A judge that lacks them goes on; whatever it said of a picture it says still."""
         first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
         judge.save(first, {"training": [{"network": "both", "steps": 7}], "tested_on": "a", "accuracy": {"joint": 0.5}})

@@ -16,7 +16,7 @@ from train import foundation
 from train.engine.loop import Run
 from train.export import load_ema
 from train.foundation import Settings
-from train.land import STARTS, export_with_priors, starting_pictures
+from train.land import STARTS, Network, Parts, export_with_priors, starting_pictures
 from world_model.actions import Action
 from world_model.dit import DiT
 from world_model.model import WorldModel
@@ -33,15 +33,15 @@ SETTINGS = Settings(batch=2, noise_samples=1, pool=3, warmup=1, ema=0.6)
 @pytest.fixture(scope="module")
 def run_folder(config, data_folder, vae_folder, depth_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    foundation.train(config, data_folder, vae_folder, folder, SETTINGS, 4, None, None, depth_folder)
+    foundation.train(config, data_folder, vae_folder, folder, SETTINGS, 4, None, foundation.Initial(depth=depth_folder))
     return folder
 
 
 @pytest.fixture(scope="module")
-def landed(config, run_folder, vae_folder, data_folder, tmp_path_factory):
+def exported(config, run_folder, vae_folder, data_folder, tmp_path_factory):
     """(folder of weights, its evaluation)"""
-    folder = tmp_path_factory.mktemp("landed") / "debug"
-    return folder, export_with_priors(config, run_folder, vae_folder, data_folder, folder, [run_folder])
+    folder = tmp_path_factory.mktemp("exported") / "debug"
+    return folder, export_with_priors(config, Network(run_folder, [run_folder]), vae_folder, data_folder, folder)
 
 
 def test_the_average_of_a_run_is_found(config, run_folder):
@@ -79,8 +79,10 @@ def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, ru
 
 def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, depth_folder, tmp_path):
     other = tmp_path / "second"
-    foundation.train(config, data_folder, vae_folder, other, replace(SETTINGS, seed=1), 4, None, None, depth_folder)
-    export_with_priors(config, other, vae_folder, data_folder, tmp_path / "out", [run_folder], interpolation=0.25)
+    settings, initial = replace(SETTINGS, seed=1), foundation.Initial(depth=depth_folder)
+    foundation.train(config, data_folder, vae_folder, other, settings, 4, None, initial)
+    network = Network(other, [run_folder], interpolation=0.25)
+    export_with_priors(config, network, vae_folder, data_folder, tmp_path / "out")
     found = load_file(tmp_path / "out" / "dit.safetensors")
     first, second = (load_ema(config, run)[0].state_dict() for run in (run_folder, other))
     name = "blocks.0.self_attn.q.weight"
@@ -89,20 +91,19 @@ def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, d
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["training"][-1]["share"] == 0.25
     for before, interpolation in (([], 0.5), ([run_folder], 1.5)):
         with pytest.raises(ValueError, match=f"--interpolation {interpolation} must be from 0 to 1"):
-            export_with_priors(
-                config, other, vae_folder, data_folder, tmp_path / "none", before, interpolation=interpolation
-            )
+            network = Network(other, before, interpolation=interpolation)
+            export_with_priors(config, network, vae_folder, data_folder, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
-def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder, frozen_vae):
+def test_exported_weights_dream_what_the_average_dreams(config, exported, run_folder, frozen_vae):
     """Within one grey level: kernels may round by how a file's tensors lie in memory. Weights are float16 on disk."""
-    model = WorldModel.load(landed[0], device="cpu")
+    model = WorldModel.load(exported[0], device="cpu")
     average = load_ema(config, run_folder)[0].half().float()
     vae = build_vae(config.vae).eval()
     vae.load_state_dict({name: value.half().float() for name, value in frozen_vae.state_dict().items()})
     conditioning = Conditioning(config.text, Conditioning(config.text).actions.half().float())
-    expected = WorldModel(config, average, vae, conditioning)  # type: ignore[arg-type]
+    expected = WorldModel(config, average, vae, conditioning)
 
     def walk(world_model: WorldModel) -> np.ndarray:
         state = world_model.start([model.starting_image(0), None], ["", "a street at night"], [1, 2])
@@ -117,22 +118,26 @@ def test_landed_weights_dream_what_the_average_dreams(config, landed, run_folder
     assert np.abs(difference).max() <= 1 and np.abs(difference).mean() < 1e-3
 
 
-def test_manifest_tells_how_the_weights_were_made(landed, config):
-    folder, figures = landed
+def test_manifest_has_the_metadata_of_all_stages(exported, config):
+    folder, figures = exported
     metadata = json.loads((folder / "manifest.json").read_text())
     assert [stage["steps"] for stage in metadata["training"]] == [4, 4]  # what was continued, then the run itself
     assert metadata["training"][1]["settings"]["ema"] == 0.6
     assert metadata["autoencoder"] == {"steps": 0}
     assert set(metadata["files"]) == {
-        "config.json", "dit.safetensors", "vae.safetensors", "text.safetensors", "starts.png"
-    }  # fmt: skip
+        "config.json",
+        "dit.safetensors",
+        "vae.safetensors",
+        "text.safetensors",
+        "starts.png",
+    }
     assert set(figures) == {"psnr/block1", "psnr/blocks2-4", "psnr/rest", "psnr/still_block1"}
     assert all(np.isfinite(value) for value in figures.values())
     assert metadata["evaluation"]["psnr/still_block1"] == round(figures["psnr/still_block1"], 2)
 
 
-def test_starting_pictures_are_many_and_unlike(landed, config):
-    strip = np.asarray(Image.open(landed[0] / "starts.png"))
+def test_starting_pictures_are_many_and_different(exported, config):
+    strip = np.asarray(Image.open(exported[0] / "starts.png"))
     pictures = strip.reshape(len(STARTS), config.height, config.width, 3).astype(int)
     assert all(abs(a - b).mean() > 5 for i, a in enumerate(pictures) for b in pictures[:i])
     middle = pictures[:, config.height // 4 : config.height // 2, config.width // 3 : -config.width // 3]
@@ -154,33 +159,33 @@ def test_a_folder_without_a_checkpoint_is_refused(config, tmp_path):
         load_ema(config, tmp_path)
 
 
-def test_a_later_depth_network_is_landed(config, run_folder, vae_folder, data_folder, tmp_path):
+def test_a_later_depth_network_is_exported(config, run_folder, vae_folder, data_folder, tmp_path):
     later = DepthNet(scene_of(config).depth, config.camera)
     save_file(later.state_dict(), tmp_path / "depth.safetensors")
     (tmp_path / "depth.json").write_text('{"depth_training": {"steps": 7}}')
-    export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], tmp_path)
-    landed = load_file(tmp_path / "out" / "dit.safetensors")
+    parts = Parts(depth=tmp_path)
+    export_with_priors(config, Network(run_folder), vae_folder, data_folder, tmp_path / "out", parts)
+    exported = load_file(tmp_path / "out" / "dit.safetensors")
     for name, value in later.state_dict().items():
-        torch.testing.assert_close(landed[f"priors.0.depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
+        torch.testing.assert_close(exported[f"priors.0.depth.{name}"].float(), value, atol=1e-3, rtol=1e-2)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["depth"] == {"steps": 7}
 
 
-def test_what_earlier_weights_say_of_their_making_comes_first(
-    config, landed, run_folder, vae_folder, data_folder, tmp_path
-):
-    export_with_priors(config, run_folder, vae_folder, data_folder, tmp_path / "out", [], initial=landed[0])
+def test_metadata_of_earlier_weights_comes_first(config, exported, run_folder, vae_folder, data_folder, tmp_path):
+    network = Network(run_folder, initial=exported[0])
+    export_with_priors(config, network, vae_folder, data_folder, tmp_path / "out")
     metadata = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert [stage["steps"] for stage in metadata["training"]] == [4, 4, 4]  # the two of the weights, then the run
 
 
-def test_parts_of_a_dit_are_left_out_of_what_is_loaded(config, landed):
+def test_parts_of_a_dit_are_left_out_of_what_is_loaded(config, exported):
     dit, other = DiT(config), DiT(config)
     before = {name: value.clone() for name, value in dit.state_dict().items()}
-    load_dit(dit, landed[0], ["priors.0.depth"])
-    load_dit(other, landed[0])
+    load_dit(dit, exported[0], ["priors.0.depth"])
+    load_dit(other, exported[0])
     for name, value in dit.state_dict().items():
         assert torch.equal(value, (before if name.startswith("priors.0.depth.") else other.state_dict())[name])
     depths = [name for name in before if name.startswith("priors.0.depth.")]
     assert any(not torch.equal(before[name], other.state_dict()[name]) for name in depths)
     with pytest.raises(ValueError, match="does not fit"):
-        load_dit(dit.blocks, landed[0])
+        load_dit(dit.blocks, exported[0])

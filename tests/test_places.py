@@ -1,4 +1,4 @@
-"""A town known by heart: what rays find where they end, in which light, and where a text starts."""
+"""The scene field of a memorised town: where rays end and what they find there, in which light, and where a text starts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_tables_are_read_as_in_a_slow_loop(boxed):
         assert found.std() > 0.1
 
 
-def test_features_are_those_of_the_place_a_ray_meets(boxed):
+def test_features_are_those_of_the_point_a_ray_meets(boxed):
     """Sky has none; distance, whether anything is met and the direction follow."""
     origin = torch.tensor([4.0, CAMERA.eye_height, 10.0]).expand(3, 3)
     direction = torch.tensor([[0.0, 0.0, -1.0], [0.0, -0.6, 0.8], [0.6, 0.8, 0.0]])  # the box, the ground, the sky
@@ -158,8 +158,8 @@ def test_light_and_weather_come_from_pictures_that_were_seen_and_from_words(boxe
     assert not words[1].any()
 
 
-def test_a_glance_at_pictures_that_were_seen_adds_to_their_light(boxed):
-    """Nothing before training; then the last picture's and the first one's, in worlds that have them."""
+def test_the_appearance_encoder_adds_a_correction_from_earlier_pictures(boxed):
+    """Zero before training; then from the last picture and the first one, in worlds that have them."""
     first, last = (torch.randn(2, 8, 4, 6, generator=generator(name)) for name in ("first", "last"))
     text, present = torch.randn(2, 3, 5, generator=generator("text")), torch.tensor([True, False])
     untrained = boxed.looks(first, last, present, text)
@@ -174,8 +174,8 @@ def test_a_glance_at_pictures_that_were_seen_adds_to_their_light(boxed):
     assert boxed.sight(first).shape == (2, 48) and boxed.sight(first).std() > 0.01
 
 
-def test_a_picture_that_is_not_there_tells_nothing(boxed):
-    """Words alone do, for that world."""
+def test_an_absent_picture_adds_nothing_to_the_appearance_code(boxed):
+    """Only the text does, for that world."""
     boxed = copy.deepcopy(boxed)
     nn.init.normal_(boxed.skies)
     pictures = [torch.randn(2, 8, 4, 6, generator=generator("picture", n)) for n in range(4)]
@@ -202,25 +202,25 @@ def viewed(monkeypatch) -> Places:
     return places
 
 
-def drawn(places: Places, text: Tensor, count: int = 3000) -> Tensor:
-    """How often each view was drawn, as a share."""
+def sampled(places: Places, text: Tensor, count: int = 3000) -> Tensor:
+    """How often each view was sampled, as a fraction."""
     poses = torch.stack([places.somewhere(generator("somewhere", seed), text) for seed in range(count)])
     assert poses.dtype == torch.float64 and poses.shape == (count, 3)
     return (poses[:, None] == places.views.double()).all(dim=-1).double().mean(dim=0)
 
 
-def test_somewhere_is_a_view_as_likely_as_a_text_makes_it(viewed):
+def test_initial_poses_are_as_likely_as_a_text_makes_them(viewed):
     text = torch.zeros(1, 7, 5)
     text[0, :3] = torch.randn(3, 5, generator=generator("text"))
     score = viewed.where.weight.double().numpy() @ text[0, :3].double().mean(dim=0).numpy()  # padding is no word
     share = np.exp(score + viewed.where.bias.double().numpy()) ** 1.5
-    found = drawn(viewed, text)
+    found = sampled(viewed, text)
     np.testing.assert_allclose(found, share / share.sum(), atol=0.03)
     assert (found > 0.1).sum() > 1
 
 
 def test_without_a_text_any_view_is_as_likely(viewed):
-    np.testing.assert_allclose(drawn(viewed, torch.zeros(1, 7, 5)), 0.2, atol=0.03)
+    np.testing.assert_allclose(sampled(viewed, torch.zeros(1, 7, 5)), 0.2, atol=0.03)
 
 
 def test_where_a_text_starts_depends_on_text_and_seed_alone(viewed):

@@ -25,7 +25,7 @@ from world_model.cost.costs import (
     count_parameters,
     count_text,
     forward_cost,
-)  # fmt: skip
+)
 from world_model.cost.count import Cost, count, size_of
 from world_model.cost.plan import DEVICES, Plan, make_plan, report, resized
 from world_model.dit import DiT
@@ -298,9 +298,7 @@ def test_what_is_sharded_halves_and_the_rest_stays(made):
         else:
             assert sixteen[name] == need // 2
     flops = made.training_flops(made.blocks[0])
-    assert flops == {
-        "foundation": 300, "fake score": 10 + 2.5 * 20 + 300, "generator": 1.5 * 20 + 300 + 3 * 80 + 300,
-    }  # fmt: skip
+    assert flops == {"foundation": 300, "fake score": 10 + 2.5 * 20 + 300, "generator": 1.5 * 20 + 300 + 3 * 80 + 300}
 
 
 def test_command_line(made, monkeypatch, capsys):

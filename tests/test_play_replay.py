@@ -27,7 +27,7 @@ from yume_gym.play.start import Start
 from yume_gym.play.world import Frame
 
 
-def shown(session: Session, until) -> list[Frame]:  # type: ignore[no-untyped-def]
+def shown(session: Session, until) -> list[Frame]:
     """Takes frames until `until(frame)` is true of one; that one is the last."""
     frames: list[Frame] = []
     end = time.monotonic() + 30
@@ -45,10 +45,10 @@ def shown(session: Session, until) -> list[Frame]:  # type: ignore[no-untyped-de
 
 def same(first: list[Frame], second: list[Frame]) -> bool:
     return len(first) == len(second) and all(
-        (a.picture == b.picture).all() and (a.world, a.block, a.index, a.action, a.event) == (
-            b.world, b.block, b.index, b.action, b.event)
+        (a.picture == b.picture).all()
+        and (a.world, a.block, a.index, a.action, a.event) == (b.world, b.block, b.index, b.action, b.event)
         for a, b in zip(first, second)
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,9 @@ def test_files_come_back_as_written(tmp_path) -> None:
     ]
     assert (np.asarray(back.segments[0].start.image) == image).all()
     assert [(t.start.seed, t.start.text, t.start.twin) for t in back.segments] == [
-        (1, "a street; \"quoted\", ü", False), (2, None, False)]  # fmt: skip
+        (1, 'a street; "quoted", ü', False),
+        (2, None, False),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_other_machines_need_a_token(world_model, site):
     assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost")] == [True] * 5
     assert [is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "")] == [False] * 5
     with pytest.raises(ValueError, match="token"):
-        create_app(lobby=None, host="0.0.0.0")  # type: ignore[arg-type]
+        create_app(lobby=None, host="0.0.0.0")
 
 
 # ---- pictures -----------------------------------------------------------------------------------------------------------

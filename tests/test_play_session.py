@@ -108,8 +108,12 @@ def test_restart_is_the_same_start_or_another(dreamer, pictures) -> None:
     assert session.start.seed == 2 and (np.asarray(session.start.image) == pictures[1]).all()
     session.restart(Start(seed=2, text="a snowy street"))
     assert not same(watch(session, 1), first[:1])
-    for wrong, error in ((Start(seed=-1), ValueError), (Start(image="none.png"), FileNotFoundError),
-                         (Start(text=" "), ValueError), (Start(seed=1.5), TypeError)):  # fmt: skip
+    for wrong, error in (
+        (Start(seed=-1), ValueError),
+        (Start(image="none.png"), FileNotFoundError),
+        (Start(text=" "), ValueError),
+        (Start(seed=1.5), TypeError),
+    ):
         with pytest.raises(error):
             session.restart(wrong)
     assert watch(session, 1)[0].world == 3  # the world goes on

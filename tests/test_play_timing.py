@@ -27,7 +27,7 @@ class Theatre(WorldModel):
     seconds = 0.0
     tick = TICK
 
-    def __init__(self, *arguments) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, *arguments) -> None:
         super().__init__(*arguments)
         self.now = 0.0
         self.shown: list[tuple[float, Session, Frame]] = []
@@ -37,7 +37,7 @@ class Theatre(WorldModel):
     def clock(self) -> float:
         return self.now
 
-    def step(self, state, actions, events=None, steps=None, threads=None):  # type: ignore[no-untyped-def]
+    def step(self, state, actions, events=None, steps=None, threads=None):
         self.begun.append(self.now)
         self.pass_time(self.seconds * len(state))
         config = self.config

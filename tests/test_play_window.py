@@ -52,7 +52,7 @@ def text(what: str) -> pygame.event.Event:
 
 def play(
     session: Session, script: dict[tuple[int, int], list[pygame.event.Event]], seconds: float = 120, **window
-) -> tuple:  # type: ignore[no-untyped-def]
+) -> tuple:
     """Plays with events posted when the frame (block, index) is on the screen. Returns the window, frames and pictures."""
     frames: list[Frame] = []
     pictures: list[np.ndarray] = []
@@ -293,4 +293,4 @@ def test_web_serves_what_was_asked_for(weights_folder, monkeypatch) -> None:
     assert (asked["places"], asked["port"], asked["record"], asked["twin"]) == (2, 0, Path("out.mp4"), True)
     assert asked["start"] is None and asked["replay"] is None and asked["host"] == "127.0.0.1"
     human_play.main([*common, "--seed", "5"])
-    assert asked["start"].seed == 5  # type: ignore[attr-defined]
+    assert asked["start"].seed == 5

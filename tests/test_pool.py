@@ -35,14 +35,14 @@ def conditioning(config) -> Conditioning:
 
 @pytest.fixture
 def make_pool(corpus, conditioning):
-    """make_pool(size, ...): long lives and no text starts unless asked for."""
+    """make_pool(size, ...): long episodes and no text starts unless asked for."""
     return lambda size=3, **given: Pool(
         corpus, conditioning, size, **{"seed": 0, "blocks": 16, "text_start": 0.0, **given}
     )
 
 
 def walk_on(pool: Pool, dit: DiT, vae, step: int, count: int | None = None, dreaming: float = 0.0) -> Batch:
-    """One block of some worlds by the truth, as training does it; returns what was drawn."""
+    """One block of some worlds by the truth, as training does it; returns the sampled batch."""
     batch = pool.sample(dit, vae, pool.size if count is None else count, dreaming, step)
     _, ahead = encode_conditions(dit, vae, batch.worlds, batch.motion, batch.context, batch.pooled)
     streams = [generator("old", step)] * len(batch.index)
@@ -55,7 +55,7 @@ def drawn(pool: Pool, batch: Batch) -> list[Entry]:
     """The pool's entries of a batch that was drawn and not put back yet."""
     entries = [pool.entries[slot] for slot in batch.index]
     assert None not in entries
-    return entries  # type: ignore[return-value]
+    return entries
 
 
 def tensors(value) -> list[Tensor]:
@@ -126,12 +126,12 @@ def test_motion_is_the_true_cameras(corpus, config, data_folder):
     assert motion.displacement.dtype == motion.yaw.dtype == torch.float64
 
 
-def test_prior_is_the_deviation_of_latents_and_of_the_guides_error(corpus, config, frozen_vae):
-    """The guide is worth having: seen places are nearer to it than to zero. First row against plain numpy."""
+def test_prior_deviation_is_of_latents_and_of_the_warped_frames_error(corpus, config, frozen_vae):
+    """The warped frame is worth having: visible tokens are nearer to it than to zero. First row against plain numpy."""
     dit = DiT(config)
     torch.nn.init.zeros_(dit.priors[0].depth.head.weight)  # nothing but the ground
     everywhere, seen = corpus.prior_deviation(dit.priors[0], frozen_vae)
-    latents = corpus.latents[HELD_OUT:, :, SIZE:].astype("float64")  # a walk's first block has no guide
+    latents = corpus.latents[HELD_OUT:, :, SIZE:].astype("float64")  # a walk's first block has no warped frame
     expected = (latents**2).mean(axis=(0, 2, 3, 4)) ** 0.5
     torch.testing.assert_close(everywhere.double(), torch.from_numpy(expected), atol=1e-3, rtol=1e-3)
     assert (seen > 0).all() and seen.square().sum() < 0.7 * everywhere.square().sum()
@@ -166,7 +166,7 @@ def test_a_batch_is_the_next_block_of_each_world(make_pool, corpus, conditioning
         pool = make_pool(seed=step)
 
 
-def test_clean_worlds_live_through_their_walk(make_pool, corpus, config, dit, frozen_vae):
+def test_clean_worlds_follow_their_trajectory(make_pool, corpus, config, dit, frozen_vae):
     """Along the walk: history and past hold the truth, the camera looks where the walk's did and stands a little beside it."""
     pool, ages, beside = make_pool(), [], []
     for step in range(14):
@@ -235,7 +235,7 @@ def test_text_starts_have_no_past_and_know_their_caption(make_pool, corpus, dit,
         for row, entry in enumerate(drawn(pool, batch)):
             info = corpus.info(entry.trajectory)
             assert (
-                said(corpus, entry.trajectory, entry.block, batch.context[row, :8])
+                fits(corpus, entry.trajectory, entry.block, batch.context[row, :8])
                 or info.event_at(entry.block) is None
             )
             if info.event_at(entry.block) is None:
@@ -244,7 +244,7 @@ def test_text_starts_have_no_past_and_know_their_caption(make_pool, corpus, dit,
         assert pool.entries == [None] * 3  # they live for one block
 
 
-def said(corpus, walk: int, block: int, text) -> bool:
+def fits(corpus, walk: int, block: int, text) -> bool:
     """Whether `text` is a phrasing of the kind of event in force; as it is written where the kind is not known."""
     info = corpus.info(walk)
     kind = next((kind for _, words, kind in info.event if words == info.event_at(block)), None)
@@ -252,7 +252,7 @@ def said(corpus, walk: int, block: int, text) -> bool:
     return any(torch.equal(text, corpus.text(phrase)) for phrase in phrases if phrase)
 
 
-def test_a_world_hears_one_phrasing_of_an_event_and_others_hear_others(make_pool, corpus, dit, frozen_vae):
+def test_a_world_gets_one_phrasing_of_an_event_and_others_get_others(make_pool, corpus, dit, frozen_vae):
     pool, told = make_pool(12), {}
     for step in range(24):
         batch = pool.sample(dit, frozen_vae, 12, 0.0, step)
@@ -277,7 +277,7 @@ def test_picture_starts_and_text_starts_are_mixed(make_pool, dit, frozen_vae):
     assert 0.55 < float(present[:, 0].float().mean()) < 0.92
 
 
-def test_events_are_told_while_they_last_and_captions_now_and_then(make_pool, corpus, dit, frozen_vae):
+def test_prompts_are_events_while_they_last_and_captions_now_and_then(make_pool, corpus, dit, frozen_vae):
     events = {RAIN: range(7, BLOCKS), CAR: range(10, 14)}
     pool = make_pool(60, blocks=1, caption=0.4)
     batch = pool.sample(dit, frozen_vae, 60, 0.0, 0)
@@ -287,7 +287,7 @@ def test_events_are_told_while_they_last_and_captions_now_and_then(make_pool, co
         event = info.event_at(entry.block)
         assert (event is not None) == (entry.block in events.get(entry.trajectory, ()))
         if event is not None:
-            assert said(corpus, entry.trajectory, entry.block, text)
+            assert fits(corpus, entry.trajectory, entry.block, text)
             told["event"] += 1
         else:
             told["caption" if text.any() else "nothing"] += 1
@@ -296,7 +296,7 @@ def test_events_are_told_while_they_last_and_captions_now_and_then(make_pool, co
     assert 0.2 < told["caption"] / (told["caption"] + told["nothing"]) < 0.6
 
 
-def test_a_world_is_told_its_caption_always_or_never(make_pool, corpus, dit, frozen_vae):
+def test_a_world_has_its_caption_as_prompt_always_or_never(make_pool, corpus, dit, frozen_vae):
     """Whenever no event is in force, before it and after it; as it was drawn once."""
     pool, told = make_pool(8, caption=0.5), {}
     for step in range(20):
@@ -312,7 +312,7 @@ def test_a_world_is_told_its_caption_always_or_never(make_pool, corpus, dit, fro
     assert {heard[0] for heard in told.values()} == {True, False}
 
 
-def test_held_out_walks_are_never_drawn_and_walks_never_overrun(make_pool, dit, frozen_vae):
+def test_held_out_walks_are_never_sampled_and_walks_never_overrun(make_pool, dit, frozen_vae):
     pool = make_pool(100)
     pool.sample(dit, frozen_vae, 100, 0.0, 0)
     entries = [entry for entry in pool.entries if entry is not None]

@@ -64,7 +64,7 @@ def test_without_priors_a_model_is_the_generator_alone(prediction, positions, co
 
 
 @torch.no_grad()
-def test_without_priors_nothing_is_known_before(config, make_dit, make_vae):
+def test_without_priors_there_is_no_prediction(config, make_dit, make_vae):
     alone = bare(config)
     dit, vae = make_dit(alone), make_vae(alone)
     assert not any(name.startswith("prior") for name in dit.state_dict())
@@ -98,7 +98,7 @@ class Grey(Prior):
     def initial_state(self, pictures: Tensor, pose: Pose) -> Count:
         return Count(torch.zeros(len(pictures), dtype=torch.int64))
 
-    def constrain(self, state, motion):  # type: ignore[no-untyped-def]
+    def constrain(self, state, motion):
         return dataclasses.replace(motion, displacement=0 * motion.displacement)
 
     def condition_text(self, state: Count, block: BlockContext) -> Tensor:
@@ -108,7 +108,7 @@ class Grey(Prior):
         mean = torch.ones(len(state.blocks), 8, *block.target.frame.shape[1:], 4, 6) * state.blocks.view(-1, 1, 1, 1, 1)
         return Prediction(mean=mean, variance=self.variance + 0 * mean, features=mean[:, :1], auxiliary="grey")
 
-    def update(self, state, block, prediction, latents, video):  # type: ignore[no-untyped-def]
+    def update(self, state, block, prediction, latents, video):
         assert prediction.auxiliary == "grey" and not latents.requires_grad
         return Count(state.blocks + 1), 0.5 * video
 
@@ -172,7 +172,7 @@ def test_batches_are_joined_parted_repeated_and_moved_along_their_worlds(config,
 
 
 def rolled(model: WorldModel, picture: np.ndarray) -> str:
-    """A fingerprint of what two worlds show, one from a picture and one from a text, told of rain on the way."""
+    """A fingerprint of what two worlds show, one from a picture and one from a text, with the event of rain on the way."""
     state, shown = model.start([picture, None], ["", "a fog"], [0, 1]), hashlib.sha256()
     shown.update(model.preview(state).tobytes())
     for event in (None, "a heavy rainstorm begins"):

@@ -50,4 +50,4 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="give workers='ray'"):
         make_vec_env(n_envs=2, num_workers=2)
     with pytest.raises(ValueError, match="workers must be None or 'ray'"):
-        make_vec_env(n_envs=2, workers="dask")  # type: ignore[arg-type]
+        make_vec_env(n_envs=2, workers="dask")

@@ -44,9 +44,13 @@ def episode(about: Recording, steps: int = 4, seed: int = 0, **words) -> Episode
     end = np.zeros(steps, np.uint8)
     end[-1] = 1
     return Episode(
-        frames=rng.integers(0, 256, (about.frames_of(steps), about.height, about.width, 3), np.uint8), action=action,
-        reward=rng.normal(size=steps).astype(np.float32), terminated=end, truncated=np.zeros(steps, np.uint8), **words,
-    )  # fmt: skip
+        frames=rng.integers(0, 256, (about.frames_of(steps), about.height, about.width, 3), np.uint8),
+        action=action,
+        reward=rng.normal(size=steps).astype(np.float32),
+        terminated=end,
+        truncated=np.zeros(steps, np.uint8),
+        **words,
+    )
 
 
 def assert_equal(found: Episode, wanted: Episode) -> None:

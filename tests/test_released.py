@@ -43,9 +43,9 @@ def picture() -> np.ndarray:
 def walk(env: gymnasium.Env, options: dict) -> list[np.ndarray]:
     """Frames of a reset and two steps; saving and restoring in between changes nothing."""
     seen = [env.reset(seed=3, options=options)[1]["frames"], env.step(Action.from_keys("W").index)[-1]["frames"]]
-    state = pickle.loads(pickle.dumps(env.unwrapped.get_state()))  # type: ignore[attr-defined]
+    state = pickle.loads(pickle.dumps(env.unwrapped.get_state()))
     once = env.step(Action.from_keys("", "→").index)[-1]["frames"]
-    env.unwrapped.set_state(state)  # type: ignore[attr-defined]
+    env.unwrapped.set_state(state)
     observation, _, _, _, info = env.step(Action.from_keys("", "→").index)
     assert (info["frames"] == once).all()
     assert (observation == once[-1]).all()

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scenes import ahead_in, standing, state_of, with_state
+from scenes import predicted, standing, state_of, with_state
 from torch import Tensor
 
 from world_model import flow
@@ -48,14 +48,14 @@ def pooled(context) -> Tensor:
 @pytest.fixture
 def worlds(dit, vae, config, make_videos) -> WorldBatch:
     """Two worlds that have not moved yet; the second looks elsewhere."""
-    looks = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    yaw = torch.tensor([0.0, 1.0], dtype=torch.float64)
     with torch.no_grad():
         return start_worlds(
             dit,
             vae,
             make_videos(config, 2, 1)[:, :, 0],
             torch.ones(2, dtype=torch.bool),
-            standing(looks, pitch=0.1 * looks),
+            standing(yaw, pitch=0.1 * yaw),
         )
 
 
@@ -138,28 +138,28 @@ def test_motion_is_the_commanded_one_of_each_world(config):
 
 
 @torch.no_grad()
-def test_a_blocks_latents_stand_where_their_last_pictures_do(dit, vae, worlds, context, pooled):
+def test_a_blocks_latents_have_the_poses_of_their_last_pictures(dit, vae, worlds, context, pooled):
     motion = commanded_motions(dit.config, [TURN, TURN], worlds.yaw, worlds.pitch)
-    ahead = encode_conditions(dit, vae, worlds, motion, context, pooled)[1]
-    place = ahead.history(torch.zeros(2, 8, 2, 4, 6))
-    assert torch.equal(place.yaw, motion.yaw[:, [1, 3]])
-    assert place.frame.tolist() == [[0, 1], [0, 1]]
+    block = encode_conditions(dit, vae, worlds, motion, context, pooled)[1]
+    history = block.history(torch.zeros(2, 8, 2, 4, 6))
+    assert torch.equal(history.yaw, motion.yaw[:, [1, 3]])
+    assert history.frame.tolist() == [[0, 1], [0, 1]]
     after, latents, video = dream(dit, vae, worlds, context, pooled, 0, actions=(TURN, TURN))
     assert torch.equal(after.yaw, motion.yaw[:, -1])
     assert torch.equal(after.history.latents[:, :, -2:], latents)
     assert torch.equal(after.picture, video[:, :, -1])
-    assert torch.equal(state_of(after).doubt, ahead_in(ahead).guide.doubt) and state_of(after).doubt.any()
+    assert torch.equal(state_of(after).doubt, predicted(block).guide.doubt) and state_of(after).doubt.any()
     assert after.history.frame[:, -2:].tolist() == [[0, 1], [0, 1]]
 
 
 @torch.no_grad()
 def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, context, pooled, config):
-    """Four blocks: the memory's sums from all latents at once, and the pictures from one long decoding, to which each block's
-    guide adds what latents cannot hold."""
+    """Four blocks: the memory's sums from all latents at once, and the pictures from one long decoding, to which each
+    block's warped-frame prior adds the high-frequency residual."""
     start, latents, videos, guides = worlds, [], [], []
     for step in range(4):
         motion = commanded_motions(config, [WALK, TURN], worlds.yaw, worlds.pitch)
-        guides.append(ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]).guide)
+        guides.append(predicted(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]).guide)
         worlds, block, video = dream(dit, vae, worlds, context, pooled, step)
         latents.append((block, worlds.history))
         videos.append(video)
@@ -173,7 +173,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     decoded, _ = vae.decode(everything.latents)
     for video, plain, guide, (block, _) in zip(videos, decoded[:, :, 4:].split(4, dim=2), guides, latents, strict=True):
         torch.testing.assert_close(video, guide.restored(plain, block), atol=1e-5, rtol=1e-5)
-        assert not torch.allclose(video, plain, atol=1e-2)  # this guide has something to add
+        assert not torch.allclose(video, plain, atol=1e-2)  # this prior has a residual to add
 
 
 @torch.no_grad()
@@ -192,43 +192,43 @@ def test_a_worlds_size_never_grows(dit, vae, worlds, context, pooled):
 # ---- a text that changes ----------------------------------------------------------------------------------------------
 
 
-def ahead_of(dit, vae, worlds, context, pooled, actions=(WALK, TURN)) -> Ahead:
+def prediction_of(dit, vae, worlds, context, pooled, actions=(WALK, TURN)) -> Ahead:
     motion = commanded_motions(dit.config, actions, worlds.yaw, worlds.pitch)
-    return ahead_in(encode_conditions(dit, vae, worlds, motion, context, pooled)[1])
+    return predicted(encode_conditions(dit, vae, worlds, motion, context, pooled)[1])
 
 
-def saying(context: Tensor, *texts: str) -> Tensor:
-    """The same actions with other words in the first 8 tokens; "" is nothing said."""
+def with_prompts(context: Tensor, *texts: str) -> Tensor:
+    """The same actions with other prompt embeddings in the first 8 tokens; "" is no text."""
     words = [torch.randn(8, context.shape[-1], generator=generator("text", text)) * bool(text) for text in texts]
     return torch.cat([torch.stack(words), context[:, 8:]], dim=1)
 
 
 @torch.no_grad()
-def test_what_was_seen_is_outdated_where_the_text_changes(dit, vae, worlds, context, pooled):
-    """Of two worlds the first is told something else in its third block: what both had seen counts less there, and only there."""
-    park = saying(context, "park", "")
+def test_the_confidence_in_earlier_pictures_drops_where_the_text_changes(dit, vae, worlds, context, pooled):
+    """The first of two worlds gets another text in its third block: earlier pictures weigh less there, and only there."""
+    park = with_prompts(context, "park", "")
     for step in range(2):
-        assert ahead_of(dit, vae, worlds, park, pooled).changed.tolist() == [False, False]
+        assert prediction_of(dit, vae, worlds, park, pooled).changed.tolist() == [False, False]
         worlds, _, _ = dream(dit, vae, worlds, park, pooled, step)
     assert state_of(worlds).album.filled.sum(dim=1).tolist() == [2, 2]
     emptied = with_state(worlds, album=state_of(worlds).album.without(torch.tensor([True, False])))
-    unchanged, bare = (ahead_of(dit, vae, state, park, pooled).guide for state in (worlds, emptied))
-    assert not torch.equal(unchanged.valid[0], bare.valid[0])  # the album had something to show
-    told = ahead_of(dit, vae, worlds, saying(context, "rain", ""), pooled)
-    assert told.changed.tolist() == [True, False]
-    trust = torch.tensor([OUTDATED, 1.0])[:, None, None, None, None]
-    torch.testing.assert_close(told.guide.valid, bare.valid * trust)
-    torch.testing.assert_close(told.guide.detail, bare.detail * trust)
-    assert torch.equal(told.guide.latents, bare.latents) and told.guide.valid[0].any()
+    unchanged, bare = (prediction_of(dit, vae, state, park, pooled).guide for state in (worlds, emptied))
+    assert not torch.equal(unchanged.valid[0], bare.valid[0])  # the keyframe memory had something to show
+    changed = prediction_of(dit, vae, worlds, with_prompts(context, "rain", ""), pooled)
+    assert changed.changed.tolist() == [True, False]
+    confidence = torch.tensor([OUTDATED, 1.0])[:, None, None, None, None]
+    torch.testing.assert_close(changed.guide.valid, bare.valid * confidence)
+    torch.testing.assert_close(changed.guide.detail, bare.detail * confidence)
+    assert torch.equal(changed.guide.latents, bare.latents) and changed.guide.valid[0].any()
 
 
 @torch.no_grad()
-def test_the_album_is_begun_anew_where_the_text_changes(dit, vae, worlds, context, pooled):
-    """And the picture that was dreamt under the new text is the first one in it."""
+def test_the_keyframe_memory_is_cleared_where_the_text_changes(dit, vae, worlds, context, pooled):
+    """And the picture that was dreamt under the new text is its first entry."""
     kept, texts = [], [("park", ""), ("park", ""), ("rain", ""), ("rain", ""), ("rain", "fog")]
     for step, said in enumerate(texts):
         before = worlds
-        worlds, _, _ = dream(dit, vae, worlds, saying(context, *said), pooled, step)
+        worlds, _, _ = dream(dit, vae, worlds, with_prompts(context, *said), pooled, step)
         kept.append(state_of(worlds).album.filled.sum(dim=1).tolist())
     assert kept == [[1, 1], [2, 2], [0, 3], [1, 3], [2, 0]]
     shown = ((before.picture[0].clamp(-1, 1) + 1) * 127.5).round()
@@ -243,11 +243,11 @@ def test_the_album_is_begun_anew_where_the_text_changes(dit, vae, worlds, contex
 )
 def test_a_change_is_another_text_in_a_world_that_has_begun(before, now, changed, dit, vae, worlds, context, pooled):
     """Silence is a text like others; a world's first text changes nothing, and neither do its actions."""
-    first, then = (saying(context, text, text) for text in (before, now))
-    assert not ahead_of(dit, vae, worlds, first, pooled).changed.any()
+    first, then = (with_prompts(context, text, text) for text in (before, now))
+    assert not prediction_of(dit, vae, worlds, first, pooled).changed.any()
     worlds, _, _ = dream(dit, vae, worlds, first, pooled, 0)
     then[:, 8:] += 1
-    assert ahead_of(dit, vae, worlds, then, pooled, (TURN, TURN)).changed.tolist() == [changed, changed]
+    assert prediction_of(dit, vae, worlds, then, pooled, (TURN, TURN)).changed.tolist() == [changed, changed]
 
 
 # ---- the sampler and Self-Forcing -------------------------------------------------------------------------------------

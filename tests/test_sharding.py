@@ -46,7 +46,7 @@ DISTIL = distill.Settings(
 
 @pytest.fixture(scope="module")
 def like_released(config) -> ModelConfig:
-    """The code paths of yume-5b at the size of the small world: packing that grows, joint attention, velocity, no guide."""
+    """The code paths of yume-5b at the size of the small world: packing that grows, joint attention, velocity, no priors."""
     dit = replace(
         config.dit, packing="released", prediction="velocity", positions="grid", mlp_conv=False,
         activation="gelu_tanh", screen_embedding=False, pooled_action=False, history_attention="joint", patch=(1, 2, 2),
@@ -124,7 +124,8 @@ class Watched(Run):
 
 def learn(monkeypatch, config, data, vae, out, settings=QUICK, steps=STEPS) -> None:
     monkeypatch.setattr(foundation, "Run", Watched)
-    foundation.train(config, data, vae, out, settings, steps, None, None, vae if config.priors else None)
+    initial = foundation.Initial(depth=vae if config.priors else None)
+    foundation.train(config, data, vae, out, settings, steps, None, initial)
 
 
 def curve(out: Path) -> tuple[list[int], np.ndarray]:
@@ -192,8 +193,11 @@ def test_two_processes_learn_as_one_also_after_one_was_killed(
         assert steps == STEPS
         assert_close(weights, expected, 1e-4)
     assert sorted(path.name for path in (out / "checkpoint").iterdir()) == [
-        "pool_0.pt", "pool_1.pt", "progress.pt", "shards",
-    ]  # fmt: skip
+        "pool_0.pt",
+        "pool_1.pt",
+        "progress.pt",
+        "shards",
+    ]
 
 
 def test_the_released_code_path_learns_as_one_and_in_half_precision(
@@ -236,7 +240,7 @@ def test_two_processes_distil_as_one(config, data_folder, vae_folder, weights_fo
 # ---- micro-batches ----------------------------------------------------------------------------------------------------
 
 
-def test_one_lane_is_the_run_itself_and_several_share_it():
+def test_one_micro_batch_is_the_run_itself_and_several_share_it():
     settings = replace(QUICK, batch=4, pool=8, micro_batches=1)
     assert sharding.settings_by_micro_batch(settings) == {"pool": settings}
     four = sharding.settings_by_micro_batch(replace(settings, micro_batches=4))

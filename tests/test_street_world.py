@@ -231,7 +231,7 @@ def test_events_come_and_go(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LATER_EVENTS)
 def test_later_events_repeat_themselves(kind: str) -> None:
-    """As often as what is known by heart does; in between they move."""
+    """As often as memorised events do; in between they move."""
     course, draw = Course(kind, 0.0, (3.0, 20.0), 0.4), KINDS[kind].draw
     now, soon, again = (np.array(draw(course, age, 1.0)) for age in (4.3, 4.8, 4.3 + ROUND))
     np.testing.assert_allclose(now, again, atol=1e-6)
@@ -287,7 +287,7 @@ def test_the_beacon_stands_where_it_was_put(street: StreetSimulator) -> None:
     assert np.array_equal(street.render(), before)
 
 
-def test_surroundings_are_facts(street: StreetSimulator) -> None:
+def test_surroundings_are_labels(street: StreetSimulator) -> None:
     seen = street.surroundings()
     assert seen["district"] in L.DISTRICTS and seen["place"] == "mid-street" and seen["event"] is None
     assert (seen["light"], seen["weather"]) == ("day", "clear")

@@ -125,7 +125,7 @@ def test_minilm_reads_meaning_offline(monkeypatch):
     assert encoder.encode("rain " * 10_000, config.event_tokens).any(dim=1).all()
 
 
-def test_the_end_of_a_long_text_is_heard():
+def test_the_end_of_a_long_text_counts():
     """Texts beyond the length are averaged over neighbours, not cut; the mean stays about what it was."""
     encoder = build_text_encoder(PRESETS["street"].text)
     begin = "Between two crossings, around: a park, parked cars, a checkered tower, brick houses, shops, trees and street lamps."

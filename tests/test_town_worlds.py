@@ -1,4 +1,4 @@
-"""Worlds that stand in a town known by heart: what they start from, where they stand, and their weights."""
+"""Worlds in a memorised town: where they start, what their prior is, and their weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from scenes import ahead_in, standing, state_of, with_state
+from scenes import predicted, standing, state_of, with_state
 from torch import Tensor
 from towns import streets
 
@@ -57,7 +57,7 @@ POSES = [(0.5, 20.0, 0.0), (41.0, 3.0, 1.5), (20.0, 39.0, -1.6)]
 
 @pytest.fixture(scope="module")
 def town_folder(town_config, town_dit, make_vae, pictures, tmp_path_factory) -> Path:
-    """A whole weights folder of a model that knows a town: three starting pictures and where they were taken."""
+    """A whole weights folder of a model of a town: three starting pictures and where they were taken."""
     folder = tmp_path_factory.mktemp("town")
     Image.fromarray(np.concatenate(pictures[:3])).save(folder / "starts.png")
     (folder / "starts.json").write_text(json.dumps(POSES))
@@ -90,7 +90,7 @@ def tensors_of(worlds: WorldBatch) -> list[Tensor]:
     return [*parts, worlds.memory.total, worlds.memory.norm, *worlds.cache]
 
 
-def test_the_known_place_is_the_prior_where_the_guide_saw_nothing(town_dit, town_config):
+def test_the_scene_field_is_the_prior_where_the_warped_frame_is_empty(town_dit, town_config):
     shape = (2, town_config.dit.latent_channels, town_config.block_latents, *town_config.latent_size)
     guide, known = (torch.randn(shape, generator=generator(name)) for name in ("guide", "known"))
     valid = torch.zeros(2, 1, *shape[2:])
@@ -107,16 +107,16 @@ def test_the_known_place_is_the_prior_where_the_guide_saw_nothing(town_dit, town
 
 
 @torch.no_grad()
-def test_a_block_ahead_is_known_from_where_it_will_be_seen(town_dit, town_config, make_vae):
-    """Worlds that saw nothing: what a block's denoising starts from is the place at the poses of its latents' last pictures,
-    in the light that the text tells."""
+def test_the_next_block_is_rendered_from_its_own_poses(town_dit, town_config, make_vae):
+    """Worlds without earlier pictures: a block's denoising starts from the scene field, rendered at the poses of its
+    latents' last pictures, in the light that the text names."""
     vae, zero = make_vae(town_config), torch.zeros(2, dtype=torch.float64)
     there = standing(zero + 0.2, torch.tensor([[1.0, 20.0], [41.0, -7.0]], dtype=torch.float64))
     worlds = empty_worlds(town_dit, vae, 2, torch.device("cpu"), there)
     motion = constrained_motion(town_dit, worlds, [WALK, TURN])
     context = torch.randn(2, 24, town_config.dit.text_dim, generator=generator("context"))
-    ready, ahead = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
-    assert ahead_in(ahead).guide is not None and not ahead_in(ahead).guide.valid.any()
+    ready, block = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
+    assert predicted(block).guide is not None and not predicted(block).guide.valid.any()
     nothing = torch.zeros(1, town_config.dit.latent_channels, *town_config.latent_size)
     for world in range(2):
         told = context[world : world + 1, :8]
@@ -132,7 +132,7 @@ def test_a_block_ahead_is_known_from_where_it_will_be_seen(town_dit, town_config
 
 
 @torch.no_grad()
-def test_worlds_of_a_batch_are_known_each_by_itself(town_dit, town_config):
+def test_priors_of_a_batch_are_those_of_each_world_alone(town_dit, town_config):
     stream = generator("views")
     place = torch.rand(3, 2, 2, generator=stream, dtype=torch.float64) * 10 - 5
     yaw, pitch = (torch.randn(3, 2, generator=stream, dtype=torch.float64) * spread for spread in (2.0, 0.2))
@@ -175,7 +175,7 @@ def test_shipped_pictures_are_not_searched_for(town_model, pictures, monkeypatch
 
 
 def test_other_pictures_are_searched_for(town_model, pictures):
-    """The world stands where `locate` says, and one can stand there; the error is that of what the town looks like there."""
+    """The world starts where `locate` says, and one can stand there; the error is that of the rendered town."""
     (x, z, yaw), error = town_model.locate(pictures[3])
     state = town_model.start([pictures[3]], [""], [1])
     assert (*state_of(state.worlds).place[0].tolist(), float(state.worlds.yaw)) == (x, z, yaw)
@@ -190,13 +190,13 @@ def test_other_pictures_are_searched_for(town_model, pictures):
     assert places.free(view[0]).all()
 
 
-def test_models_that_know_no_town_find_nothing(world_model, pictures):
+def test_models_without_a_town_find_nothing(world_model, pictures):
     with pytest.raises(ValueError, match="'debug' knows no town"):
         world_model.locate(pictures[0])
 
 
-def test_a_text_start_stands_on_a_walkable_place(town_model):
-    """At one of the views, drawn by the text's tokens and the seed; each of them is on a street."""
+def test_a_text_start_is_at_a_walkable_position(town_model):
+    """At one of the views, sampled by the text's tokens and the seed; each of them is on a street."""
     state = town_model.start(None, ["a park"] * 6, [1, 2, 3, 4, 5, 6])
     places, worlds = town_model.dit.priors[0].places, state.worlds
     assert places.free(state_of(worlds).place).all()
@@ -209,7 +209,7 @@ def test_a_text_start_stands_on_a_walkable_place(town_model):
     assert torch.equal(town_model.start(None, ["a park"], [4]).worlds.priors[0].place[0], state_of(worlds).place[3])
 
 
-def test_a_text_start_stands_where_the_text_leads(town_model):
+def test_a_text_start_is_where_the_text_leads(town_model):
     """One view is made certain for a text; other texts, and none, go elsewhere."""
     places, seeds = town_model.dit.priors[0].places, [1, 2]
     towards = town_model.conditioning.event("a park")[:2].mean(dim=0)  # two words, the rest is padding
@@ -231,10 +231,11 @@ def test_a_text_start_stands_where_the_text_leads(town_model):
 
 
 @torch.no_grad()
-def test_doubt_after_a_changed_text_is_a_kalman_filters(town_dit, town_config, make_vae, pictures):
-    """Two worlds that stand still; one is told of rain in its second block, and told so again in its third.
+def test_variance_after_a_changed_text_is_a_kalman_filters(town_dit, town_config, make_vae, pictures):
+    """Two worlds that stand still; one gets the event of rain in its second block, and again in its third.
 
-    A block's validity v is the weight of what was seen, and leaves the doubt 1 - v + WEAR; a picture in doubt d weighs 1 / (1 + d).
+    A block's validity v is the weight of earlier pictures, and leaves the variance 1 - v + WEAR; a picture of variance d weighs
+    1 / (1 + d).
     """
     vae, steps = make_vae(town_config), []
     seen = torch.from_numpy(pictures[:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -247,18 +248,22 @@ def test_doubt_after_a_changed_text_is_a_kalman_filters(town_dit, town_config, m
             torch.cat([words[text] for text in told]),
             constrained_motion(town_dit, worlds, [Action()] * 2),
         )
-        _, ahead = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
+        _, block = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
         steps.append(
-            (ahead_in(ahead).guide, state_of(worlds).album.filled.any(dim=1).tolist(), ahead_in(ahead).changed.tolist())
+            (
+                predicted(block).guide,
+                state_of(worlds).album.filled.any(dim=1).tolist(),
+                predicted(block).changed.tolist(),
+            )
         )
-        worlds, _ = append_and_decode(town_dit, vae, ahead, ahead_in(ahead).guide.latents, streams)
+        worlds, _ = append_and_decode(town_dit, vae, block, predicted(block).guide.latents, streams)
     assert [changed for *_, changed in steps] == [[False, False], [True, False], [False, False]]
     assert [album for _, album, _ in steps] == [[False, False], [True, True], [False, True]]
     doubts = [0.0, 0.0]
     for number, (guide, album, changed) in enumerate(steps):
         for world in range(2):
             valid = 1 / (1 + doubts[world])
-            if album[world] and not changed[world]:  # the same view is in the album
+            if album[world] and not changed[world]:  # the same view is in the keyframe memory
                 valid += REMEMBERED * (1 - valid)
             valid *= OUTDATED if changed[world] else 1
             doubts[world] = min(1.0, 1 - valid + WEAR)
@@ -308,7 +313,7 @@ def test_half_precision_dreams_too(town_folder, pictures):
 # ---- weights ----------------------------------------------------------------------------------------------------------
 
 
-def test_weights_keep_where_things_stand_as_whole_numbers(town_folder, town_dit, town_model):
+def test_weights_keep_distances_as_whole_numbers(town_folder, town_dit, town_model):
     with safe_open(town_folder / "dit.safetensors", framework="pt") as file:
         kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
     assert kinds["priors.0.places.distance"] == torch.uint8 and kinds["priors.0.places.walkable"] == torch.bool
@@ -332,7 +337,7 @@ def test_a_missing_part_is_named(name, town_folder, tmp_path):
         WorldModel.load(tmp_path)
 
 
-def test_a_town_needs_a_finder(town_model, town_dit, pictures):
+def test_a_town_needs_relocalisation(town_model, town_dit, pictures):
     model = WorldModel(town_model.config, town_dit, town_model.vae, town_model.conditioning)
     with pytest.raises(ValueError, match="debug knows a town and needs a finder"):
         model.start([pictures[3]], [""], [1])
@@ -340,8 +345,8 @@ def test_a_town_needs_a_finder(town_model, town_dit, pictures):
 
 
 @torch.no_grad()
-def test_prior_is_the_deviation_from_the_known_place(town_corpus, town_dit, frozen_vae):
-    """Block by block; the second row is the guide's, as of the same model without places."""
+def test_prior_deviation_is_from_the_scene_field(town_corpus, town_dit, frozen_vae):
+    """Block by block; the second row is the warped frame's, as of the same model without a scene field."""
     everywhere, seen = town_corpus.prior_deviation(town_dit.priors[0], frozen_vae)
     squares = []
     for walk in range(HELD_OUT, len(town_corpus)):
@@ -356,5 +361,5 @@ def test_prior_is_the_deviation_from_the_known_place(town_corpus, town_dit, froz
             squares.append((town_corpus.block(walk, block) - known[0]).square().mean(dim=(1, 2, 3)))
     torch.testing.assert_close(everywhere, torch.stack(squares).mean(dim=0).sqrt(), atol=1e-3, rtol=1e-3)
     without = SimpleNamespace(depth=town_dit.priors[0].depth, places=None)
-    blank, same_guide = town_corpus.prior_deviation(without, frozen_vae)  # type: ignore[arg-type]
+    blank, same_guide = town_corpus.prior_deviation(without, frozen_vae)
     assert torch.equal(seen, same_guide) and not torch.allclose(blank, everywhere, rtol=0.05)

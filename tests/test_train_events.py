@@ -1,4 +1,4 @@
-"""How events are learnt by heart: from pairs of walks with an event and without, and from phrasings."""
+"""Training of event objects: from pairs of walks with an event and without, and from phrasings."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def learnt(event_config, make_vae, places, tmp_path_factory):
         yield folder, lambda out, steps: stage.train(event_config, folder, folder, out, QUICK, steps, None)
 
 
-def test_a_painter_learns_what_events_change_and_resumes_exactly(learnt, event_config, make_vae, monkeypatch):
+def test_sprites_learn_what_events_change_and_training_resumes_exactly(learnt, event_config, make_vae, monkeypatch):
     folder, train = learnt
     whole, parted = folder / "whole", folder / "parted"
     train(whole, 60)
-    facts = json.loads((whole / "events.json").read_text())["events_training"]
-    assert facts["steps"] == 60 and facts["phrasings"] > 0.8 and facts["captions"] > 0.6
+    metadata = json.loads((whole / "events.json").read_text())["events_training"]
+    assert metadata["steps"] == 60 and metadata["phrasings"] > 0.8 and metadata["captions"] > 0.6
     with monkeypatch.context() as patch:
         patch.setattr(stage, "Run", stopped_after(30))
         train(parted, 60)
@@ -73,18 +73,18 @@ def test_a_painter_learns_what_events_change_and_resumes_exactly(learnt, event_c
     events = Events(event_config)
     load_events(events, whole)
     encoder, length = build_text_encoder(event_config.text), event_config.text.event_tokens
-    told = torch.stack([encoder.encode(EVENTS[name].phrases[0], length) for name in ("ufo", "fire", "snow")])
-    assert events.read(told).tolist() == [0, 1, 2]
+    prompts = torch.stack([encoder.encode(EVENTS[name].phrases[0], length) for name in ("ufo", "fire", "snow")])
+    assert events.read(prompts).tolist() == [0, 1, 2]
     pairs = load_file(whole / "pairs.safetensors")
     with torch.no_grad():
-        painted, truth, view = draw(events, pairs, torch.nonzero(pairs["walk"] >= 2)[:, 0])
-    assert (painted - truth).square().mean() < 0.7 * (view - truth).square().mean()
+        rendered, truth, view = draw(events, pairs, torch.nonzero(pairs["walk"] >= 2)[:, 0])
+    assert (rendered - truth).square().mean() < 0.7 * (view - truth).square().mean()
     with pytest.raises(FileNotFoundError, match=r"train\.events"):
         load_events(events, folder)
 
 
-def test_more_kinds_are_learnt_beside_known_ones(learnt, event_config):
-    """Which look as they did, in every light."""
+def test_more_kinds_are_learnt_without_changing_earlier_ones(learnt, event_config):
+    """Earlier kinds look as they did, in every light."""
     folder, train = learnt
     before, after = folder / "before", folder / "after"
     train(before, 12)
@@ -102,15 +102,15 @@ def test_more_kinds_are_learnt_beside_known_ones(learnt, event_config):
     pairs, own = load_file(before / "pairs.safetensors"), load_file(after / "pairs.safetensors")
     assert set(own["kind"].tolist()) == {3}
     with torch.no_grad():
-        painted, paints = (draw(events, pairs, torch.arange(len(pairs["kind"])))[0] for events in (old, new))
-        torch.testing.assert_close(paints, painted, atol=1e-5, rtol=0)
-        painted, truth, view = draw(new, own, torch.nonzero(own["walk"] >= 2)[:, 0], taught=True)
-    assert (painted - truth).square().mean() < 0.9 * (view - truth).square().mean()
+        rendered, paints = (draw(events, pairs, torch.arange(len(pairs["kind"])))[0] for events in (old, new))
+        torch.testing.assert_close(paints, rendered, atol=1e-5, rtol=0)
+        rendered, truth, view = draw(new, own, torch.nonzero(own["walk"] >= 2)[:, 0], taught=True)
+    assert (rendered - truth).square().mean() < 0.9 * (view - truth).square().mean()
     assert new.extent[3] != EXTENT and new.lanes.isfinite().any()
-    facts, earlier = (json.loads((f / "events.json").read_text())["events_training"] for f in (after, before))
-    assert facts["painted/ufo"] == earlier["painted/ufo"]
-    assert facts["painted"] == pytest.approx(
-        np.mean([facts[f"painted/{kind}"] for kind in ("ufo", "fire", "tram")]), abs=1e-3
+    metadata, earlier = (json.loads((f / "events.json").read_text())["events_training"] for f in (after, before))
+    assert metadata["painted/ufo"] == earlier["painted/ufo"]
+    assert metadata["painted"] == pytest.approx(
+        np.mean([metadata[f"painted/{kind}"] for kind in ("ufo", "fire", "tram")]), abs=1e-3
     )
     with pytest.raises(ValueError, match="nothing to learn"):
         known_in(after, more)
@@ -122,8 +122,8 @@ def with_kinds(config, *kinds):
     return with_scene(config, events=EventsConfig(kinds, looks=2, width=8))
 
 
-def test_lanes_that_are_known_stay_and_others_are_learnt(event_config, tmp_path):
-    """Things that are known to go along streets go where they went."""
+def test_earlier_lanes_stay_and_others_are_learnt(event_config, tmp_path):
+    """Objects of earlier kinds that go along streets go where they went."""
     lanes = {}
     for how in ("street", "open"):
         config = with_kinds(event_config, ("car", 8.0, how))
@@ -151,22 +151,23 @@ def test_pairs_differ_by_the_event_alone(event_config, places, make_vae):
         assert len(pairs["course"][pairs["walk"] == walk].unique(dim=0)) == 1
 
 
-def test_phrasings_for_reading_are_worded_unlike_the_held_out_ones():
+def test_training_phrasings_differ_from_the_held_out_ones():
     """By the same rule as the street's own, and none twice."""
-    told = json.loads(SHIPPED.read_text())
-    assert set(told["phrases"]) == set(told["fresh"]) == set(EVENTS)
+    shipped = json.loads(SHIPPED.read_text())
+    assert set(shipped["phrases"]) == set(shipped["fresh"]) == set(EVENTS)
     known = [normalise(text) for kind in EVENTS.values() for text in kind.phrases + kind.held_out]
-    lists = [*told["phrases"].values(), *told["fresh"].values(), told["other"]]
+    lists = [*shipped["phrases"].values(), *shipped["fresh"].values(), shipped["other"]]
     texts = known + [normalise(text) for part in lists for text in part]
     assert len(set(texts)) == len(texts)
     for name, kind in EVENTS.items():
-        for held_out, trained in itertools.product(kind.held_out, told["phrases"][name]):
+        for held_out, trained in itertools.product(kind.held_out, shipped["phrases"][name]):
             shared = content(held_out) & content(trained)
             assert len(shared) <= len(content(held_out)) / 3, (held_out, trained)
 
 
-def test_a_billboard_is_as_large_as_what_a_thing_changes(event_config):
-    """A disc of known size around the middle of a thing straight ahead; what lies farther out by a hundredth of it is left out."""
+def test_a_billboard_is_as_large_as_what_an_object_changes(event_config):
+    """A disc of known size around the middle of an object straight ahead; what lies farther out by a hundredth of it is
+    left out."""
     events, metres, ahead = Events(event_config), 1.5, 6.0
     height, width, frames = event_config.height, event_config.width, 1
     focal, middle = event_config.camera.focal(width), (event_config.camera.eye_height, 0.0)
@@ -176,17 +177,21 @@ def test_a_billboard_is_as_large_as_what_a_thing_changes(event_config):
     changed[0, 0] = True
     zero = torch.zeros(1, frames, dtype=torch.float64)
     pairs = {
-        "kind": torch.tensor([1]), "place": torch.zeros(1, frames, 2, dtype=torch.float64), "yaw": zero, "pitch": zero,
-        "course": torch.tensor([[0.0, ahead, 0.0]], dtype=torch.float64), "age": torch.zeros(1, frames, dtype=torch.int64),
+        "kind": torch.tensor([1]),
+        "place": torch.zeros(1, frames, 2, dtype=torch.float64),
+        "yaw": zero,
+        "pitch": zero,
+        "course": torch.tensor([[0.0, ahead, 0.0]], dtype=torch.float64),
+        "age": torch.zeros(1, frames, dtype=torch.int64),
         "centre": torch.tensor([[[0.0, 0.0, middle[0]]]]),
         "without": torch.zeros(1, 3, frames, height, width, dtype=torch.uint8),
         "with": (255 * changed.byte()).expand(1, 3, frames, height, width),
-    }  # fmt: skip
+    }
     stage.learn_extent(events, pairs)
     assert events.extent.tolist() == [EXTENT, pytest.approx(metres, abs=0.35), EXTENT]
 
 
-def test_lanes_are_learnt_from_where_things_went(event_config):
+def test_lanes_are_learnt_from_trajectories_of_objects(event_config):
     events = Events(with_kinds(event_config, ("ufo", 9.0, "open"), ("car", 8.0, "street")))
     course = torch.tensor([[81.2, 4.0, 0.0], [1.2, 9.0, 2 * math.pi], [6.0, 17.0, -math.pi / 2], [9.0, 9.0, 0.0]])
     stage.learn_lanes(events, {"kind": torch.tensor([1, 1, 1, 0]), "course": course.double()})

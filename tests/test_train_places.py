@@ -1,4 +1,4 @@
-"""How a town is learnt by heart: what it looks like."""
+"""Training of a scene field: the appearance of a town."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from train import foundation
 from train import places as stage
 from train.data.shards import HELD_OUT, TrajectoryInfo
-from train.land import STARTS, export_with_priors, starting_pictures
+from train.land import STARTS, Network, Parts, export_with_priors, starting_pictures
 from train.places import (
     error_of,
     load_places,
@@ -46,7 +46,7 @@ LEARNT = 40  # steps of the run that several tests look at
 
 @pytest.fixture(scope="module", autouse=True)
 def few_views() -> Iterator[None]:
-    """Fewer views to start at, and fewer steps for skies: both are learnt with every town; test_descriptions.py is about them."""
+    """Fewer starting views and fewer steps for skies: both are trained with every town; test_descriptions.py is about them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("world_model.priors.places.VIEWS", 12)
         patch.setattr("train.street.descriptions.SKY_STEPS", 5)
@@ -57,7 +57,7 @@ def few_views() -> Iterator[None]:
 
 
 class Asked:
-    """Stands for places: remembers what it was asked."""
+    """Stands for a scene field: it keeps its arguments."""
 
     def looks(self, *asked: Tensor) -> Tensor:
         self.light = asked
@@ -70,7 +70,7 @@ class Asked:
 
 def test_what_is_learnt_is_the_truth_seen_from_the_true_pose(town_corpus, town_config):
     blocks, places = [(4, 3), (6, 11), (5, 1)], Asked()
-    _, truth = see(places, town_corpus, blocks, generator("see"))  # type: ignore[arg-type]
+    _, truth = see(places, town_corpus, blocks, generator("see"))
     place, yaw, pitch, _ = places.view
     first, before, present, words = places.light
     for row, (walk, block) in enumerate(blocks):
@@ -84,17 +84,17 @@ def test_what_is_learnt_is_the_truth_seen_from_the_true_pose(town_corpus, town_c
     assert present.all()
     assert torch.equal(words[1], town_corpus.text(town_corpus.info(6).event_at(11))) and words[1].any()
     everything = replace(QUICK, mixed=1.0, outdated=0.0, unheard=0.0)
-    see(places, town_corpus, blocks, generator("see"), everything)  # type: ignore[arg-type]
+    see(places, town_corpus, blocks, generator("see"), everything)
     assert torch.equal(places.light[0], first) and not torch.equal(places.light[1], before)  # only what is shown drifts
 
 
-def test_in_training_light_is_late_and_words_are_others(town_corpus):
+def test_training_pictures_are_earlier_ones_and_texts_are_rephrased(town_corpus):
     """What is shown may be any earlier picture, an event is told in all phrasings of its kind, and tokens are left out."""
     walk, block = 6, 11
     info, places = town_corpus.info(walk), Asked()
     kind = next(kind for _, text, kind in info.event if text == info.event_at(block))
     drift = replace(QUICK, mixed=0.0, outdated=0.5, unheard=0.25)
-    _, truth = see(places, town_corpus, 400 * [(walk, block)], generator("late"), drift)  # type: ignore[arg-type]
+    _, truth = see(places, town_corpus, 400 * [(walk, block)], generator("late"), drift)
     _, shown, _, words = places.light
     assert all(torch.equal(latents, town_corpus.block(walk, block)) for latents in truth)  # the truth stays the truth
     earlier = torch.stack([town_corpus.block(walk, b)[:, -1] for b in range(block)])
@@ -182,7 +182,7 @@ def test_training_lowers_the_loss_and_its_weights_load(places_folder, town_confi
 
 
 def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path, monkeypatch):
-    """6 steps at once equal 3 and, from the checkpoint alone, 3 more; where things stand is not counted again."""
+    """6 steps at once equal 3 and, from the checkpoint alone, 3 more; the geometry is not counted again."""
     folders, shares = (data_folder, vae_folder), []
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -213,12 +213,12 @@ def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path
     assert facts["steps"] == 6  # of both
 
 
-def test_only_models_with_places_learn_them(config, data_folder, vae_folder, tmp_path):
+def test_only_models_with_a_scene_field_train_it(config, data_folder, vae_folder, tmp_path):
     with pytest.raises(ValueError, match=r"debug learns no places: its scene prior has none"):
         train(config, data_folder, vae_folder, tmp_path, QUICK, 1, None)
 
 
-def test_places_that_are_missing_or_do_not_fit_are_refused(places_folder, town_config, tmp_path):
+def test_scene_fields_that_are_missing_or_do_not_fit_are_refused(places_folder, town_config, tmp_path):
     places = places_of(town_config)
     for folder in (None, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"no places\.safetensors in .*--places, a run of train\.places"):
@@ -244,15 +244,17 @@ def test_the_error_of_a_whole_block_counts_besides_that_of_its_tokens():
 # ---- training and landing of a model that knows a town ----------------------------------------------------------------
 
 
-def test_a_model_is_trained_and_landed_with_its_town(
+def test_a_model_is_trained_and_exported_with_its_town(
     town_config, data_folder, vae_folder, depth_folder, places_folder, tmp_path, monkeypatch
 ):
-    """Places come from their run and do not learn on; the folder that is landed starts worlds where its pictures were taken."""
+    """The scene field comes from its run and is not trained on; the exported folder starts worlds where its pictures were
+    taken."""
     settings = foundation.Settings(batch=2, noise_samples=1, pool=2, warmup=1)
     folders = (town_config, data_folder, vae_folder)
     with pytest.raises(FileNotFoundError, match="--places, a run of train"):
-        foundation.train(*folders, tmp_path / "run", settings, 0, None, None, depth_folder, None)
-    foundation.train(*folders, tmp_path / "run", settings, 1, None, None, depth_folder, places_folder)
+        foundation.train(*folders, tmp_path / "run", settings, 0, None, foundation.Initial(depth=depth_folder))
+    initial = foundation.Initial(depth=depth_folder, places=places_folder)
+    foundation.train(*folders, tmp_path / "run", settings, 1, None, initial)
     taken = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     learnt = load_file(places_folder / stage.WEIGHTS)
     assert all(torch.equal(taken[f"priors.0.places.{name}"], value) for name, value in learnt.items())
@@ -262,28 +264,28 @@ def test_a_model_is_trained_and_landed_with_its_town(
     network = Finder(scene_of(town_config).places.period, (town_config.height, town_config.width))
     save_file(network.state_dict(), finder / "finder.safetensors")
     (finder / "finder.json").write_text('{"finder_training": {"steps": 3}}')
-    ways = (tmp_path / "run", vae_folder, data_folder, tmp_path / "landed", [])
+    ways = (Network(tmp_path / "run"), vae_folder, data_folder, tmp_path / "exported")
     with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
         export_with_priors(town_config, *ways)
     monkeypatch.setattr("train.land.held_out_psnr", lambda *_: ({"psnr": 1.0},))
-    export_with_priors(town_config, *ways, places=places_folder, finder=finder)
-    manifest = json.loads((tmp_path / "landed" / "manifest.json").read_text())
+    export_with_priors(town_config, *ways, Parts(places=places_folder, finder=finder))
+    manifest = json.loads((tmp_path / "exported" / "manifest.json").read_text())
     assert manifest["finder"] == {"steps": 3} and manifest["places"]["steps"] == LEARNT
-    monkeypatch.setattr(Finder, "find", None)  # what was landed is not searched for
-    model, (drawn, poses) = WorldModel.load(tmp_path / "landed", device="cpu"), starting_pictures(town_config)
+    monkeypatch.setattr(Finder, "find", None)  # poses of exported pictures are not searched for
+    model, (drawn, poses) = WorldModel.load(tmp_path / "exported", device="cpu"), starting_pictures(town_config)
     number = len(STARTS) - 1
     picture = drawn[number * town_config.height : (number + 1) * town_config.height]
     state = model.start([picture], [""], [0])
     assert (*state_of(state.worlds).place[0].tolist(), float(state.worlds.yaw)) == poses[number]
 
 
-def test_models_without_a_town_land_without_a_finder(config, tmp_path):
+def test_models_without_a_town_are_exported_without_relocalisation(config, tmp_path):
     with pytest.raises(ValueError, match="--finder is needed by models that know a town"):
-        export_with_priors(config, tmp_path, tmp_path, tmp_path, tmp_path, [], finder=tmp_path)
+        export_with_priors(config, Network(tmp_path), tmp_path, tmp_path, tmp_path, Parts(finder=tmp_path))
 
 
-def test_finer_rays_begin_with_what_coarser_ones_told(tmp_path):
-    """Where rays of a token tell the same, four times as many tell what one did."""
+def test_finer_rays_begin_with_the_weights_of_coarser_ones(tmp_path):
+    """Where rays of a token agree, four times as many give what one did."""
     tiny = PlacesConfig(period=8.0, cell=0.5, height=3.0, tables=((2.0, 8, 4),), width=16, look=4, rays=1)
     coarse, fine, other = (Places(replace(tiny, rays=rays), CameraConfig(), (2, 3), 5, 6) for rays in (1, 2, 3))
     save_file(coarse.state_dict(), tmp_path / "places.safetensors")
@@ -291,18 +293,18 @@ def test_finer_rays_begin_with_what_coarser_ones_told(tmp_path):
     each = torch.randn(1, 1, 2, 3, 4 + 5)
     look = torch.randn(1, 4)
 
-    def painted(places: Places) -> torch.Tensor:
+    def render(places: Places) -> torch.Tensor:
         rays = places.config.rays
         same = each.repeat_interleave(rays, 2).repeat_interleave(rays, 3)
         return places.painted(Rays(same[..., :3], same, same[..., 0]), look)
 
-    torch.testing.assert_close(painted(fine), painted(coarse))
+    torch.testing.assert_close(render(fine), render(coarse))
     save_file(fine.state_dict(), tmp_path / "places.safetensors")
     with pytest.raises(ValueError, match="does not hold the places"):
         load_places(other, tmp_path)
 
 
-def test_larger_places_begin_with_what_smaller_ones_know(tmp_path):
+def test_larger_scene_fields_begin_with_the_weights_of_smaller_ones(tmp_path):
     """Without parts of voxels all looks as before; places of parts that do not fit are without them."""
     tiny = PlacesConfig(period=8.0, cell=0.5, height=3.0, tables=((2.0, 8, 4),), width=16, look=4)
     small = Places(tiny, CameraConfig(), (2, 3), 5, 6)
@@ -318,7 +320,7 @@ def test_larger_places_begin_with_what_smaller_ones_know(tmp_path):
 
 def test_parts_of_voxels_are_counted_where_the_run_before_had_none(
     town_config, data_folder, vae_folder, tmp_path, monkeypatch
-):  # fmt: skip
+):
     own = scene_of(town_config).places
     for name, nothing in (
         ("learn_views", None),

@@ -97,8 +97,8 @@ def test_latents_are_settled_before_the_decoder_learns(config, data_folder, clip
     with torch.no_grad():
         worse, better = (reconstruction_loss(vae.decode(vae.encode(video))[0], video) for vae in (fresh, loaded))
     assert better < 0.985 * worse
-    assert torch.equal(loaded.get_parameter("to_pixels.weight"), later["to_pixels.weight"])  # type: ignore[attr-defined]
-    assert not any(p.requires_grad for p in loaded.parameters())  # type: ignore[attr-defined]
+    assert torch.equal(loaded.get_parameter("to_pixels.weight"), later["to_pixels.weight"])
+    assert not any(p.requires_grad for p in loaded.parameters())
 
 
 def test_normalised_latents_have_unit_variance(config, data_folder, untrained):

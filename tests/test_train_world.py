@@ -19,7 +19,7 @@ from world_model.model import WorldModel
 WITH_DISTILLATION = Recipe(shares={"autoencoder": 0.1, "foundation": 0.6, "distill": 0.2, "heads": 0.1})
 
 
-def write_toy(folder, episodes: int = 3):  # type: ignore[no-untyped-def]
+def write_toy(folder, episodes: int = 3):
     recording = Recording("toy", 32, 32, 8.0, ActionSpec("discrete", (3,)))
     with EpisodeWriter(folder, recording) as writer:
         for seed in range(episodes):
@@ -72,7 +72,7 @@ def test_one_episode_is_too_few(tmp_path):
 def test_a_stage_goes_on_where_it_was_stopped(tmp_path):
     """Twelve steps at once, and seven and five, end in the same numbers."""
 
-    def run(folder, *parts: int) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    def run(folder, *parts: int) -> torch.Tensor:
         for steps in parts:
             torch.manual_seed(0)
             model = torch.nn.Linear(3, 1)

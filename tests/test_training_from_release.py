@@ -261,7 +261,9 @@ def test_what_is_trained_on_joined_captions_hears_them_so(original_release, clip
     settings = Settings(batch=1, noise_samples=1, pool=2, warmup=1, optimizer="adamw", lr=1e-5)
     data = tmp_path / "clips"
     shutil.copytree(clips_folder, data)
-    foundation.train(config, data, original_release, tmp_path / "run", settings, 1, None, original_release)
+    foundation.train(
+        config, data, original_release, tmp_path / "run", settings, 1, None, foundation.Initial(original_release)
+    )
     export(tmp_path / "run", tmp_path / "out", original_release, original_release)
     assert not (tmp_path / "out" / "text.safetensors").exists() and not (data / FOLDER).exists()
     model = WorldModel.load(tmp_path / "out", device="cpu", dtype="float32")

@@ -54,7 +54,7 @@ def assert_equal(some: Any, others: Any) -> None:
         assert some == others
 
 
-def told(options: list[dict[str, Any] | None]) -> dict[str, Any]:
+def each_of(options: list[dict[str, Any] | None]) -> dict[str, Any]:
     return {"each": options}
 
 
@@ -83,7 +83,7 @@ def test_make_vec_gives_it(weights_folder):
 def test_batch_invariant_worlds_are_single_ones_bit_by_bit(world_model):
     envs = vector(world_model, batch_invariant=True)
     singles = [YumeWorldEnv(world_model) for _ in range(WORLDS)]
-    observations, _ = envs.reset(seed=SEEDS, options=told(OPTIONS))
+    observations, _ = envs.reset(seed=SEEDS, options=each_of(OPTIONS))
     alone = [env.reset(seed=seed, options=own)[0] for env, seed, own in zip(singles, SEEDS, OPTIONS)]
     np.testing.assert_array_equal(observations, alone)
     for number, held in enumerate(actions(envs.action_space, 5)):
@@ -101,7 +101,7 @@ def test_batch_invariant_worlds_are_single_ones_bit_by_bit(world_model):
 
 def test_one_batch_is_within_a_grey_level_of_single_worlds(world_model):
     envs = vector(world_model)
-    envs.reset(seed=SEEDS, options=told(OPTIONS))
+    envs.reset(seed=SEEDS, options=each_of(OPTIONS))
     (held,) = actions(envs.action_space, 1)
     frames = envs.step(held)[4]["frames"]
     for i, (seed, own) in enumerate(zip(SEEDS, OPTIONS)):
@@ -114,7 +114,7 @@ def test_street_in_one_batch_is_within_a_grey_level_of_single_worlds():
     model = WorldModel.load("street", device="cpu", dtype="float32")
     envs, seeds = vector(model, 3), [1, 2, 3]
     events = [{"events": "a UFO flies by"}, None, {"events": "a heavy rainstorm begins"}]
-    envs.reset(seed=seeds, options=told(events))
+    envs.reset(seed=seeds, options=each_of(events))
     held = [10, 0, 37]
     frames = envs.step(held)[4]["frames"]
     for i in range(3):
@@ -207,7 +207,7 @@ def test_models_that_hold_all_history_run_at_different_ages(original_release):
 
 def test_states_of_slots_and_single_environments_are_exchanged(world_model):
     envs, env = vector(world_model, batch_invariant=True), YumeWorldEnv(world_model)
-    envs.reset(seed=SEEDS, options=told(OPTIONS))
+    envs.reset(seed=SEEDS, options=each_of(OPTIONS))
     envs.step([1, 2, 3, 4])
     saved = pickle.dumps(envs.get_state(2))
     assert len(saved) < 2 * len(pickle.dumps(envs.get_state(0)))
@@ -250,7 +250,7 @@ def test_what_fails_changes_nothing(world_model, monkeypatch):
     for call in (
         lambda: envs.step([1, 2, 3, 81]),
         lambda: envs.step([1, 2]),
-        lambda: envs.reset(seed=1, options=told([{}, {}, {}, {"text": ""}])),
+        lambda: envs.reset(seed=1, options=each_of([{}, {}, {}, {"text": ""}])),
         lambda: envs.reset(seed=[1, 2]),
         lambda: envs.set_state(1, "state"),
         lambda: envs.fork(0, [1, 9]),

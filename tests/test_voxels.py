@@ -68,7 +68,8 @@ def street_of(config: ModelConfig) -> StreetSimulator:
 
 
 def errors_of(places: Places, config: ModelConfig) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of the distances of things in a few other views: metres, and shares of the truth; and how often sky is told from town."""
+    """Of the distances of solid things in a few other views: metres, and relative to the truth; and how often sky is told
+    from town."""
     street, rng, metres, shares, right = street_of(config), np.random.default_rng(99), [], [], []
     rows, columns, eye = config.height, config.width, config.camera.eye_height
     focal = config.camera.focal(columns)

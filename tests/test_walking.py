@@ -1,4 +1,4 @@
-"""Where one can walk in a town that is known by heart, against closed forms and a slow loop."""
+"""Where one can walk in a memorised town, against closed forms and a reference loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guide: pictures moved as commanded, against projections done by hand."""
+"""The warped-frame prior: pictures reprojected as commanded, against projections done by hand."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_wall_grows_and_shrinks_by_its_distance(step):
     assert bool(valid[0].any()) == (step > 0)  # walking back, the wall's surroundings come into view
 
 
-def test_what_stands_behind_something_is_unknown_and_the_nearer_thing_wins():
+def test_occluded_points_are_invisible_and_the_nearer_ones_win():
     """A post one metre away before a wall at ten: a step to the right moves the post to the left and bares the wall behind it."""
     picture, inverse = -torch.ones(1, 3, HEIGHT, WIDTH), wall(10.0)
     post = slice(44, 52)
@@ -171,7 +171,7 @@ def test_worlds_and_views_are_warped_each_by_its_own_command():
 
 
 @torch.no_grad()
-def test_the_guide_of_a_block_is_the_encoded_warp_at_the_networks_distances(config, make_vae, make_videos):
+def test_the_prior_of_a_block_is_the_encoded_warp_at_the_networks_distances(config, make_vae, make_videos):
     torch.manual_seed(0)
     vae, depth = make_vae(config), DepthNet(4, config.camera)
     picture, frames = make_videos(config, 1, 1)[:, :, 0], config.frames_per_block
@@ -192,8 +192,8 @@ def test_the_guide_of_a_block_is_the_encoded_warp_at_the_networks_distances(conf
 
 
 @torch.no_grad()
-def test_what_the_autoencoder_loses_is_put_back_where_the_guide_was_followed(config, make_vae, make_videos):
-    """Where latents are the guide's, the pictures are the warped ones themselves; the further they are off, the less so."""
+def test_the_residual_of_the_autoencoder_is_added_where_the_prior_was_followed(config, make_vae, make_videos):
+    """Where latents are the prior's, the pictures are the warped ones themselves; the further they are off, the less so."""
     torch.manual_seed(0)
     vae, depth = make_vae(config), DepthNet(4, config.camera)
     picture, frames = make_videos(config, 2, 1)[:, :, 0], config.frames_per_block
@@ -205,7 +205,7 @@ def test_what_the_autoencoder_loses_is_put_back_where_the_guide_was_followed(con
     everywhere = (seen == 1).expand_as(warped)
     put_back = guide.restored(shown, guide.latents)
     torch.testing.assert_close(put_back[everywhere], warped[everywhere], atol=1e-5, rtol=0)
-    assert torch.equal(put_back[~everywhere], shown[~everywhere])  # nothing was seen there, nothing is known to be lost
+    assert torch.equal(put_back[~everywhere], shown[~everywhere])  # nothing was visible there, so there is no residual
     assert (shown - warped)[everywhere].square().mean() > 1e-3  # it was worth it
     off = torch.full_like(guide.latents, 0.4)  # mean square 0.16
     expected = (shown + math.exp(-0.16 / UNLIKE**2) * guide.detail).clamp(-1, 1)
@@ -214,8 +214,8 @@ def test_what_the_autoencoder_loses_is_put_back_where_the_guide_was_followed(con
 
 
 @torch.no_grad()
-def test_detail_is_put_back_place_by_place(config):
-    """Of two worlds one leaves the guide, and only in the right half of its picture."""
+def test_the_residual_is_added_point_by_point(config):
+    """Of two worlds one leaves the prior, and only in the right half of its picture."""
     torch.manual_seed(0)
     frames, size = config.frames_per_block, (config.height, config.width)
     latents = torch.randn(2, config.dit.latent_channels, config.block_latents, *config.latent_size)
@@ -233,8 +233,8 @@ def test_detail_is_put_back_place_by_place(config):
 
 
 @torch.no_grad()
-def test_what_was_in_doubt_weighs_less(config, make_vae, make_videos):
-    """The guide is the same one, but where the picture was doubted it counts as the fusion of two estimates does."""
+def test_uncertain_pictures_weigh_less(config, make_vae, make_videos):
+    """The warped frame is the same, but where the picture was uncertain it counts as the fusion of two estimates does."""
     torch.manual_seed(0)
     vae, depth = make_vae(config), DepthNet(4, config.camera)
     picture, frames = make_videos(config, 1, 1)[:, :, 0], config.frames_per_block
@@ -242,7 +242,7 @@ def test_what_was_in_doubt_weighs_less(config, make_vae, make_videos):
     views = (still, still, turn, torch.zeros(1, frames), torch.zeros(1, frames, 2))
     _, seen = warp(picture, depth(picture, still), *views, config.camera)
     sure = guide_block(depth, vae, picture, *views)
-    torch.testing.assert_close(sure.doubt, 1 - seen[:, :, -1] * (1 - WEAR))  # new places are doubted altogether
+    torch.testing.assert_close(sure.doubt, 1 - seen[:, :, -1] * (1 - WEAR))  # new points have the largest variance
     for doubt in (0.0, 0.5):
         guide = guide_block(depth, vae, picture, *views, doubt=torch.full((1, 1, 32, 48), doubt))
         torch.testing.assert_close(guide.latents, sure.latents, atol=1e-5, rtol=0)
@@ -257,8 +257,8 @@ def test_what_was_in_doubt_weighs_less(config, make_vae, make_videos):
 
 
 @torch.no_grad()
-def test_trust_lowers_the_validity_of_all_that_a_world_saw(config, make_vae, make_videos):
-    """Of the last picture and of a recalled one, in its own world alone; the guide itself is the same one."""
+def test_confidence_lowers_the_validity_of_earlier_pictures(config, make_vae, make_videos):
+    """Of the last picture and of a retrieved one, in its own world alone; the warped frame itself is the same one."""
     torch.manual_seed(0)
     vae, depth = make_vae(config), DepthNet(4, config.camera)
     picture, old, frames = *make_videos(config, 4, 1)[:, :, 0].split(2), config.frames_per_block
@@ -278,8 +278,8 @@ def test_trust_lowers_the_validity_of_all_that_a_world_saw(config, make_vae, mak
 
 
 @torch.no_grad()
-def test_doubt_stops_growing_where_one_looks_on(config, make_vae, make_videos):
-    """Block after block the same view: as much doubt is added as the second estimate takes away."""
+def test_variance_stops_growing_where_the_view_stays(config, make_vae, make_videos):
+    """Block after block the same view: the process noise equals what the second estimate takes away."""
     torch.manual_seed(0)
     vae, depth = make_vae(config), DepthNet(4, config.camera)
     picture, frames = make_videos(config, 1, 1)[:, :, 0], config.frames_per_block
@@ -290,5 +290,5 @@ def test_doubt_stops_growing_where_one_looks_on(config, make_vae, make_videos):
         grown, before = float(doubt.mean()) - before, float(doubt.mean())
         assert grown > -1e-6
     assert grown < 1e-4
-    end = (WEAR + math.sqrt(WEAR**2 + 4 * WEAR)) / 2  # doubt = doubt / (1 + doubt) + WEAR
+    end = (WEAR + math.sqrt(WEAR**2 + 4 * WEAR)) / 2  # variance = variance / (1 + variance) + WEAR
     torch.testing.assert_close(doubt, torch.full_like(doubt, end), atol=1e-3, rtol=0)

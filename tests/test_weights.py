@@ -53,7 +53,7 @@ def test_what_was_saved_is_loaded(weights_folder, config, make_dit, make_vae):
     assert model.starts.shape == (3, config.height, config.width, 3)
 
 
-def test_the_manifest_lists_every_file_and_the_facts(weights_folder):
+def test_the_manifest_lists_every_file_and_the_metadata(weights_folder):
     manifest = read_manifest(weights_folder)
     assert manifest["made"] == "random weights for tests"
     assert set(manifest["files"]) == set(FILES) == {path.name for path in weights_folder.iterdir()} - {"manifest.json"}

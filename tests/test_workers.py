@@ -175,16 +175,16 @@ def test_ctrl_c_ends_all_workers(weights_folder):
     [([0], 2, 2), ([1], 2, 2), ([3], 2, 1), ([9], 2, 1), ([2], 8, 2), ([0], 1, 1), ([3, 0, 0], 4, 1)],
 )
 def test_cores_that_others_keep_busy_are_left_to_them(busy, wanted, threads):
-    looks = iter([*busy, *busy[-1:] * 9])
-    monitor = CoreMonitor(lambda: next(looks), cores=4, rate=1e9)
+    polls = iter([*busy, *busy[-1:] * 9])
+    monitor = CoreMonitor(lambda: next(polls), cores=4, rate=1e9)
     assert monitor.threads(wanted) == threads
     assert [monitor.threads(4) for _ in range(3)][-1] == max(1, 4 - busy[-1])
 
 
-def test_looks_are_few_and_threads_are_given_back(monkeypatch):
-    looks: list[int] = []
+def test_polls_are_few_and_threads_are_given_back(monkeypatch):
+    polls: list[int] = []
     before = torch.get_num_threads()
-    monitor = CoreMonitor(lambda: looks.append(1) or 1, cores=2, rate=0.001)
+    monitor = CoreMonitor(lambda: polls.append(1) or 1, cores=2, rate=0.001)
     try:
         torch.set_num_threads(2)
         for _ in range(5):
@@ -196,7 +196,7 @@ def test_looks_are_few_and_threads_are_given_back(monkeypatch):
             assert number == 2
     finally:
         torch.set_num_threads(before)
-    assert looks == [1]
+    assert polls == [1]
 
 
 def test_a_busy_neighbour_is_seen():

@@ -34,7 +34,7 @@ from train.evaluation.sheet import to_pictures
 from train.evaluation.store import Store
 from train.evaluation.walks import sharpness
 from train.export import load_ema
-from train.foundation import Settings, train
+from train.foundation import Initial, Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import baselines, flow
 from world_model.config import ModelConfig, Tiers, get_preset
@@ -228,7 +228,7 @@ class Ablation:
             vae, _ = load_vae(config, self.vae_folder)
             dit, parts = take_over(config, self.weights["initial"], self.corpus, vae, seed)
             save_weights(start, config, {"dit.safetensors": dit.state_dict()}, parts)
-        train(config, self.data, self.vae_folder, run, replace(settings, seed=seed), self.steps, None, start)
+        train(config, self.data, self.vae_folder, run, replace(settings, seed=seed), self.steps, None, Initial(start))
         average, metadata = load_ema(config, run)
         if metadata["steps"] != self.steps:
             raise RuntimeError(f"{run} is at step {metadata['steps']} of {self.steps}: run the same command again")

@@ -128,7 +128,7 @@ def train(config: ModelConfig, out: Path, settings: Settings, steps: int, minute
     net = DepthNet(scene.depth, config.camera)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4)
     run = Run("depth", config, settings, out, {"depth": net}, [optimizer], {"depth": settings.ema})
-    average: DepthNet = run.ema["depth"].module  # type: ignore[assignment]
+    average = run.averaged("depth", DepthNet)
     losses: list[float] = []
     for step in run.steps(steps, minutes):
         pictures, pitch, truth = views.draw(settings.batch, settings.seed, "views", step)

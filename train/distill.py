@@ -176,6 +176,38 @@ def _update(run: Run, which: int, model: nn.Module, losses: Iterable[Tensor], mi
     return total
 
 
+def _check_warmup(settings: Settings, steps: int) -> None:
+    """Raises ValueError for a run that ends before the generator's first update."""
+    first = -(-settings.critic_warmup // settings.generator_every) * settings.generator_every
+    if 0 < steps <= first:
+        raise ValueError(
+            f"the generator first learns after {first} steps (--critic-warmup {settings.critic_warmup}, --generator-every "
+            f"{settings.generator_every}), but --steps is {steps}: make the warm-up shorter"
+        )
+
+
+def _step(
+    run: Run, distillers: list[Distiller], student: DiT, critic: DiT, number: int, learn: bool
+) -> dict[str, float]:
+    """With `learn` an update of the generator, then in any case one of the critic, on the same rollouts. Returns both losses."""
+    losses: dict[str, float] = {}
+    rollouts: list[tuple[Batch, Motion, Tensor]] = []
+
+    def generator_losses() -> Iterator[Tensor]:
+        for distiller in distillers:
+            rollouts.append(distiller.rollout(student, number, True))
+            yield distiller.generator_loss(critic, *rollouts[-1], number)
+
+    if learn:
+        losses["generator"] = _update(run, 0, student, generator_losses(), len(distillers))
+        run.average("dit")
+    else:
+        rollouts += [distiller.rollout(student, number, False) for distiller in distillers]
+    critic_losses = (d.critic_loss(critic, *rollout, number) for d, rollout in zip(distillers, rollouts, strict=True))
+    losses["critic"] = _update(run, 1, critic, critic_losses, len(distillers))
+    return losses
+
+
 def train(
     config: ModelConfig,
     data: Path,
@@ -187,12 +219,7 @@ def train(
     minutes: float | None,
 ) -> None:
     """Distils the foundation weights in `initial`. Raises ValueError for a run that ends before the generator's first update."""
-    first = -(-settings.critic_warmup // settings.generator_every) * settings.generator_every
-    if 0 < steps <= first:
-        raise ValueError(
-            f"the generator first learns after {first} steps (--critic-warmup {settings.critic_warmup}, --generator-every "
-            f"{settings.generator_every}), but --steps is {steps}: make the warm-up shorter"
-        )
+    _check_warmup(settings, steps)
     torch.manual_seed(settings.seed)
     student = initial_dit(config, initial)
     critic = copy.deepcopy(student)
@@ -211,31 +238,17 @@ def train(
     models: dict[str, nn.Module] = {"dit": student, "critic": critic}
     pools = {name: distiller.pool for name, distiller in distillers.items()}
     run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema}, pools, frozen=[real])
-    average: DiT = run.ema["dit"].module  # type: ignore[assignment]
-    own = list(distillers.values())
+    average = run.averaged("dit", DiT)
     losses: dict[str, list[float]] = {"generator": [], "critic": []}
     for step in run.steps(steps, minutes):
         learn = step >= settings.critic_warmup and step % settings.generator_every == 0
-        dreamt: list[tuple[Distiller, tuple[Batch, Motion, Tensor]]] = []
-
-        def generator_losses(step: int = step, dreamt: list = dreamt) -> Iterator[Tensor]:
-            for distiller in own:
-                dream = distiller.rollout(student, step, True)
-                dreamt.append((distiller, dream))
-                yield distiller.generator_loss(critic, *dream, step)
-
-        if learn:
-            losses["generator"].append(_update(run, 0, student, generator_losses(), len(own)))
-            run.average("dit")
-        else:
-            dreamt += [(distiller, distiller.rollout(student, step, False)) for distiller in own]
-        critic_losses = (distiller.critic_loss(critic, *dream, step) for distiller, dream in dreamt)
-        losses["critic"].append(_update(run, 1, critic, critic_losses, len(own)))
+        for name, loss in _step(run, list(distillers.values()), student, critic, step, learn).items():
+            losses[name].append(loss)
         if step % 50 == 49:
             recent = {name: float(np.mean(values[-50:])) for name, values in losses.items() if values}
             run.log(dict(zip(recent, mean_over_processes(list(recent.values())))))
         if step % 300 == 299:
-            evaluate(run, average, vae, corpus, conditioning, f"distill_{step + 1:06d}")  # type: ignore[arg-type]
+            evaluate(run, average, vae, corpus, conditioning, f"distill_{step + 1:06d}")
             run.save()
     run.finish()
 

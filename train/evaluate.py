@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ class Evaluation:
             records = [
                 self.store.arrays(
                     f"{name}_{world.name}_{n:02d}",
-                    lambda t=trial, w=world: measure_walk(w, street, self.judge, t, flow_every=s.flow_every),  # type: ignore[misc]
+                    partial(measure_walk, world, street, self.judge, trial, flow_every=s.flow_every),
                 )
                 for n, trial in enumerate(trials)
             ]

@@ -262,12 +262,7 @@ def train(
     known = None if before is None else known_in(before, config)
     street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
     words = learn_words(events, config, street, settings.captions, settings.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / PAIRS).exists():
-        pairs = render_pairs(config, places, vae, settings, known.kinds if known else 0)
-        save_file(pairs, out / "new.safetensors")
-        (out / "new.safetensors").rename(out / PAIRS)
-    pairs = load_file(out / PAIRS)
+    pairs = _pairs(config, places, vae, settings, out, known.kinds if known else 0)
     learn_path(events, pairs)
     learn_extent(events, pairs)
     learn_lanes(events, pairs)
@@ -276,7 +271,7 @@ def train(
     learnt = [events.mixtures, events.sides, events.looks, *events.light.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-3)
     run = Run("events", config, settings, out, {"events": events}, [optimizer], {"events": settings.ema})
-    average: Events = run.ema["events"].module  # type: ignore[assignment]
+    average = run.averaged("events", Events)
     average.kind.load_state_dict(events.kind.state_dict())
     for kept, own in zip(average.buffers(), events.buffers(), strict=True):
         kept.copy_(own)
@@ -307,11 +302,27 @@ def train(
     run.finish()
     figures, rows = errors(average, pairs)
     run.sheet("events", rows)
-    save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
-    if known:
-        figures = known.with_painted(figures)
-    facts = {"steps": run.progress.step, **{k: round(v, 4) for k, v in {**words, **figures}.items()}}
-    (out / "events.json").write_text(json.dumps({**json.loads(config.to_json()), "events_training": facts}, indent=1))
+    _write(out, config, average, run.progress.step, {**words, **(known.with_painted(figures) if known else figures)})
+
+
+def _pairs(
+    config: ModelConfig, places: Places, vae: VideoVAE, settings: Settings, out: Path, first: int
+) -> dict[str, Tensor]:
+    """`render_pairs` of kinds from number `first` on, which a run does once and keeps in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / PAIRS).exists():
+        save_file(render_pairs(config, places, vae, settings, first), out / "new.safetensors")
+        (out / "new.safetensors").rename(out / PAIRS)
+    return load_file(out / PAIRS)
+
+
+def _write(out: Path, config: ModelConfig, events: Events, steps: int, figures: dict[str, float]) -> None:
+    """events.safetensors and events.json."""
+    save_file({k: v.contiguous() for k, v in events.state_dict().items()}, out / WEIGHTS)
+    metadata = {"steps": steps, **{k: round(v, 4) for k, v in figures.items()}}
+    (out / "events.json").write_text(
+        json.dumps({**json.loads(config.to_json()), "events_training": metadata}, indent=1)
+    )
 
 
 def main() -> None:

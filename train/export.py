@@ -49,14 +49,14 @@ def export(
         raise ValueError(f"{config.name!r} reads texts with UMT5: --initial must name the weights that bring it")
     dit, training = load_ema(config, run)
     vae, fingerprint = load_vae(config, vae_folder)
-    tensors = {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}  # type: ignore[attr-defined]
+    tensors = {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}
     conditioning = open_conditioning(config, run if data is None else data, initial)
     if config.action.kind == "first_person" and not config.text.joined:
         tensors["text.safetensors"] = {"actions": conditioning.actions}
     figures: dict[str, float] = {}
     out.mkdir(parents=True, exist_ok=True)
     if data is not None:
-        corpus = open_corpus(config, data, vae.to(own_device()))  # type: ignore[attr-defined]
+        corpus = open_corpus(config, data, vae.to(own_device()))
         figures = _measure(dit, vae, corpus, conditioning, blocks)
         _save_starts(corpus, out)
     if config.text.kind == "umt5" and initial is not None:
@@ -102,7 +102,8 @@ def load_ema(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -> tu
         )
     average = AveragedModel(DiT(config))
     loop.load_checkpoint_ema(checkpoint, average, replaced)
-    return average.module, run_metadata(run)  # type: ignore[return-value]
+    assert isinstance(average.module, DiT)
+    return average.module, run_metadata(run)
 
 
 def config_of(run: Path) -> ModelConfig:

@@ -117,7 +117,7 @@ def train(
         load_network(finder, initial, WEIGHTS, missing, "the finder", lambda state: grown(state, finder))
     optimizer = torch.optim.AdamW(finder.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-2)
     run = Run("finder", config, settings, out, {"finder": finder}, [optimizer], {"finder": settings.ema})
-    average: Finder = run.ema["finder"].module  # type: ignore[assignment]
+    average = run.averaged("finder", Finder)
     losses: list[float] = []
     for step in run.steps(steps, minutes):
         drawn, walked = (

@@ -131,9 +131,13 @@ class Trainer:
     """One optimisation step of the foundation stage."""
 
     def __init__(
-        self, config: ModelConfig, corpus: Corpus, vae: VideoVAE, settings: Settings,
+        self,
+        config: ModelConfig,
+        corpus: Corpus,
+        vae: VideoVAE,
+        settings: Settings,
         conditioning: Conditioning | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
         self.conditioning = conditioning or build_conditioning(config)
         self.device = own_device()
@@ -173,11 +177,24 @@ class Trainer:
         return loss, reference
 
 
-def _begin(config: ModelConfig, initial: Path | None, given: dict[str, Path | None]) -> DiT:
-    """The network that training begins with; parts of its prior come from the runs that are `given`, the rest from `initial`."""
+@dataclass(frozen=True)
+class Initial:
+    """What training begins from. The runs give parts of the scene prior that the weights lack, or that were trained on since."""
+
+    weights: Path | None = None  # folder of weights to continue from, of as many layers or fewer
+    depth: Path | None = None  # run of train.depth
+    places: Path | None = None  # run of train.places
+    events: Path | None = None  # run of train.events
+
+
+def _begin(config: ModelConfig, initial: Initial) -> DiT:
+    """The network that training begins with."""
+    given: dict[str, Path | None] = vars(initial)
     known: dict[str, Callable[..., None]] = {"depth": load_depth, "places": load_places, "events": load_events}
-    own = [name for name in PARTS if given[name] or initial is None] if config.priors else []
-    dit = initial_dit(config, initial, [part_name(name) for name in own], partial(deepened, layers=config.dit.layers))
+    own = [name for name in PARTS if given[name] or initial.weights is None] if config.priors else []
+    dit = initial_dit(
+        config, initial.weights, [part_name(name) for name in own], partial(deepened, layers=config.dit.layers)
+    )
     own = [name for name in own if part_of(dit, name) is not None]
     for name in own:
         known[name](part_of(dit, name), given[name])
@@ -192,23 +209,18 @@ def train(
     settings: Settings,
     steps: int,
     minutes: float | None,
-    initial: Path | None,
-    depth: Path | None = None,
-    places: Path | None = None,
-    events: Path | None = None,
+    initial: Initial | None = None,
 ) -> None:
-    """Trains until `steps` or `minutes`; `initial` is a folder of weights to continue from, of as many layers or fewer; `depth`,
-    `places` and `events` are runs of train.depth, train.places and train.events, for what it does not bring or what went on since.
-    """
+    """Trains until `steps` or `minutes`, from fresh weights if no `initial` ones are given."""
     torch.manual_seed(settings.seed)
-    given = {"depth": depth, "places": places, "events": events}
-    dit = _begin(config, initial, given)
+    initial = initial or Initial()
+    dit = _begin(config, initial)
     vae, _ = load_vae(config, vae_folder, str(own_device()))
     corpus = open_corpus(config, data, vae)
     scene = scene_prior(dit)
-    if initial is None and scene is not None:
+    if initial.weights is None and scene is not None:
         scene.deviation.copy_(corpus.prior_deviation(scene, load_vae(config, vae_folder)[0]))
-    conditioning, blind = open_conditioning(config, data, initial), vae if config.priors else LatentsOnly(vae)
+    conditioning, blind = open_conditioning(config, data, initial.weights), vae if config.priors else LatentsOnly(vae)
     trainers = {
         name: Trainer(config, corpus, blind, own, conditioning)
         for name, own in settings_by_micro_batch(settings).items()
@@ -216,7 +228,7 @@ def train(
     both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
     pools = {name: trainer.pool for name, trainer in trainers.items()}
     run = Run("foundation", config, settings, out, {"dit": dit}, both, {"dit": settings.ema}, pools)
-    average: DiT = run.ema["dit"].module  # type: ignore[assignment]
+    average = run.averaged("dit", DiT)
     losses: list[np.ndarray] = []
     for step in run.steps(steps, minutes):
         parts = []
@@ -237,7 +249,7 @@ def train(
             mean, untrained = mean_over_processes(np.mean(losses[-25:], axis=0).tolist())
             run.log({"loss": mean, "explained": 1 - mean / untrained})
         if step % 1000 == 999:
-            evaluate(run, average, vae, corpus, conditioning, f"foundation_{step + 1:06d}")  # type: ignore[arg-type]
+            evaluate(run, average, vae, corpus, conditioning, f"foundation_{step + 1:06d}")
         if step % 250 == 249:
             run.save()
     run.finish()
@@ -251,7 +263,8 @@ def main() -> None:
     )  # fmt: skip
     offered = ("initial", "depth", "places", "events", "captions", "baseline")
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered)
-    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, a.initial, a.depth, a.places, a.events)
+    initial = Initial(a.initial, a.depth, a.places, a.events)
+    train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, initial)
 
 
 if __name__ == "__main__":

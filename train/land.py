@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ from train.street.routes import open_start
 from train.street.scene import part_name, part_of
 from train.street.walks import known_street
 from world_model.config import ModelConfig, get_preset
+from world_model.dit import DiT
 from world_model.priors.config import events_of, places_of
 from world_model.text import Conditioning
 from world_model.weights import read_manifest, save_weights
@@ -62,79 +65,99 @@ def outgrown(config: ModelConfig, run: Path) -> list[str]:
     return [name for name, of in (("places", places_of), ("events", events_of)) if of(began) != of(config)]
 
 
+@dataclass(frozen=True)
+class Network:
+    """Where the DiT comes from."""
+
+    run: Path  # of train.foundation or train.distill
+    before: Sequence[Path] = ()  # earlier runs that this one continued, oldest first
+    initial: Path | None = None  # weights that the first of these runs began from: their metadata comes first
+    interpolation: float = 1.0  # of the run's weights; the rest are those of the last run before it
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Runs of the stages that train parts of the scene prior. None: as in the DiT's run, for the finder as in `initial`."""
+
+    depth: Path | None = None
+    places: Path | None = None
+    events: Path | None = None
+    finder: Path | None = None  # relocalisation, which models with a scene field of a town need
+
+
 def export_with_priors(
-    config: ModelConfig,
-    run: Path,
-    vae_folder: Path,
-    data: Path,
-    out: Path,
-    before: list[Path],
-    depth: Path | None = None,
-    places: Path | None = None,
-    finder: Path | None = None,
-    events: Path | None = None,
-    initial: Path | None = None,
-    interpolation: float = 1.0,
+    config: ModelConfig, network: Network, vae_folder: Path, data: Path, out: Path, parts: Parts | None = None
 ) -> dict[str, float]:
     """Writes the folder; returns its evaluation.
 
-    With `interpolation` below 1 the DiT's weights lie between those of the run before this one (0) and this one's (1): distillation
-    sharpens, and overshoots, while what lies between a network and its fine-tuned self is often better than both (Wortsman et al.
-    2022, arXiv:2109.01903).
-
-    `initial` are the weights that the first of these runs began from: what they say of their making comes first, and their finder
-    is taken over unless another is given.
-
-    `before` are earlier runs that this one continued, oldest first; `depth`, `places` and `events` are runs of those stages
-    that went on since. `finder` is a run of train.finder, for a model that knows a town.
+    Raises ValueError where the config has changed since the run began and a part is not given, or where a finder is missing or
+    superfluous.
     """
+    initial, given = network.initial, parts or Parts()
     earlier = read_manifest(initial) if initial is not None else {}
-    if finder is None and initial is not None and (initial / FINDER).is_file():
-        finder = initial
-    if (finder is None) != (places_of(config) is None):
-        raise ValueError(f"{config.name}: --finder is needed by models that know a town, and by no others")
-    parts = {"depth": depth, "places": places, "events": events, "finder": finder}
-    for name in outgrown(config, run):
-        if parts[name] is None:
-            raise ValueError(f"{run} knows other {name} than {config.name}: pass --{name}, a run of train.{name}")
-    replaced = [part_name(name) for name, folder in parts.items() if folder is not None]
-    dit, training = load_ema(config, run, replaced)
-    if interpolation != 1:
-        if not before or not 0 <= interpolation < 1:
-            raise ValueError(
-                f"--interpolation {interpolation} must be from 0 to 1, and --before name the run that the rest is of"
-            )
-        earlier_dit = load_ema(config, before[-1], replaced)[0]
-        for parameter, other in zip(dit.parameters(), earlier_dit.parameters(), strict=True):
-            parameter.data.lerp_(other.data, 1 - interpolation)
-        training["share"] = interpolation
-    for name, load in (("depth", load_depth), ("places", load_places), ("events", load_events)):
-        folder, part = parts[name], part_of(dit, name)
-        if folder is not None and part is not None:
-            load(part, folder)
+    if given.finder is None and initial is not None and (initial / FINDER).is_file():
+        given = replace(given, finder=initial)
+    folders: dict[str, Path | None] = vars(given)
+    _check_parts(config, network.run, folders)
+    dit, training = _load_network(config, network, folders)
     vae, _ = load_vae(config, vae_folder)
     corpus = Corpus(config, data)
     conditioning = Conditioning(config.text)
-    figures = held_out_psnr(dit.eval(), vae, corpus, conditioning)[0]  # type: ignore[arg-type]
+    figures = held_out_psnr(dit.eval(), vae, corpus, conditioning)[0]
     out.mkdir(parents=True, exist_ok=True)
     pictures, poses = starting_pictures(config)
     Image.fromarray(pictures).save(out / "starts.png", optimize=True)
-    stages = [run_metadata(folder) for folder in before]
     metadata = {
         "autoencoder": json.loads((vae_folder / "vae.json").read_text())["vae_training"],
-        **{stage: _stage_metadata(run, stage, earlier) for stage, run in parts.items()},
-        "training": [*earlier.get("training", []), *stages, training],
+        **{stage: _stage_metadata(run, stage, earlier) for stage, run in folders.items()},
+        "training": [*earlier.get("training", []), *(run_metadata(folder) for folder in network.before), training],
         "evaluation": {"walks": HELD_OUT, **{k: round(v, 2) for k, v in figures.items()}},
     }
     tensors = {
-        "dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict(),  # type: ignore[attr-defined]
+        "dit.safetensors": dit.state_dict(),
+        "vae.safetensors": vae.state_dict(),
         "text.safetensors": {"actions": conditioning.actions},
-    }  # fmt: skip
-    if finder is not None:
-        tensors["finder.safetensors"] = load_file(finder / FINDER)
+    }
+    if given.finder is not None:
+        tensors["finder.safetensors"] = load_file(given.finder / FINDER)
         (out / "starts.json").write_text(json.dumps(poses) + "\n")
     save_weights(out, config, tensors, metadata)
     return figures
+
+
+def _check_parts(config: ModelConfig, run: Path, folders: dict[str, Path | None]) -> None:
+    """ValueError where a part that the export needs is not given."""
+    if (folders["finder"] is None) != (places_of(config) is None):
+        raise ValueError(f"{config.name}: --finder is needed by models that know a town, and by no others")
+    for name in outgrown(config, run):
+        if folders[name] is None:
+            raise ValueError(f"{run} knows other {name} than {config.name}: pass --{name}, a run of train.{name}")
+
+
+def _load_network(config: ModelConfig, network: Network, folders: dict[str, Path | None]) -> tuple[DiT, dict]:
+    """The averaged DiT with the parts of `folders` put in, and the metadata of its run.
+
+    With `interpolation` below 1 its weights lie between those of the run before (0) and its own (1): distillation sharpens, and
+    overshoots, while what lies between a network and its fine-tuned self is often better than both (Wortsman et al. 2022,
+    arXiv:2109.01903).
+    """
+    replaced = [part_name(name) for name, folder in folders.items() if folder is not None]
+    dit, training = load_ema(config, network.run, replaced)
+    share = network.interpolation
+    if share != 1:
+        if not network.before or not 0 <= share < 1:
+            raise ValueError(
+                f"--interpolation {share} must be from 0 to 1, and --before name the run that the rest is of"
+            )
+        earlier = load_ema(config, network.before[-1], replaced)[0]
+        for parameter, other in zip(dit.parameters(), earlier.parameters(), strict=True):
+            parameter.data.lerp_(other.data, 1 - share)
+        training["share"] = share
+    for name, load in (("depth", load_depth), ("places", load_places), ("events", load_events)):
+        folder, part = folders[name], part_of(dit, name)
+        if folder is not None and part is not None:
+            load(part, folder)
+    return dit, training
 
 
 def _stage_metadata(run: Path | None, stage: str, earlier: dict) -> dict:
@@ -171,10 +194,9 @@ def main() -> None:
     parser.add_argument("--finder", type=Path, help="run folder of train.finder, for a model that knows a town")
     arguments = parser.parse_args()
     config = get_preset(arguments.model)
-    figures = export_with_priors(
-        config, arguments.run, arguments.vae, arguments.data, arguments.out, arguments.before, arguments.depth,
-        arguments.places, arguments.finder, arguments.events, arguments.initial, arguments.interpolation,
-    )  # fmt: skip
+    network = Network(arguments.run, arguments.before, arguments.initial, arguments.interpolation)
+    parts = Parts(arguments.depth, arguments.places, arguments.events, arguments.finder)
+    figures = export_with_priors(config, network, arguments.vae, arguments.data, arguments.out, parts)
     print("\n".join(f"{name:24} {value:6.2f}" for name, value in figures.items()))
 
 

@@ -40,7 +40,7 @@ from world_model.picture_heads import (
     autoencoder_of,
     encode_text,
     save_picture_head,
-)  # fmt: skip
+)
 from world_model.priors.config import places_of
 from world_model.rollout import generator
 from world_model.weights import find_weights, list_files
@@ -90,7 +90,7 @@ class Encoder:
         return torch.cat(found)
 
 
-def learn(head: PictureHead, count: int, loss_of, settings: Settings, name: str) -> None:  # type: ignore[no-untyped-def]
+def learn(head: PictureHead, count: int, loss_of, settings: Settings, name: str) -> None:
     """Descends `loss_of(numbers of a batch)` out of `count` items."""
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=settings.steps, pct_start=0.1)

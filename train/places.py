@@ -158,49 +158,25 @@ def train(
 ) -> None:
     """Trains until `steps` or `minutes`, from the weights of the run `before` if given, evaluates and writes the weights."""
     torch.manual_seed(settings.seed)
-    known = places_of(config)
-    if known is None:
+    if places_of(config) is None:
         raise ValueError(f"{config.name} learns no places: its scene prior has none")
     vae, _ = load_vae(config, vae_folder)
     corpus = open_corpus(config, data, vae)
     if len(corpus.towns) > 1:
         raise ValueError(f"{data} holds walks of several towns: learn one after the other")
     (town,) = corpus.towns
-    places = Places(known, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
-    if before is not None:
-        load_places(places, before)
-    elif town:
+    if town and before is None:
         raise ValueError(f"{data} holds walks of town number {town}: pass --places that know the first")
+    places = _begin(config, before)
     if not (out / "checkpoint").exists():
         learn_map(places, config, settings, town)
         learn_views(places, config, settings.seed, town, settings.candidates, settings.captions)
-    tables = list(places.tables)
-    rest = [p for name, p in places.named_parameters() if not name.startswith("tables")]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Adam(tables, lr=settings.table_lr, betas=(0.9, 0.99), eps=1e-12)
-    ]
-    if not town:
-        optimizers.append(torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4))
-    for parameter in rest:
-        parameter.requires_grad_(not town)
+    optimizers = _optimizers(places, settings, town)
     run = Run("places", config, settings, out, {"places": places}, optimizers, {"places": settings.ema})
-    average: Places = run.ema["places"].module  # type: ignore[assignment]
-    rates, losses = [settings.table_lr, settings.lr], []
+    average = run.averaged("places", Places)
+    losses: list[float] = []
     for step in run.steps(steps, minutes):
-        stream = generator(settings.seed, "places", step)
-        walks = torch.randint(HELD_OUT, len(corpus), (settings.batch,), generator=stream).tolist()
-        numbers = torch.randint(1, corpus.blocks, (settings.batch,), generator=stream).tolist()
-        blocks = [(w, settled(corpus.info(w), b, corpus.blocks)) for w, b in zip(walks, numbers)]
-        found, truth = see(places, corpus, blocks, stream, settings)
-        loss = error_of(found, truth, settings.whole)
-        run.accelerator.backward(loss)
-        for optimizer, rate in zip(run.optimizers, rates):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * run.rate(steps, minutes, 50, 0.4, 0.03)
-            optimizer.step()
-            optimizer.zero_grad()
-        run.average("places")
-        losses.append(float(loss.detach()))
+        losses.append(_step(run, places, corpus, settings, step, run.rate(steps, minutes, 50, 0.4, 0.03)))
         if step % 100 == 99:
             run.log({"loss": float(np.mean(losses[-100:]))})
         if step % 500 == 499:
@@ -218,14 +194,56 @@ def train(
     run.sheet("places", rows)
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
     earlier = stage_metadata(before, "places") if before is not None else {}
-    measured = {k: round(v, 4) for k, v in {**figures, **words}.items()}
-    if town:
-        own = f"town {known.towns[town]}"
-        steps_before = earlier.get(own, {}).get("steps", 0)
-        facts = {**earlier, own: {"steps": run.progress.step + steps_before, **measured}}
-    else:
-        facts = {**earlier, "steps": run.progress.step + earlier.get("steps", 0), **measured}
-    (out / "places.json").write_text(json.dumps({**json.loads(config.to_json()), "places_training": facts}, indent=1))
+    metadata = _metadata(average, town, run.progress.step, {**figures, **words}, earlier)
+    (out / "places.json").write_text(
+        json.dumps({**json.loads(config.to_json()), "places_training": metadata}, indent=1)
+    )
+
+
+def _begin(config: ModelConfig, before: Path | None) -> Places:
+    """The network that training begins with: fresh, or with the weights of the run `before`."""
+    known = places_of(config)
+    assert known is not None
+    places = Places(known, config.camera, config.latent_size, config.dit.latent_channels, config.text.dim)
+    if before is not None:
+        load_places(places, before)
+    return places
+
+
+def _optimizers(places: Places, settings: Settings, town: int) -> list[torch.optim.Optimizer]:
+    """One of the hash tables and, in the first town only, one of all else, which further towns leave as it is."""
+    rest = [p for name, p in places.named_parameters() if not name.startswith("tables")]
+    for parameter in rest:
+        parameter.requires_grad_(not town)
+    tables = torch.optim.Adam(list(places.tables), lr=settings.table_lr, betas=(0.9, 0.99), eps=1e-12)
+    return [tables] if town else [tables, torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4)]
+
+
+def _step(run: Run, places: Places, corpus: Corpus, settings: Settings, number: int, rate: float) -> float:
+    """One update at the share `rate` of the learning rates; returns its loss."""
+    stream = generator(settings.seed, "places", number)
+    walks = torch.randint(HELD_OUT, len(corpus), (settings.batch,), generator=stream).tolist()
+    numbers = torch.randint(1, corpus.blocks, (settings.batch,), generator=stream).tolist()
+    blocks = [(w, settled(corpus.info(w), b, corpus.blocks)) for w, b in zip(walks, numbers)]
+    found, truth = see(places, corpus, blocks, stream, settings)
+    loss = error_of(found, truth, settings.whole)
+    run.accelerator.backward(loss)
+    for optimizer, lr in zip(run.optimizers, (settings.table_lr, settings.lr)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * rate
+        optimizer.step()
+        optimizer.zero_grad()
+    run.average("places")
+    return float(loss.detach())
+
+
+def _metadata(places: Places, town: int, steps: int, figures: dict[str, float], earlier: dict) -> dict:
+    """What a run did in `town`, added to the metadata of the run before it; a further town has an entry of its own."""
+    measured = {k: round(v, 4) for k, v in figures.items()}
+    if not town:
+        return {**earlier, "steps": steps + earlier.get("steps", 0), **measured}
+    own = f"town {places.config.towns[town]}"
+    return {**earlier, own: {"steps": steps + earlier.get(own, {}).get("steps", 0), **measured}}
 
 
 def learn_map(places: Places, config: ModelConfig, settings: Settings, town: int) -> None:

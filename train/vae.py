@@ -118,7 +118,7 @@ def train(
             _report(run, held_out, float(loss.detach()))
     _report(run, held_out, float("nan"))
     run.finish()
-    final: PatchVAE = run.ema["vae"].module  # type: ignore[assignment]
+    final = run.averaged("vae", PatchVAE)
     export(final, config, out, {"steps": run.progress.step, "psnr_held_out": round(_evaluate(final, held_out)[1], 2)})
 
 
@@ -147,7 +147,7 @@ def _evaluate(vae: PatchVAE, video: Tensor) -> tuple[Tensor, float]:
 
 
 def _report(run: Run, held_out: Tensor, loss: float) -> None:
-    decoded, figure = _evaluate(run.ema["vae"].module, held_out)  # type: ignore[arg-type]
+    decoded, figure = _evaluate(run.averaged("vae", PatchVAE), held_out)
     run.log({"loss": loss, "psnr_held_out": figure, "l1": float(F.l1_loss(decoded, held_out))})
     pairs = [list(to_pictures(clip)[::4]) for both in zip(held_out, decoded) for clip in both]
     run.sheet("vae", pairs)

@@ -79,7 +79,8 @@ class ActionSpec:
     def from_json(cls, values: dict[str, Any]) -> ActionSpec:
         """The inverse of `dataclasses.asdict`, of values that went through JSON. Raises ValueError for what is no such thing."""
         try:
-            return cls(**{name: v if isinstance(v, str) else tuple(v) for name, v in values.items()})  # type: ignore[arg-type]
+            fields: dict[str, Any] = {name: v if isinstance(v, str) else tuple(v) for name, v in values.items()}
+            return cls(**fields)
         except TypeError as error:
             raise ValueError(f"no description of an action space: {error}") from error
 

@@ -35,7 +35,7 @@ class ChannelAttention(nn.Module):
 
     def keys_values(self, z: Tensor) -> KeyValue:
         key, value = self.norm_k(self.k(z)).relu(), self.v(z)
-        return tuple(rearrange(t, "B L (H d) -> B H L d", H=self.heads) for t in (key, value))  # type: ignore[return-value]
+        return tuple(rearrange(t, "B L (H d) -> B H L d", H=self.heads) for t in (key, value))
 
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor], table: Tensor) -> Tensor:
         z = self.down(x)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 
-def check_whole(name: str, value: object, least: int | None = 0, most: int | None = None) -> int:
+def check_whole(name: str, value: Any, least: int | None = 0, most: int | None = None) -> int:
     """`value` as an int. TypeError for what is no whole number (bools are none), ValueError outside `least`..`most`."""
     wanted = "a whole number"
     if least is not None:
@@ -18,7 +18,7 @@ def check_whole(name: str, value: object, least: int | None = 0, most: int | Non
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be {wanted}; got {value!r}")
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be {wanted}; got {short(value)}") from None
     if (least is not None and number < least) or (most is not None and number > most):

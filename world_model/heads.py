@@ -13,7 +13,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -273,7 +273,7 @@ def load_heads(folder: Path, config: ModelConfig, device: torch.device | str = "
     return heads.eval().requires_grad_(False).to(device)
 
 
-def calibrated(heads: OutcomeHeads, **found: float | None) -> OutcomeHeads:
+def calibrated(heads: OutcomeHeads, **found: Any) -> OutcomeHeads:
     """The same heads, whose config says what was found. In place."""
-    heads.config = replace(heads.config, **found)  # type: ignore[arg-type]
+    heads.config = replace(heads.config, **found)
     return heads

@@ -83,7 +83,7 @@ class HistoryEmbedding(nn.Module):
             if self.empty is not None:
                 present = history.present[:, None, group.start : group.stop, None, None]
                 embedded = torch.where(present, embedded, self.empty[None, :, None, None, None])
-            grid: Grid = tuple(embedded.shape[2:])  # type: ignore[assignment]
+            grid: Grid = tuple(embedded.shape[2:])
             tokens.append(embedded.flatten(2).transpose(1, 2))
             part = slice(group.start, group.stop)
             relative = history.frame[:, part] - start[:, None]
@@ -124,7 +124,7 @@ class HistoryEmbedding(nn.Module):
         missing = -block.frames % depth
         latents = F.pad(block.latents.to(self.dtype), (0, 0, 0, 0, missing, 0))
         z = _padded(self.channel_embedding, latents)
-        grid: Grid = tuple(z.shape[2:])  # type: ignore[assignment]
+        grid: Grid = (z.shape[2], z.shape[3], z.shape[4])
         pad = (missing, 0)
         frame, yaw, pitch = (
             F.pad(v[:, None].double(), pad, mode="replicate")[:, 0] for v in (block.frame, block.yaw, block.pitch)
@@ -148,5 +148,5 @@ class HistoryEmbedding(nn.Module):
 
 def _padded(layer: nn.Module, latents: Tensor) -> Tensor:
     """Zero padding at the bottom and right to whole kernels, then the convolution."""
-    rows, columns = layer.kernel_size[-2:]  # type: ignore[index, misc]
+    rows, columns = layer.kernel_size[-2:]  # type: ignore[index]
     return layer(F.pad(latents, (0, -latents.shape[-1] % columns, 0, -latents.shape[-2] % rows)))

@@ -169,21 +169,24 @@ class ConvMLP(nn.Sequential):
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden) if conv else None
         if self.conv is not None:
             nn.init.dirac_(self.conv.weight, groups=hidden)
-            nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+            assert self.conv.bias is not None
+            nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor, grids: list[tuple[int, int, int]]) -> Tensor:  # type: ignore[override]
         x = self[0](x)
         if self.conv is not None and len(grids) == 1:
-            x = self._convolve(x, grids[0])
+            x = _convolve(self.conv, x, grids[0])
         elif self.conv is not None:
             parts = x.split([f * h * w for f, h, w in grids], dim=1)
-            x = torch.cat([self._convolve(part, grid) for part, grid in zip(parts, grids)], dim=1)
+            x = torch.cat([_convolve(self.conv, part, grid) for part, grid in zip(parts, grids)], dim=1)
         return self[2](self[1](x))
 
-    def _convolve(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        frames, rows, columns = grid
-        picture = rearrange(x, "B (F h w) D -> (B F) D h w", F=frames, h=rows, w=columns)
-        return rearrange(self.conv(picture), "(B F) D h w -> B (F h w) D", F=frames)  # type: ignore[misc]
+
+def _convolve(conv: nn.Conv2d, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """`conv` over the pictures of tokens [B, F h w, D] on a grid (F, h, w)."""
+    frames, rows, columns = grid
+    picture = rearrange(x, "B (F h w) D -> (B F) D h w", F=frames, h=rows, w=columns)
+    return rearrange(conv(picture), "(B F) D h w -> B (F h w) D", F=frames)
 
 
 # ---- ReLU linear attention (channel half of TSCM) ---------------------------------------------------------------------

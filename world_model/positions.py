@@ -36,7 +36,7 @@ class Positions:
             return self._centred(frame.clamp(min=-self._config.dit.max_age), rows, columns, ratio)
         return self._sphere(frame.clamp(min=-self._config.dit.max_age), yaw, pitch, rows, columns, ratio)
 
-    def _sphere(self, frame: Tensor, yaw: Tensor, pitch: Tensor, rows: int, columns: int, ratio: int) -> Tensor:
+    def _sphere(self, frame: Tensor, yaw: Tensor, pitch: Tensor, rows: int, columns: int, ratio: float) -> Tensor:
         c = self._config
         row_stride, column_stride = (c.vae.spatial_stride * p * ratio for p in c.dit.patch[1:])
         direction = view_directions(yaw, pitch, rows, columns, row_stride, column_stride, (c.height, c.width), c.camera)
@@ -48,7 +48,7 @@ class Positions:
         p = self._config.dit.patch
         ratio = kernel[1] / p[1]
         if self._config.dit.positions == "view_sphere":
-            return self._sphere(frame, yaw, pitch, grid[1], grid[2], ratio)  # type: ignore[arg-type]
+            return self._sphere(frame, yaw, pitch, grid[1], grid[2], ratio)
         return self._centred(frame, grid[1], grid[2], ratio)
 
     def _centred(self, frame: Tensor, rows: int, columns: int, ratio: float) -> Tensor:

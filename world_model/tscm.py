@@ -54,8 +54,9 @@ class History:
 
     def join(self, other: History) -> History:
         rest = (torch.cat(pair, dim=1) for pair in zip(self._rows, other._rows))
-        both = self.position is not None and other.position is not None
-        position = torch.cat([self.position, other.position], dim=1) if both else None  # type: ignore[list-item]
+        position = None
+        if self.position is not None and other.position is not None:
+            position = torch.cat([self.position, other.position], dim=1)
         return self._of(torch.cat([self.latents, other.latents], dim=2), rest, position)
 
     def repeat(self, times: int) -> History:

@@ -60,8 +60,8 @@ class CausalTime(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.mix = nn.Conv3d(channels, channels, (self.reach + 1, 1, 1))
-        nn.init.zeros_(self.mix.weight)
-        nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+        for parameter in self.mix.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the mixed frames and the frames to hand to the next call; without a past the first frame stands still before."""
@@ -102,11 +102,15 @@ class PatchVAE(nn.Module):
         """From latents' size to twice as fine, where each place says its pixels; the last layer starts at zero."""
         half = max(width // 2, 4)
         layers = nn.Sequential(
-            *(ResBlock(width) for _ in range(depth)), nn.Conv2d(width, 4 * half, 1), nn.PixelShuffle(2),
-            *(ResBlock(half) for _ in range(depth)), nn.ReLU(), nn.Conv2d(half, outputs, 3, padding=1),
-        )  # fmt: skip
-        nn.init.zeros_(layers[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
+            *(ResBlock(width) for _ in range(depth)),
+            nn.Conv2d(width, 4 * half, 1),
+            nn.PixelShuffle(2),
+            *(ResBlock(half) for _ in range(depth)),
+            nn.ReLU(),
+            nn.Conv2d(half, outputs, 3, padding=1),
+        )
+        for parameter in layers[-1].parameters():
+            nn.init.zeros_(parameter)
         return layers
 
     def _patches(self, video: Tensor) -> Tensor:
@@ -182,10 +186,11 @@ class PatchVAE(nn.Module):
         self.scale.copy_(scale)
 
 
-VAES: dict[str, type[nn.Module]] = {"patch": PatchVAE, "wan2.2": WanVAE}
+Autoencoder = PatchVAE | WanVAE
+VAES: dict[str, type[PatchVAE] | type[WanVAE]] = {"patch": PatchVAE, "wan2.2": WanVAE}
 
 
-def build_vae(config: VAEConfig) -> nn.Module:
+def build_vae(config: VAEConfig) -> Autoencoder:
     """The autoencoder a config names, with fresh weights. Raises NotImplementedError for a kind that cannot be built here."""
     if config.kind not in VAES:
         raise NotImplementedError(

@@ -21,5 +21,6 @@ class RecordEveryFrame(gym.wrappers.RecordVideo):
 
     def _capture_frame(self) -> None:
         frames = self.env.render()
-        self.recorded_frames.extend(frames)  # type: ignore[arg-type]
-        self.render_history.extend(frames)  # type: ignore[arg-type]
+        assert isinstance(frames, list)
+        self.recorded_frames.extend(frames)
+        self.render_history.extend(frames)

@@ -102,7 +102,7 @@ def _dreamt(env: YumeWorldEnv, start: EnvState, actions: Sequence[int], noise: i
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="street", help="a name or a folder of weights")
     parser.add_argument("--goals", type=int, default=5)
     parser.add_argument("--randoms", type=int, default=3, help="random walks for each goal")

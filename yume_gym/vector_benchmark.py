@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,10 @@ def benchmark(
     return Result(machine(model), model.config.name, rounds, float(np.median(lone)), tuple(rows))
 
 
+def _act(env: VectorEnv) -> None:
+    env.step(env.action_space.sample())
+
+
 def _turns(
     alone: gym.Env, made: dict[tuple[str, int], VectorEnv], rounds: int, steps: int, clock: Callable[[], float]
 ) -> tuple[dict[tuple[str, int], list[float]], np.ndarray]:
@@ -103,7 +108,7 @@ def _turns(
     for _ in range(rounds):
         before = _rate(lambda: alone.step(alone.action_space.sample()), 1, steps, clock)
         for (kind, count), env in made.items():
-            rates[kind, count].append(_rate(lambda env=env: env.step(env.action_space.sample()), count, steps, clock))  # type: ignore[misc]
+            rates[kind, count].append(_rate(partial(_act, env), count, steps, clock))
         lone.append((before + _rate(lambda: alone.step(alone.action_space.sample()), 1, steps, clock)) / 2)
     return rates, np.array(lone)
 

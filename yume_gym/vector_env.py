@@ -203,7 +203,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self._batch.commit(slots, parts)
         return self._observations(), [steps[number] for number in range(self.num_envs)], final
 
-    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[np.ndarray, ...] | None:
         """The latest frame of every world, N times uint8 [H, W, 3]; None and a warning without a render_mode."""
         if self.render_mode is None:
             gym.logger.warn("render() without a render_mode: pass render_mode='rgb_array' to gymnasium.make_vec")

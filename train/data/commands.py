@@ -164,7 +164,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", metavar="HxW", help="picture size on the patch grid (default: the model's)")
     commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_render, _add_encode, _add_encode_text, _add_episodes, _add_mix, _add_sekai):
+        add(commands)
+    return parser
 
+
+def _add_render(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("render", help="walks through the street -> shards")
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--walks", type=int, required=True)
@@ -175,11 +180,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--town-blocks", type=int, default=2, help="the town is a torus of this many blocks each way")
     command.add_argument("--town-seed", type=int, default=0)
 
+
+def _add_encode(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("encode", help="shards -> latents beside them")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--vae", type=Path, required=True, help="folder of a trained autoencoder")
     command.add_argument("--device", default="auto")
 
+
+def _add_encode_text(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("encode-text", help="texts of clips or shards -> <data>/texts, encoded once (UMT5)")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument(
@@ -192,6 +201,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--device", default="auto")
 
+
+def _add_episodes(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("episodes", help="walks through many towns -> a recording (train/recordings)")
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--towns", type=int, required=True, help="towns, of seeds that follow one another")
@@ -203,6 +214,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--workers", type=int, default=1, help="processes")
     command.add_argument("--seed", type=int, default=0)
 
+
+def _add_mix(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser(
         "mix", help="downloaded sets -> one training mixture of Sekai-style clips, with weights"
     )
@@ -220,6 +233,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--captioner", metavar="MODULE:FUNCTION", help="relabels every clip (train/data/captioner.py)")
 
+
+def _add_sekai(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("sekai-write", help="shards -> Sekai-style clips")
     command.add_argument("--data", type=Path, required=True)
     command.add_argument("--out", type=Path, required=True)
@@ -236,7 +251,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--rotation-threshold", type=float, default=default.rotation, help="unlabelled clips: least turn, radians"
     )
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

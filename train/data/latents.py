@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ from world_model.config import ModelConfig
 from world_model.priors.warp import Guide
 from world_model.released.files import is_released, open_release, read_vae
 from world_model.released.placement import LoadOptions
-from world_model.vae import DecoderCache, VideoVAE, build_vae
+from world_model.vae import Autoencoder, DecoderCache, VideoVAE, build_vae
 
 WEIGHTS = "vae.safetensors"
 GuideFn = Callable[..., Guide]
@@ -55,7 +54,7 @@ def encode(config: ModelConfig, data: Path, vae: Path, *, device: str = "auto") 
     return encoded
 
 
-def load_vae(config: ModelConfig, folder: Path, device: str = "cpu") -> tuple[VideoVAE, str]:
+def load_vae(config: ModelConfig, folder: Path, device: str = "cpu") -> tuple[Autoencoder, str]:
     """The trained autoencoder of `folder`, frozen, float32, and a hash of its weights: `WEIGHTS` of a run or of exported weights,
     or the one of a release. Raises FileNotFoundError without one, ValueError for another model's."""
     path = folder / WEIGHTS
@@ -64,7 +63,7 @@ def load_vae(config: ModelConfig, folder: Path, device: str = "cpu") -> tuple[Vi
         if release.config.vae != config.vae:
             raise ValueError(f"{release.vae.path} does not hold the autoencoder of {config.name!r}")
         released = read_vae(release, LoadOptions(device=device, vae_dtype="float32"))
-        return cast(VideoVAE, released.eval().requires_grad_(False)), _sha256(release.vae.files[0])
+        return released.eval().requires_grad_(False), _sha256(release.vae.files[0])
     if not path.is_file():
         raise FileNotFoundError(
             f"no autoencoder in {str(folder)!r}: expected {WEIGHTS} as `python -m train.vae` writes it, or released weights"
@@ -74,7 +73,7 @@ def load_vae(config: ModelConfig, folder: Path, device: str = "cpu") -> tuple[Vi
         autoencoder.load_state_dict(load_file(path), strict=True)
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path} does not hold the autoencoder of {config.name!r}: {error}") from error
-    frozen = cast(VideoVAE, autoencoder.eval().requires_grad_(False).to(device))
+    frozen = autoencoder.eval().requires_grad_(False).to(device)
     return frozen, _sha256(path)
 
 

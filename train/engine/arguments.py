@@ -44,10 +44,11 @@ def read_arguments(
     parser.add_argument("--size", metavar="HxW", help="picture size on the patch grid (default: the model's)")
     if "captions" in offered:
         parser.add_argument(
-            "--captions", choices=("apart", "joined"),
+            "--captions",
+            choices=("apart", "joined"),
             help="how texts reach the model: event and action encoded apart (the paper), or as one caption (the public demo); "
             "default: the model's own way. The config of what is trained keeps it.",
-        )  # fmt: skip
+        )
     if "baseline" in offered:
         parser.add_argument(
             "--baseline", choices=list(BASELINES), help="another memory in place of TSCM (world_model/baselines.py)"

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from train.street.scene import part_name
 from world_model.config import ModelConfig
 from world_model.priors.names import renamed
 from world_model.weights import Adapt, read_manifest, with_own
+
+Network = TypeVar("Network", bound=nn.Module)
 
 PROGRESS = "progress.pt"  # beside the shards of a checkpoint that many processes wrote
 
@@ -172,6 +174,12 @@ class Run:
         model = self.models[name] if self.many else self.accelerator.unwrap_model(self.models[name])
         self.ema[name].update_parameters(model)
 
+    def averaged(self, name: str, kind: type[Network]) -> Network:
+        """The EMA of the model `name`, which is a `kind`."""
+        module = self.ema[name].module
+        assert isinstance(module, kind)
+        return module
+
     def save(self) -> None:
         """Writes the checkpoint beside the old one, then swaps: an interrupted save leaves the old one."""
         self.progress.seconds = time.monotonic() - self._started
@@ -273,9 +281,8 @@ def load_progress(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_network(
-    network: nn.Module, folder: Path | None, name: str, missing: str, what: str,
-    adapt: Adapt | None = None,
-) -> None:  # fmt: skip
+    network: nn.Module, folder: Path | None, name: str, missing: str, what: str, adapt: Adapt | None = None
+) -> None:
     """Puts the file `name` of a run's folder into `network`, or its part of the DiT in a folder of weights. Raises
     FileNotFoundError (`missing` says what to do) without either, ValueError where they do not hold `what`. `adapt` makes tensors of
     another shape of the network fit."""

@@ -37,23 +37,33 @@ EVENTS: Columns = (
     ("control", "control", True), ("without event", "control_without", True),
 )  # fmt: skip
 KINDS: Columns = (
-    ("YumeStreet", "street", True), ("dream", "seen", True), ("unseen phrasing", "unseen", True),
-    ("imagined by the dream", "imagined", True), ("in YumeStreet", "street_imagined", True),
-)  # fmt: skip
+    ("YumeStreet", "street", True),
+    ("dream", "seen", True),
+    ("unseen phrasing", "unseen", True),
+    ("imagined by the dream", "imagined", True),
+    ("in YumeStreet", "street_imagined", True),
+)
 STARTS: Columns = (
     ("starts", "starts", False),
     *((name, name, True) for name in ("light", "weather", "district", "mean")),
 )
 ENDURANCE: Columns = (
-    ("Fréchet", "frechet", False), ("sharpness", "sharpness", False), ("contrast", "contrast", False),
-    ("colour shift", "colour_shift", False), ("change", "change", False), *((name, f"motion/{name}", False) for name in AXES),
-)  # fmt: skip
+    ("Fréchet", "frechet", False),
+    ("sharpness", "sharpness", False),
+    ("contrast", "contrast", False),
+    ("colour shift", "colour_shift", False),
+    ("change", "change", False),
+    *((name, f"motion/{name}", False) for name in AXES),
+)
 MEMORY: Columns = tuple((name, name, False) for name in ("return", "away", "unrelated", "looked_away", "score"))
 FIDELITY: Columns = (("PSNR dB", "psnr", False), ("SSIM", "ssim", False), ("perceptual distance", "distance", False))
 ELSEWHERE: Columns = (
-    ("blocks", "control/blocks", False), ("joint", "control/joint", True), ("yaw slope", "control/slope/turn", False),
-    ("R²", "control/r2/turn", False), *((head, f"endurance/{path}", percent) for head, path, percent in ENDURANCE[:5]),
-)  # fmt: skip
+    ("blocks", "control/blocks", False),
+    ("joint", "control/joint", True),
+    ("yaw slope", "control/slope/turn", False),
+    ("R²", "control/r2/turn", False),
+    *((head, f"endurance/{path}", percent) for head, path, percent in ENDURANCE[:5]),
+)
 
 
 def write_report(out: Path, report: dict[str, Any], records: dict[str, Records], units: np.ndarray, fps: float) -> None:
@@ -145,11 +155,13 @@ def _kinds(worlds: Mapping[str, Any]) -> dict[str, Any]:
     dream, street = worlds["dream"], worlds["street"]
     return {
         kind: {
-            **dream["kinds"][kind], "imagined": dream["imagined"][kind],
-            "street": street["kinds"][kind]["seen"], "street_imagined": street["imagined"][kind],
+            **dream["kinds"][kind],
+            "imagined": dream["imagined"][kind],
+            "street": street["kinds"][kind]["seen"],
+            "street_imagined": street["imagined"][kind],
         }
         for kind in dream["kinds"]
-    }  # fmt: skip
+    }
 
 
 def _elsewhere(worlds: Mapping[str, Any]) -> dict[str, Any]:

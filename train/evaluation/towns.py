@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +148,15 @@ def table(seconds: float) -> list[Row]:
     ]
 
 
+def _figure(row: Row, found: Sequence[Found], world: str, numbers: Sequence[int]) -> float:
+    """A row's figure of `world` over some of the towns."""
+    return row.figure([found[i] for i in numbers], world)
+
+
 def figures(found: Sequence[Found], seconds: float) -> dict[str, dict[str, Interval]]:
     """{row: {world: (value, low, high)}}, intervals over towns."""
     return {
-        row.what: {
-            world: bootstrap(lambda rows, w=world, r=row: r.figure([found[i] for i in rows], w), len(found), DRAWS)  # type: ignore[misc]
-            for world in WORLDS
-        }
+        row.what: {world: bootstrap(partial(_figure, row, found, world), len(found), DRAWS) for world in WORLDS}
         for row in table(seconds)
     }
 
@@ -185,9 +188,11 @@ def write(out: Path, name: str, found: Sequence[Found], seconds: float) -> str:
     rows = figures(found, seconds)
     bounds = {row.what: row.bound for row in table(seconds)}
     lines = [
-        f"`{name}` in {len(found)} towns that it was not trained on. 95% intervals over towns.", "",
-        "| what | target | dream | street | frozen picture |", "|---|---|---|---|---|",
-    ]  # fmt: skip
+        f"`{name}` in {len(found)} towns that it was not trained on. 95% intervals over towns.",
+        "",
+        "| what | target | dream | street | frozen picture |",
+        "|---|---|---|---|---|",
+    ]
     for what, worlds in rows.items():
         cells = [_cell(worlds[world]) for world in WORLDS]
         lines.append(f"| {what} | {bounds[what]} | " + " | ".join(cells) + " |")

@@ -93,13 +93,17 @@ def measure_walk(
     return {
         "action": np.array([action.index for action in trial.route.actions]),
         "switch": np.array(trial.route.switch),
-        "said": seen.action, "motion": seen.motion, "things": seen.things, "light": seen.light, "weather": seen.weather,
+        "said": seen.action,
+        "motion": seen.motion,
+        "things": seen.things,
+        "light": seen.light,
+        "weather": seen.weather,
         "features": seen.features.astype(np.float32),
         **dict(zip(names, numbers)),
         "colour": numbers[len(names) :].T,
         "pictures": np.array(pictures, np.uint8).reshape(-1, 2, *last.shape),
         "film": np.concatenate([np.stack(pair) for pair in films], axis=1) if films else np.empty(size, np.uint8),
-    }  # fmt: skip
+    }
 
 
 def ssim(picture: np.ndarray, truth: np.ndarray) -> float:

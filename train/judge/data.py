@@ -71,9 +71,11 @@ def ruling(state: StreetState) -> tuple[int, int]:
     """(light, weather) as numbers in LIGHTS and WEATHERS, UNKNOWN while they change."""
     light, weather = np.array(state.blend.light), np.array(state.blend.weather)
     weather = np.array([weather[0], weather[1] + weather[4], weather[2], weather[3]])  # heavy rain is rain
-    return tuple(
-        int(weights.argmax()) if weights.max() >= _SETTLED * weights.sum() else UNKNOWN for weights in (light, weather)
-    )  # type: ignore[return-value]
+    return _settled(light), _settled(weather)
+
+
+def _settled(weights: np.ndarray) -> int:
+    return int(weights.argmax()) if weights.max() >= _SETTLED * weights.sum() else UNKNOWN
 
 
 def seen_things(street: StreetSimulator, picture: np.ndarray) -> np.ndarray:
@@ -122,9 +124,13 @@ def make_walk(street: StreetSimulator, rng: np.random.Generator, blocks: int = B
         rows.append((motion_between(before, after), *ruling(after), district, seen_things(street, frames[-1][-1])))
     motion, lights, weathers, districts, things = zip(*rows)
     return JudgeWalk(
-        np.concatenate(frames), np.array(motion, np.float32), np.array(lights, np.uint8), np.array(weathers, np.uint8),
-        np.array(districts, np.uint8), np.stack(things),
-    )  # fmt: skip
+        np.concatenate(frames),
+        np.array(motion, np.float32),
+        np.array(lights, np.uint8),
+        np.array(weathers, np.uint8),
+        np.array(districts, np.uint8),
+        np.stack(things),
+    )
 
 
 def street_of(config: ModelConfig, town_seed: int) -> StreetSimulator:

@@ -142,7 +142,8 @@ class SceneClassifier(nn.Module):
         self.light, self.weather = nn.Linear(FEATURES, len(LIGHTS)), nn.Linear(FEATURES, len(WEATHERS))
         self.district = nn.Linear(FEATURES, len(DISTRICTS))
         self.things = nn.Conv2d(96, FIRST_THINGS, 1)
-        nn.init.constant_(self.things.bias, -6.0)  # type: ignore[arg-type]
+        assert self.things.bias is not None
+        nn.init.constant_(self.things.bias, -6.0)
 
     def maps(self, picture: Tensor, count: int | None = None) -> list[Tensor]:
         """The outputs of all stages, or of the first `count`, finest first."""
@@ -172,7 +173,8 @@ class LaterEventClassifier(nn.Module):
         super().__init__()
         self.stages = nn.Sequential(_stage(EDGES, LATER_WIDTH), _Residual(LATER_WIDTH), nn.Dropout2d(0.1))
         self.things = nn.Conv2d(LATER_WIDTH, len(LATER_EVENTS), 1)
-        nn.init.constant_(self.things.bias, -6.0)  # type: ignore[arg-type]
+        assert self.things.bias is not None
+        nn.init.constant_(self.things.bias, -6.0)
 
     def forward(self, edges: Tensor) -> Tensor:
         return self.things(self.stages(edges)).flatten(2).logsumexp(dim=2)

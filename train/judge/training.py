@@ -207,7 +207,7 @@ def train(
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
     blocks, unseen = (Blocks(folder) for folder in (data, test))
-    average: Judge = run.ema["judge"].module  # type: ignore[assignment]
+    average = run.averaged("judge", Judge)
     for step in run.steps(steps):
         parts = judge_loss(judge, blocks.draw(settings, step), settings.only)
         optimizer.zero_grad()
@@ -226,10 +226,13 @@ def train(
     run.finish()
     figures = accuracy(average.eval(), unseen)
     stage = {
-        "network": settings.only or "both", "steps": run.progress.step, "batch": settings.batch,
-        "minutes": round(run.progress.seconds / 60, 1), "blocks": len(blocks),
+        "network": settings.only or "both",
+        "steps": run.progress.step,
+        "batch": settings.batch,
+        "minutes": round(run.progress.seconds / 60, 1),
+        "blocks": len(blocks),
         "towns": len(list(data.glob("town_*.safetensors"))),
-    }  # fmt: skip
+    }
     before = [] if initial is None else judge_metadata(initial)["training"]
     before = [done for done in before if not (fresh and done["network"] == settings.only)]
     tested = {"blocks": len(unseen), "town": "one that the judge was not trained on"}

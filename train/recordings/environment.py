@@ -156,7 +156,7 @@ class RecordedEnv(gymnasium.Env[np.ndarray, Any]):
         truncated |= not over and self._steps >= self.settings.max_episode_steps
         return self._shown.copy(), reward, terminated, truncated, info
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         """The current picture, uint8 [H, W, 3]."""
         return self._shown.copy()
 

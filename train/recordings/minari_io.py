@@ -77,10 +77,14 @@ def write_minari(folder: Path, dataset_id: str) -> int:
             continue
         try:
             dataset = minari.create_dataset_from_buffers(
-                dataset_id, buffers, observation_space=spaces.Box(0, 255, size, np.uint8),
-                action_space=_space(about.action), algorithm_name=about.policy, jpeg_encoding=False,
+                dataset_id,
+                buffers,
+                observation_space=spaces.Box(0, 255, size, np.uint8),
+                action_space=_space(about.action),
+                algorithm_name=about.policy,
+                jpeg_encoding=False,
                 description=f"Recorded by yume_gym: {json.dumps(dataclasses.asdict(about))}",
-            )  # fmt: skip
+            )
         except (ValueError, OSError) as error:
             raise RecordingError(f"cannot make the Minari dataset {dataset_id!r}: {error}") from error
     return len(files)
@@ -110,10 +114,13 @@ def _buffers(files: Any, numbers: range) -> Iterator[Any]:
     for number in numbers:
         episode, step = files.episode(number), files.recording.frames_per_step
         yield EpisodeBuffer(
-            id=number, observations=list(episode.frames[::step]), actions=list(episode.action),
-            rewards=episode.reward.tolist(), terminations=episode.terminated.astype(bool).tolist(),
+            id=number,
+            observations=list(episode.frames[::step]),
+            actions=list(episode.action),
+            rewards=episode.reward.tolist(),
+            terminations=episode.terminated.astype(bool).tolist(),
             truncations=episode.truncated.astype(bool).tolist(),
-        )  # fmt: skip
+        )
 
 
 def _space(spec: ActionSpec) -> spaces.Space:

@@ -86,14 +86,15 @@ def smooth(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
 
 def car_racing(env: gymnasium.Env, rng: np.random.Generator) -> Policy:
     """Drives CarRacing roughly along the road: steers to where it is grey ahead, with slow noise on steering, gas and brake."""
-    noisy = _slow_noise(env, rng, np.array([0.0, 0.2, -0.15]), np.array([0.35, 0.15, 0.2]))
+    noisy, space = _slow_noise(env, rng, np.array([0.0, 0.2, -0.15]), np.array([0.35, 0.15, 0.2])), env.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
 
     def act(observation: Any) -> Any:
         ahead = observation[54:64].astype(int)  # a little before the car
         grey = (np.ptp(ahead, axis=-1) < 12) & (ahead.mean(axis=-1) < 130)
         aside = float(np.nonzero(grey)[1].mean() - 47.5) / 48 if grey.any() else 0.0
         action = noisy(observation) + np.array([1.5 * aside, 0.0, 0.0], np.float32)
-        return np.clip(action, env.action_space.low, env.action_space.high)  # type: ignore[attr-defined]
+        return np.clip(action, space.low, space.high)
 
     return act
 

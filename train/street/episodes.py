@@ -164,9 +164,13 @@ def render_episodes(
         if value < 1:
             raise RecordingError(f"--{name} must be 1 or more, got {value}")
     source = {
-        "world": "street", "first_town": first_town, "episodes_per_town": episodes_per_town, "blocks": blocks,
-        "town_blocks": TOWN_BLOCKS, "camera": dataclasses.asdict(config.camera),
-    }  # fmt: skip
+        "world": "street",
+        "first_town": first_town,
+        "episodes_per_town": episodes_per_town,
+        "blocks": blocks,
+        "town_blocks": TOWN_BLOCKS,
+        "camera": dataclasses.asdict(config.camera),
+    }
     recording = Recording(
         env="YumeStreet", height=config.height, width=config.width, fps=config.fps, action=ActionSpec(),
         frames_per_step=config.frames_per_block, original_size=(config.height, config.width), policy="walker", seed=seed,

@@ -100,7 +100,7 @@ def count_bricks(config: ModelConfig, settings: Survey, solid: np.ndarray, town:
 
 
 @njit
-def _count(origin, direction, away, slots, counts, cell, fine):  # type: ignore[no-untyped-def]
+def _count(origin, direction, away, slots, counts, cell, fine):
     """Adds to `counts` [n, fine^3, 2] how many rays end and pass in parts of the voxels that have `slots` [X, H, Z]."""
     cells, levels, _ = slots.shape
     side, (from_x, eye, from_z) = cell / fine, origin

@@ -232,8 +232,8 @@ def _parameters(module: nn.Module) -> int:
 def _patch_decoder(config: ModelConfig) -> Part:
     with torch.device("meta"):
         vae = build_vae(config.vae)
-    _, cache = vae.decode(_noise(config))  # type: ignore[operator]
-    _, cost = count(lambda: vae.decode(_noise(config), cache)[0])  # type: ignore[operator]
+    _, cache = vae.decode(_noise(config))
+    _, cost = count(lambda: vae.decode(_noise(config), cache)[0])
     return Part(_parameters(vae), cost, size_of(cache))
 
 

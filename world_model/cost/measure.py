@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def measure(
                 block.compile(backend="inductor" if backend is True else backend, dynamic=True)
             for steps in (4, 2):
                 _reset(device)
-                took = seconds(lambda s=stage, n=steps: s.block(n), device)  # type: ignore[misc]
+                took = seconds(partial(stage.block, steps), device)
                 flops = counted.conditions.flops + steps * counted.step.flops
                 rows.append(
                     {"attention": attention, "compiled": backend, "steps": steps, "seconds": took, "flops": flops,

@@ -23,7 +23,7 @@ from world_model.cost.costs import (
     count_parameters,
     count_text,
     count_training,
-)  # fmt: skip
+)
 
 HISTORIES = (5, 23, 87, 343, 3000)
 
@@ -39,8 +39,10 @@ class Device:
 
 # the makers' data sheets
 DEVICES = (
-    Device("A100", 312e12, 80 * 2**30), Device("H100", 989e12, 80 * 2**30), Device("RTX 4090", 165e12, 24 * 2**30),
-)  # fmt: skip
+    Device("A100", 312e12, 80 * 2**30),
+    Device("H100", 989e12, 80 * 2**30),
+    Device("RTX 4090", 165e12, 24 * 2**30),
+)
 
 
 @dataclass(frozen=True)

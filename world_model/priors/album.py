@@ -45,9 +45,12 @@ class Album:
         """An album of `size` pictures with nothing in it."""
         angles = torch.zeros(worlds, size, dtype=torch.float64, device=device)
         return cls(
-            torch.zeros(worlds, size, 3, height, width, dtype=torch.uint8, device=device), angles, angles.clone(),
-            torch.zeros(worlds, size, 2, dtype=torch.float64, device=device), angles > 0,
-        )  # fmt: skip
+            torch.zeros(worlds, size, 3, height, width, dtype=torch.uint8, device=device),
+            angles,
+            angles.clone(),
+            torch.zeros(worlds, size, 2, dtype=torch.float64, device=device),
+            angles > 0,
+        )
 
     def add(self, picture: Tensor, yaw: Tensor, pitch: Tensor, place: Tensor, present: Tensor) -> Album:
         """With picture [B, 3, H, W] in -1..1 seen at yaw, pitch [B] from place [B, 2]; worlds where `present` [B] is False are

@@ -45,7 +45,8 @@ class DepthNet(nn.Module):
         self.middle = nn.Sequential(*(Stage(6 * width, 6 * width) for _ in range(3)))  # sees the whole picture
         self.up = nn.ModuleList([Stage(10 * width, 4 * width), Stage(6 * width, 2 * width), Stage(3 * width, width)])
         self.head = nn.Conv2d(width, 1, 3, padding=1)
-        nn.init.constant_(self.head.bias, -4.0)  # type: ignore[arg-type]
+        assert self.head.bias is not None
+        nn.init.constant_(self.head.bias, -4.0)
 
     def forward(self, pictures: Tensor, pitch: Tensor) -> Tensor:
         height, width = pictures.shape[-2:]

@@ -37,9 +37,12 @@ class Finder(nn.Module):
         super().__init__()
         self.cells = (towns * round(period / CELL), round(period / CELL), HEADINGS)
         self.stages = nn.Sequential(
-            *_stage(3, width), *_stage(width, 2 * width), *_stage(2 * width, 4 * width), *_stage(4 * width, 6 * width),
+            *_stage(3, width),
+            *_stage(width, 2 * width),
+            *_stage(2 * width, 4 * width),
+            *_stage(4 * width, 6 * width),
             nn.Flatten(),
-        )  # fmt: skip
+        )
         rows, columns = (-(-side // 16) for side in size)
         self.hidden = nn.Sequential(nn.Linear(6 * width * rows * columns, 512), nn.GroupNorm(8, 512), nn.ReLU())
         self.scores, self.inside = nn.Linear(512, sum(self.cells)), nn.Linear(512, 6)

@@ -80,7 +80,7 @@ class Places(nn.Module):
         self.register_buffer("distance", torch.full((towns * cells, levels, cells), 255, dtype=torch.uint8))
         self.register_buffer("bricks", torch.zeros(config.bricks, dtype=torch.int64) if config.bricks else None)
         self.register_buffer("field", self.distance.int(), persistent=False)
-        self.register_load_state_dict_post_hook(lambda places, _: places.number_bricks())  # type: ignore[operator]
+        self.register_load_state_dict_post_hook(lambda places, _: places.number_bricks())
         self.register_buffer("walkable", torch.ones(towns * cells, cells, dtype=torch.bool))
         self.tables = nn.ParameterList(
             nn.Parameter(1e-2 * torch.randn(towns * 2**log_entries, width)) for _, log_entries, width in config.tables

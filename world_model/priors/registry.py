@@ -12,4 +12,4 @@ PRIORS: dict[str, type[ScenePrior]] = {"scene": ScenePrior}
 def build_priors(config: ModelConfig) -> Priors:
     """All priors of a model, untrained and frozen: they are not trained with the generator."""
     priors = Priors(PRIORS[prior.kind](prior, config) for prior in config.priors)
-    return priors.requires_grad_(False)  # type: ignore[return-value]
+    return priors.requires_grad_(False)

@@ -152,7 +152,8 @@ def guide_block(
     latents = vae.encode(videos)
     detail = (videos - vae.decode(latents, cache)[0]) * valid
     after = (1 - valid[:, :, -1] + WEAR).clamp(max=1)
-    return Guide(latents, F.adaptive_avg_pool3d(valid, latents.shape[2:]), detail, after)  # type: ignore[arg-type]
+    frames, rows, columns = latents.shape[2:]
+    return Guide(latents, F.adaptive_avg_pool3d(valid, (frames, rows, columns)), detail, after)
 
 
 def _seen(

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from world_model.actions import ALL_ACTIONS
 from world_model.checkpoint import FETCH_AGAIN, Checkpoint, Shape, require_shapes, shapes_of
@@ -30,9 +29,9 @@ from world_model.config import PRESETS, DiTConfig, ModelConfig, TextConfig, VAEC
 from world_model.dit import DiT
 from world_model.released.placement import LoadOptions, place
 from world_model.released.umt5 import UMT5Encoder, build_umt5, sizes, transformers_name
-from world_model.released.wan_vae import LATENTS_MEAN, LATENTS_STD, diffusers_name
+from world_model.released.wan_vae import LATENTS_MEAN, LATENTS_STD, WanVAE, diffusers_name
 from world_model.text import Conditioning, JoinedConditioning
-from world_model.vae import VideoVAE, build_vae
+from world_model.vae import VideoVAE
 from world_model.weights import load_released, missing_channel_path
 
 log = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ def _config(
 
     with torch.device("meta"):
         expected = shapes_of(DiT(config).state_dict())
-        autoencoder = shapes_of(build_vae(vae_config).model.state_dict())  # type: ignore[union-attr]
+        autoencoder = shapes_of(WanVAE(vae_config).model.state_dict())
     added = missing_channel_path(expected, dit.shapes)
     expected = {name: shape for name, shape in expected.items() if name not in added}
     encoder = {name: tuple(p.shape) for name, p in build_umt5(text_config).named_parameters()}
@@ -179,13 +178,13 @@ def read_dit(release: Release, config: ModelConfig, options: LoadOptions) -> DiT
     return dit
 
 
-def read_vae(release: Release, options: LoadOptions) -> nn.Module:
+def read_vae(release: Release, options: LoadOptions) -> WanVAE:
     """The autoencoder with its weights."""
     with torch.device("meta"):
-        vae = build_vae(release.config.vae)
+        vae = WanVAE(release.config.vae)
     home = options.torch_device if options.offload == "none" else "cpu"
     state = release.vae.read(options.number(options.vae_dtype), home)
-    vae.model.load_state_dict(state, strict=True, assign=True)  # type: ignore[union-attr]
+    vae.model.load_state_dict(state, strict=True, assign=True)
     return vae
 
 

@@ -126,9 +126,13 @@ def _download(hub: Any, file: Remote, folder: Path) -> None:
     url = hf_hub_url(file.repository, file.name, revision=file.revision, endpoint=hub.endpoint)
     with partial.open("ab") as stream:
         http_get(
-            url, stream, resume_size=stream.tell(), expected_size=file.size, displayed_filename=file.name,
+            url,
+            stream,
+            resume_size=stream.tell(),
+            expected_size=file.size,
+            displayed_filename=file.name,
             headers=build_hf_headers(),
-        )  # fmt: skip
+        )
     if file.sha256 and _sha256(partial) != file.sha256:
         partial.unlink()
         raise ValueError(f"{target} arrived damaged (its sha256 is not the hub's) and was removed: try again")
@@ -209,9 +213,12 @@ def _announce(name: str, folder: Path, plan: list[Remote], options: LoadOptions,
         here = "  (here)" if file.is_whole(folder) else ""
         say(f"  {file.size / 2**30:7.2f} GiB  {file.name}{here}  from {file.repository} at {file.revision}")
     say(f"to fetch: {missing / 2**30:.1f} of {total / 2**30:.1f} GiB into {folder} ({free / 2**30:.1f} GiB free)")
-    say("memory between steps with these options, computed (docs/yume-5b.md): " + "; ".join(
-        f"{part} {size / 2**30:.1f} GiB ({where})" for part, (where, size) in memory(PRESETS[name], options).items()
-    ))  # fmt: skip
+    say(
+        "memory between steps with these options, computed (docs/yume-5b.md): "
+        + "; ".join(
+            f"{part} {size / 2**30:.1f} GiB ({where})" for part, (where, size) in memory(PRESETS[name], options).items()
+        )
+    )
     if missing > free:
         raise OSError(
             f"{folder} needs {missing / 2**30:.1f} GiB more and the disk has {free / 2**30:.1f} GiB free: "

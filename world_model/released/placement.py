@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from world_model.checks import short
-from world_model.config import ModelConfig, VAEConfig
+from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.vae import DecoderCache, VideoVAE, build_vae
+from world_model.vae import Autoencoder, DecoderCache, VideoVAE, build_vae
 
 Text = Literal["cpu", "device", "drop"]
 Captions = Literal["joined", "apart"]
@@ -106,16 +106,16 @@ class VisitingVAE:
     `resting`: a network that leaves the device meanwhile.
     """
 
-    def __init__(self, vae: nn.Module, device: torch.device, resting: nn.Module | None = None) -> None:
+    def __init__(self, vae: Autoencoder, device: torch.device, resting: nn.Module | None = None) -> None:
         self.vae, self.device, self.resting = vae.to("cpu"), device, resting
-        self.config: VAEConfig = vae.config  # type: ignore[assignment]
+        self.config = vae.config
 
     @contextmanager
     def _visit(self) -> Iterator[VideoVAE]:
         if self.resting is not None:
             self.resting.to("cpu")
         try:
-            yield self.vae.to(self.device)  # type: ignore[misc]
+            yield self.vae.to(self.device)
         finally:
             self.vae.to("cpu")
             if self.resting is not None:
@@ -136,7 +136,7 @@ class VisitingVAE:
             return video, tuple(part.to("cpu") for part in cache)
 
 
-def place(dit: DiT, vae: nn.Module, options: LoadOptions) -> tuple[DiT, VideoVAE]:
+def place(dit: DiT, vae: Autoencoder, options: LoadOptions) -> tuple[DiT, VideoVAE]:
     """Both networks where the options want them, ready to dream; their precisions are as loaded, but for `quantize`."""
     dit.eval().requires_grad_(False)
     vae.eval().requires_grad_(False)
@@ -147,11 +147,11 @@ def place(dit: DiT, vae: nn.Module, options: LoadOptions) -> tuple[DiT, VideoVAE
         for block in dit.blocks:
             block.compile(backend="inductor" if options.compile is True else options.compile, dynamic=True)
     if options.offload == "none":
-        return dit, vae.to(options.torch_device)  # type: ignore[return-value]
+        return dit, vae.to(options.torch_device)
     return dit, VisitingVAE(vae, options.torch_device, dit if options.offload == "model" else None)
 
 
-def _torchao():  # type: ignore[no-untyped-def]
+def _torchao():
     try:
         from torchao import quantization
     except ImportError as error:
@@ -178,7 +178,7 @@ def memory(config: ModelConfig, options: LoadOptions) -> dict[str, tuple[str, in
     )
     with torch.device("meta"):
         dit, vae = DiT(config), build_vae(config.vae).to("meta", vae_number)
-        _, cache = cast(VideoVAE, vae).decode(torch.empty(1, config.vae.latent_channels, 2, *config.latent_size))
+        _, cache = vae.decode(torch.empty(1, config.vae.latent_channels, 2, *config.latent_size))
     total = sum(p.numel() for p in dit.parameters()) * number.itemsize
     if options.quantize:
         linears = [m.weight for m in dit.blocks.modules() if type(m) is nn.Linear]

@@ -156,8 +156,12 @@ def _press_keys(stop: threading.Event) -> None:
     """Random hands on the window's keyboard."""
     import pygame
 
-    codes = dict(zip(KEYS, (pygame.K_w, pygame.K_a, pygame.K_s, pygame.K_d,
-                            pygame.K_UP, pygame.K_LEFT, pygame.K_DOWN, pygame.K_RIGHT)))  # fmt: skip
+    codes = dict(
+        zip(
+            KEYS,
+            (pygame.K_w, pygame.K_a, pygame.K_s, pygame.K_d, pygame.K_UP, pygame.K_LEFT, pygame.K_DOWN, pygame.K_RIGHT),
+        )
+    )
     held: set[str] = set()
 
     def hold(keys: set[str]) -> None:

@@ -51,9 +51,13 @@ class Link:
         self._pump: asyncio.Task | None = None
         self._pressed: deque[tuple[float, int]] = deque(maxlen=SEQS)  # when key changes came, and their numbers
         self._actions: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "keys": self._keys, "event": self._event, "start": self._start, "restart": self._restart,
-            "pause": self._pause, "ack": self._ack,
-        }  # fmt: skip
+            "keys": self._keys,
+            "event": self._event,
+            "start": self._start,
+            "restart": self._restart,
+            "pause": self._pause,
+            "ack": self._ack,
+        }
 
     async def run(self) -> None:
         """From the first message to the last. Never raises for what a page does wrong."""

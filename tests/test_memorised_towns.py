@@ -1,4 +1,4 @@
-"""Several towns known by heart: one model, one plane, each town as if it were alone."""
+"""Several memorised towns: one model, one plane, each town as if it were alone."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def both(boxed, other) -> Places:
 
 
 def poses(count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Places [count, 3, 2] here and there around the torus, yaw and pitch [count, 3]."""
+    """Positions [count, 3, 2] here and there around the torus, yaw and pitch [count, 3]."""
     draw = generator("poses")
     place = (torch.rand(count, 3, 2, generator=draw, dtype=torch.float64) * 6 - 3) * SMALL.period
     yaw = torch.rand(count, 3, generator=draw, dtype=torch.float64) * 2 * math.pi
@@ -126,8 +126,8 @@ def test_nobody_walks_from_one_town_to_another(both):
     assert places.town(torch.tensor(there, dtype=torch.float64)).tolist() == [0, 0, 0, 1, 1, 1]
 
 
-def test_a_town_that_is_learnt_leaves_the_bricks_of_others(both, other):
-    """The first town gets bricks after the second has them, then others, then none."""
+def test_a_town_that_is_learnt_leaves_the_sub_voxels_of_others(both, other):
+    """The first town gets sub-voxels after the second has them, then others, then none."""
     places = copy.deepcopy(both)
     count = int((other.distance == PARTLY).sum())
     for parts in (7, 12, 0):
@@ -143,7 +143,7 @@ def test_a_town_that_is_learnt_leaves_the_bricks_of_others(both, other):
         places.stand(torch.full_like(places.distance[places.rows(0)], PARTLY), torch.ones(90, dtype=torch.int64))
 
 
-def test_a_text_starts_in_towns_that_are_known(monkeypatch):
+def test_a_text_starts_in_memorised_towns(monkeypatch):
     monkeypatch.setattr("world_model.priors.places.VIEWS", 4)
     places = Places(replace(SMALL, towns=(0, 5)), CAMERA, (4, 6), channels=8, text=5).requires_grad_(False)
     places.views.copy_(torch.arange(24.0).view(8, 3) / 3)
@@ -166,10 +166,10 @@ def test_a_text_starts_in_towns_that_are_known(monkeypatch):
     assert towns(text) == {1}
 
 
-# ---- finding ----------------------------------------------------------------------------------------------------------
+# ---- relocalisation ---------------------------------------------------------------------------------------------------
 
 
-def test_a_finder_names_towns(monkeypatch):
+def test_relocalisation_names_the_town(monkeypatch):
     """The pose that was labelled is the likeliest candidate, in every town."""
     finder = Finder(80.0, (32, 48), width=8, towns=3).requires_grad_(False)
     assert finder.cells == (60, 20, 16)
@@ -189,12 +189,12 @@ def test_a_finder_names_towns(monkeypatch):
 
 
 class Likeness:
-    """Stands for places: what a picture shows, in each town as unlike as it is told."""
+    """Stands for a scene field: it renders what a picture shows, with a given residual in each town."""
 
     words = 5
 
-    def __init__(self, picture: Tensor, unlike: tuple[float, float]) -> None:
-        self.picture, self.unlike = picture, torch.tensor(unlike)
+    def __init__(self, picture: Tensor, residual: tuple[float, float]) -> None:
+        self.picture, self.unlike = picture, torch.tensor(residual)
 
     def looks(self, *_: Tensor) -> Tensor:
         return torch.zeros(1, 1)
@@ -211,22 +211,22 @@ class Likeness:
 
 
 @pytest.mark.parametrize(
-    ("unlike", "town"),
+    ("residual", "town"),
     [((0.9, 0.88), 0), ((0.9, 0.7), 1), ((0.9, 0.5), 1), ((0.59, 0.5), 1), ((0.8, 0.9), 0)],
 )
-def test_strangers_go_on_in_the_first_town(unlike, town):
-    """A picture in doubt is taken for a further town only where that is clearly less unlike; one that is found is where it is."""
+def test_uncertain_pictures_start_in_the_first_town(residual, town):
+    """If relocalisation is uncertain, a further town is taken only where its residual is clearly lower."""
     torch.manual_seed(0)
     finder = Finder(80.0, (32, 48), width=8, towns=2).requires_grad_(False)
     latents = torch.randn(1, 3, 4, 6, generator=generator("latents"))
     latents = latents - latents.mean(dim=(2, 3), keepdim=True)
-    places = Likeness(latents, unlike)
-    pose, error = finder.find(places, torch.zeros(1, 3, 32, 48), latents)  # type: ignore[arg-type]
+    places = Likeness(latents, residual)
+    pose, error = finder.find(places, torch.zeros(1, 3, 32, 48), latents)
     assert int(places.town(pose[:2])) == town
-    assert error == pytest.approx(unlike[town], rel=1e-4)
+    assert error == pytest.approx(residual[town], rel=1e-4)
 
 
-def test_a_finder_of_more_towns_begins_with_what_it_knew(tmp_path):
+def test_relocalisation_in_more_towns_begins_with_earlier_weights(tmp_path):
     one, two = (Finder(80.0, (32, 48), width=8, towns=n).requires_grad_(False) for n in (1, 2))
     save_file(one.state_dict(), tmp_path / finder_stage.WEIGHTS)
     two.load_state_dict(finder_stage.grown(load_file(tmp_path / finder_stage.WEIGHTS), two))
@@ -250,7 +250,7 @@ def two_towns(town_config) -> ModelConfig:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_views():  # type: ignore[no-untyped-def]
+def few_views():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("world_model.priors.places.VIEWS", 12)
         patch.setattr("train.street.descriptions.SKY_STEPS", 5)
@@ -268,7 +268,7 @@ def walks_there(two_towns, vae_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def learnt(two_towns, town_config, data_folder, vae_folder, walks_there, tmp_path_factory) -> tuple[Path, Path]:
-    """Runs that learn the first town, knowing no other, and then the second."""
+    """Runs that train the first town alone, and then the second."""
     first, second = (tmp_path_factory.mktemp(name) for name in ("first", "second"))
     train(town_config, data_folder, vae_folder, first, QUICK, 30, None)
     train(two_towns, walks_there, vae_folder, second, QUICK, 40, None, first)
@@ -324,7 +324,7 @@ def test_training_learns_a_further_town(learnt, two_towns, walks_there):
     load_places(before, learnt[0])
     load_places(after, learnt[1])
     assert not before.known(1) and after.known(1)
-    before.stand(after.distance[after.rows(1)], None, town=1)  # the map without what it looks like
+    before.stand(after.distance[after.rows(1)], None, town=1)  # the geometry without the appearance
     assert loss(after) < 0.99 * loss(before)
 
 
@@ -340,7 +340,7 @@ def test_a_further_town_needs_the_first(two_towns, walks_there, vae_folder, data
         train(two_towns, tmp_path / "mixed", vae_folder, tmp_path / "mixed run", QUICK, 1, None)
 
 
-def test_views_for_the_finder_come_from_every_town(two_towns, walks_there):
+def test_views_for_relocalisation_come_from_every_town(two_towns, walks_there):
     views = finder_stage.Views(two_towns, walks_there, finder_stage.Settings())
     _, walked = views.walked(5, 1)
     pictures, drawn = views.draw(12, 1)
@@ -354,8 +354,8 @@ def test_views_for_the_finder_come_from_every_town(two_towns, walks_there):
         assert picture.shape == (3, two_towns.height, two_towns.width)
 
 
-def test_a_finder_goes_on_to_further_towns(two_towns, town_config, data_folder, walks_there, tmp_path, monkeypatch):
-    """From a run that knew one town; what is written counts the steps of both."""
+def test_relocalisation_training_goes_on(two_towns, town_config, data_folder, walks_there, tmp_path, monkeypatch):
+    """From a run on one town; what is written counts the steps of both."""
     monkeypatch.setattr(finder_stage, "HELD_OUT_VIEWS", 4)
     quick = finder_stage.Settings(batch=2, walked=3, ema=0.9)
     finder_stage.train(town_config, data_folder, tmp_path / "one", quick, 2, None)
@@ -381,7 +381,7 @@ def test_starting_pictures_come_from_every_town(two_towns):
 
 @torch.no_grad()
 def test_worlds_of_several_towns_go_on_side_by_side(learnt, two_towns, make_dit, make_vae):
-    """Each stands where its town lets it: walks of a batch are those of each world alone."""
+    """Each moves as its town allows: trajectories of a batch are those of each world alone."""
     dit, vae = make_dit(two_towns).requires_grad_(False), make_vae(two_towns)
     load_places(dit.priors[0].places, learnt[1])
     place = torch.stack([torch.from_numpy(town_start(two_towns, town)) + 40.0 for town in (0, 1)])

@@ -1,4 +1,4 @@
-"""Events known by heart: what texts are taken for, where things stand, and what of the view they cover."""
+"""Event objects: how texts are classified, where objects are placed, and what of the view they cover."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scenes import ahead_in, standing, state_of, with_state
+from scenes import predicted, standing, state_of, with_state
 from torch import Tensor
 from towns import streets
 
@@ -66,22 +66,22 @@ def words(config: ModelConfig, *texts: str) -> Tensor:
     return torch.stack([encoder.encode(text, config.text.event_tokens) for text in texts])
 
 
-# ---- words ------------------------------------------------------------------------------------------------------------
+# ---- texts ------------------------------------------------------------------------------------------------------------
 
 
-def test_texts_are_taken_for_their_kind_and_heard_in_its_wording(event_dit, event_config):
-    told = words(event_config, FIRE, "nothing of the sort", "", SNOW, UFO)
-    kind = event_dit.priors[0].events.read(told)
+def test_texts_are_classified_and_replaced_by_their_kinds_wording(event_dit, event_config):
+    prompts = words(event_config, FIRE, "nothing of the sort", "", SNOW, UFO)
+    kind = event_dit.priors[0].events.read(prompts)
     assert kind.tolist() == [1, NOTHING, NOTHING, 2, 0]
     assert event_dit.priors[0].events.things(kind).tolist() == [True, False, False, False, True]
-    shuffled = told[:, torch.randperm(told.shape[1], generator=generator("order"))]
-    heard = event_dit.priors[0].events.heard(shuffled, kind)
+    shuffled = prompts[:, torch.randperm(prompts.shape[1], generator=generator("order"))]
+    embedded = event_dit.priors[0].events.heard(shuffled, kind)
     for row, number in ((0, 1), (3, 2), (4, 0)):
-        assert torch.equal(heard[row], event_dit.priors[0].events.wording[number])
-    assert torch.equal(heard[1:3], shuffled[1:3])
+        assert torch.equal(embedded[row], event_dit.priors[0].events.wording[number])
+    assert torch.equal(embedded[1:3], shuffled[1:3])
 
 
-def test_texts_are_compared_with_known_phrasings_as_a_slow_form_does(event_config):
+def test_texts_are_compared_with_phrasings_as_a_reference_loop_does(event_config):
     events, many = Events(event_config), torch.randn(9, event_config.text.dim, generator=generator("phrasings"))
     kind = torch.tensor([0, 0, 1, 2, 2, 2, 3, 3, 1])
     events.keep_phrasings(many, kind)
@@ -97,7 +97,7 @@ def test_texts_are_compared_with_known_phrasings_as_a_slow_form_does(event_confi
         events.keep_phrasings(torch.randn(PHRASINGS + 1, event_config.text.dim), torch.zeros(1, dtype=torch.int64))
 
 
-# ---- where things stand -----------------------------------------------------------------------------------------------
+# ---- positions of objects ----------------------------------------------------------------------------------------------
 
 
 def marched(places: Places, x: float, z: float, yaw: float) -> float:
@@ -114,13 +114,13 @@ def marched(places: Places, x: float, z: float, yaw: float) -> float:
 
 
 @pytest.mark.parametrize("pose", [(0.5, 20.0, 0.1), (0.5, 20.0, 1.4), (20.0, 1.0, -1.2), (41.0, 3.0, 2.8)])
-def test_things_stand_where_the_view_is_freest(event_dit, pose):
+def test_objects_are_placed_where_the_view_is_freest(event_dit, pose):
     x, z, yaw = pose
     place, direction = torch.tensor([[x, z]], dtype=torch.float64), torch.tensor([yaw], dtype=torch.float64)
     found = event_dit.priors[0].events.begin(torch.tensor([0]), event_dit.priors[0].places, place, direction)[0]
-    ahead = event_dit.priors[0].events.config.kinds[0][1]
+    distance = event_dit.priors[0].events.config.kinds[0][1]
     best = max(
-        (min(ahead, marched(event_dit.priors[0].places, x, z, yaw + turn) - CLEARANCE) - DETOUR * abs(turn), turn)
+        (min(distance, marched(event_dit.priors[0].places, x, z, yaw + turn) - CLEARANCE) - DETOUR * abs(turn), turn)
         for turn in GLANCES
     )
     reach = max(NEAREST, best[0] + DETOUR * abs(best[1]))
@@ -144,7 +144,7 @@ def test_a_facade_faces_the_street(event_dit, yaw, facing):
     ("turns", "place", "expected"),
     [
         (0, (3.0, 7.0), (2.0, 7.0)),  # along z: across is x
-        (2, (3.0, 7.0), (3.0, 7.0)),  # the other way no lane is known
+        (2, (3.0, 7.0), (3.0, 7.0)),  # the other way no lane is stored
         (1, (3.0, 7.0), (3.0, 5.0)),  # along x: across is z
         (-3, (3.0, 7.0), (3.0, 5.0)),  # the same heading
         (0, (79.5, -40.0), (82.0, -40.0)),  # around the torus of 80 metres the nearest lane is beyond the edge
@@ -164,7 +164,7 @@ def test_what_goes_along_streets_keeps_to_its_lane(event_config, turns, place, e
 
 
 def spotted(dit: DiT, row: int, column: int) -> Events:
-    """Events of which every thing is three by three opaque texels."""
+    """Events of which every sprite is three by three opaque texels."""
     events = copy.deepcopy(dit.priors[0].events)
     for tensor in (events.looks, events.mixtures, events.sides, *events.light.parameters(), events.path):
         tensor.zero_()
@@ -189,15 +189,15 @@ def drawn(
 
 
 @pytest.mark.parametrize(("row", "column"), [(24, 24), (10, 30), (30, 12)])
-def test_a_thing_is_seen_where_it_stands(event_dit, event_config, row, column):
-    """A texel's place in the world, through a pinhole camera."""
+def test_an_object_is_seen_at_its_position(event_dit, event_config, row, column):
+    """A texel's position in the world, through a pinhole camera."""
     events, (x, z, heading) = spotted(event_dit, row, column), (6.0, 30.0, 0.9)
     forward, right, up = 1.0, -0.5, 2.0
     colour, covered = drawn(event_config, events, 0, [x, z, heading], 90.0, torch.tensor([[[forward, right, up]]]))
     sin, cos = math.sin(heading), math.cos(heading)
     middle = np.array([x + forward * sin + right * cos, z + forward * cos - right * sin])
     sight = middle - STAND[0, 0].numpy()
-    beside = np.array([sight[1], -sight[0]]) / np.linalg.norm(sight)  # to the right of who looks there
+    beside = np.array([sight[1], -sight[0]]) / np.linalg.norm(sight)  # to the right of a camera that looks there
     texel = 2 * float(events.extent[0]) / TEXELS
     spot = middle + beside * (column + 0.5 - TEXELS / 2) * texel
     height = up - (row + 0.5 - TEXELS / 2) * texel
@@ -212,7 +212,7 @@ def test_a_thing_is_seen_where_it_stands(event_dit, event_config, row, column):
     assert torch.equal(colour[0, 1:, 0], torch.zeros_like(colour[0, 1:, 0])) and colour.max() == pytest.approx(0.7)
 
 
-def test_things_are_hidden_by_what_is_nearer_and_only_things_are_drawn(event_dit, event_config):
+def test_objects_are_occluded_by_what_is_nearer_and_only_objects_are_drawn(event_dit, event_config):
     events, course = spotted(event_dit, 24, 24), [3 + 10 * math.sin(0.3), 20 + 10 * math.cos(0.3), 0.0]
     shares = [float(drawn(event_config, events, 0, course, away)[1].max()) for away in (40.0, 6.0)]
     assert shares[0] > 0.1 and shares[1] < 1e-3
@@ -240,88 +240,92 @@ def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
 
 def stepped(dit: DiT, vae, worlds: WorldBatch, config: ModelConfig, *texts: str):
     motion = constrained_motion(dit, worlds, [STILL] * len(texts))
-    ready, ahead = encode_conditions(dit, vae, worlds, motion, *context_of(config, *texts))
-    return motion, ready, ahead
+    ready, block = encode_conditions(dit, vae, worlds, motion, *context_of(config, *texts))
+    return motion, ready, block
 
 
-def test_a_first_text_describes_a_place_and_is_no_event(event_dit, event_config, make_vae, pictures, monkeypatch):
-    """Words of snow bring snow to a world that was seen; before anything was they are heard as they are."""
+def test_a_first_text_describes_the_scene_and_is_no_event(event_dit, event_config, make_vae, pictures, monkeypatch):
+    """Words of snow bring snow to a running world; as its first text they are embedded as they are."""
     vae, kinds = make_vae(event_config), []
-    heard = event_dit.priors[0].events.heard
+    embedded = event_dit.priors[0].events.heard
     monkeypatch.setattr(
-        event_dit.priors[0].events, "heard", lambda told, kind: kinds.append(kind.tolist()) or heard(told, kind)
+        event_dit.priors[0].events,
+        "heard",
+        lambda prompts, kind: kinds.append(kind.tolist()) or embedded(prompts, kind),
     )
     stepped(event_dit, vae, worlds_of(event_dit, vae, pictures, 2), event_config, SNOW, UFO)
-    _, _, ahead = stepped(event_dit, vae, empty_worlds(event_dit, vae, 2, torch.device("cpu")), event_config, SNOW, UFO)
-    assert kinds == [[2, 0]] * 2 + [[NOTHING, NOTHING]] * 2 and ahead_in(ahead).covered is None
+    _, _, block = stepped(event_dit, vae, empty_worlds(event_dit, vae, 2, torch.device("cpu")), event_config, SNOW, UFO)
+    assert kinds == [[2, 0]] * 2 + [[NOTHING, NOTHING]] * 2 and predicted(block).covered is None
 
 
-def test_what_an_event_covers_is_drawn_over_all_that_is_known_and_sure(event_dit, event_config, make_vae, pictures):
+def test_event_objects_are_drawn_over_the_prior_mean_with_confidence(event_dit, event_config, make_vae, pictures):
     vae = make_vae(event_config)
     worlds = worlds_of(event_dit, vae, pictures, 2)
     plain = copy.deepcopy(event_dit)
     plain.priors[0].events = None
-    _, ready, ahead = stepped(event_dit, vae, worlds, event_config, UFO, "nothing of the sort")
+    _, ready, block = stepped(event_dit, vae, worlds, event_config, UFO, "nothing of the sort")
     _, bare, without = stepped(plain, vae, worlds, event_config, UFO, "nothing of the sort")
     assert torch.equal(ready.mean[1], bare.mean[1]) and torch.equal(ready.variance[1], bare.variance[1])
     places, events, kind = event_dit.priors[0].places, event_dit.priors[0].events, torch.tensor([0, NOTHING])
     begun = events.begin(kind, places, state_of(worlds).place, worlds.yaw)
     assert (
-        torch.equal(ahead_in(ahead).course[0, :3], begun[0])
-        and not ahead_in(ahead).course[1, :4].any()
-        and ahead_in(ahead).course[:, 4].tolist() == [0, 1]
+        torch.equal(predicted(block).course[0, :3], begun[0])
+        and not predicted(block).course[1, :4].any()
+        and predicted(block).course[:, 4].tolist() == [0, 1]
     )
     frames = event_config.block_latents
     ages = torch.arange(frames)[None]
-    stand = state_of(worlds).place[:, None].expand(-1, frames, -1)
+    position = state_of(worlds).place[:, None].expand(-1, frames, -1)
     yaw = worlds.yaw[:, None].expand(-1, frames)
-    rays = places.rays(stand, yaw, 0 * yaw)
+    rays = places.rays(position, yaw, 0 * yaw)
     latents = worlds.history.latents
     look = places.looks(
         latents[:, :, 0], latents[:, :, -1], worlds.history.has_past, words(event_config, UFO, "nothing of the sort")
     )
     known = places.painted(rays, look)
-    away = places.clear_sight(stand, yaw, 0 * yaw)
-    things, covered = events(kind, stand, yaw, 0 * yaw, away, ahead_in(ahead).course[:, :3], ages.expand(2, -1), known)
+    away = places.clear_sight(position, yaw, 0 * yaw)
+    things, covered = events(
+        kind, position, yaw, 0 * yaw, away, predicted(block).course[:, :3], ages.expand(2, -1), known
+    )
     stride = event_config.vae.temporal_stride
     share, thing = (part.repeat_interleave(stride, dim=2) for part in (covered, things))
 
     def over(view: Tensor) -> Tensor:
         return ((1 - share) * vae.decode(view)[0] + share * thing).clamp(-1, 1)
 
-    seen = over(ahead_in(without).guide.latents)
+    seen = over(predicted(without).guide.latents)
     latents = vae.encode(seen)
-    expected = torch.lerp(vae.encode(over(known)), latents, ahead_in(ahead).guide.valid)
-    sure = covered.unflatten(3, (-1, 8)).unflatten(5, (-1, 8)).mean(dim=(4, 6))
-    torch.testing.assert_close(ready.variance[0], (bare.variance * (1 - sure) + LEAST * sure)[0])
+    expected = torch.lerp(vae.encode(over(known)), latents, predicted(block).guide.valid)
+    coverage = covered.unflatten(3, (-1, 8)).unflatten(5, (-1, 8)).mean(dim=(4, 6))
+    torch.testing.assert_close(ready.variance[0], (bare.variance * (1 - coverage) + LEAST * coverage)[0])
     torch.testing.assert_close(ready.mean[0], expected[0], atol=1e-5, rtol=1e-4)
-    assert 0.05 < covered[0].mean() < 0.95 and torch.equal(ahead_in(ahead).covered, covered[:, :, -1])
-    # what latents lose of a thing is put back where the block shows it as it was drawn
-    detail = (1 - share) * ahead_in(without).guide.detail + share * (seen - vae.decode(latents)[0])
-    torch.testing.assert_close(ahead_in(ahead).guide.detail[0], detail[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(ahead_in(ahead).guide.detail[1], ahead_in(without).guide.detail[1])
+    assert 0.05 < covered[0].mean() < 0.95 and torch.equal(predicted(block).covered, covered[:, :, -1])
+    # the residual that latents lose of an object is added where the block shows it as it was drawn
+    detail = (1 - share) * predicted(without).guide.detail + share * (seen - vae.decode(latents)[0])
+    torch.testing.assert_close(predicted(block).guide.detail[0], detail[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(predicted(block).guide.detail[1], predicted(without).guide.detail[1])
 
 
 def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_config, make_vae, pictures):
     vae = make_vae(event_config)
     worlds = worlds_of(event_dit, vae, pictures, 2)
-    _, _, ahead = stepped(event_dit, vae, worlds, event_config, UFO, "")
-    covered = torch.zeros_like(ahead_in(ahead).covered)
+    _, _, block = stepped(event_dit, vae, worlds, event_config, UFO, "")
+    covered = torch.zeros_like(predicted(block).covered)
     covered[0, 0, 8:16, 16:24] = 0.9
     noise = torch.zeros(2, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
     streams = [generator("draw", i) for i in range(2)]
-    hidden = dataclasses.replace(ahead.predictions[0], auxiliary=dataclasses.replace(ahead_in(ahead), covered=covered))
-    after, _ = append_and_decode(event_dit, vae, dataclasses.replace(ahead, predictions=(hidden,)), noise, streams)
+    hidden = dataclasses.replace(block.predictions[0], auxiliary=dataclasses.replace(predicted(block), covered=covered))
+    after, _ = append_and_decode(event_dit, vae, dataclasses.replace(block, predictions=(hidden,)), noise, streams)
     useless, margin = state_of(after).doubt[:, 0] >= USELESS, (slice(4, 20), slice(12, 28))
     assert useless[0][margin].all() and useless.sum() == 16 * 16
     _, _, later = stepped(event_dit, vae, after, event_config, UFO, "")
-    assert ahead_in(later).guide.valid[0, 0, 0, 1, 2] <= REMEMBERED < ahead_in(later).guide.valid[1].min()
+    assert predicted(later).guide.valid[0, 0, 0, 1, 2] <= REMEMBERED < predicted(later).guide.valid[1].min()
     album = append_and_decode(event_dit, vae, later, noise, streams)[0].priors[0].album
     kept = [torch.equal(album.pictures[i], state_of(after).album.pictures[i]) for i in range(2)]
-    assert kept == [True, False]  # the picture that shows the thing is not added
+    assert kept == [True, False]  # the picture that shows the object is not added
 
 
-def test_an_event_keeps_its_place_until_another_begins(event_dit, event_config, make_vae, pictures):
+def test_an_event_keeps_its_position_until_another_begins(event_dit, event_config, make_vae, pictures):
     vae, walk = make_vae(event_config), Action.from_keys("W", "→")
     worlds, courses = worlds_of(event_dit, vae, pictures, 1), []
     sigmas = torch.tensor([1.0, 0.0])
@@ -340,17 +344,17 @@ def test_an_event_keeps_its_place_until_another_begins(event_dit, event_config, 
         assert torch.equal(state_of(world).course, times * state_of(worlds).course)
 
 
-def test_only_texts_that_may_change_the_light_outdate_what_was_seen(event_dit, event_config, make_vae, pictures):
-    """A thing that comes or goes leaves all else as it was; what is not known may change anything."""
+def test_only_texts_that_may_change_the_light_lower_the_confidence(event_dit, event_config, make_vae, pictures):
+    """An object that comes or goes leaves all else as it was; an unknown text may change anything."""
     vae, other = make_vae(event_config), "nothing of the sort"
     noise = torch.zeros(1, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
     expected = {("", UFO): False, (UFO, FIRE): False, (UFO, ""): False, (UFO, SNOW): True, (SNOW, ""): True, (SNOW, UFO): True,
                 ("", other): True, (other, ""): True, (UFO, UFO): False, (SNOW, SNOW): False}  # fmt: skip
     for (before, after), changed in expected.items():
         worlds = worlds_of(event_dit, vae, pictures, 1)
-        _, _, ahead = stepped(event_dit, vae, worlds, event_config, before)
-        worlds, _ = append_and_decode(event_dit, vae, ahead, noise, [generator("draw")])
-        assert ahead_in(stepped(event_dit, vae, worlds, event_config, after)[2]).changed.tolist() == [changed], (
+        _, _, block = stepped(event_dit, vae, worlds, event_config, before)
+        worlds, _ = append_and_decode(event_dit, vae, block, noise, [generator("draw")])
+        assert predicted(stepped(event_dit, vae, worlds, event_config, after)[2]).changed.tolist() == [changed], (
             before,
             after,
         )
