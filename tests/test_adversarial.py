@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 
@@ -19,6 +20,7 @@ from train.generator.foundation import measure_residuals
 from train.generator.shapes import recorded_config
 from train.generator.windows import Spans, Windows
 from train.recordings import Episode, EpisodeWriter, Recording, open_episodes
+from world_model import flow
 from world_model.action_spaces import ActionSpec
 from world_model.dit import DiT
 from world_model.text import build_conditioning
@@ -87,16 +89,17 @@ def test_the_discriminator_sees_the_newest_picture_and_the_block(parts, trainer)
     torch.testing.assert_close(generated, expected, rtol=0, atol=0)
 
 
-def test_each_loss_moves_its_own_network(parts, trainer):
-    _, _, _, dit = parts
-    student, critic = DiT(trainer.config), trainer.critic()
-    student.load_state_dict(dit.state_dict())
+def test_each_loss_moves_its_own_network(trainer):
+    student, critic = trainer.student().requires_grad_(True), trainer.critic()
     made = trainer.rollout(student, 1)
     critic.requires_grad_(False)
-    trainer.generator_loss(critic, student, made, 1).backward()
+    trainer.generator_loss(critic, made, 1).backward()
     assert all(p.grad is None for p in critic.parameters())
     moved = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert {"head.head.weight", "flow.displacement.weight"} <= moved
+    assert {"head.head.weight", "detail.leave.weight"} <= moved
+    assert not any(
+        name.startswith(("flow.", "blocks.0.", "patch_embedding_1x")) for name in moved
+    )  # what reads the past stays
     student.zero_grad()
     critic.requires_grad_(True)
     trainer.critic_loss(critic, made, 1).backward()
@@ -114,8 +117,17 @@ def test_losses_of_a_discriminator_that_cannot_tell(parts, trainer):
     _, _, _, dit = parts
     made = trainer.rollout(dit, 0)
     assert trainer.critic_loss(Same(), made, 0).item() == pytest.approx(math.log(2))
-    trainer.settings = dataclasses.replace(trainer.settings, young=0)  # nothing learns from recordings
-    assert trainer.generator_loss(Same(), dit, made, 0).item() == pytest.approx(math.log(2))
+    assert trainer.generator_loss(Same(), made, 0).item() == pytest.approx(math.log(2))
+
+
+def test_a_student_begins_with_the_moved_frames(trainer):
+    trainer.teacher = copy.deepcopy(trainer.teacher).requires_grad_(False)
+    for layer in (trainer.teacher.head.head, trainer.teacher.detail.leave):
+        nn.init.normal_(layer.weight)
+    trainer.sigmas = flow.sigma_schedule(1, 1.0)  # from pure noise, which says nothing of the block
+    made = trainer.rollout(trainer.student(), 0)
+    torch.testing.assert_close(made.latents, made.conditions.mean, rtol=0, atol=1e-5)
+    assert trainer.teacher.head.head.weight.any() and trainer.teacher.detail.leave.weight.any()
 
 
 def test_a_discriminator_learns_to_tell_clips_apart_by_their_action():

@@ -355,7 +355,7 @@ def test_distillation_moves_the_generator_alone_when_it_is_its_turn(toy_config, 
     made = trainer.rollout(student, 2)
     assert made.latents.requires_grad
     critic = DiT(toy_config)  # of another opinion than the teacher
-    trainer.generator_loss(critic, student, made, 2).backward()
+    trainer.generator_loss(critic, made, 2).backward()
     grads = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any("patch_embedding_2x" in name for name in grads)  # the compressor of the history is in the gradient path
 

@@ -13,7 +13,6 @@ A stopped run goes on where it was.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -158,7 +157,7 @@ class WorldTraining:
         """Stage 3: a generator of few steps, on its own rollouts."""
         s = replace(self.recipe.distill, seed=self.settings.seed)
         trainer = s.trainer(self.config, Windows(self.config, data), teacher, self.vae)
-        student = copy.deepcopy(teacher).train().requires_grad_(True)
+        student = trainer.student().train().requires_grad_(True)
         critic = trainer.critic().train().requires_grad_(True).to(self.device)
         adam = {
             name: [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.0, 0.999), weight_decay=0.0)]
@@ -176,7 +175,7 @@ class WorldTraining:
                 losses = {"critic": trainer.critic_loss(score, made, number)}
                 if trainer.learns(number):
                     score.requires_grad_(False)
-                    losses["generator"] = trainer.generator_loss(score, own, made, number)
+                    losses["generator"] = trainer.generator_loss(score, made, number)
                     score.requires_grad_(True)
             if "generator" in losses:
                 stage.update("dit", losses["generator"])

@@ -32,8 +32,8 @@ class DetailHead(nn.Module):
         self.enter = nn.Conv2d(self.channels + 2 * c.latent_channels, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
         self.leave = nn.Conv2d(width, c.latent_channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, x: Tensor, mean: Tensor) -> Tensor:
         """features [B, `channels`, K, h, w] of the tokens, noisy block x and moved frames [B, C, K, h, w] -> [B, C, K, h, w]."""

@@ -72,6 +72,10 @@ class Distillation:
         """Random numbers of one purpose in one step."""
         return torch.Generator(self.device).manual_seed((self.settings.seed * 1_000_003 + number + 1) * 4 + kind)
 
+    def student(self) -> DiT:
+        """The generator, as it begins."""
+        return copy.deepcopy(self.teacher)
+
     def critic(self) -> nn.Module:
         """The network that follows the generator, as it begins."""
         return copy.deepcopy(self.teacher)
@@ -79,6 +83,10 @@ class Distillation:
     def learns(self, number: int) -> bool:
         """Whether the generator is updated in step `number`."""
         return number >= self.settings.critic_warmup and number % self.settings.critic_steps == 0
+
+    def read(self, student: DiT, window: Window) -> Conditions:
+        """What the generator is conditioned on."""
+        return read_window(student, window)
 
     def rollout(self, student: DiT, number: int) -> Rollout:
         """One more block of some worlds, up to a random exit step, which is the same for all of them.
@@ -93,7 +101,7 @@ class Distillation:
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=draw))
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
-            conditions = read_window(student, window)
+            conditions = self.read(student, window)
             latents = denoise_block(student, conditions, noise, self.sigmas, exit_step)
         self.pool.add(rows, latents, stream)
         return Rollout(window, spans, conditions, latents)
@@ -123,7 +131,7 @@ class Distillation:
             real = real + self.settings.guidance * (real - score(self.teacher, silenced(window, self.config)))
         return dmd_direction(fake, real, latents)
 
-    def generator_loss(self, critic: nn.Module, student: DiT, made: Rollout, number: int) -> Tensor:
+    def generator_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
         """Distribution matching; with `truth` above 0, also the squared distance to the recording."""
         assert isinstance(critic, DiT)
         loss = dmd_loss(made.latents, self.direction(critic, made.window, made.latents.detach(), number))
