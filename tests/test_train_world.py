@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 from tests.test_generator import toy_episode
+from train.generator import adversarial
+from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
+from train.generator.windows import Windows
 from train.recordings import EpisodeWriter, Recording, RecordingError, open_episodes
 from train.world import Recipe, Settings, WorldTraining, split_episodes
 from world_model.action_spaces import ActionSpec
@@ -48,6 +52,25 @@ def test_all_stages_ran_and_the_folder_is_whole(trained):
     after, frames = model.step(state, [2])
     assert frames.shape == (1, 1, 32, 32, 3)
     assert after.steps == (1,)
+
+
+def test_distillation_by_a_discriminator(trained, tmp_path):
+    """A stage like the others: it runs, leaves a checkpoint, and changes the layers that see the noise alone."""
+    training = copy.copy(trained[2])
+    distil = adversarial.Settings(batch=2, pool=4, episode_length=3, critic_warmup=1, width=4)
+    recipe = dataclasses.replace(WITH_DISTILLATION, distill=distil, steps={"distill": 3})
+    training.out, training.recipe, training.steps = tmp_path, recipe, {}
+    windows = Windows(
+        training.config,
+        encode_recording(training.config, training.vae, training.files, training.episodes, training.conditioning),
+    )
+    teacher = training.generator
+    student = training.distilled(windows.data, teacher)
+    assert training.steps["distill"] == 3 and (tmp_path / "stages" / "distill" / "checkpoint.pt").is_file()
+    before, after = teacher.state_dict(), student.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {"head.head.weight", "detail.leave.weight"} <= changed
+    assert not any(name.startswith(("flow.", "blocks.0.")) for name in changed)
 
 
 def test_a_finished_run_has_nothing_left_to_do(trained):

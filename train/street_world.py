@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
-from train.generator import distill, foundation
+from train.generator import adversarial, distill, foundation
 from train.generator.encode import encode_recording
 from train.generator.fit import Stage
 from train.generator.shapes import MINILM, SIZES, recorded_config
@@ -210,9 +210,21 @@ def wait_for(folder: Path, episodes: int, renderer: subprocess.Popen) -> Iterato
         time.sleep(0.5)
 
 
+def with_discriminator(recipe: Recipe, share: float) -> Recipe:
+    """A recipe that gives a share of its minutes, taken from the foundation, to adversarial distillation instead of another."""
+    shares = {
+        **recipe.shares,
+        "foundation": recipe.shares["foundation"] + recipe.shares["distill"] - share,
+        "distill": share,
+    }
+    distil = adversarial.Settings(batch=16, pool=64, episode_length=8)
+    return dataclasses.replace(recipe, distill=distil, shares=shares)
+
+
 def train(
-    out: Path, settings: Settings, towns: int, workers: int, texts: Path | None, initial: Path | None, peak: float
-) -> None:
+    out: Path, settings: Settings, towns: int, workers: int, texts: Path | None, initial: Path | None, peak: float,
+    discriminator: float = 0.0,
+) -> None:  # fmt: skip
     """Everything within `settings.minutes`, beginning with the first rendered frame."""
     began = time.monotonic()
     data = out / "data"
@@ -229,6 +241,8 @@ def train(
             left = settings.minutes - (time.monotonic() - began) / 60
             on_gpu = settings.torch_device.type == "cuda"
             recipe = GPU if on_gpu else CPU
+            if discriminator:
+                recipe = with_discriminator(recipe, discriminator)
             if not on_gpu:  # a CPU's minutes teach the mean of a block well, and samples of it badly
                 shape = dataclasses.replace(shape, sampler=dataclasses.replace(shape.sampler, steps=1, start_steps=1))
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
@@ -277,11 +291,17 @@ def main() -> None:
     command.add_argument("--texts", type=Path, help="file of encoded texts, where the text encoder is not installed")
     command.add_argument("--initial", type=Path, help="folder of weights to go on from")
     command.add_argument("--peak", type=float, default=0.0, help="the card's bfloat16 peak, TFLOP/s")
+    command.add_argument(
+        "--discriminator", type=float, default=0.0, metavar="SHARE",
+        help="share of the minutes for adversarial distillation, instead of distribution matching by two scores",
+    )  # fmt: skip
     command.add_argument("--compile", action="store_true", help="compile the layers")
     given = vars(parser.parse_args())
     if given.pop("command") == "texts":
         print(f"{write_texts(given['out'], given['towns'], 0)} texts in {given['out']}")
         return
+    if not 0 <= given["discriminator"] <= 0.8:
+        parser.error(f"--discriminator must be a share of 0 to 0.8, got {given['discriminator']}")
     settings = Settings(minutes=given.pop("minutes"), size=given.pop("size"), compile=given.pop("compile"))
     train(settings=settings, **given)
 
