@@ -87,7 +87,7 @@ class TextTable:
 class StreetTraining(WorldTraining):
     """`WorldTraining` of episodes that are still being rendered."""
 
-    def __init__(self, *args, initial: Path | None = None, peak: float = 0.0, **kwargs) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, *args, initial: Path | None = None, peak: float = 0.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.initial, self.peak = initial, peak
         self.looked = time.monotonic()

@@ -226,7 +226,7 @@ class WorldTraining:
 
     # ---- what stages share ----------------------------------------------------------------------------------------------
 
-    def stage(self, name, models, optimizers, averaged, cooldown, kept=None) -> Stage:  # type: ignore[no-untyped-def]
+    def stage(self, name, models, optimizers, averaged, cooldown, kept=None) -> Stage:
         budget = Budget(self.recipe.shares[name] * self.settings.minutes, warmup=50, cooldown=max(cooldown, 1e-9))
         if name in self.recipe.steps:
             budget = replace(budget, steps=self.recipe.steps[name], warmup=10)

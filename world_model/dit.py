@@ -230,7 +230,7 @@ class DiT(HistoryEmbedding):
             embedded = embedded + pooled[:, None]
         return embedded, self.time_projection(embedded).unflatten(-1, (6, -1))
 
-    def _run(self, block: nn.Module, *args):  # type: ignore[no-untyped-def]
+    def _run(self, block: nn.Module, *args):
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
@@ -252,7 +252,7 @@ class DiT(HistoryEmbedding):
     def _tokens(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float) -> Tensor:
         """What the head reads, [B, L, D]."""
         tokens = self.patch_embedding(x.to(self.dtype))
-        grid: Grid = tuple(tokens.shape[2:])  # type: ignore[assignment]
+        grid: Grid = tuple(tokens.shape[2:])
         tokens = tokens.flatten(2).transpose(1, 2)
         if conditions.bias is not None:
             tokens = tokens + conditions.bias

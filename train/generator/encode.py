@@ -107,7 +107,7 @@ class _Texts:
     def row(self, text: str | None) -> int:
         return self.numbers.setdefault(text, len(self.numbers) + 1) if text else 0
 
-    def add(self, texts) -> None:  # type: ignore[no-untyped-def]
+    def add(self, texts) -> None:
         self.rows += [self.row(text) for text in texts]
 
     def encode(self, config: ModelConfig, conditioning: Conditioning) -> Tensor:
