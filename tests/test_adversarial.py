@@ -61,7 +61,7 @@ def parts(tmp_path_factory):
 @pytest.fixture
 def trainer(parts) -> AdversarialDistillation:
     config, vae, windows, dit = parts
-    settings = adversarial.Settings(batch=3, pool=4, episode_length=4, critic_warmup=1, width=4)
+    settings = adversarial.Settings(batch=3, pool=4, episode_length=4, critic_warmup=1, width=4, truth=0.0)
     made = settings.trainer(config, windows, dit, vae)
     assert isinstance(made, AdversarialDistillation)
     return made

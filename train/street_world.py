@@ -217,7 +217,7 @@ def with_discriminator(recipe: Recipe, share: float) -> Recipe:
         "foundation": recipe.shares["foundation"] + recipe.shares["distill"] - share,
         "distill": share,
     }
-    distil = adversarial.Settings(batch=16, pool=64, episode_length=8)
+    distil = adversarial.Settings(batch=16, pool=64)
     return dataclasses.replace(recipe, distill=distil, shares=shares)
 
 

@@ -33,10 +33,12 @@ CONTEXT = CausalTime.reach + 1  # latent frames before a block that its clip is 
 class Settings(distill.Settings):
     """Numbers of this stage."""
 
-    generator_lr: float = 2e-4
-    critic_lr: float = 4e-4
+    generator_lr: float = 1e-4
+    critic_lr: float = 2e-4
     critic_steps: int = 1
-    penalty: float = 40.0  # weight of the gradient penalties
+    episode_length: int = 8
+    truth: float = 0.3
+    penalty: float = 100.0  # weight of the gradient penalties
     width: int = 48  # channels of the discriminator's first layer
 
     def trainer(self, config: ModelConfig, windows: Windows, teacher: DiT, vae: VideoVAE) -> AdversarialDistillation:
