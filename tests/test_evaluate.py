@@ -121,10 +121,14 @@ class TestWhole:
 
     def test_resumed_without_computing(self, tiny_report, world_model, judge_weights, monkeypatch):
         out, metadata, report = tiny_report
+
+        def never(*_args, **_kwargs):
+            raise AssertionError("what was kept is computed again")
+
         for name in ("measure_walk", "save_sheet"):
-            monkeypatch.setattr(evaluation, name, None)
+            monkeypatch.setattr(evaluation, name, never)
         for module, name in ((events, "run_scene"), (memory, "run_scene"), (starts, "run"), (endurance, "real_walks")):
-            monkeypatch.setattr(module, name, None)
+            monkeypatch.setattr(module, name, never)
         again = evaluation.evaluate(world_model, metadata, out, TINY, judge_weights=judge_weights)
         assert again == report
 

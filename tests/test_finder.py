@@ -282,7 +282,12 @@ def test_it_learns_where_a_few_pictures_were_taken(town_config, data_folder, tmp
     known = views.draw(6, "few")
     monkeypatch.setattr(Views, "draw", lambda self, count, *key: known)
     monkeypatch.setattr(Views, "walked", lambda self, count, *key: (known[0][:0], known[1][:0]))
-    monkeypatch.setattr(stage, "Finder", lambda period, size, towns: Finder(period, size, width=8, towns=towns))
+
+    class Narrow(Finder):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, width=8, **kwargs)
+
+    monkeypatch.setattr(stage, "Finder", Narrow)
     train(town_config, data_folder, tmp_path, replace(QUICK, blurred=0.0, ema=0.8), 60, None)
     facts = json.loads((tmp_path / "finder.json").read_text())["finder_training"]
     assert facts["x"] >= 0.8 and facts["z"] >= 0.8 and facts["heading"] >= 0.8
