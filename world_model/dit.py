@@ -307,10 +307,10 @@ class DiT(HistoryEmbedding):
         p = self.config.dit.patch
         grid = (x.shape[2] // p[0], x.shape[3] // p[1], x.shape[4] // p[2])
         out = self._unpatch(self.head.head(tokens), grid)
-        if self.detail is not None and conditions.mean is not None:
-            out = out + self.detail(self._unpatch(self.detail.features(tokens), grid), x, conditions.mean)
         if conditions.mean is None or conditions.variance is None:
             return DetailedPrediction(out)
+        if self.detail is not None:
+            out = out + self.detail(self._unpatch(self.detail.features(tokens), grid), x, conditions.mean)
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)

@@ -113,16 +113,12 @@ class AdversarialDistillation(distill.Distillation):
         real, fake = judged.chunk(2)
         return F.softplus(fake - real).mean() + self.settings.penalty * (judged - shaken).square().mean()
 
-    def generator_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
-        """A generated clip should look more recorded than the recorded one; with `truth` above 0, also the squared distance to the
-        recorded block."""
+    def matching_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
+        """A generated clip should look more recorded than the recorded one."""
         action = made.window.action
         with torch.no_grad():
             real = critic(self.recorded(made), action).float()
-        loss = F.softplus(real - critic(self.generated(made), action).float()).mean()
-        if self.settings.truth:
-            loss = loss + self.settings.truth * (made.latents - made.window.data).square().mean()
-        return loss
+        return F.softplus(real - critic(self.generated(made), action).float()).mean()
 
     def recorded(self, made: distill.Rollout) -> Tensor:
         """Clips [B, 3, T, H, W] of the recording."""

@@ -50,12 +50,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One more block of some worlds: their windows and spans, what the generator was conditioned on, and its block
-    [B, C, K, h, w]."""
+    """One more block of some worlds: their windows and spans, and the block [B, C, K, h, w]."""
 
     window: Window
     spans: Spans
-    conditions: Conditions
     latents: Tensor
 
 
@@ -101,10 +99,9 @@ class Distillation:
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=draw))
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
-            conditions = self.read(student, window)
-            latents = denoise_block(student, conditions, noise, self.sigmas, exit_step)
+            latents = denoise_block(student, self.read(student, window), noise, self.sigmas, exit_step)
         self.pool.add(rows, latents, stream)
-        return Rollout(window, spans, conditions, latents)
+        return Rollout(window, spans, latents)
 
     def critic_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
         """Flow matching of the generator's blocks."""
@@ -133,11 +130,15 @@ class Distillation:
 
     def generator_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
         """Distribution matching; with `truth` above 0, also the squared distance to the recording."""
-        assert isinstance(critic, DiT)
-        loss = dmd_loss(made.latents, self.direction(critic, made.window, made.latents.detach(), number))
+        loss = self.matching_loss(critic, made, number)
         if self.settings.truth:
             loss = loss + self.settings.truth * (made.latents - made.window.data).square().mean()
         return loss
+
+    def matching_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
+        """Distribution matching alone."""
+        assert isinstance(critic, DiT)
+        return dmd_loss(made.latents, self.direction(critic, made.window, made.latents.detach(), number))
 
 
 def silenced(window: Window, config: ModelConfig) -> Window:
