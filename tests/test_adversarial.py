@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from train.generator import adversarial
-from train.generator.adversarial import CONTEXT, AdversarialDistillation, Discriminator
+from train.generator.adversarial import AdversarialDistillation, Discriminator, preferred
 from train.generator.autoencoder import Clips, fit_pca
 from train.generator.autoencoder import Settings as AutoencoderSettings
 from train.generator.encode import encode_recording
-from train.generator.foundation import measure_residuals
+from train.generator.foundation import measure_residuals, read_window
 from train.generator.shapes import recorded_config
 from train.generator.windows import Spans, Windows
 from train.recordings import Episode, EpisodeWriter, Recording, open_episodes
@@ -82,24 +82,24 @@ def test_a_clip_is_the_block_and_what_was_recorded_before_it(parts):
 def test_the_discriminator_sees_the_newest_picture_and_the_block(parts, trainer):
     config, vae, _, dit = parts
     made = trainer.rollout(dit, 0)
-    generated, recorded = trainer.generated(made), trainer.recorded(made)
-    assert generated.shape == recorded.shape == (3, 3, 1 + config.block_latents, 16, 16)
-    past = made.window.history.latents[:, :, -CONTEXT:]
-    expected = vae.decode(torch.cat([past, made.latents], dim=2))[0][:, :, -1 - config.block_latents :]
-    torch.testing.assert_close(generated, expected, rtol=0, atol=0)
+    assert made.generated.shape == made.recorded.shape == (3, 3, 1 + config.block_latents, 16, 16)
+    past = made.window.history.latents[:, :, -1:]
+    for clip, block in ((made.generated, made.latents), (made.recorded, made.window.data)):
+        # every world of a new pool has only its start picture, which is the recording's
+        expected = vae.decode(torch.cat([past, block], dim=2))[0]
+        torch.testing.assert_close(clip, expected, rtol=0, atol=1e-5)
 
 
 def test_each_loss_moves_its_own_network(trainer):
-    student, critic = trainer.student().requires_grad_(True), trainer.critic()
+    student, critic = trainer.student(), trainer.critic()
     made = trainer.rollout(student, 1)
     critic.requires_grad_(False)
     trainer.generator_loss(critic, made, 1).backward()
     assert all(p.grad is None for p in critic.parameters())
     moved = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert {"head.head.weight", "detail.leave.weight"} <= moved
-    assert not any(
-        name.startswith(("flow.", "blocks.0.", "patch_embedding_1x")) for name in moved
-    )  # what reads the past stays
+    still = ("flow.", "blocks.0.", "patch_embedding_1x", "time_embedding", "action_embedding")
+    assert not any(name.startswith(still) for name in moved)  # what says how frames move
     student.zero_grad()
     critic.requires_grad_(True)
     trainer.critic_loss(critic, made, 1).backward()
@@ -112,7 +112,7 @@ def test_losses_of_a_discriminator_that_cannot_tell(parts, trainer):
 
     class Same(nn.Module):
         def forward(self, clip, action):
-            return torch.full((len(clip), 5), 0.7)
+            return [torch.full((len(clip), 5), 0.7), torch.full((len(clip), 1), -2.0)]
 
     _, _, _, dit = parts
     made = trainer.rollout(dit, 0)
@@ -127,14 +127,14 @@ def test_a_student_begins_with_the_moved_frames(trainer):
     trainer.sigmas = flow.sigma_schedule(1, 1.0)  # from pure noise, which says nothing of the block
     student = trainer.student()
     made = trainer.rollout(student, 0)
-    torch.testing.assert_close(made.latents, trainer.read(student, made.window).mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(made.latents, read_window(student, made.window).mean, rtol=0, atol=1e-5)
     assert trainer.teacher.head.head.weight.any() and trainer.teacher.detail.leave.weight.any()
 
 
 def test_a_discriminator_learns_to_tell_clips_apart_by_their_action():
     """A step to the right under its own action against the same clip under the other one: only the action says which is which."""
     torch.manual_seed(0)
-    critic = Discriminator(2, 2, 8)
+    critic = Discriminator(2, 2, 8, (16, 16))
     optimizer = torch.optim.Adam(critic.parameters(), lr=3e-3)
     action = torch.eye(2).repeat(8, 1)
     for _ in range(60):
@@ -142,7 +142,7 @@ def test_a_discriminator_learns_to_tell_clips_apart_by_their_action():
         moved = torch.where(action[:, :1, None, None, None] > 0, picture.roll(3, -1), picture.roll(-3, -1))
         clip = torch.cat([picture, moved], dim=2)
         real, fake = critic(clip, action), critic(clip, 1 - action)
-        loss = torch.nn.functional.softplus(fake - real).mean()
+        loss = preferred(real, fake)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -154,3 +154,34 @@ def test_an_autoencoder_that_shrinks_time_is_refused(parts):
     strided = dataclasses.replace(config, vae=dataclasses.replace(config.vae, temporal_stride=2))
     with pytest.raises(ValueError, match="temporal stride of 1, got 2"):
         adversarial.Settings().trainer(strided, windows, dit, vae)
+
+
+@pytest.mark.parametrize(("size", "places"), [((16, 16), [4, 1]), ((64, 96), [96, 24, 6]), ((8, 24), [3])])
+def test_a_discriminator_judges_places_of_several_sizes(size, places):
+    judged = Discriminator(2, 3, 4, size)(torch.zeros(2, 3, 2, *size), torch.zeros(2, 3))
+    assert [tuple(at.shape) for at in judged] == [(2, count) for count in places]
+
+
+def test_a_discriminator_knows_where_on_the_screen_a_place_is():
+    """One grey picture everywhere: only a learnt value per place tells its middle apart from that of another row."""
+    critic = Discriminator(1, 1, 4, (64, 96)).requires_grad_(False)
+    with torch.no_grad():
+        critic.screen[:, :, :4] = 1.0
+    judged = critic(torch.zeros(1, 3, 1, 64, 96), torch.zeros(1, 1))[0].view(8, 12)
+    assert abs(judged[2, 5] - judged[6, 5]) > 1e-3
+    torch.testing.assert_close(judged[2, 5], judged[2, 6])
+
+
+def test_the_recorded_block_pulls_less_the_longer_a_rollout_is(parts):
+    config, vae, windows, dit = parts
+    given = dict(batch=3, pool=4, episode_length=4, critic_warmup=0, width=4)
+    near, far = (adversarial.Settings(**given, truth=truth).trainer(config, windows, dit, vae) for truth in (0.0, 1.0))
+    critic = near.critic()
+    made = near.rollout(near.student(), 0)
+    young, old = (dataclasses.replace(made.spans, age=made.spans.age * 0 + age) for age in (0, 3))
+    pulls = [
+        (far.generator_loss(critic, at, 0) - near.generator_loss(critic, at, 0)).item()
+        for at in (dataclasses.replace(made, spans=young), dataclasses.replace(made, spans=old))
+    ]
+    assert pulls[0] == pytest.approx((made.latents - made.window.data).square().mean().item(), rel=1e-4)
+    assert pulls[1] == pytest.approx(pulls[0] / 8, rel=1e-3)

@@ -12,7 +12,7 @@ from train.generator.shapes import recorded_config
 from train.recordings import Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
-from world_model.appearance_flow import AppearanceFlow, move
+from world_model.appearance_flow import SOURCES, AppearanceFlow, move
 from world_model.conditions import Target
 from world_model.detail import DetailHead
 from world_model.dit import DiT
@@ -79,7 +79,7 @@ def test_sources_are_the_newest_frame_and_the_ends_of_the_blocks_before(toy):
     frames = 9
     latents = torch.arange(frames).float()[None, None, :, None, None].expand(1, config.dit.latent_channels, -1, 2, 4)
     history = History(latents, *(torch.zeros(1, frames) for _ in range(3)), torch.ones(1, frames, dtype=torch.bool))
-    assert flow.sources(history)[0, :, 0, 0, 0].tolist() == [8, 8 - config.block_latents, 8 - 2 * config.block_latents]
+    assert flow.sources(history)[0, :, 0, 0, 0].tolist() == [8 - n * config.block_latents for n in range(SOURCES)]
 
 
 def test_large_displacements_are_found_from_coarse_pictures(toy):
@@ -136,11 +136,26 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     torch.testing.assert_close(conditions.mean, latents.expand_as(conditions.mean), rtol=0, atol=1e-4)
     dit.flow.displacement.bias.fill_(4.0)
     moved, latents = conditions_of(dit, config)
-    pictures = dit.flow.pictures(latents.expand(-1, -1, 3, -1, -1))  # a world at its start saw its picture all the time
-    expected = dit.flow.latents(move(pictures, torch.full((2, 2, 3, 3, 4, 8), 4.0), 1, "bicubic"))
+    pictures = dit.flow.pictures(latents.expand(-1, -1, SOURCES, -1, -1))  # a world at its start saw its picture all the time
+    expected = dit.flow.latents(move(pictures, torch.full((2, 2, SOURCES, 3, 4, 8), 4.0), 1, "bicubic"))
     assert (expected > latents.amax((-2, -1), keepdim=True)).any()  # the moved frame stays within the newest one
     expected = expected.clamp(latents.amin((-2, -1), keepdim=True), latents.amax((-2, -1), keepdim=True))
     torch.testing.assert_close(moved.mean, expected, rtol=0, atol=1e-4)
+
+
+def test_displacements_depend_on_what_the_newest_picture_shows_nearby(toy):
+    config, _ = toy
+    torch.manual_seed(0)
+    flow = AppearanceFlow(config).requires_grad_(False)
+    torch.nn.init.normal_(flow.displacement.weight)
+    tokens = torch.randn(1, 8, config.dit.dim)
+    newest = torch.randn(1, config.dit.latent_channels, 2, 4)
+    changed = newest.clone()
+    changed[:, :, 0, 0] += 1
+    moved = (flow.displacements(tokens, changed) - flow.displacements(tokens, newest)).abs()
+    assert moved.shape == (1, config.block_latents, SOURCES, 3, 4, 8)
+    by_place = moved.amax(dim=(0, 1, 2, 3))
+    assert by_place[:, :4].min() > 0  # two latent places, of 2 x 2 displacements each
 
 
 def test_the_first_layers_run_once_a_block_and_not_with_the_noise(toy):

@@ -56,9 +56,11 @@ GPU = Recipe(
     shares={"autoencoder": 0.1, "foundation": 0.6, "distill": 0.3},
 )
 CPU = Recipe(
-    foundation=foundation.Settings(batch=24, longest=BLOCKS, self_generated_steps=1),
+    foundation=foundation.Settings(
+        batch=24, noise_samples=1, self_generated_from=1.0, self_generated_steps=1, longest=BLOCKS
+    ),
     distill=distill.Settings(episode_length=BLOCKS),
-    shares={"autoencoder": 0.05, "foundation": 0.95, "distill": 0.0},
+    shares={"autoencoder": 0.07, "foundation": 0.93, "distill": 0.0},
 )
 
 
@@ -210,15 +212,16 @@ def wait_for(folder: Path, episodes: int, renderer: subprocess.Popen) -> Iterato
         time.sleep(0.5)
 
 
-def with_discriminator(recipe: Recipe, share: float) -> Recipe:
-    """A recipe that gives a share of its minutes, taken from the foundation, to adversarial distillation instead of another."""
-    shares = {
-        **recipe.shares,
-        "foundation": recipe.shares["foundation"] + recipe.shares["distill"] - share,
-        "distill": share,
-    }
-    distil = adversarial.Settings(batch=16, pool=64)
-    return dataclasses.replace(recipe, distill=distil, shares=shares)
+def planned(recipe: Recipe, discriminator: float, initial: bool) -> Recipe:
+    """A recipe without the autoencoder's minutes where that is given, and with a share `discriminator` of all minutes for
+    adversarial distillation instead of another, if above 0. The foundation gets the rest."""
+    autoencoder = 0.0 if initial else recipe.shares["autoencoder"]
+    distilled = discriminator or recipe.shares["distill"]
+    if discriminator:
+        recipe = dataclasses.replace(recipe, distill=adversarial.Settings(batch=24, pool=96))
+    foundation_share = max(0.0, 1 - autoencoder - distilled)
+    shares = {"autoencoder": autoencoder, "foundation": foundation_share, "distill": distilled}
+    return dataclasses.replace(recipe, shares=shares)
 
 
 def train(
@@ -240,9 +243,7 @@ def train(
             conditioning = Conditioning(shape.text, table.actions if table else None, table)
             left = settings.minutes - (time.monotonic() - began) / 60
             on_gpu = settings.torch_device.type == "cuda"
-            recipe = GPU if on_gpu else CPU
-            if discriminator:
-                recipe = with_discriminator(recipe, discriminator)
+            recipe = planned(GPU if on_gpu else CPU, discriminator, initial is not None)
             if not on_gpu:  # a CPU's minutes teach the mean of a block well, and samples of it badly
                 shape = dataclasses.replace(shape, sampler=dataclasses.replace(shape.sampler, steps=1, start_steps=1))
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
@@ -300,8 +301,9 @@ def main() -> None:
     if given.pop("command") == "texts":
         print(f"{write_texts(given['out'], given['towns'], 0)} texts in {given['out']}")
         return
-    if not 0 <= given["discriminator"] <= 0.8:
-        parser.error(f"--discriminator must be a share of 0 to 0.8, got {given['discriminator']}")
+    most = 1.0 if given["initial"] else 0.8
+    if not 0 <= given["discriminator"] <= most:
+        parser.error(f"--discriminator must be a share of 0 to {most}, got {given['discriminator']}")
     settings = Settings(minutes=given.pop("minutes"), size=given.pop("size"), compile=given.pop("compile"))
     train(settings=settings, **given)
 

@@ -157,7 +157,7 @@ class WorldTraining:
         """Stage 3: a generator of few steps, on its own rollouts."""
         s = replace(self.recipe.distill, seed=self.settings.seed)
         trainer = s.trainer(self.config, Windows(self.config, data), teacher, self.vae)
-        student = trainer.student().train().requires_grad_(True)
+        student = trainer.student().train()
         critic = trainer.critic().train().requires_grad_(True).to(self.device)
         adam = {
             name: [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.0, 0.999), weight_decay=0.0)]

@@ -20,12 +20,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.config import ModelConfig
-from world_model.layers import FloatLinear
 from world_model.tscm import History
-from world_model.vae import PatchVAE
+from world_model.vae import PatchVAE, ResBlock
 
 CELLS = 2  # displacements along each side of a latent place
-SOURCES = 3  # pictures that are moved, a block apart, newest first
+SOURCES = 4  # pictures that are moved, a block apart, newest first
+DEPTH = 2  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
 
@@ -47,7 +47,11 @@ class AppearanceFlow(nn.Module):
                 f"'patch' with a temporal stride of 1"
             )
         self.stride, self.patch, self.block = stride, c.patch, config.block_latents
-        self.displacement = FloatLinear(c.dim, math.prod(c.patch) * CELLS**2 * SOURCES * 3)
+        channels, width = c.dim // 4, c.dim // 3
+        self.features = nn.Linear(c.dim, channels * math.prod(c.patch[1:]))
+        self.enter = nn.Conv2d(channels + c.latent_channels, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
+        self.displacement = nn.Conv2d(width, c.patch[0] * CELLS**2 * SOURCES * 3, 1)
         pixels = 3 * stride**2
         self.register_buffer("encode", torch.eye(c.latent_channels, pixels))
         self.register_buffer("encode_bias", torch.zeros(c.latent_channels))
@@ -59,6 +63,7 @@ class AppearanceFlow(nn.Module):
     def reset_parameters(self) -> None:
         """No displacements, and nearly all of the newest picture."""
         nn.init.zeros_(self.displacement.weight)
+        nn.init.zeros_(self.displacement.get_parameter("bias"))
         self.displacement.get_parameter("bias").view(-1, SOURCES, 3)[:, 0, 2] = NEWEST
 
     def sources(self, history: History) -> Tensor:
@@ -80,18 +85,30 @@ class AppearanceFlow(nn.Module):
         to itself.
 
         Latents of the blended frames stay within those of the sources, channel by channel."""
-        p = self.patch
-        with torch.autocast(tokens.device.type, enabled=False):
-            raw = self.displacement(tokens.float())
-        rows, columns = sources.shape[-2] // p[1], sources.shape[-1] // p[2]
-        flow = rearrange(
-            raw, "B (F h w) (p a b n d) -> B (F p) n d (h a) (w b)",
-            h=rows, w=columns, p=p[0], a=CELLS * p[1], n=SOURCES, d=3,
-        )  # fmt: skip
+        flow = self.displacements(tokens, sources[:, 0])
         moved = self.latents(move(self.pictures(sources.transpose(1, 2)), flow, 1, "bicubic"))
         # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
         least, most = (bound(sources.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
         return moved.clamp(least, most), flow
+
+    def displacements(self, tokens: Tensor, newest: Tensor) -> Tensor:
+        """Displacements and logits of `forward`, of tokens and the newest latent frame [B, C, h, w].
+
+        Convolutions over that frame put the borders of displacements where those of things are; tokens are too coarse for it."""
+        _, a, b = self.patch
+        rows, columns = newest.shape[-2] // a, newest.shape[-1] // b
+        features = rearrange(
+            self.features(tokens), "B (F h w) (n a b) -> B F n (h a) (w b)", h=rows, w=columns, a=a, b=b
+        )
+        groups = features.shape[1]
+        seen = newest[:, None].expand(-1, groups, -1, -1, -1).to(features.dtype)
+        hidden = self.enter(torch.cat([features, seen], dim=2).flatten(0, 1))
+        hidden = torch.relu(self.blocks(hidden))
+        with torch.autocast(tokens.device.type, enabled=False):
+            raw = F.conv2d(hidden.float(), *(p.float() for p in self.displacement.parameters()))
+        return rearrange(
+            raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=CELLS, b=CELLS, n=SOURCES, d=3
+        )
 
     def pictures(self, latents: Tensor) -> Tensor:
         """[B, C, F, h, w] -> [B, F, 3, H, W], about -1..1, by the linear decoder."""

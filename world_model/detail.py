@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from world_model.config import ModelConfig
 from world_model.vae import ResBlock
 
-DEPTH = 2  # residual blocks
+DEPTH = 3  # residual blocks
 
 
 class DetailHead(nn.Module):
@@ -27,7 +27,7 @@ class DetailHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config.dit
-        self.channels, width = c.dim // 6, c.dim // 4
+        self.channels, width = c.dim // 4, c.dim // 3
         self.features = nn.Linear(c.dim, self.channels * math.prod(c.patch))
         self.enter = nn.Conv2d(self.channels + 2 * c.latent_channels, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))

@@ -4,14 +4,15 @@ The discriminator tells short clips of rollouts from recorded ones: the newest p
 relativistic, a recorded and a generated clip of the same walk are compared (R3GAN, arXiv 2501.05441, eq. 2). Gradient penalties on
 both are approximated by what a little noise changes (APT, arXiv 2501.08316, eq. 4).
 
-Only the layers that see the noise learn. Displacements stay as recordings taught them: a discriminator bends them into waves.
+Only what sees the noise learns. Displacements stay as recordings taught them: a discriminator bends them into waves.
 
-Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers of an encoded action.
+Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers that say what was asked for: action and text.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from train.generator import distill
-from train.generator.windows import Window, Windows
-from world_model.conditions import Conditions
+from train.generator.windows import Windows
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.vae import CausalTime, VideoVAE
+from world_model.vae import VideoVAE
 
 NOISE = 0.05  # deviation of the noise of the gradient penalties; pictures are -1..1
-CONTEXT = CausalTime.reach + 1  # latent frames before a block that its clip is decoded with; the last one is shown
+PENALISED = 4  # one clip in so many is used for the gradient penalties
+SCALES = 3  # at most, at which a discriminator judges
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Settings(distill.Settings):
     critic_lr: float = 2e-4
     critic_steps: int = 1
     episode_length: int = 8
-    truth: float = 0.3
+    truth: float = 1.0
+    ema: float = 0.995
     penalty: float = 100.0  # weight of the gradient penalties
     width: int = 48  # channels of the discriminator's first layer
 
@@ -46,31 +48,44 @@ class Settings(distill.Settings):
 
 
 class Discriminator(nn.Module):
-    """Convolutions over a clip, its pictures stacked as channels. It judges every place of 8 x 8 pixels and of 16 x 16, given the
-    action (projection discriminator, arXiv 1802.05637)."""
+    """Convolutions over a clip, its pictures stacked as channels. It judges every place of 8 x 8 pixels, of 16 x 16 and of 32 x 32,
+    given what was asked for (projection discriminator, arXiv 1802.05637). It knows where on the screen a place is."""
 
-    def __init__(self, pictures: int, action: int, width: int) -> None:
+    def __init__(self, pictures: int, asked: int, width: int, size: tuple[int, int]) -> None:
         super().__init__()
         sizes = 3 * pictures, width, 2 * width, 4 * width
+        rows, columns = size[0] // 8, size[1] // 8
+        scales = min(SCALES, min(rows, columns).bit_length())
         self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(sizes))
-        self.shrink = nn.Conv2d(4 * width, 4 * width, 4, 2, 1)
-        self.mix = nn.ModuleList(nn.Conv2d(4 * width, 4 * width, 3, padding=1) for _ in range(2))
-        self.judge = nn.ModuleList(nn.Conv2d(4 * width, 1, 1) for _ in range(2))
-        self.action = nn.Linear(action, 8 * width)
+        self.screen = nn.Parameter(torch.zeros(1, 4 * width, rows, columns))
+        self.shrink = nn.ModuleList(nn.Conv2d(4 * width, 4 * width, 4, 2, 1) for _ in range(scales - 1))
+        self.mix = nn.ModuleList(nn.Conv2d(4 * width, 4 * width, 3, padding=1) for _ in range(scales))
+        self.judge = nn.ModuleList(nn.Conv2d(4 * width, 1, 1) for _ in range(scales))
+        self.asked = nn.Linear(asked, 4 * width * scales)
 
-    def forward(self, clip: Tensor, action: Tensor) -> Tensor:
-        """clip [B, 3, T, H, W] in -1..1, action [B, A] -> judgements [B, places], higher for recorded clips."""
+    def forward(self, clip: Tensor, asked: Tensor) -> list[Tensor]:
+        """clip [B, 3, T, H, W] in -1..1, asked [B, A] -> judgements [B, places] at each scale, higher for recorded clips."""
         x = clip.flatten(1, 2)
         for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)
-        asked = self.action(action)[:, :, None, None].chunk(2, dim=1)
+        x = x + self.screen
+        questions = self.asked(asked)[:, :, None, None].chunk(len(self.judge), dim=1)
         judged = []
-        for features, mix, judge, question in zip(
-            (x, F.leaky_relu(self.shrink(x), 0.2)), self.mix, self.judge, asked, strict=True
-        ):
-            hidden = F.leaky_relu(mix(features), 0.2)
-            judged.append((judge(hidden) + (hidden * question).mean(dim=1, keepdim=True)).flatten(1))
-        return torch.cat(judged, dim=1)
+        for scale, (mix, judge, question) in enumerate(zip(self.mix, self.judge, questions, strict=True)):
+            if scale:
+                x = F.leaky_relu(self.shrink[scale - 1](x), 0.2)
+            hidden = F.leaky_relu(mix(x), 0.2)
+            judged.append((judge(hidden) + (hidden * question).mean(dim=1, keepdim=True)).flatten(1).float())
+        return judged
+
+
+@dataclass(frozen=True)
+class ClipRollout(distill.Rollout):
+    """A rollout's block and the recorded one as the discriminator sees them."""
+
+    recorded: Tensor  # [B, 3, T, H, W]
+    generated: Tensor  # the same
+    asked: Tensor  # [B, A]
 
 
 class AdversarialDistillation(distill.Distillation):
@@ -89,44 +104,54 @@ class AdversarialDistillation(distill.Distillation):
 
     def student(self) -> DiT:
         """The moved frames and nothing else: they are sharp, and the mean of what may follow is not."""
-        student = super().student()
+        student = super().student().requires_grad_(False)
+        seeing = student.blocks[self.config.dit.flow_layer :]
+        parts = student.patch_embedding, student.flow_embedding, seeing, student.head, student.detail, student.variances
+        for part in (p for p in parts if p is not None):
+            part.requires_grad_(True)
+        # all layers' sums of the past are one tensor: a gradient of one would run through all
+        for layer in student.layers:
+            if layer.channel is not None:
+                layer.channel.requires_grad_(False)
         if student.flow is not None and student.detail is not None:
             with torch.no_grad():
                 for parameter in (*student.head.head.parameters(), *student.detail.leave.parameters()):
                     parameter.zero_()
         return student
 
-    def read(self, student: DiT, window: Window) -> Conditions:
-        with torch.no_grad():
-            return super().read(student, window)
-
     def critic(self) -> nn.Module:
-        return Discriminator(1 + self.config.block_latents, self.windows.data.action.shape[1], self.settings.width)
+        asked = self.windows.data.action.shape[1] + self.config.text.dim
+        size = self.config.height, self.config.width
+        return Discriminator(1 + self.config.block_latents, asked, self.settings.width, size)
+
+    def rollout(self, student: DiT, number: int) -> ClipRollout:
+        made = super().rollout(student, number)
+        window = made.window
+        text = window.context[:, : self.config.text.event_tokens].mean(dim=1)
+        with torch.set_grad_enabled(self.learns(number)):
+            generated, _ = self.vae.decode(torch.cat([window.history.latents[:, :, -1:], made.latents], dim=2))
+        recorded, _ = self.vae.decode(self.windows.clip(made.spans, 1))
+        return ClipRollout(*vars(made).values(), recorded, generated, torch.cat([window.action, text], dim=1))
 
     def critic_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
-        with torch.no_grad():
-            recorded, generated = self.recorded(made), self.generated(made)
-        action = made.window.action
-        both, twice = torch.cat([recorded, generated]), torch.cat([action, action])
-        noise = NOISE * torch.randn(both.shape, generator=self.stream(number, 1), device=both.device)
-        judged, shaken = critic(torch.cat([both, both + noise]), torch.cat([twice, twice])).float().chunk(2)
-        real, fake = judged.chunk(2)
-        return F.softplus(fake - real).mean() + self.settings.penalty * (judged - shaken).square().mean()
+        assert isinstance(made, ClipRollout)
+        both = torch.cat([made.recorded, made.generated.detach()])
+        asked = torch.cat([made.asked, made.asked])
+        some = both[::PENALISED]
+        noise = NOISE * torch.randn(some.shape, generator=self.stream(number, 1), device=both.device)
+        judged, shaken = critic(both, asked), critic(some + noise, asked[::PENALISED])
+        real, fake = zip(*(at.chunk(2) for at in judged), strict=True)
+        change = [(at[::PENALISED] - other).square().mean() for at, other in zip(judged, shaken, strict=True)]
+        return preferred(real, fake) + self.settings.penalty * torch.stack(change).mean()
 
     def matching_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
         """A generated clip should look more recorded than the recorded one."""
-        action = made.window.action
+        assert isinstance(made, ClipRollout)
         with torch.no_grad():
-            real = critic(self.recorded(made), action).float()
-        return F.softplus(real - critic(self.generated(made), action).float()).mean()
+            real = critic(made.recorded, made.asked)
+        return preferred(critic(made.generated, made.asked), real)
 
-    def recorded(self, made: distill.Rollout) -> Tensor:
-        """Clips [B, 3, T, H, W] of the recording."""
-        return self._pictures(self.windows.clip(made.spans, CONTEXT))
 
-    def generated(self, made: distill.Rollout) -> Tensor:
-        """Clips [B, 3, T, H, W] of the rollout."""
-        return self._pictures(torch.cat([made.window.history.latents[:, :, -CONTEXT:], made.latents], dim=2))
-
-    def _pictures(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents)[0][:, :, CONTEXT - 1 :]
+def preferred(higher: Sequence[Tensor], lower: Sequence[Tensor]) -> Tensor:
+    """Mean over scales of how far judgements `higher` are from lying above `lower`; log 2 where they are equal."""
+    return torch.stack([F.softplus(b - a).mean() for a, b in zip(higher, lower, strict=True)]).mean()

@@ -20,7 +20,6 @@ from train.generator.foundation import flow_loss, read_window
 from train.generator.pool import RolloutPool
 from train.generator.windows import Spans, Window, Windows
 from world_model import flow
-from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
@@ -39,7 +38,7 @@ class Settings:
     critic_steps: int = 5  # critic steps a generator step
     critic_warmup: int = 50  # critic steps before the first generator step
     guidance: float = 0.0  # w of c + w (c - u), where u is the teacher's score without the event's text
-    truth: float = 0.0  # weight of the squared distance to the recorded block
+    truth: float = 0.0  # weight of the squared distance to the recorded block; halves with every block of a rollout
     ema: float = 0.99
     seed: int = 0
 
@@ -71,8 +70,8 @@ class Distillation:
         return torch.Generator(self.device).manual_seed((self.settings.seed * 1_000_003 + number + 1) * 4 + kind)
 
     def student(self) -> DiT:
-        """The generator, as it begins."""
-        return copy.deepcopy(self.teacher)
+        """The generator, as it begins; what learns of it requires a gradient."""
+        return copy.deepcopy(self.teacher).requires_grad_(True)
 
     def critic(self) -> nn.Module:
         """The network that follows the generator, as it begins."""
@@ -81,10 +80,6 @@ class Distillation:
     def learns(self, number: int) -> bool:
         """Whether the generator is updated in step `number`."""
         return number >= self.settings.critic_warmup and number % self.settings.critic_steps == 0
-
-    def read(self, student: DiT, window: Window) -> Conditions:
-        """What the generator is conditioned on."""
-        return read_window(student, window)
 
     def rollout(self, student: DiT, number: int) -> Rollout:
         """One more block of some worlds, up to a random exit step, which is the same for all of them.
@@ -99,7 +94,7 @@ class Distillation:
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=draw))
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
-            latents = denoise_block(student, self.read(student, window), noise, self.sigmas, exit_step)
+            latents = denoise_block(student, read_window(student, window), noise, self.sigmas, exit_step)
         self.pool.add(rows, latents, stream)
         return Rollout(window, spans, latents)
 
@@ -132,7 +127,8 @@ class Distillation:
         """Distribution matching; with `truth` above 0, also the squared distance to the recording."""
         loss = self.matching_loss(critic, made, number)
         if self.settings.truth:
-            loss = loss + self.settings.truth * (made.latents - made.window.data).square().mean()
+            distance = (made.latents - made.window.data).square().mean(dim=(1, 2, 3, 4))
+            loss = loss + self.settings.truth * (distance * 0.5**made.spans.age).mean()
         return loss
 
     def matching_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:

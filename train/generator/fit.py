@@ -46,7 +46,9 @@ class Budget:
     least: float = 0.05  # share of the learning rate at the end
 
     def done(self, step: int, seconds: float) -> float:
-        """Share of the stage that is over, 0..1."""
+        """Share of the stage that is over, 0..1; a stage without minutes is."""
+        if not self.minutes:
+            return 1.0
         return min(1.0, max(step / self.steps, seconds / 60 / self.minutes))
 
     def rate(self, step: int, done: float) -> float:

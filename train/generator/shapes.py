@@ -58,5 +58,5 @@ def history_tiers(block: int, fold: int) -> Tiers:
 
     The newest frames are seen in full besides (`DiTConfig.recent_frames`), so that here they are coarse.
     """
-    recent = (block, 2), (max(4, 2 * block), 4)
+    recent = (block, 2), (max(4, 3 * block), 4)
     return Tiers(recent, initial=1, old=(4, 2)) if fold > 1 else Tiers(recent, initial=2, old=(2, 4))
