@@ -61,7 +61,7 @@ def parts(tmp_path_factory):
 @pytest.fixture
 def trainer(parts) -> AdversarialDistillation:
     config, vae, windows, dit = parts
-    settings = adversarial.Settings(batch=3, pool=4, episode_length=4, critic_warmup=1, width=4, truth=0.0)
+    settings = adversarial.Settings(batch=3, pool=4, episode_length=4, critic_warmup=1, width=4, truth=0.0, text_start=0.0)
     made = settings.trainer(config, windows, dit, vae)
     assert isinstance(made, AdversarialDistillation)
     return made
@@ -174,7 +174,7 @@ def test_a_discriminator_knows_where_on_the_screen_a_place_is():
 
 def test_the_recorded_block_pulls_less_the_longer_a_rollout_is(parts):
     config, vae, windows, dit = parts
-    given = dict(batch=3, pool=4, episode_length=4, critic_warmup=0, width=4)
+    given = dict(batch=3, pool=4, episode_length=4, critic_warmup=0, width=4, text_start=0.0)
     near, far = (adversarial.Settings(**given, truth=truth).trainer(config, windows, dit, vae) for truth in (0.0, 1.0))
     critic = near.critic()
     made = near.rollout(near.student(), 0)
@@ -185,3 +185,37 @@ def test_the_recorded_block_pulls_less_the_longer_a_rollout_is(parts):
     ]
     assert pulls[0] == pytest.approx((made.latents - made.window.data).square().mean().item(), rel=1e-4)
     assert pulls[1] == pytest.approx(pulls[0] / 8, rel=1e-3)
+
+
+def test_a_text_start_has_no_past_and_the_caption(parts):
+    _, _, windows, _ = parts
+    spans = Spans(torch.tensor([1, 0]), torch.tensor([STEPS, 0]), torch.tensor([3, 1]))
+    stream = torch.Generator().manual_seed(0)
+    texts = torch.arange(6.0).view(2, 3, 1).half()
+    data = dataclasses.replace(windows.data, texts=texts, caption=torch.tensor([0, 1]))
+    described = copy.copy(windows)
+    described.data = data
+    window = dataclasses.replace(windows.truth(spans, stream), context=torch.full((2, 5, 1), 9.0))
+    begun = described.from_text(window, spans, torch.tensor([True, False]))
+    assert begun.history.has_past.tolist() == [False, True]
+    assert not begun.past.present[0].any() and torch.equal(begun.past.present[1], window.past.present[1])
+    assert begun.context[:, :, 0].tolist() == [[3, 4, 5, 9, 9], [9, 9, 9, 9, 9]]
+    assert torch.equal(begun.data, window.data) and window.history.has_past.all()
+
+
+def test_text_starts_leave_the_pool_to_go_on_from_its_pictures(parts):
+    """The block of a text start is judged beside nothing that came before; the pool keeps the recorded block in its stead."""
+    config, vae, windows, dit = parts
+    settings = adversarial.Settings(batch=4, pool=4, episode_length=4, critic_warmup=0, width=4, text_start=1.0)
+    trainer = settings.trainer(config, windows, dit, vae)
+    made = trainer.rollout(trainer.student(), 0)
+    assert not made.window.history.has_past.any()
+    nothing = vae.decode(torch.zeros_like(made.latents[:, :, :1]))[0]
+    for clip in (made.generated, made.recorded):
+        torch.testing.assert_close(clip[:, :, :1], nothing, rtol=0, atol=1e-5)
+    kept = trainer.pool.latents[:, 1 : 1 + config.block_latents].float()
+    lived = trainer.pool.age > 0
+    for row in lived.nonzero()[:, 0]:
+        assert any(torch.equal(kept[row], block.transpose(0, 1).half().float()) for block in made.window.data)
+    later = trainer.rollout(trainer.student(), 1)
+    assert later.window.history.has_past[later.spans.age > 0].all()

@@ -105,7 +105,8 @@ class AppearanceFlow(nn.Module):
         hidden = self.enter(torch.cat([features, seen], dim=2).flatten(0, 1))
         hidden = torch.relu(self.blocks(hidden))
         with torch.autocast(tokens.device.type, enabled=False):
-            raw = F.conv2d(hidden.float(), *(p.float() for p in self.displacement.parameters()))
+            weight, bias = (self.displacement.get_parameter(name).float() for name in ("weight", "bias"))
+            raw = F.conv2d(hidden.float(), weight, bias)
         return rearrange(
             raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=CELLS, b=CELLS, n=SOURCES, d=3
         )

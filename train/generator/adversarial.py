@@ -39,6 +39,7 @@ class Settings(distill.Settings):
     critic_steps: int = 1
     episode_length: int = 8
     truth: float = 1.0
+    text_start: float = 0.3
     ema: float = 0.995
     penalty: float = 100.0  # weight of the gradient penalties
     width: int = 48  # channels of the discriminator's first layer
@@ -128,10 +129,14 @@ class AdversarialDistillation(distill.Distillation):
         made = super().rollout(student, number)
         window = made.window
         text = window.context[:, : self.config.text.event_tokens].mean(dim=1)
+        newest = window.history.latents[:, :, -1:] * window.history.has_past[:, None, None, None, None]
         with torch.set_grad_enabled(self.learns(number)):
-            generated, _ = self.vae.decode(torch.cat([window.history.latents[:, :, -1:], made.latents], dim=2))
-        recorded, _ = self.vae.decode(self.windows.clip(made.spans, 1))
-        return ClipRollout(*vars(made).values(), recorded, generated, torch.cat([window.action, text], dim=1))
+            generated, _ = self.vae.decode(torch.cat([newest, made.latents], dim=2))
+        before = self.windows.clip(made.spans, 1)[:, :, :1] * window.history.has_past[:, None, None, None, None]
+        recorded, _ = self.vae.decode(torch.cat([before, window.data], dim=2))
+        return ClipRollout(
+            window, made.spans, made.latents, recorded, generated, torch.cat([window.action, text], dim=1)
+        )
 
     def critic_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
         assert isinstance(made, ClipRollout)

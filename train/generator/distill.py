@@ -37,6 +37,7 @@ class Settings:
     critic_lr: float = 1e-4
     critic_steps: int = 5  # critic steps a generator step
     critic_warmup: int = 50  # critic steps before the first generator step
+    text_start: float = 0.0  # share of new worlds whose first block is generated from the caption alone (T2V)
     guidance: float = 0.0  # w of c + w (c - u), where u is the teacher's score without the event's text
     truth: float = 0.0  # weight of the squared distance to the recorded block; halves with every block of a rollout
     ema: float = 0.99
@@ -88,6 +89,9 @@ class Distillation:
         """
         stream = self.stream(number, 0)
         rows, spans, window = self.pool.sample(self.settings.batch, stream)
+        chosen = torch.rand(len(rows), generator=stream, device=self.device) < self.settings.text_start
+        chosen &= spans.age == 0
+        window = self.windows.from_text(window, spans, chosen)
         draw = torch.Generator().manual_seed(
             self.settings.seed * 7919 + number
         )  # on the CPU: a GPU would have to wait for it
@@ -95,7 +99,8 @@ class Distillation:
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
             latents = denoise_block(student, read_window(student, window), noise, self.sigmas, exit_step)
-        self.pool.add(rows, latents, stream)
+        # the pool's worlds go on from their pictures
+        self.pool.add(rows, torch.where(chosen[:, None, None, None, None], window.data, latents), stream)
         return Rollout(window, spans, latents)
 
     def critic_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:

@@ -104,17 +104,12 @@ def noised(window: Window, settings: Settings, stream: torch.Generator) -> Windo
     )
 
 
-def forgetful(window: Window, settings: Settings, event_tokens: int, stream: torch.Generator) -> Window:
-    """Takes the past from some worlds (text starts), and the text from others (for classifier-free guidance)."""
-    past, told = (torch.rand(len(window.data), generator=stream, device=stream.device) for _ in range(2))
-    seen, silent = past >= settings.text_start, told < settings.text_dropout
+def silent(window: Window, share: float, event_tokens: int, stream: torch.Generator) -> Window:
+    """Takes the text from a share of the worlds, for classifier-free guidance."""
+    kept = torch.rand(len(window.data), generator=stream, device=stream.device) >= share
     context = window.context.clone()
-    context[:, :event_tokens] *= ~(silent & seen)[:, None, None]
-    history, sums = window.history, window.past
-    return replace(
-        window, context=context, history=replace(history, present=history.present & seen[:, None]),
-        past=replace(sums, present=sums.present & seen[:, None]),
-    )  # fmt: skip
+    context[:, :event_tokens] *= kept[:, None, None]
+    return replace(window, context=context)
 
 
 def read_window(dit: DiT, window: Window) -> Conditions:
@@ -141,7 +136,7 @@ class Foundation:
         """`flow_loss` of step `number`, after the share `done` of the run."""
         s, stream = self.settings, self.stream(number)
         share = min(1.0, max(0.0, done - s.self_generated_from) / max(1e-6, (1 - s.self_generated_from) / 2))
-        rows, _, lived = self.pool.sample(self.own, stream)
+        rows, spans, lived = self.pool.sample(self.own, stream)
         block = lived.data
         if share:
             with torch.no_grad():
@@ -149,11 +144,11 @@ class Foundation:
                 made = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
             block = torch.where(self.pool.generated[rows, None, None, None, None], made, block)
         self.pool.add(rows, block, stream, share)
-        recorded = self.windows.truth(
-            self.windows.data.draw(s.batch - self.own, s.longest, stream), stream, s.described
-        )
-        window = batch.collate([lived, recorded])
-        window = forgetful(noised(window, s, stream), s, self.config.text.event_tokens, stream)
+        drawn = self.windows.data.draw(s.batch - self.own, s.longest, stream)
+        window = batch.collate([lived, self.windows.truth(drawn, stream, s.described)])
+        window = silent(noised(window, s, stream), s.text_dropout, self.config.text.event_tokens, stream)
+        chosen = torch.rand(s.batch, generator=stream, device=self.device) < s.text_start
+        window = self.windows.from_text(window, batch.collate([spans, drawn]), chosen)
         conditions = read_window(dit, window)
         moving = window.data.new_zeros(())
         if dit.flow is not None and conditions.flow is not None and conditions.mean is not None:

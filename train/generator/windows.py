@@ -9,7 +9,7 @@ h x w latent size, F frames that a history holds, P frames of past for the chann
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -181,6 +181,15 @@ class Windows:
         picture and what was generated since. The true next block is the recording's."""
         base = rows * latents.shape[1]
         return self._window(latents.flatten(0, 1), base, base, spans, stream, 0.0)
+
+    def from_text(self, window: Window, spans: Spans, chosen: Tensor) -> Window:
+        """`window` with the `chosen` [B] bool worlds as text starts (T2V): no past, and told the caption of their episode."""
+        kept = ~chosen[:, None]
+        context = window.context.clone()
+        told = self.data.texts[self.data.caption[spans.episode]].float()
+        context[:, : told.shape[1]] = torch.where(chosen[:, None, None], told, context[:, : told.shape[1]])
+        history, past = (replace(part, present=part.present & kept) for part in (window.history, window.past))
+        return replace(window, history=history, past=past, context=context)
 
     def _begun(self, spans: Spans) -> Tensor:
         """[B] rows of the last latent frame before `spans` began."""
