@@ -136,11 +136,24 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     torch.testing.assert_close(conditions.mean, latents.expand_as(conditions.mean), rtol=0, atol=1e-4)
     dit.flow.displacement.bias.fill_(4.0)
     moved, latents = conditions_of(dit, config)
-    pictures = dit.flow.pictures(latents.expand(-1, -1, SOURCES, -1, -1))  # a world at its start saw its picture all the time
+    pictures = dit.flow.pictures(
+        latents.expand(-1, -1, SOURCES, -1, -1)
+    )  # a world at its start saw its picture all the time
     expected = dit.flow.latents(move(pictures, torch.full((2, 2, SOURCES, 3, 4, 8), 4.0), 1, "bicubic"))
     assert (expected > latents.amax((-2, -1), keepdim=True)).any()  # the moved frame stays within the newest one
     expected = expected.clamp(latents.amin((-2, -1), keepdim=True), latents.amax((-2, -1), keepdim=True))
     torch.testing.assert_close(moved.mean, expected, rtol=0, atol=1e-4)
+
+
+def test_what_was_in_view_is_where_displacements_lead_to(toy):
+    """Pixels that come from 12 to the right: the last 12 of 32 were out of view. A share of them is taken from a source in view."""
+    config, _ = toy
+    flow = AppearanceFlow(config)
+    moves = torch.zeros(1, 1, SOURCES, 3, 4, 8)
+    moves[:, :, :, 0], moves[:, :, 0, 2] = 12.0, 20.0
+    assert flow.visible(moves)[0, 0, 0].tolist() == [[1, 1, 0.5, 0]] * 2
+    moves[:, :, 1, 0], moves[:, :, 1, 2] = 0.0, 20.0  # half of each place is what stands still
+    assert flow.visible(moves)[0, 0, 0].tolist() == [[1, 1, 0.75, 0.5]] * 2
 
 
 def test_displacements_depend_on_what_the_newest_picture_shows_nearby(toy):
@@ -188,11 +201,12 @@ def test_the_convolutional_head_starts_with_nothing_and_reaches_across_tokens(to
     channels, frames, (rows, columns) = config.dit.latent_channels, config.block_latents, config.latent_size
     features = torch.randn(1, head.channels, frames, rows, columns)
     x, mean = (torch.randn(1, channels, frames, rows, columns) for _ in range(2))
-    assert not head(features, x, mean).any()
+    seen = torch.ones(1, 1, frames, rows, columns)
+    assert not head(features, x, mean, seen).any()
     torch.nn.init.normal_(head.leave.weight)
     changed = features.clone()
     changed[:, :, 1, 0, 0] += 1
-    moved = (head(changed, x, mean) - head(features, x, mean)).abs().sum(1)[0]
+    moved = (head(changed, x, mean, seen) - head(features, x, mean, seen)).abs().sum(1)[0]
     assert not moved[0].any()  # frames are apart, places are not
     assert moved[1, 0, 1] > 0 and moved[1, 1, 0] > 0
 

@@ -91,6 +91,18 @@ class AppearanceFlow(nn.Module):
         least, most = (bound(sources.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
         return moved.clamp(least, most), flow
 
+    def visible(self, flow: Tensor) -> Tensor:
+        """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the displacements and logits of
+        `forward`. The rest is a border's colour, drawn out."""
+        rows, columns = flow.shape[-2:]
+        cell = self.stride / CELLS
+        y, x = (torch.arange(n, device=flow.device) + 0.5 for n in (rows, columns))
+        right, down, logit = flow.unbind(dim=3)
+        across, along = x + right / cell, y[:, None] + down / cell
+        inside = (across >= 0) & (across <= columns) & (along >= 0) & (along <= rows)
+        share = (inside * logit.softmax(dim=2)).sum(dim=2)
+        return F.avg_pool2d(share, CELLS)[:, None]
+
     def displacements(self, tokens: Tensor, newest: Tensor) -> Tensor:
         """Displacements and logits of `forward`, of tokens and the newest latent frame [B, C, h, w].
 

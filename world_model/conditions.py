@@ -114,9 +114,9 @@ class Conditions:
     pooled: Tensor | None  # [B, D] pooled action
     mean: Tensor | None = None  # [B, C, K, h, w]
     variance: Tensor | None = None  # [B, C, K, h, w]
-    flow: Tensor | None = (
-        None  # the appearance flow's displacements and logits [B, K, N, 3 (x, y, logit), rows, columns]
-    )
+    # of appearance flow: displacements and logits [B, K, N, 3 (x, y, logit), rows, columns], and what was in view [B, 1, K, h, w]
+    flow: Tensor | None = None
+    visible: Tensor | None = None
 
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""

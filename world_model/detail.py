@@ -29,15 +29,16 @@ class DetailHead(nn.Module):
         c = config.dit
         self.channels, width = c.dim // 4, c.dim // 3
         self.features = nn.Linear(c.dim, self.channels * math.prod(c.patch))
-        self.enter = nn.Conv2d(self.channels + 2 * c.latent_channels, width, 3, padding=1)
+        self.enter = nn.Conv2d(self.channels + 2 * c.latent_channels + 1, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
         self.leave = nn.Conv2d(width, c.latent_channels, 3, padding=1)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, features: Tensor, x: Tensor, mean: Tensor) -> Tensor:
-        """features [B, `channels`, K, h, w] of the tokens, noisy block x and moved frames [B, C, K, h, w] -> [B, C, K, h, w]."""
-        both = torch.cat([features, x.to(features.dtype), mean.to(features.dtype)], dim=1)
-        places = rearrange(both, "B C K h w -> (B K) C h w")
+    def forward(self, features: Tensor, x: Tensor, mean: Tensor, visible: Tensor) -> Tensor:
+        """features [B, `channels`, K, h, w] of the tokens, noisy block x and moved frames [B, C, K, h, w], how much of these was in
+        view [B, 1, K, h, w] -> [B, C, K, h, w]."""
+        seen = torch.cat([features, *(part.to(features.dtype) for part in (x, mean, visible))], dim=1)
+        places = rearrange(seen, "B C K h w -> (B K) C h w")
         made = self.leave(torch.relu(self.blocks(self.enter(places))))
         return rearrange(made, "(B K) C h w -> B C K h w", K=x.shape[2])

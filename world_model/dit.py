@@ -66,7 +66,7 @@ class DiT(HistoryEmbedding):
         # for each place, two logarithms: of the residual's variance in units of that deviation's square, of the error's variance
         self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.residual else None
         self.flow = AppearanceFlow(config) if c.flow_layer else None
-        self.flow_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch) if c.flow_layer else None
+        self.flow_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.flow_layer else None
         self.detail = DetailHead(config) if c.flow_layer else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
@@ -295,8 +295,10 @@ class DiT(HistoryEmbedding):
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.flow_layer))
         mean, flow = self.flow(tokens, self.flow.sources(history))
-        tokens = tokens + self.flow_embedding(mean.to(self.dtype)).flatten(2).transpose(1, 2)
-        return replace(conditions, bias=tokens, mean=mean, flow=flow)
+        visible = self.flow.visible(flow)
+        shown = torch.cat([mean, visible], dim=1).to(self.dtype)
+        tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)
+        return replace(conditions, bias=tokens, mean=mean, flow=flow, visible=visible)
 
     def _predict(self, x: Tensor, sigma: Tensor, conditions: Conditions, tokens: Tensor) -> DetailedPrediction:
         """The prediction, and the expected logarithm of its squared error where the model has one.
@@ -309,8 +311,9 @@ class DiT(HistoryEmbedding):
         out = self._unpatch(self.head.head(tokens), grid)
         if conditions.mean is None or conditions.variance is None:
             return DetailedPrediction(out)
-        if self.detail is not None:
-            out = out + self.detail(self._unpatch(self.detail.features(tokens), grid), x, conditions.mean)
+        if self.detail is not None and conditions.visible is not None:
+            features = self._unpatch(self.detail.features(tokens), grid)
+            out = out + self.detail(features, x, conditions.mean, conditions.visible)
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)

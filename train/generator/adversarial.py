@@ -6,7 +6,8 @@ both are approximated by what a little noise changes (APT, arXiv 2501.08316, eq.
 
 Only what sees the noise learns. Displacements stay as recordings taught them: a discriminator bends them into waves.
 
-Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers that say what was asked for: action and text.
+Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers that say what was asked for: action,
+text, and the caption of the episode: without that a rollout's night turns into day, block by block.
 """
 
 from __future__ import annotations
@@ -121,22 +122,22 @@ class AdversarialDistillation(distill.Distillation):
         return student
 
     def critic(self) -> nn.Module:
-        asked = self.windows.data.action.shape[1] + self.config.text.dim
+        asked = self.windows.data.action.shape[1] + 2 * self.config.text.dim
         size = self.config.height, self.config.width
         return Discriminator(1 + self.config.block_latents, asked, self.settings.width, size)
 
     def rollout(self, student: DiT, number: int) -> ClipRollout:
         made = super().rollout(student, number)
-        window = made.window
+        window, data = made.window, self.windows.data
         text = window.context[:, : self.config.text.event_tokens].mean(dim=1)
+        caption = data.texts[data.caption[made.spans.episode]].float().mean(dim=1)
+        asked = torch.cat([window.action, text, caption], dim=1)
         newest = window.history.latents[:, :, -1:] * window.history.has_past[:, None, None, None, None]
         with torch.set_grad_enabled(self.learns(number)):
             generated, _ = self.vae.decode(torch.cat([newest, made.latents], dim=2))
         before = self.windows.clip(made.spans, 1)[:, :, :1] * window.history.has_past[:, None, None, None, None]
         recorded, _ = self.vae.decode(torch.cat([before, window.data], dim=2))
-        return ClipRollout(
-            window, made.spans, made.latents, recorded, generated, torch.cat([window.action, text], dim=1)
-        )
+        return ClipRollout(window, made.spans, made.latents, recorded, generated, asked)
 
     def critic_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
         assert isinstance(made, ClipRollout)
