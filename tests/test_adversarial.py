@@ -61,7 +61,9 @@ def parts(tmp_path_factory):
 @pytest.fixture
 def trainer(parts) -> AdversarialDistillation:
     config, vae, windows, dit = parts
-    settings = adversarial.Settings(batch=3, pool=4, episode_length=4, critic_warmup=1, width=4, truth=0.0, text_start=0.0)
+    settings = adversarial.Settings(
+        batch=3, pool=4, episode_length=4, critic_warmup=1, width=4, truth=0.0, text_start=0.0
+    )
     made = settings.trainer(config, windows, dit, vae)
     assert isinstance(made, AdversarialDistillation)
     return made
@@ -79,15 +81,21 @@ def test_a_clip_is_the_block_and_what_was_recorded_before_it(parts):
     torch.testing.assert_close(clip[1][:, 1:], rows[1:5].transpose(0, 1).float(), rtol=0, atol=0)
 
 
-def test_the_discriminator_sees_the_newest_picture_and_the_block(parts, trainer):
-    config, vae, _, dit = parts
+def test_the_discriminator_sees_start_and_newest_picture_and_the_block(parts, trainer):
+    config, vae, windows, dit = parts
     made = trainer.rollout(dit, 0)
-    assert made.generated.shape == made.recorded.shape == (3, 3, 1 + config.block_latents, 16, 16)
+    assert made.generated.shape == made.recorded.shape == (3, 3, 2 + config.block_latents, 16, 16)
     past = made.window.history.latents[:, :, -1:]
     for clip, block in ((made.generated, made.latents), (made.recorded, made.window.data)):
         # every world of a new pool has only its start picture, which is the recording's
         expected = vae.decode(torch.cat([past, block], dim=2))[0]
-        torch.testing.assert_close(clip, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(clip[:, :, 1:], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(clip[:, :, :1], vae.decode(past)[0], rtol=0, atol=1e-5)
+    for number in (1, 2):
+        made = trainer.rollout(dit, number)
+    start = windows.data.latents[windows.data.still[made.spans.start]][:, :, None].float()
+    torch.testing.assert_close(made.generated[:, :, :1], vae.decode(start)[0], rtol=0, atol=1e-5)
+    assert made.spans.age.max() > 0 and torch.equal(made.generated[:, :, :1], made.recorded[:, :, :1])
 
 
 def test_each_loss_moves_its_own_network(trainer):
@@ -212,7 +220,7 @@ def test_text_starts_leave_the_pool_to_go_on_from_its_pictures(parts):
     assert not made.window.history.has_past.any()
     nothing = vae.decode(torch.zeros_like(made.latents[:, :, :1]))[0]
     for clip in (made.generated, made.recorded):
-        torch.testing.assert_close(clip[:, :, :1], nothing, rtol=0, atol=1e-5)
+        torch.testing.assert_close(clip[:, :, :2], nothing.expand(-1, -1, 2, -1, -1), rtol=0, atol=1e-5)
     kept = trainer.pool.latents[:, 1 : 1 + config.block_latents].float()
     lived = trainer.pool.age > 0
     for row in lived.nonzero()[:, 0]:

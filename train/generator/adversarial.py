@@ -1,13 +1,14 @@
 """Distribution matching by a discriminator: the adversarial objective of Self-Forcing (arXiv 2506.08009, section 3.3).
 
-The discriminator tells short clips of rollouts from recorded ones: the newest picture of a world and its next block. The loss is
-relativistic, a recorded and a generated clip of the same walk are compared (R3GAN, arXiv 2501.05441, eq. 2). Gradient penalties on
-both are approximated by what a little noise changes (APT, arXiv 2501.08316, eq. 4).
+The discriminator tells short clips of rollouts from recorded ones: the start picture of a world, its newest one and its next block.
+Without the start picture and the caption a rollout's night turns into day, block by block. The loss is relativistic: a recorded and
+a generated clip of the same walk are compared (R3GAN, arXiv 2501.05441, eq. 2). Gradient penalties on both are approximated by what
+a little noise changes (APT, arXiv 2501.08316, eq. 4).
 
 Only what sees the noise learns. Displacements stay as recordings taught them: a discriminator bends them into waves.
 
-Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers that say what was asked for: action,
-text, and the caption of the episode: without that a rollout's night turns into day, block by block.
+Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers that say what was asked for: action, text,
+and the caption of the episode.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class AdversarialDistillation(distill.Distillation):
     def critic(self) -> nn.Module:
         asked = self.windows.data.action.shape[1] + 2 * self.config.text.dim
         size = self.config.height, self.config.width
-        return Discriminator(1 + self.config.block_latents, asked, self.settings.width, size)
+        return Discriminator(2 + self.config.block_latents, asked, self.settings.width, size)
 
     def rollout(self, student: DiT, number: int) -> ClipRollout:
         made = super().rollout(student, number)
@@ -132,11 +133,14 @@ class AdversarialDistillation(distill.Distillation):
         text = window.context[:, : self.config.text.event_tokens].mean(dim=1)
         caption = data.texts[data.caption[made.spans.episode]].float().mean(dim=1)
         asked = torch.cat([window.action, text, caption], dim=1)
-        newest = window.history.latents[:, :, -1:] * window.history.has_past[:, None, None, None, None]
+        seen = window.history.has_past[:, None, None, None, None]
+        newest = window.history.latents[:, :, -1:] * seen
+        before = self.windows.clip(made.spans, 1)[:, :, :1] * seen
+        start, _ = self.vae.decode(window.history.latents[:, :, :1] * seen)
+        recorded, _ = self.vae.decode(torch.cat([before, window.data], dim=2))
         with torch.set_grad_enabled(self.learns(number)):
             generated, _ = self.vae.decode(torch.cat([newest, made.latents], dim=2))
-        before = self.windows.clip(made.spans, 1)[:, :, :1] * window.history.has_past[:, None, None, None, None]
-        recorded, _ = self.vae.decode(torch.cat([before, window.data], dim=2))
+        recorded, generated = (torch.cat([start, clip], dim=2) for clip in (recorded, generated))
         return ClipRollout(window, made.spans, made.latents, recorded, generated, asked)
 
     def critic_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
