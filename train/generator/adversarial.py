@@ -39,8 +39,8 @@ class Settings(distill.Settings):
     generator_lr: float = 1e-4
     critic_lr: float = 2e-4
     critic_steps: int = 1
-    episode_length: int = 8
-    truth: float = 1.0
+    episode_length: int = 12
+    truth: float = 0.3  # at every age: without it contrast grows from block to block
     text_start: float = 0.3
     ema: float = 0.995
     penalty: float = 100.0  # weight of the gradient penalties

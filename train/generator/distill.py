@@ -39,7 +39,7 @@ class Settings:
     critic_warmup: int = 50  # critic steps before the first generator step
     text_start: float = 0.0  # share of new worlds whose first block is generated from the caption alone (T2V)
     guidance: float = 0.0  # w of c + w (c - u), where u is the teacher's score without the event's text
-    truth: float = 0.0  # weight of the squared distance to the recorded block; halves with every block of a rollout
+    truth: float = 0.0  # weight of the squared distance to the recorded block
     ema: float = 0.99
     seed: int = 0
 
@@ -132,8 +132,7 @@ class Distillation:
         """Distribution matching; with `truth` above 0, also the squared distance to the recording."""
         loss = self.matching_loss(critic, made, number)
         if self.settings.truth:
-            distance = (made.latents - made.window.data).square().mean(dim=(1, 2, 3, 4))
-            loss = loss + self.settings.truth * (distance * 0.5**made.spans.age).mean()
+            loss = loss + self.settings.truth * (made.latents - made.window.data).square().mean()
         return loss
 
     def matching_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
