@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from train.generator.shapes import recorded_config
-from train.recordings import Recording
+from train.recordings import Provenance, Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
 from world_model.appearance_flow import SOURCES, AppearanceFlow, move
@@ -20,8 +20,8 @@ from world_model.tscm import History, static_history
 from world_model.vae import PatchVAE
 
 RECORDING = Recording(
-    env="toy", height=16, width=32, fps=8, action=ActionSpec("discrete", (3,)), frames_per_step=2, frame_skip=1, resize="none",
-    original_size=(16, 32), policy="random", seed=0, source={},
+    env="toy", height=16, width=32, fps=8, action=ActionSpec("discrete", (3,)), frames_per_step=2,
+    provenance=Provenance(original_size=(16, 32), policy="random"),
 )  # fmt: skip
 
 
@@ -136,7 +136,9 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     torch.testing.assert_close(conditions.mean, latents.expand_as(conditions.mean), rtol=0, atol=1e-4)
     dit.flow.displacement.bias.fill_(4.0)
     moved, latents = conditions_of(dit, config)
-    pictures = dit.flow.pictures(latents.expand(-1, -1, SOURCES, -1, -1))  # a world at its start saw its picture all the time
+    pictures = dit.flow.pictures(
+        latents.expand(-1, -1, SOURCES, -1, -1)
+    )  # a world at its start saw its picture all the time
     expected = dit.flow.latents(move(pictures, torch.full((2, 2, SOURCES, 3, 4, 8), 4.0), 1, "bicubic"))
     assert (expected > latents.amax((-2, -1), keepdim=True)).any()  # the moved frame stays within the newest one
     expected = expected.clamp(latents.amin((-2, -1), keepdim=True), latents.amax((-2, -1), keepdim=True))
