@@ -60,7 +60,7 @@ class Lighting:
         """float64 [24]: six colours or vectors of three, then six numbers, in the order that `Atmosphere.vector` reads."""
         sky, sun = self.sky, self.sun
         triples = (sky.top, sky.horizon, self.ambient, sun.colour, sky.cloud, sun.direction)
-        return np.hstack([*triples, self.haze, self.dark, sky.cover, sun.disc, sun.high, sun.low])
+        return np.append(np.ravel(triples), (self.haze, self.dark, sky.cover, sun.disc, sun.high, sun.low))
 
 
 LIGHTINGS: dict[str, Lighting] = {
