@@ -42,7 +42,7 @@ def check(reward: Beacon, episodes: int, seed: int = 0, preset: str = "street") 
             before = info["frames"]
             observation, true, arrived, cut, info = env.step(held)
             learned, said, state = step_reward(reward, state, before, held, info["frames"])
-            seen, probability, _ = reward.look(info["frames"][-1])
+            seen, probability, _ = reward.measure(info["frames"][-1])
             row = {"arrived": arrived, "probability": probability, "said": said, "seen": seen >= 0.5}
             for name, value in (row | {"true": float(true) - 10 * arrived, "learned": learned - 10 * said}).items():
                 steps[name].append(value)

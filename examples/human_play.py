@@ -51,19 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         dreamer.warm_up()
         if args.web:
             from yume_gym.play.web import serve
+            from yume_gym.play.web_lobby import Lobby
 
             own = (args.seed, args.image, args.text) == (None, None, None)  # then every player gets a seed of their own
-            serve(
-                dreamer,
-                args.players,
-                None if own else start,
-                host=args.host,
-                port=args.port,
-                token=args.token,
-                twin=args.twin,
-                record=args.record,
-                replay=replay,
-            )
+            first = None if own else start
+            lobby = Lobby(dreamer, args.players, first, twin=args.twin, record=args.record, replay=replay)
+            serve(lobby, host=args.host, port=args.port, token=args.token)
         else:
             play(parser, args, dreamer, start, replay)
 
@@ -84,16 +77,17 @@ def play(
     print(summary(session))
     try:
         session.close()
-    except OSError as error:  # a film that could not be written
+    except OSError as error:  # a video that could not be written
         parser.exit(1, f"{error}\n")
 
 
 def summary(session: Session) -> str:
     """How it went, in a line."""
     stats = session.stats()
-    smooth = "-" if stats.smooth is None else f"{stats.smooth:.1%}"
-    delay = "-" if stats.delay_median is None else f"{1000 * stats.delay_median:.0f} ms"
-    return f"{stats.shown} frames, {smooth} of them within 1.5 frame periods; key to picture {delay} (median)"
+    frames, median = stats.frames, stats.latency.median
+    smooth = "-" if frames.smooth is None else f"{frames.smooth:.1%}"
+    delay = "-" if median is None else f"{1000 * median:.0f} ms"
+    return f"{frames.shown} frames, {smooth} of them within 1.5 frame periods; key to picture {delay} (median)"
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -106,7 +100,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", help="start from, or with, this description")
     parser.add_argument("--twin", action="store_true", help="YumeStreet-v0 beside the dream, under the same keys")
     parser.add_argument(
-        "--record", type=Path, metavar="OUT.mp4", help="film the session, and write its replay beside it"
+        "--record", type=Path, metavar="OUT.mp4", help="record a video of the session, and write its replay beside it"
     )
     parser.add_argument("--replay", type=Path, metavar="FILE", help="dream a recorded session again, frame by frame")
     window = parser.add_argument_group("window")

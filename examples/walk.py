@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     zoom = args.zoom or max(1, round(256 / dream[0].frame.shape[0]))
     args.out.mkdir(parents=True, exist_ok=True)
     drawn = [[draw_hud(shot, zoom) for shot in shots] for shots in (dream, *twins)]
-    film = [np.concatenate(pictures) for pictures in zip(*drawn, strict=True)]  # the dream above its twin
-    imageio.mimwrite(args.out / "walk.mp4", film, fps=fps, macro_block_size=2, quality=8)
+    video = [np.concatenate(pictures) for pictures in zip(*drawn, strict=True)]  # the dream above its twin
+    imageio.mimwrite(args.out / "walk.mp4", video, fps=fps, macro_block_size=2, quality=8)
     imageio.imwrite(args.out / "walk.png", contact_sheet(sheet_rows(drawn)))
 
     rate = (len(dream) - 1) / seconds

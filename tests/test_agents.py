@@ -19,7 +19,7 @@ from agents.scripted import BeaconSeeker, pillar
 from agents.worlds import Where
 from examples import watch_agent
 from train.data.video import read_video
-from train.recordings.environment import RecordSettings
+from train.recordings.environment import PictureSettings, RecordSettings
 from train.recordings.recorder import record
 from train.world import Recipe, Settings, WorldTraining
 
@@ -30,7 +30,9 @@ SHARES = {"autoencoder": 0.2, "foundation": 0.6, "distill": 0.0, "heads": 0.2}
 def both(tmp_path_factory) -> tuple[str, str]:
     """(model, recording) of the world of one dot, a few seconds of training."""
     root = tmp_path_factory.mktemp("agents")
-    record(RecordSettings("Tiny-v0", "{}", ("tiny_worlds",), size=(40, 48)), root / "data", episodes=8)
+    record(
+        RecordSettings("Tiny-v0", "{}", ("tiny_worlds",), pictures=PictureSettings((40, 48))), root / "data", episodes=8
+    )
     WorldTraining(root / "data", root / "run", Settings(minutes=0.1, size="tiny"), Recipe(shares=SHARES)).all()
     return str(root / "run"), str(root / "data")
 

@@ -365,7 +365,7 @@ def test_a_person_plays_any_world_and_its_replay_is_the_same(models, kind, tmp_p
         stats = session.stats()
         session.close()
     assert frames[0].action.index == plain(SPACES[kind].noop) and frames[-1].action.index == action
-    assert stats.keys is None and stats.look == ("→" if key == "→" else "") and stats.score is not None
+    assert stats.action.keys is None and stats.action.arrows == ("→" if key == "→" else "") and stats.score is not None
     replay = read_replay(tmp_path / "film.replay")
     again = list(replay_frames(models[kind], replay))
     assert len(again) == len(frames)

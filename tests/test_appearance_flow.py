@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from train.generator.shapes import recorded_config
-from train.recordings import Recording
+from train.recordings import Provenance, Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
 from world_model.appearance_flow import SOURCES, AppearanceFlow, move
@@ -20,8 +20,8 @@ from world_model.tscm import History, static_history
 from world_model.vae import PatchVAE
 
 RECORDING = Recording(
-    env="toy", height=16, width=32, fps=8, action=ActionSpec("discrete", (3,)), frames_per_step=2, frame_skip=1, resize="none",
-    original_size=(16, 32), policy="random", seed=0, source={},
+    env="toy", height=16, width=32, fps=8, action=ActionSpec("discrete", (3,)), frames_per_step=2,
+    provenance=Provenance(original_size=(16, 32), policy="random"),
 )  # fmt: skip
 
 

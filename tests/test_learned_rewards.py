@@ -104,10 +104,10 @@ def test_the_pillar_pays_for_the_way_to_it(model, monkeypatch):
     """Looks are given: (seen, arrived, metres). A step of the model's goes 1.25 m at 2.5 m a second."""
     reward, frames = Beacon().bind(model), np.zeros((4, 32, 48, 3), np.uint8)
     step = model.config.camera.walk_speed * model.config.frames_per_block / model.config.fps
-    looks = iter(
+    readings = iter(
         [(0.1, 0, 9), (0.9, 0, 20), (0.9, 0, 20 - step / 2), (0.9, 0, 3), (0.2, 0, 3), (0.9, 1, 2.0), (1, 1, 2)]
     )
-    monkeypatch.setattr(Beacon, "look", lambda self, picture: next(looks))
+    monkeypatch.setattr(Beacon, "measure", lambda self, picture: next(readings))
     state, found = begin_reward(reward, frames), []
     assert math.isinf(state.distance)
     for _ in range(6):
@@ -149,7 +149,7 @@ def test_a_text_pays_for_fitting_better_and_ends_where_it_fits(model, pictures, 
     bound = reward.bind(model)
     one, other = (np.repeat(picture[None], 4, axis=0) for picture in pictures[:2])
     state = begin_reward(bound, one)
-    assert 0 < state.fit < 1 and state.fit == bound.fit(pictures[0])
+    assert 0 < state.value < 1 and state.value == bound.fit(pictures[0])
     value, ended, after = step_reward(bound, state, one, 0, other)
     assert value == pytest.approx(after.fit - state.fit + (1.0 if ended else 0.0))
     sure = TextGoal("a snowy night", threshold=1e-6, bonus=2.0).bind(model)
@@ -198,9 +198,9 @@ def test_the_shipped_heads_tell_pictures_of_other_towns_apart():
     shipped = WorldModel.load("street", device="cpu", dtype="float32")
     views = beacon_views(get_preset("street"), (3100,), 16, seed=9)
     reward = Beacon().bind(shipped)
-    looks = np.array([reward.look(picture) for picture in views.pictures])
-    assert (looks[:, 0] >= 0.5)[views.seen].mean() > 0.85 and (looks[:, 0] < 0.5)[~views.seen].mean() > 0.85
-    assert looks[views.arrived, 1].mean() > 0.7 > 0.3 > looks[~views.arrived, 1].mean()
+    found = np.array([reward.measure(picture) for picture in views.pictures])
+    assert (found[:, 0] >= 0.5)[views.seen].mean() > 0.85 and (found[:, 0] < 0.5)[~views.seen].mean() > 0.85
+    assert found[views.arrived, 1].mean() > 0.7 > 0.3 > found[~views.arrived, 1].mean()
     night = TextGoal("at night").bind(shipped)
     told = told_views(get_preset("street"), (3100,), 24, seed=9)
     fit = np.array([night.fit(picture) for picture in told.pictures])

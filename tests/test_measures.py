@@ -180,9 +180,9 @@ class TestWorlds:
         trial = make_trial(street, 3, 3, 2)
         world = Street(street)
         place, _ = world.step(world.start(trial.scene), Action(), "night falls")
-        assert place.courses and place.courses[-1].end is None
+        assert place.events and place.events[-1].end is None
         place, _ = world.step(place, Action())
-        assert not any(course.end is None for course in place.courses)
+        assert not any(event.end is None for event in place.events)
 
 
 class Scripted:

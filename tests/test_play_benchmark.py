@@ -29,10 +29,11 @@ def test_table_of_one_and_of_two_players(weights_folder, tmp_path, capsys) -> No
     assert re.search(rf"frames within {SMOOTH} periods of the one before \| [\d.]+% \| [\d.]+% \|", table)
     window, loop = json.loads(path.read_text())
     for flow in (window, loop):
-        assert 0 < flow["frames"] <= 4 * 8 + 4
-        assert 0 < flow["fps"] < 9 and 0 <= flow["smooth"] <= 1
-        assert 0 < flow["delay_median"] <= flow["delay_p95"] <= flow["delay_max"]
-        assert flow["memory_begin"] and flow["memory_end"]
+        display, latency = flow["display"], flow["latency"]
+        assert 0 < display["frames"] <= 4 * 8 + 4
+        assert 0 < display["fps"] < 9 and 0 <= display["smooth"] <= 1
+        assert 0 < latency["median"] <= latency["p95"] <= latency["longest"]
+        assert flow["memory"]["begin"] and flow["memory"]["end"]
 
 
 def test_flow_is_of_the_player_who_fared_worst(fast_model) -> None:
@@ -44,9 +45,10 @@ def test_flow_is_of_the_player_who_fared_worst(fast_model) -> None:
     memory = benchmark._MemoryAt(0.0)
     with Dreamer(fast_model, max_sessions=2) as dreamer:
         flow = benchmark._flow(dreamer, "loop", 1.0, [even, uneven], memory, dreamer.open(), dreamer.open())
-    assert (flow.players, flow.frames, flow.delay_max) == (2, 80, 0.25)
-    assert flow.smooth == pytest.approx(59 / 79) and flow.longest == pytest.approx(2 * period)
-    assert flow.fps == pytest.approx(79 / (99 * period), rel=0.01)
+    display = flow.display
+    assert (flow.players, display.frames, flow.latency.longest) == (2, 80, 0.25)
+    assert display.smooth == pytest.approx(59 / 79) and display.longest == pytest.approx(2 * period)
+    assert display.fps == pytest.approx(79 / (99 * period), rel=0.01)
     assert "59" not in benchmark.report([flow], "head") and "74.68%" in benchmark.report([flow], "head")
 
 

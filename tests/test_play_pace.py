@@ -6,7 +6,7 @@ import pytest
 
 from world_model.actions import ALL_ACTIONS, Action
 from yume_gym.play.keys import HeldKeys, key_name
-from yume_gym.play.pace import MARGIN, Forecast, FrameClock, Meter
+from yume_gym.play.pace import MARGIN, Forecast, FrameClock, InputLatency, Meter
 
 
 def test_every_action_can_be_held() -> None:
@@ -94,9 +94,13 @@ def test_meter_counts_stutters_but_no_pauses() -> None:
     meter = Meter(period=0.1)
     for now in (0.0, 0.1, 0.2, 0.36, 0.46):  # one interval of 1.6 periods
         meter.shown(now, None)
-    assert (meter.frames, meter.smooth) == (4, 0.75)
-    assert meter.fps == pytest.approx(4 / 0.46)
+    frames = meter.frames(queued=3)
+    assert (frames.shown, frames.smooth, frames.queued) == (4, 0.75, 3)
+    assert frames.fps == pytest.approx(4 / 0.46)
+    assert meter.latency == InputLatency(None, None, None)
     meter.interrupt()
     meter.shown(9.0, 0.5)
     meter.shown(9.1, 0.7)
-    assert (meter.frames, meter.smooth, meter.delay, meter.delays) == (5, 0.8, 0.7, (0.5, 0.7))
+    frames, latency = meter.frames(queued=0), meter.latency
+    assert (frames.shown, frames.smooth) == (5, 0.8)
+    assert (latency.last, latency.median) == (0.7, pytest.approx(0.6))

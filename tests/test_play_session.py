@@ -74,11 +74,11 @@ def test_frames_are_those_of_the_environment(dreamer, fast_model) -> None:
 def test_what_nobody_takes_is_not_dreamt(dreamer) -> None:
     session = dreamer.open()
     watch(session, 3)
-    while session.stats().queued <= 4 or session._busy:
+    while session.stats().frames.queued <= 4 or session._busy:
         time.sleep(0.01)
     dreamt = session.stats().blocks
     time.sleep(0.2)
-    assert session.stats().blocks == dreamt and session.stats().queued <= 2 * 4
+    assert session.stats().blocks == dreamt and session.stats().frames.queued <= 2 * 4
 
 
 def test_pause_holds_everything_and_changes_nothing(dreamer) -> None:
@@ -89,9 +89,9 @@ def test_pause_holds_everything_and_changes_nothing(dreamer) -> None:
     assert session.paused and session.take() is None
     while session._busy:  # a block that was begun before is kept
         time.sleep(0.01)
-    queued = session.stats().queued
+    queued = session.stats().frames.queued
     time.sleep(0.2)
-    assert session.take() is None and session.stats().queued == queued
+    assert session.take() is None and session.stats().frames.queued == queued
     session.resume()
     assert same(first + watch(session, 15), whole)
 

@@ -84,8 +84,9 @@ def test_every_frame_is_on_time_while_the_next_block_is_dreamt(theatre, share) -
     assert len(intervals) > 130
     assert np.abs(intervals - 1 / 8).max() <= 2 * TICK
     stats = session.stats()
-    assert stats.smooth is not None and stats.smooth > 0.98  # the very first blocks are begun without experience
-    assert stats.fps == pytest.approx(8, rel=0.01) and stats.block_time == pytest.approx(theatre.seconds)
+    smooth = stats.frames.smooth
+    assert smooth is not None and smooth > 0.98  # the very first blocks are begun without experience
+    assert stats.frames.fps == pytest.approx(8, rel=0.01) and stats.block_time == pytest.approx(theatre.seconds)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
@@ -98,7 +99,7 @@ def test_keys_are_sampled_as_late_as_keeps_up(theatre, share) -> None:
 
     def play() -> None:
         if theatre.now >= change[0]:
-            session.hold("W" if session.stats().keys == "" else "")
+            session.hold("W" if session.stats().action.keys == "" else "")
             change[0] += 0.9 + random.random()
 
     theatre.play = play
@@ -107,7 +108,7 @@ def test_keys_are_sampled_as_late_as_keeps_up(theatre, share) -> None:
     assert len(seen) >= 15
     assert max(seen) <= 0.5 + theatre.seconds + 0.05
     assert min(seen) <= theatre.seconds + 0.15
-    assert session.stats().delay_median == pytest.approx(np.median(seen))
+    assert session.stats().latency.median == pytest.approx(np.median(seen))
 
 
 def test_only_changes_that_a_block_follows_are_measured(theatre) -> None:
@@ -133,7 +134,7 @@ def test_a_world_slower_than_life_is_shown_slower_but_evenly(theatre) -> None:
     assert np.abs(intervals - 1.6 / 8).max() <= 0.02
     theatre.seconds = 0.1  # the machine is free again: full pace
     theatre.run(30)
-    assert session.stats().fps == pytest.approx(8, rel=0.02)
+    assert session.stats().frames.fps == pytest.approx(8, rel=0.02)
 
 
 def test_noise_in_block_times_is_absorbed(theatre) -> None:
@@ -166,11 +167,11 @@ def test_two_players_both_keep_pace_and_four_share_what_there_is(theatre) -> Non
     players += [theatre.dreamer.open(), theatre.dreamer.open()]
     theatre.run(20)
     for player in players:
-        assert player.stats().fps == pytest.approx(8 * 0.5 / (4 * 0.2), rel=0.15)
+        assert player.stats().frames.fps == pytest.approx(8 * 0.5 / (4 * 0.2), rel=0.15)
     for player in players[1:]:
         player.close()
     theatre.run(10)
-    assert players[0].stats().fps == pytest.approx(8, rel=0.02)
+    assert players[0].stats().frames.fps == pytest.approx(8, rel=0.02)
 
 
 def test_a_paused_player_costs_nothing(theatre) -> None:
@@ -186,7 +187,7 @@ def test_a_paused_player_costs_nothing(theatre) -> None:
     theatre.run(5)
     assert len(theatre.begun) >= blocks + 9
     stats = session.stats()
-    assert stats.smooth is not None and stats.smooth > 0.95  # ten seconds' pause is no stutter
+    assert stats.frames.smooth is not None and stats.frames.smooth > 0.95  # ten seconds' pause is no stutter
 
 
 def test_restart_shows_the_new_world_at_once_and_drops_the_block_in_flight(theatre) -> None:

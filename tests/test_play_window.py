@@ -18,6 +18,7 @@ from yume_gym.play.controls import Command, Controls
 from yume_gym.play.dreamer import Dreamer
 from yume_gym.play.session import Session
 from yume_gym.play.start import Start
+from yume_gym.play.web_lobby import Lobby
 from yume_gym.play.window import PlayWindow
 from yume_gym.play.world import Frame
 
@@ -283,14 +284,15 @@ def test_without_a_display_the_browser_is_named(monkeypatch, capsys) -> None:
 
 def test_web_serves_what_was_asked_for(weights_folder, monkeypatch) -> None:
     web = pytest.importorskip("yume_gym.play.web", reason="the browser front needs: pip install 'yume-gym[play]'")
-    asked: dict[str, object] = {}
-    monkeypatch.setattr(
-        web, "serve", lambda dreamer, places, start, **more: asked.update(more, places=places, start=start)
-    )
+    served: list[tuple[Lobby, dict[str, object]]] = []
+    monkeypatch.setattr(web, "serve", lambda lobby, **more: served.append((lobby, more)))
     monkeypatch.delenv("SDL_VIDEODRIVER")  # no display is needed
     common = ["--model", str(weights_folder), "--web", "--players", "2"]
     human_play.main([*common, "--port", "0", "--record", "out.mp4", "--twin"])
-    assert (asked["places"], asked["port"], asked["record"], asked["twin"]) == (2, 0, Path("out.mp4"), True)
-    assert asked["start"] is None and asked["replay"] is None and asked["host"] == "127.0.0.1"
+    lobby, address = served.pop()
+    assert (lobby.places, lobby.twin, lobby._record) == (2, True, Path("out.mp4"))
+    assert lobby._start is None and lobby._replay is None
+    assert (address["host"], address["port"], address["token"]) == ("127.0.0.1", 0, None)
     human_play.main([*common, "--seed", "5"])
-    assert asked["start"].seed == 5
+    start = served.pop()[0]._start
+    assert start is not None and start.seed == 5

@@ -12,16 +12,19 @@ from tiny_worlds import ACTIONS
 
 from train import record as command
 from train.recordings import Recording, RecordingError, open_episodes
-from train.recordings.environment import RecordedEnv, RecordSettings
+from train.recordings.environment import PictureSettings, RecordedEnv, RecordSettings, TextSettings
 from train.recordings.pictures import resized
 from train.recordings.recorder import EpisodeRecorder, record
 from world_model.action_spaces import ActionSpec
 from yume_gym.window import Window
 
 
-def settings(policy: str = "random", size: tuple[int, int] = (32, 48), **changes) -> RecordSettings:
+def settings(
+    policy: str = "random", size: tuple[int, int] = (32, 48), resize: str = "stretch", **changes
+) -> RecordSettings:
     kwargs = json.dumps({name: changes.pop(name) for name in ("actions", "pictures", "length") if name in changes})
-    return RecordSettings("Tiny-v0", kwargs, ("tiny_worlds",), policy, size=size, **changes)
+    pictures = PictureSettings(size, resize)
+    return RecordSettings("Tiny-v0", kwargs, ("tiny_worlds",), policy, pictures=pictures, **changes)
 
 
 def assert_same(one, other) -> None:
@@ -38,7 +41,7 @@ def test_all_kinds_of_actions_are_recorded(tmp_path, kind, policy):
     files = open_episodes(tmp_path)
     spec, space = files.recording.action, ACTIONS[kind]
     assert spec.kind == kind and spec.shape == (() if kind == "discrete" else (int(np.prod(space.shape)),))
-    assert files.recording.fps == 20 and files.recording.resize == "none"
+    assert files.recording.fps == 20 and files.recording.provenance.resize == "none"
     for episode in files:
         steps = len(episode)
         assert (
@@ -57,22 +60,23 @@ def test_pictures_come_from_wherever_they_are(tmp_path, pictures):
     assert frames.dtype == np.uint8 and frames.shape[1:] == (32, 48, 3)
     assert (frames.min(axis=(1, 2, 3)) == np.arange(len(frames))).all()  # one picture for each step, in order
     source = {"dict": "screen", "render": "render"}.get(pictures, "observation")
-    assert recorder.recording.source["pictures"] == source and source in " ".join(recorder.notes)
+    assert recorder.recording.provenance.source["pictures"] == source and source in " ".join(recorder.notes)
 
 
 def test_pictures_can_be_chosen():
-    chosen = RecordSettings("Tiny-v0", '{"pictures": "dict"}', ("tiny_worlds",), size=(32, 48), pictures="depth")
+    depth, small = PictureSettings((32, 48), source="depth"), PictureSettings(source="small")
+    chosen = RecordSettings("Tiny-v0", '{"pictures": "dict"}', ("tiny_worlds",), pictures=depth)
     assert EpisodeRecorder(chosen).record(0).frames[4].max() == 127
     with pytest.raises(
         RecordingError, match=r"'small' of this environment is not a picture.*\['render', 'depth', 'screen'\]"
     ):
-        EpisodeRecorder(RecordSettings("Tiny-v0", '{"pictures": "dict"}', ("tiny_worlds",), pictures="small"))
+        EpisodeRecorder(RecordSettings("Tiny-v0", '{"pictures": "dict"}', ("tiny_worlds",), pictures=small))
 
 
 def test_frame_skip_sums_rewards_and_takes_the_last_picture(tmp_path):
     record(settings(frame_skip=4, length=9), tmp_path, episodes=4)
     files = open_episodes(tmp_path)
-    assert files.recording.frame_skip == 4 and files.recording.fps == 5
+    assert files.recording.provenance.frame_skip == 4 and files.recording.fps == 5
     for episode in files:
         assert (episode.reward[:-1] == 4).all()
         total = int(episode.reward.sum())
@@ -83,7 +87,7 @@ def test_frame_skip_sums_rewards_and_takes_the_last_picture(tmp_path):
 def test_the_way_of_resizing_is_told(tmp_path, resize, capsys):
     record(settings(size=(16, 16), resize=resize), tmp_path, episodes=1)
     files = open_episodes(tmp_path)
-    assert (files.recording.resize, files.recording.original_size) == (resize, (32, 48))
+    assert (files.recording.provenance.resize, files.recording.provenance.original_size) == (resize, (32, 48))
     said = {"stretch": "stretched", "crop": "cropped in the middle", "pad": "with black edges"}[resize]
     assert f"32x48 from the observation, {said} to 16x16" in capsys.readouterr().err
     assert files.frames(0).shape[1:] == (16, 16, 3)
@@ -97,11 +101,11 @@ def test_resizing_keeps_brightness_and_shape():
 
 
 def test_texts_are_kept_where_they_change(tmp_path):
-    record(settings(text_key="task", task_text="a world of one dot"), tmp_path, episodes=1)
+    record(settings(texts=TextSettings("a world of one dot", "task")), tmp_path, episodes=1)
     files = open_episodes(tmp_path)
     assert files.captions == ["a world of one dot"] and files.texts == [((0, "find the dot"), (3, None))]
     with pytest.raises(RecordingError, match="--text-key number: expected a text"):
-        EpisodeRecorder(settings(text_key="number")).record(0)
+        EpisodeRecorder(settings(texts=TextSettings(key="number"))).record(0)
 
 
 def test_the_number_of_workers_does_not_matter(tmp_path):
@@ -151,7 +155,7 @@ def test_policies_of_other_modules_and_of_stable_baselines(tmp_path):
 
     path = tmp_path / "policy.zip"
     sb3.PPO("MlpPolicy", gymnasium.make("CartPole-v1"), n_steps=8, batch_size=8, device="cpu").save(path)
-    cart = RecordSettings("CartPole-v1", policy=str(path), size=(40, 64), max_episode_steps=5)
+    cart = RecordSettings("CartPole-v1", policy=str(path), max_episode_steps=5, pictures=PictureSettings((40, 64)))
     first, again = EpisodeRecorder(cart).record(1), EpisodeRecorder(cart).record(1)
     np.testing.assert_array_equal(first.action, again.action)
     assert first.frames.shape == (len(first) + 1, 40, 64, 3) and first.frames.std() > 0
@@ -208,7 +212,7 @@ def test_atari_is_recorded_frame_by_frame():
     recorder = EpisodeRecorder(RecordSettings("ALE/Breakout-v5", frame_skip=4, max_episode_steps=6))
     first, again = recorder.record(0), recorder.record(0)
     np.testing.assert_array_equal(first.frames, again.frames)
-    assert recorder.recording.fps == 15 and recorder.recording.source["env_kwargs"]["frameskip"] == 1
+    assert recorder.recording.fps == 15 and recorder.recording.provenance.source["env_kwargs"]["frameskip"] == 1
     assert recorder.recording.action.meanings == ("NOOP", "FIRE", "RIGHT", "LEFT") and first.frames.shape == (
         7,
         64,
@@ -238,7 +242,7 @@ def test_minari_reads_and_gives_back_a_recording(tmp_path, monkeypatch, kind):
     ours, theirs = open_episodes(tmp_path / "ours"), open_episodes(tmp_path / "theirs")
     assert (
         theirs.recording.fps == 20
-        and theirs.recording.resize == "none"
+        and theirs.recording.provenance.resize == "none"
         and theirs.lengths.tolist() == ours.lengths.tolist()
     )
     for a, b in zip(ours, theirs):

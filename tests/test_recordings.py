@@ -5,12 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from train.recordings import Episode, EpisodeWriter, Recording, RecordingError, open_episodes, read_recording
+from train.recordings import (
+    Episode,
+    EpisodeWriter,
+    Provenance,
+    Recording,
+    RecordingError,
+    open_episodes,
+    read_recording,
+)
 from world_model.action_spaces import ActionSpec
 
 SPACES = {
@@ -29,10 +38,27 @@ def recording(kind: str = "discrete", **changes) -> Recording:
         "width": 16,
         "fps": 7.5,
         "action": SPACES[kind],
-        "policy": "random",
-        "seed": 3,
     }
-    return Recording(**values | {"source": {"by": "test"}} | changes)
+    made = {"policy": "random", "seed": 3, "source": {"by": "test"}}
+    made |= {part.name: changes.pop(part.name) for part in fields(Provenance) if part.name in changes}
+    return Recording(**values | changes, provenance=Provenance(**made))
+
+
+def test_the_description_on_disk_is_flat(tmp_path):
+    """As recordings that exist have it: what is grouped in memory stands side by side there."""
+    EpisodeWriter(tmp_path, recording())
+    values = json.loads((tmp_path / "dataset.json").read_text())
+    assert list(values) == [
+        "env", "height", "width", "fps", "action", "frames_per_step", "frame_skip", "resize", "original_size", "policy",
+        "seed", "source", "format",
+    ]  # fmt: skip
+    assert (values["original_size"], values["seed"], values["source"], values["format"]) == (
+        [0, 0],
+        3,
+        {"by": "test"},
+        1,
+    )
+    assert read_recording(tmp_path) == recording()
 
 
 def episode(about: Recording, steps: int = 4, seed: int = 0, **words) -> Episode:

@@ -16,9 +16,9 @@ from world_model.actions import ALL_ACTIONS, Action
 from world_model.priors.events import FADED, MOMENTS
 from yume_gym.street import layout as L
 from yume_gym.street import primitives as P
-from yume_gym.street.apparitions import ROUND
-from yume_gym.street.courses import KINDS
-from yume_gym.street.event_state import Course
+from yume_gym.street.event_kinds import KINDS
+from yume_gym.street.event_objects import ROUND
+from yume_gym.street.event_state import EventState
 from yume_gym.street.materials import band, pulses
 from yume_gym.street.simulator import EVENTS, LIGHTS, WALL_MARGIN, WEATHERS, StreetSimulator
 from yume_gym.street.town import build_town
@@ -232,8 +232,8 @@ def test_events_come_and_go(kind: str) -> None:
 @pytest.mark.parametrize("kind", LATER_EVENTS)
 def test_later_events_repeat_themselves(kind: str) -> None:
     """As often as memorised events do; in between they move."""
-    course, draw = Course(kind, 0.0, (3.0, 20.0), 0.4), KINDS[kind].draw
-    now, soon, again = (np.array(draw(course, age, 1.0)) for age in (4.3, 4.8, 4.3 + ROUND))
+    state, draw = EventState(kind, 0.0, (3.0, 20.0), 0.4), KINDS[kind].draw
+    now, soon, again = (np.array(draw(state, age, 1.0)) for age in (4.3, 4.8, 4.3 + ROUND))
     np.testing.assert_allclose(now, again, atol=1e-6)
     assert np.abs(soon - now).max() > 0.05
     assert (MOMENTS - FADED) / StreetSimulator().fps == ROUND
@@ -242,12 +242,12 @@ def test_later_events_repeat_themselves(kind: str) -> None:
 def test_a_tram_goes_where_cars_go() -> None:
     """Down its lane of the street towards the viewer, whichever way he looks."""
     for heading in (0.1, 1.5, 3.0, -1.6):
-        x, z, along_z, direction = Course("tram", 0.0, (41.0, 79.0), heading).in_lane(5.0)
+        x, z, along_z, direction = EventState("tram", 0.0, (41.0, 79.0), heading).in_lane(5.0)
         toward = math.cos(heading) if along_z else math.sin(heading)
         assert direction * toward < 0 and along_z == (heading in (0.1, 3.0))
         assert abs((x if along_z else z) - (40.0 if along_z else 80.0)) == pytest.approx(1.2)
         assert ((z - 79.0) if along_z else (x - 41.0)) == pytest.approx(5.0 * direction)
-        shapes = KINDS["tram"].draw(Course("tram", 0.0, (41.0, 79.0), heading), 5.0, 1.0)
+        shapes = KINDS["tram"].draw(EventState("tram", 0.0, (41.0, 79.0), heading), 5.0, 1.0)
         assert np.mean([row[P.X] for row in shapes]) == pytest.approx(x, abs=1.0)
 
 
@@ -258,7 +258,7 @@ def test_an_event_follows_another(street: StreetSimulator) -> None:
     for _ in range(3):
         street.step(STILL)
     seen = street.surroundings()
-    assert seen["light"] == "golden" and street.base_light == "day" and len(street.get_state().courses) == 1
+    assert seen["light"] == "golden" and street.base_light == "day" and len(street.get_state().events) == 1
 
 
 @pytest.mark.parametrize("event", [None, "fireworks", "snow"])

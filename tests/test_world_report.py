@@ -16,7 +16,7 @@ from train.generator import autoencoder, figures, outcomes, page, records, repor
 from train.generator import judge as judging
 from train.generator import measures as m
 from train.generator.shapes import recorded_config
-from train.recordings import Episode, EpisodeWriter, Recording, RecordingError, open_episodes
+from train.recordings import Episode, EpisodeWriter, Provenance, Recording, RecordingError, open_episodes
 from world_model.action_spaces import ActionSpec
 from world_model.actions import Action
 from world_model.config import ModelConfig
@@ -27,7 +27,12 @@ from world_model.weights import save_weights
 
 STEPS, EPISODES, SIDE = 40, 8, 32
 TOY = Recording(
-    "Square-v0", SIDE, SIDE, 10.0, ActionSpec("discrete", (3,), meanings=("NOOP", "LEFT", "RIGHT")), policy="random"
+    "Square-v0",
+    SIDE,
+    SIDE,
+    10.0,
+    ActionSpec("discrete", (3,), meanings=("NOOP", "LEFT", "RIGHT")),
+    provenance=Provenance(policy="random"),
 )
 TRAIN, HELD_OUT = (0, 1, 2, 3, 4, 5), (6, 7)
 SETTINGS = report.Settings(

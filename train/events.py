@@ -37,8 +37,8 @@ from world_model.priors.events import BLUR, MOMENTS, Events, moments, quarter
 from world_model.priors.places import Places
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
-from yume_gym.street.courses import event_shapes
-from yume_gym.street.event_state import FADE_SECONDS, Course
+from yume_gym.street.event_kinds import event_shapes
+from yume_gym.street.event_state import FADE_SECONDS, EventState
 from yume_gym.street.primitives import H, X, Z
 from yume_gym.street.simulator import StreetSimulator, StreetState
 from yume_gym.street.walker import Walker
@@ -99,7 +99,7 @@ def render_pairs(
         plain = street.get_state()
         street.set_event(name)
         eventful = street.get_state()
-        happening = eventful.courses[-1]
+        happening = eventful.events[-1]
         stands = _stand(happening, how)
         plan: list[Action] = []
         for _ in range(settings.blocks):
@@ -135,7 +135,7 @@ def render_pairs(
     return {key: torch.stack(values) for key, values in rows.items()}
 
 
-def _centre(happening: Course, time: float, stands: Sequence[float]) -> list[float]:
+def _centre(happening: EventState, time: float, stands: Sequence[float]) -> list[float]:
     """Where an event's shapes are on the mean: metres forward, to the right and up from where it stands."""
     x, z, heading = stands
     east, height, north = event_shapes(happening, time)[:, [X, H, Z]].mean(axis=0) - (x, 0, z)
@@ -143,7 +143,7 @@ def _centre(happening: Course, time: float, stands: Sequence[float]) -> list[flo
     return [east * sin + north * cos, east * cos - north * sin, height]
 
 
-def _stand(happening: Course, how: str) -> tuple[float, float, float]:
+def _stand(happening: EventState, how: str) -> tuple[float, float, float]:
     """(x, z; metres; heading, radians) that an event is seen from: its facade, its lane of a street, or where it takes place."""
     if how == "facade" and happening.wall is not None:
         return happening.wall[1:]

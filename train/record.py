@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.recordings.environment import RecordSettings
+from train.recordings.environment import PictureSettings, RecordSettings, TextSettings
 from train.recordings.format import RecordingError
 from train.recordings.minari_io import read_minari, write_minari
 from train.recordings.pictures import RESIZES
@@ -53,9 +53,13 @@ def _parser() -> argparse.ArgumentParser:
         "--policy", default=default.policy, help="random, sticky[:P], smooth, keyboard[:R], a .zip, or module:function"
     )
     parser.add_argument("--frame-skip", type=int, default=default.frame_skip, help="its steps for one action")
-    parser.add_argument("--size", type=_size, default=default.size, help="HEIGHTxWIDTH, multiples of 8 (default 64x64)")
-    parser.add_argument("--resize", choices=RESIZES, default=default.resize, help="how pictures get that size")
-    parser.add_argument("--pictures", default=default.pictures, help="auto, observation, render, or an entry of it")
+    parser.add_argument(
+        "--size", type=_size, default=default.pictures.size, help="HEIGHTxWIDTH, multiples of 8 (default 64x64)"
+    )
+    parser.add_argument("--resize", choices=RESIZES, default=default.pictures.resize, help="how pictures get that size")
+    parser.add_argument(
+        "--pictures", default=default.pictures.source, help="auto, observation, render, or an entry of it"
+    )
     parser.add_argument(
         "--max-episode-steps", type=int, default=default.max_episode_steps, help="actions of an episode"
     )
@@ -73,11 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(arguments))
     out, steps, episodes, workers = (given.pop(name) for name in ("out", "steps", "episodes", "workers"))
     dataset, new_dataset = given.pop("minari"), given.pop("to_minari")
+    size, resize, source, caption, key = (given.pop(n) for n in ("size", "resize", "pictures", "task_text", "text_key"))
     try:
         if new_dataset is not None:
             print(f"{write_minari(out, new_dataset)} episodes in the Minari dataset {new_dataset}")
             return
-        settings = RecordSettings(**given | {"imports": tuple(given["imports"]), "env": given["env"] or ""})
+        pictures, texts = PictureSettings(size, resize, source), TextSettings(caption, key)
+        given |= {"imports": tuple(given["imports"]), "env": given["env"] or ""}
+        settings = RecordSettings(**given, pictures=pictures, texts=texts)
         if dataset is not None:
             writer = read_minari(dataset, out, settings)
         else:

@@ -1,6 +1,6 @@
 """How fast is the dream, and does it stay so? `python -m yume_gym.benchmark [--model street] [--blocks 300]`
 
-Walks for many blocks at batch 1 and times every one as a user of the environment sees it, decoding included. Blocks of a
+Generates many blocks at batch 1 and times every one as a user of the environment sees it, decoding included. Blocks of a
 young and of an old world are then timed in turn, from saved states, so that whatever else the machine does hits both alike.
 Prints Markdown (--json and --plot write files); every figure is measured in this run.
 """
@@ -66,22 +66,29 @@ class Age:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Everything that was measured. `parts` and `block_times` are milliseconds; frames/s are those of a median block."""
+class Setup:
+    """What was measured, and on what."""
 
-    machine: str
+    machine: str  # as `machine` says it
     model: str
     frames_per_block: int
-    fps: int
+    fps: int  # frames of a second in the world's own time
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that was measured."""
+
+    setup: Setup
     blocks: int
     block: Times
-    frames_per_second: float
-    real_time: float
+    frames_per_second: float  # of a median block
+    real_time: float  # frames_per_second in units of the world's fps
     young: Age
     old: Age
-    parts: dict[str, float]
+    parts: dict[str, float]  # median milliseconds of the parts of a block
     street_frames_per_second: float
-    block_times: tuple[float, ...]
+    block_times: tuple[float, ...]  # milliseconds of every block
 
 
 def benchmark(env: YumeWorldEnv, street: YumeStreetEnv, blocks: int = 300) -> Result:
@@ -109,10 +116,7 @@ def benchmark(env: YumeWorldEnv, street: YumeStreetEnv, blocks: int = 300) -> Re
     block = Times.of(times)
     rate = 1000 * config.frames_per_block / block.median
     return Result(
-        machine=machine(model),
-        model=config.name,
-        frames_per_block=config.frames_per_block,
-        fps=config.fps,
+        setup=Setup(machine(model), config.name, config.frames_per_block, config.fps),
         blocks=blocks,
         block=block,
         frames_per_second=rate,
@@ -180,7 +184,7 @@ def machine(model: WorldModel) -> str:
 
 def report(result: Result) -> str:
     """The result as Markdown."""
-    young, old = result.young, result.old
+    setup, young, old = result.setup, result.young, result.old
     rows = [
         ("block, median", f"{result.block.median:.1f} ms"),
         ("block, 90th percentile", f"{result.block.p90:.1f} ms"),
@@ -196,21 +200,21 @@ def report(result: Result) -> str:
         ("YumeStreet-v0, frames/s", f"{result.street_frames_per_second:.1f}"),
     ]
     head = (
-        f"Model {result.model}, batch 1, {result.frames_per_block} frames a block at {result.fps} frames/s, "
-        f"{result.blocks} blocks.\n{result.machine}"
+        f"Model {setup.model}, batch 1, {setup.frames_per_block} frames a block at {setup.fps} frames/s, "
+        f"{result.blocks} blocks.\n{setup.machine}"
     )
     return "\n".join([head, "", "| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
 def plot(result: Result, path: Path) -> None:
-    """The time of every block of the walk, as a picture. Raises ModuleNotFoundError without matplotlib."""
+    """The time of every block, as a picture. Raises ModuleNotFoundError without matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3), layout="constrained")
     axes = figure.subplots()
     axes.plot(range(1, result.blocks + 1), result.block_times, ".", markersize=3)
-    axes.axhline(1000 * result.frames_per_block / result.fps, color="grey", label="real time")
-    axes.set(xlabel="block", ylabel="ms", ylim=(0, None), title=f"{result.model}: time of a block")
+    axes.axhline(1000 * result.setup.frames_per_block / result.setup.fps, color="grey", label="real time")
+    axes.set(xlabel="block", ylabel="ms", ylim=(0, None), title=f"{result.setup.model}: time of a block")
     axes.legend()
     figure.savefig(path, dpi=120)
 

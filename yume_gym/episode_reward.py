@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,3 +49,45 @@ class EpisodeReward(ABC):
 
     def check(self, state: Any) -> None:  # noqa: B027  (a reward of one's own may accept every state)
         """Raises ValueError for what neither `begin` nor `step` of this reward gives: a state may come from elsewhere."""
+
+
+@dataclass(frozen=True)
+class GoalState:
+    """Which goal, and what was measured of the last frame."""
+
+    goal: str  # its text, or a digest of its picture
+    value: float  # distance to the picture, or probability that the text fits
+
+
+class GoalReward(EpisodeReward):
+    """A goal whose distance or fit is measured on the last frame of every block.
+
+    The reward of a step is by how much that improved. A step after which the goal is reached earns `bonus` besides and terminates
+    the episode.
+    """
+
+    bonus: float
+    _towards = 1.0  # 1: the measure rises on the way to the goal; -1: it falls
+
+    @property
+    @abstractmethod
+    def _goal_name(self) -> str:
+        """`GoalState.goal` of this goal."""
+
+    @abstractmethod
+    def _measure(self, picture: np.ndarray) -> float:
+        """Of a picture uint8 [H, W, 3] of the model's size."""
+
+    @abstractmethod
+    def _reached(self, value: float) -> bool:
+        """Whether the goal is reached where `value` is measured."""
+
+    def begin(self, frames: np.ndarray) -> GoalState:
+        return GoalState(self._goal_name, self._measure(frames[-1]))
+
+    def step(
+        self, state: GoalState, previous: np.ndarray, action: Any, current: np.ndarray
+    ) -> tuple[tuple[float, bool], GoalState]:
+        now = self._measure(current[-1])
+        reached = self._reached(now)
+        return (self._towards * (now - state.value) + self.bonus * reached, reached), GoalState(self._goal_name, now)

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import math
 import os
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from world_model.checks import check_finite, check_whole, short
-from yume_gym.episode_reward import EpisodeReward
+from yume_gym.episode_reward import EpisodeReward, GoalReward, GoalState
 from yume_gym.pictures import load_picture, open_picture
 
 if TYPE_CHECKING:
@@ -75,15 +74,7 @@ class _LatentReward(EpisodeReward):
         return bound
 
 
-@dataclass(frozen=True)
-class GoalState:
-    """Which goal picture (a digest), and how far the last frame was from it."""
-
-    goal: str
-    distance: float
-
-
-class GoalPicture(_LatentReward):
+class GoalPicture(GoalReward, _LatentReward):
     """Come to where the world looks like a picture.
 
     The reward of a step is by how much the distance to the goal picture fell (`Latents.distance` of the block's last frame: 1
@@ -100,6 +91,8 @@ class GoalPicture(_LatentReward):
     bonus: any finite number.
     Raises TypeError or ValueError for what is none of these, FileNotFoundError where a path names no file.
     """
+
+    _towards = -1.0
 
     def __init__(
         self, image: str | os.PathLike | Image.Image | np.ndarray, threshold: float = 0.2, bonus: float = 1.0
@@ -127,19 +120,19 @@ class GoalPicture(_LatentReward):
         assert self._goal is not None
         return self.latents.distance(seen, self._goal)
 
-    def begin(self, frames: np.ndarray) -> GoalState:
-        return GoalState(self._digest, self.distance(frames[-1]))
+    @property
+    def _goal_name(self) -> str:
+        return self._digest
 
-    def step(
-        self, state: GoalState, previous: np.ndarray, action: Any, current: np.ndarray
-    ) -> tuple[tuple[float, bool], GoalState]:
-        now = self.distance(current[-1])
-        there = now <= self.threshold
-        return (state.distance - now + self.bonus * there, there), GoalState(self._digest, now)
+    def _measure(self, picture: np.ndarray) -> float:
+        return self.distance(picture)
+
+    def _reached(self, value: float) -> bool:
+        return value <= self.threshold
 
     def check(self, state: Any) -> None:
-        fits = isinstance(state, GoalState) and isinstance(state.distance, float)
-        if not fits or not math.isfinite(state.distance) or state.distance < 0 or state.goal != self._digest:
+        fits = isinstance(state, GoalState) and isinstance(state.value, float)
+        if not fits or not math.isfinite(state.value) or state.value < 0 or state.goal != self._digest:
             raise ValueError(f"a state of {self!r} is a distance of 0 or more to its own goal picture")
 
     def __repr__(self) -> str:

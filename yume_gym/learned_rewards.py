@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from world_model.checks import check_finite, short
-from yume_gym.episode_reward import EpisodeReward
+from yume_gym.episode_reward import EpisodeReward, GoalReward, GoalState
 from yume_gym.street.beacon import ARRIVAL_BONUS
 from yume_gym.street.events import check_text
 
@@ -97,7 +97,7 @@ class Beacon(_HeadReward):
     def starting_image(self, number: int) -> np.ndarray | None:
         return None if self._starts is None else self._starts[number % len(self._starts)].copy()
 
-    def look(self, picture: np.ndarray) -> tuple[float, float, float]:
+    def measure(self, picture: np.ndarray) -> tuple[float, float, float]:
         """(probability that a pillar is in view, probability that it is reached, metres to it) of a picture uint8 [H, W, 3]."""
         from world_model.picture_heads import ARRIVED, DISTANCE, SEEN
 
@@ -107,13 +107,13 @@ class Beacon(_HeadReward):
         return seen, arrived, max(0.0, float(found[DISTANCE].expm1()))
 
     def begin(self, frames: np.ndarray) -> BeaconState:
-        seen, _, distance = self.look(frames[-1])
+        seen, _, distance = self.measure(frames[-1])
         return BeaconState(distance if seen >= 0.5 else math.inf)
 
     def step(
         self, state: BeaconState, previous: np.ndarray, action: Any, current: np.ndarray
     ) -> tuple[tuple[float, bool], BeaconState]:
-        seen, arrived, distance = self.look(current[-1])
+        seen, arrived, distance = self.measure(current[-1])
         if seen < 0.5:
             return (0.0, False), state
         if math.isinf(state.distance):
@@ -130,15 +130,7 @@ class Beacon(_HeadReward):
         return "Beacon()"
 
 
-@dataclass(frozen=True)
-class TextState:
-    """Which text, and the probability that it fitted the last frame."""
-
-    text: str
-    fit: float
-
-
-class TextGoal(_HeadReward):
+class TextGoal(GoalReward, _HeadReward):
     """Come to where a text fits what is seen, or wait until it does: "a snowy night in the old town", "a dinosaur".
 
     The reward of a step is by how much the probability rose that the text fits the block's last frame, so -1..1. A step after
@@ -151,7 +143,7 @@ class TextGoal(_HeadReward):
     """
 
     head_name = "text_goal"
-    _told: Any = None  # the encoded text, a tensor [E]
+    _embedding: Any = None  # of the text, a tensor [E]
 
     def __init__(self, text: str, threshold: float | None = None, bonus: float = 1.0) -> None:
         self.text, self.bonus = check_text(text, "the text of a goal"), check_finite("bonus", bonus)
@@ -163,7 +155,7 @@ class TextGoal(_HeadReward):
         from world_model.picture_heads import encode_text
 
         bound = super().bind(model)
-        bound._told = encode_text(model.config, self.text)
+        bound._embedding = encode_text(model.config, self.text)
         return bound
 
     @property
@@ -172,22 +164,22 @@ class TextGoal(_HeadReward):
 
     def fit(self, picture: np.ndarray) -> float:
         """Probability that the text fits a picture uint8 [H, W, 3] of the model's size."""
-        likeness = self._head.likeness(self._encoded(picture), self._told[None])
+        likeness = self._head.likeness(self._encoded(picture), self._embedding[None])
         return float(self._head.probability(likeness))
 
-    def begin(self, frames: np.ndarray) -> TextState:
-        return TextState(self.text, self.fit(frames[-1]))
+    @property
+    def _goal_name(self) -> str:
+        return self.text
 
-    def step(
-        self, state: TextState, previous: np.ndarray, action: Any, current: np.ndarray
-    ) -> tuple[tuple[float, bool], TextState]:
-        now = self.fit(current[-1])
-        there = now >= self.threshold
-        return (now - state.fit + self.bonus * there, there), TextState(self.text, now)
+    def _measure(self, picture: np.ndarray) -> float:
+        return self.fit(picture)
+
+    def _reached(self, value: float) -> bool:
+        return value >= self.threshold
 
     def check(self, state: Any) -> None:
-        fits = isinstance(state, TextState) and state.text == self.text and isinstance(state.fit, float)
-        if not fits or not 0 <= state.fit <= 1:
+        fits = isinstance(state, GoalState) and state.goal == self.text and isinstance(state.value, float)
+        if not fits or not 0 <= state.value <= 1:
             raise ValueError(f"a state of {self!r} is a probability that its own text fits; got {short(state)}")
 
     def __repr__(self) -> str:

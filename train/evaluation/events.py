@@ -19,7 +19,7 @@ from train.judge.network import SEEN, Judge, Reading
 from train.street.routes import TO_AND_FRO, open_start
 from train.street.walks import EVENT_WEIGHTS, LATER_EVENTS
 from world_model.actions import Action
-from yume_gym.street.courses import KINDS
+from yume_gym.street.event_kinds import KINDS
 from yume_gym.street.events import sample_phrase
 from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator
 

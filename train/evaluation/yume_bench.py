@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from train.data.video import write_video
 from train.engine.loop import prepare_cpu
@@ -36,6 +35,7 @@ from world_model.camera import commanded_motion
 from world_model.config import ModelConfig
 from world_model.cost.plan import parse_size
 from world_model.model import WorldModel
+from yume_gym.pictures import load_picture
 from yume_gym.street.simulator import StreetSimulator
 
 SIZE, FPS, FRAMES = "544x960", 16, 96
@@ -201,7 +201,7 @@ def page(name: str, report: dict[str, Any]) -> str:
 
 
 def start_pictures(model: WorldModel, folder: Path | None) -> list[np.ndarray]:
-    """The pictures of a folder, or those that the weights ship. Raises ValueError where there are none."""
+    """The pictures of a folder, or those that the weights ship. Raises ValueError where there are none or one cannot be read."""
     if folder is None:
         if model.starts is None:
             raise ValueError(f"the weights of {model.config.name!r} ship no starting pictures: give --pictures FOLDER")
@@ -209,9 +209,7 @@ def start_pictures(model: WorldModel, folder: Path | None) -> list[np.ndarray]:
     files = sorted(f for f in folder.glob("*") if f.suffix.lower() in (".png", ".jpg", ".jpeg"))
     if not files:
         raise ValueError(f"no pictures (png, jpg) in {folder}")
-    size = (model.config.width, model.config.height)
-    opened = (ImageOps.exif_transpose(Image.open(file)).convert("RGB") for file in files)
-    return [np.array(ImageOps.fit(picture, size, method=Image.Resampling.LANCZOS)) for picture in opened]
+    return [load_picture(file, model.config.height, model.config.width) for file in files]
 
 
 def load(name: str, size: str | None) -> WorldModel:

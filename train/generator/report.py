@@ -243,7 +243,8 @@ def finish(report: WorldReport, judge: dict[str, Any], training: Any = None) -> 
     recording, split = report.split.files.recording, report.split
     about = {
         "model": report.world.config.name, "sampler_steps": report.world.config.sampler.steps, "training": training,
-        "environment": recording.env, "policy": recording.policy, "held_out": len(split.held_out), "train": len(split.train),
+        "environment": recording.env, "policy": recording.provenance.policy,
+        "held_out": len(split.held_out), "train": len(split.train),
         "held_out_steps": int(split.files.lengths[list(split.held_out)].sum()),
     }  # fmt: skip
     found = plain({"about": about, "settings": dataclasses.asdict(report.settings), "judge": judge, **report.run()})

@@ -26,7 +26,7 @@ from train.street.towns import JUDGE_FIRST_TOWN
 from train.street.walks import EVENT_WEIGHTS, LATER_EVENTS
 from world_model.actions import ALL_ACTIONS
 from world_model.config import ModelConfig
-from yume_gym.street.courses import KINDS
+from yume_gym.street.event_kinds import KINDS
 from yume_gym.street.layout import DISTRICTS
 from yume_gym.street.simulator import EVENTS, LIGHTS, WEATHERS, StreetSimulator, StreetState
 
@@ -82,12 +82,12 @@ def seen_things(street: StreetSimulator, picture: np.ndarray) -> np.ndarray:
     """uint8 [len(THINGS)]: which things of events `picture`, the street's current frame, shows."""
     seen = np.zeros(len(THINGS), np.uint8)
     state = street.get_state()
-    present = [course for course in state.courses if course.kind in THINGS]
-    for course in present:
-        street.set_state(replace(state, courses=tuple(other for other in state.courses if other is not course)))
+    present = [event for event in state.events if event.kind in THINGS]
+    for event in present:
+        street.set_state(replace(state, events=tuple(other for other in state.events if other is not event)))
         changed = (abs(street.render().astype(int) - picture).max(axis=-1) > _CHANGED).mean()
         now = 1 if changed >= _SEEN else 0 if changed < _HINTED else UNKNOWN
-        seen[THINGS.index(course.kind)] = max(seen[THINGS.index(course.kind)], now)
+        seen[THINGS.index(event.kind)] = max(seen[THINGS.index(event.kind)], now)
     street.set_state(state)
     return seen
 

@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from train.recordings.format import Recording, RecordingError, read_recording
+from train.recordings.format import Provenance, Recording, RecordingError, read_recording
 from train.recordings.pictures import RESIZES, Pictures, find_pictures, resized, said
 from train.recordings.spaces import Actions, action_meanings
 from yume_gym.keyboard import action_space
@@ -28,54 +28,68 @@ SIZE_STEP = 8  # pixels that height and width are multiples of
 
 
 @dataclass(frozen=True)
+class PictureSettings:
+    """The pictures of a recording. Raises RecordingError for values that a recording cannot have."""
+
+    size: tuple[int, int] = (64, 64)  # (height, width), multiples of 8 pixels
+    resize: str = "stretch"  # how they get that size, one of RESIZES
+    source: str = "auto"  # where they are, see `find_pictures`
+
+    def __post_init__(self) -> None:
+        if any(side < SIZE_STEP or side % SIZE_STEP for side in self.size):
+            raise RecordingError(f"--size must be two multiples of {SIZE_STEP}, got {self.size[0]}x{self.size[1]}")
+        if self.resize not in RESIZES:
+            raise RecordingError(f"--resize must be one of {', '.join(RESIZES)}, got {self.resize!r}")
+
+    def resize_of(self, original: tuple[int, int]) -> str:
+        """How pictures of a size (height, width) get the one asked for: `resize`, or "none"."""
+        return "none" if original == self.size else self.resize
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """The texts of a recording."""
+
+    caption: str | None = None  # of every episode
+    key: str | None = None  # entry of info, or of a Dict observation, that holds the text in force
+
+
+@dataclass(frozen=True)
 class RecordSettings:
-    """What is recorded, and how.
+    """What is recorded, and how. Raises RecordingError for values that a recording cannot have."""
 
-    env: id. env_kwargs: a JSON object. imports: modules that register environments. frame_skip: steps of the environment for one
-    action. size: (height, width). pictures: see `find_pictures`. max_episode_steps: actions after which an episode is cut.
-    fps: steps of the environment a second, None to ask it. task_text: caption of every episode. text_key: entry of info, or of
-    a Dict observation, that holds the text in force.
-    """
-
-    env: str
-    env_kwargs: str = "{}"
-    imports: tuple[str, ...] = ()
+    env: str  # id
+    env_kwargs: str = "{}"  # a JSON object
+    imports: tuple[str, ...] = ()  # modules that register environments
     policy: str = "sticky"
-    frame_skip: int = 1
-    size: tuple[int, int] = (64, 64)
-    resize: str = "stretch"
-    pictures: str = "auto"
-    max_episode_steps: int = 1000
-    fps: float | None = None
+    frame_skip: int = 1  # steps of the environment for one action
+    max_episode_steps: int = 1000  # actions after which an episode is cut
+    fps: float | None = None  # steps of the environment a second; None to ask it
     seed: int = 0
-    task_text: str | None = None
-    text_key: str | None = None
+    pictures: PictureSettings = PictureSettings()
+    texts: TextSettings = TextSettings()
 
     def __post_init__(self) -> None:
         for name in ("frame_skip", "max_episode_steps"):
             if getattr(self, name) < 1:
                 raise RecordingError(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(self, name)}")
-        if any(side < SIZE_STEP or side % SIZE_STEP for side in self.size):
-            raise RecordingError(f"--size must be two multiples of {SIZE_STEP}, got {self.size[0]}x{self.size[1]}")
-        if self.resize not in RESIZES:
-            raise RecordingError(f"--resize must be one of {', '.join(RESIZES)}, got {self.resize!r}")
         if self.fps is not None and not self.fps > 0:
             raise RecordingError(f"--fps must be above 0, got {self.fps}")
 
     @classmethod
     def of(cls, recording: Recording) -> RecordSettings:
         """The settings that made a recording. Raises RecordingError for one that no environment of Gymnasium made."""
-        source = recording.source
+        made, source = recording.provenance, recording.provenance.source
         if source.get("world") != "gymnasium":
             raise RecordingError(
                 f"the recording of {recording.env!r} does not say how to make its environment: record it with train.record"
             )
+        resize = "stretch" if made.resize == "none" else made.resize
         return cls(
-            recording.env, json.dumps(source["env_kwargs"]), tuple(source.get("imports", ())), recording.policy,
-            recording.frame_skip, (recording.height, recording.width),
-            "stretch" if recording.resize == "none" else recording.resize, source["pictures"],
-            source["max_episode_steps"], recording.fps * recording.frame_skip, recording.seed, source["task_text"],
-            source["text_key"],
+            recording.env, json.dumps(source["env_kwargs"]), tuple(source.get("imports", ())), made.policy, made.frame_skip,
+            source["max_episode_steps"], recording.fps * made.frame_skip, made.seed,
+            PictureSettings((recording.height, recording.width), resize, source["pictures"]),
+            TextSettings(source["task_text"], source["text_key"]),
         )  # fmt: skip
 
     @property
@@ -107,30 +121,29 @@ class RecordedEnv(gymnasium.Env[np.ndarray, Any]):
         self.actions = Actions(self.inner.action_space, action_meanings(self.inner))
         self.observation, _ = self.inner.reset(seed=settings.seed)
         shown = self._pictures.take(self.observation).shape
-        original = (shown[0], shown[1])
+        original, size = (shown[0], shown[1]), settings.pictures.size
         fps, says = self._frames_per_second()
-        self.recording = Recording(
-            env=settings.env, height=settings.size[0], width=settings.size[1], fps=fps / settings.frame_skip,
-            action=self.actions.spec, frame_skip=settings.frame_skip,
-            resize="none" if original == settings.size else settings.resize, original_size=original,
-            policy=settings.policy, seed=settings.seed,
+        provenance = Provenance(
+            settings.frame_skip, settings.pictures.resize_of(original), original, settings.policy, settings.seed,
             source={
                 "world": "gymnasium", "env_kwargs": settings.kwargs, "imports": list(settings.imports), "pictures": source,
-                "text_key": settings.text_key, "task_text": settings.task_text,
+                "text_key": settings.texts.key, "task_text": settings.texts.caption,
                 "max_episode_steps": settings.max_episode_steps,
             },
         )  # fmt: skip
+        rate = fps / settings.frame_skip
+        self.recording = Recording(settings.env, *size, rate, self.actions.spec, provenance=provenance)
         self.notes = [
             f"{settings.env} {settings.kwargs or ''}: actions {self.inner.action_space} by {settings.policy}",
-            said(source, original, settings.size, settings.resize),
+            said(source, original, size, settings.pictures.resize),
             f"rate: {fps:g} steps a second ({says}), every {settings.frame_skip} is one action: "
             f"{self.recording.fps:g} pictures a second",
         ]
         self.action_space = action_space(self.actions.spec)
-        self.observation_space = gymnasium.spaces.Box(0, 255, (*settings.size, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Box(0, 255, (*size, 3), np.uint8)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": self.recording.fps}
         self.render_mode = "rgb_array"
-        self._steps, self._shown = 0, np.zeros((*settings.size, 3), np.uint8)
+        self._steps, self._shown = 0, np.zeros((*size, 3), np.uint8)
 
     @classmethod
     def of(cls, folder: Path | str) -> RecordedEnv:
@@ -180,7 +193,7 @@ class RecordedEnv(gymnasium.Env[np.ndarray, Any]):
         return picture, total, bool(terminated), bool(truncated), info
 
     def _picture(self, picture: np.ndarray) -> np.ndarray:
-        return resized(picture, self.settings.size, self.settings.resize)
+        return resized(picture, self.settings.pictures.size, self.settings.pictures.resize)
 
     def _frames_per_second(self) -> tuple[float, str]:
         if self.settings.fps is not None:
@@ -209,7 +222,7 @@ def make(settings: RecordSettings) -> tuple[gymnasium.Env, str]:
     kwargs = ({"doom_config_path": str(doom_config)} if settings.env.startswith(DOOM) else {}) | settings.kwargs
     try:
         env = gymnasium.make(settings.env, disable_env_checker=True, **kwargs)
-        source = find_pictures(env.observation_space, settings.pictures)
+        source = find_pictures(env.observation_space, settings.pictures.source)
         if source == "render":
             env.close()
             env = gymnasium.make(settings.env, disable_env_checker=True, render_mode="rgb_array", **kwargs)

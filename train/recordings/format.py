@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +25,45 @@ class RecordingError(ValueError):
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Where a recording came from, and how."""
+
+    frame_skip: int = 1  # steps of the environment for one action
+    resize: str = "none"  # how pictures got their size: "none", "stretch", "crop" or "pad"
+    original_size: tuple[int, int] = (0, 0)  # (height, width) before that, pixels
+    policy: str = ""  # what chose the actions
+    seed: int = 0  # of all random draws
+    source: Mapping[str, Any] = field(default_factory=dict)  # JSON values that say what was recorded
+
+
+@dataclass(frozen=True)
 class Recording:
-    """What is common to all episodes of a folder.
+    """What is common to all episodes of a folder. Raises RecordingError for a number that is not above 0."""
 
-    env: id or name. height, width: pixels. fps: pictures a second of the world's time.
-    action: its actions. frames_per_step: pictures of one action. frame_skip: steps of the environment for one action here.
-    resize: how pictures got their size ("none", "stretch", "crop" or "pad"); original_size: (height, width) before that.
-    policy: what chose the actions. seed: of all random draws. source (JSON values): where this came from, and how.
-    """
-
-    env: str
-    height: int
+    env: str  # id or name
+    height: int  # of pictures, pixels, as is width
     width: int
-    fps: float
+    fps: float  # pictures a second of the world's time
     action: ActionSpec
-    frames_per_step: int = 1
-    frame_skip: int = 1
-    resize: str = "none"
-    original_size: tuple[int, int] = (0, 0)
-    policy: str = ""
-    seed: int = 0
-    source: Mapping[str, Any] = field(default_factory=dict)
+    frames_per_step: int = 1  # pictures of one action
+    provenance: Provenance = Provenance()
     format: int = FORMAT
 
     def __post_init__(self) -> None:
+        values = self.by_name()
         for name in ("height", "width", "fps", "frames_per_step", "frame_skip"):
-            if not getattr(self, name) > 0:
-                raise RecordingError(f"{name} of a recording must be above 0, got {getattr(self, name)}")
+            if not values[name] > 0:
+                raise RecordingError(f"{name} of a recording must be above 0, got {values[name]}")
+
+    def by_name(self) -> dict[str, Any]:
+        """All values by their names in dataset.json, in its order: those of the provenance stand beside the others there."""
+        values = dict(vars(self))
+        provenance, number = values.pop("provenance"), values.pop("format")
+        return {**values, **vars(provenance), "format": number}
+
+    def to_json(self) -> dict[str, Any]:
+        """What dataset.json holds."""
+        return {**self.by_name(), "action": asdict(self.action), "source": dict(self.provenance.source)}
 
     def frames_of(self, steps: int) -> int:
         """Pictures of an episode of so many steps."""
@@ -138,7 +150,8 @@ def read_recording(folder: str | os.PathLike) -> Recording:
             raise RecordingError(f"{path} is of format {values.get('format')}, this version reads {FORMAT}")
         action = ActionSpec.from_json(values.pop("action"))
         values["original_size"] = tuple(values["original_size"])
-        return Recording(action=action, **values)
+        provenance = {part.name: values.pop(part.name) for part in fields(Provenance) if part.name in values}
+        return Recording(action=action, provenance=Provenance(**provenance), **values)
     except RecordingError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from train.recordings.environment import DEFAULT_FPS, RecordSettings
 from train.recordings.episodes import open_episodes
-from train.recordings.format import Episode, Recording, RecordingError
+from train.recordings.format import Episode, Provenance, Recording, RecordingError
 from train.recordings.pictures import as_rgb, find_pictures, resized, said
 from train.recordings.spaces import Actions
 from train.recordings.writer import EpisodeWriter
@@ -28,7 +27,7 @@ _EPISODES_AT_ONCE = 32  # of a recording in memory while it is written
 def read_minari(dataset_id: str, out: Path, settings: RecordSettings) -> EpisodeWriter:
     """Writes a Minari dataset whose observations are, or hold, pictures into `out`; returns the writer, closed.
 
-    Of `settings` count size, resize, pictures, fps and task_text. It is downloaded where it is not there. Raises RecordingError
+    Of `settings` count pictures, fps and the caption. It is downloaded where it is not there. Raises RecordingError
     without such a dataset, without pictures in it, or for actions that cannot be recorded.
     """
     minari = _minari()
@@ -38,7 +37,7 @@ def read_minari(dataset_id: str, out: Path, settings: RecordSettings) -> Episode
         raise RecordingError(
             f"cannot load the Minari dataset {dataset_id!r} ({error}): see `minari list remote`"
         ) from error
-    source = find_pictures(dataset.observation_space, settings.pictures)
+    source = find_pictures(dataset.observation_space, settings.pictures.source)
     if source == "render":
         raise RecordingError(
             f"no pictures in {dataset_id}: its observations are {dataset.observation_space}, expected uint8 [H, W, 3]"
@@ -46,15 +45,16 @@ def read_minari(dataset_id: str, out: Path, settings: RecordSettings) -> Episode
     space = dataset.observation_space if source == "observation" else dataset.observation_space[source]
     original = (int(space.shape[0]), int(space.shape[1]))
     actions = Actions(dataset.action_space)
-    recording = Recording(
-        env=dataset.env_spec.id if dataset.env_spec else dataset_id, height=settings.size[0], width=settings.size[1],
-        fps=settings.fps or DEFAULT_FPS, action=actions.spec,
-        resize="none" if original == settings.size else settings.resize, original_size=original, policy="minari",
-        source={"world": "minari", "dataset": dataset_id, "pictures": source, "task_text": settings.task_text},
+    wanted = settings.pictures
+    provenance = Provenance(
+        resize=wanted.resize_of(original), original_size=original, policy="minari",
+        source={"world": "minari", "dataset": dataset_id, "pictures": source, "task_text": settings.texts.caption},
     )  # fmt: skip
-    told = "--fps" if settings.fps else "assumed: --fps sets it"
-    tqdm.write(said(source, original, settings.size, settings.resize), file=sys.stderr)
-    tqdm.write(f"rate: {recording.fps:g} pictures a second ({told})", file=sys.stderr)
+    env = dataset.env_spec.id if dataset.env_spec else dataset_id
+    recording = Recording(env, *wanted.size, settings.fps or DEFAULT_FPS, actions.spec, provenance=provenance)
+    origin = "--fps" if settings.fps else "assumed: --fps sets it"
+    tqdm.write(said(source, original, wanted.size, wanted.resize), file=sys.stderr)
+    tqdm.write(f"rate: {recording.fps:g} pictures a second ({origin})", file=sys.stderr)
     with EpisodeWriter(out, recording) as writer:
         left = [int(number) for number in dataset.episode_indices[writer.episodes :]]
         for data in tqdm(dataset.iterate_episodes(left), total=len(left), desc="minari", unit="episode"):
@@ -81,9 +81,9 @@ def write_minari(folder: Path, dataset_id: str) -> int:
                 buffers,
                 observation_space=spaces.Box(0, 255, size, np.uint8),
                 action_space=_space(about.action),
-                algorithm_name=about.policy,
+                algorithm_name=about.provenance.policy,
                 jpeg_encoding=False,
-                description=f"Recorded by yume_gym: {json.dumps(dataclasses.asdict(about))}",
+                description=f"Recorded by yume_gym: {json.dumps(about.to_json())}",
             )
         except (ValueError, OSError) as error:
             raise RecordingError(f"cannot make the Minari dataset {dataset_id!r}: {error}") from error
@@ -100,11 +100,12 @@ def _minari() -> Any:
 
 def _episode(data: Any, source: str, actions: Actions, settings: RecordSettings) -> Episode:
     observations = data.observations if source == "observation" else data.observations[source]
-    frames = np.stack([resized(as_rgb(picture), settings.size, settings.resize) for picture in observations])
+    size, resize = settings.pictures.size, settings.pictures.resize
+    frames = np.stack([resized(as_rgb(picture), size, resize) for picture in observations])
     ends = {name: np.asarray(getattr(data, name), np.uint8) for name in ("terminations", "truncations")}
     return Episode(
         frames, np.stack([actions.stored(action) for action in data.actions]), np.asarray(data.rewards, np.float32),
-        ends["terminations"], ends["truncations"], settings.task_text, info={"minari_episode": int(data.id)},
+        ends["terminations"], ends["truncations"], settings.texts.caption, info={"minari_episode": int(data.id)},
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from pathlib import Path
@@ -47,7 +46,7 @@ class EpisodeWriter:
             if whole_files(self.folder):
                 raise RecordingError(f"{self.folder} holds episodes without their dataset.json: use another folder")
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_json(self.folder / "dataset.json", dataclasses.asdict(recording))
+            _write_json(self.folder / "dataset.json", recording.to_json())
         for rest in [*self.folder.glob("*.unfinished"), *self.folder.glob("episodes_*.safetensors")]:
             if rest.suffix == ".unfinished" or not rest.with_suffix(".json").exists():
                 rest.unlink()
@@ -86,13 +85,13 @@ class EpisodeWriter:
         self._files, self._waiting = self._files + 1, []
 
     def _continue(self) -> None:
-        found = read_recording(self.folder)
-        same = {name: getattr(self.recording, name) == getattr(found, name) for name in vars(found) if name != "source"}
-        same["source"] = json.loads(json.dumps(dict(self.recording.source))) == found.source
+        found, wanted = read_recording(self.folder).by_name(), self.recording.by_name()
+        same = {name: wanted[name] == value for name, value in found.items() if name != "source"}
+        same["source"] = json.loads(json.dumps(dict(wanted["source"]))) == found["source"]
         for name in (name for name, equal in same.items() if not equal):
-            was, wanted = getattr(found, name), getattr(self.recording, name)
             raise RecordingError(
-                f"{self.folder} was recorded with {name} {was!r}, asked for is {wanted!r}: use another folder or delete that one"
+                f"{self.folder} was recorded with {name} {found[name]!r}, asked for is {wanted[name]!r}: "
+                "use another folder or delete that one"
             )
         if whole_files(self.folder):
             files = open_episodes(self.folder)

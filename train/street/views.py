@@ -20,7 +20,7 @@ from world_model.actions import Action
 from world_model.config import ModelConfig
 from yume_gym.street.beacon import ARRIVAL_RADIUS
 from yume_gym.street.captions import DISTRICT_WORDS, LIGHT_WORDS, WEATHER_WORDS
-from yume_gym.street.courses import KINDS
+from yume_gym.street.event_kinds import KINDS
 from yume_gym.street.events import EVENTS
 from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator
 

@@ -49,24 +49,52 @@ class Seen:
 
 
 @dataclass(frozen=True)
+class Display:
+    """The display of frames to the player who fared worst, in each figure."""
+
+    frames: int
+    fps: float  # frames displayed a second
+    world_fps: int  # frames of a second in the world's own time
+    smooth: float  # share of intervals of at most `SMOOTH` frame periods, 0..1
+    longest: float  # interval, seconds
+
+
+@dataclass(frozen=True)
+class InputLatency:
+    """From a change of the keys to the first frame that follows it, seconds, over the changes of all players."""
+
+    median: float
+    p95: float  # 95th percentile
+    longest: float
+
+
+@dataclass(frozen=True)
+class BlockTimes:
+    """A block's length and what generating it takes, seconds."""
+
+    duration: float  # in the world's own time
+    generation: float  # median for all players' blocks together; nan if none was timed
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of the process in memory; None where the system does not tell."""
+
+    begin: int | None
+    end: int | None
+
+
+@dataclass(frozen=True)
 class Flow:
-    """One run. Of several players, the one who fared worst counts. Delays in seconds; block: a block's duration in seconds."""
+    """One run."""
 
     players: int
-    front: str
-    seconds: float
-    frames: int
-    fps: float
-    world_fps: int
-    smooth: float
-    longest: float
-    delay_median: float
-    delay_p95: float
-    delay_max: float
-    block: float
-    block_time: float
-    memory_begin: int | None
-    memory_end: int | None
+    front: str  # "window" or "loop"
+    seconds: float  # that were counted
+    display: Display
+    latency: InputLatency
+    block: BlockTimes
+    memory: MemoryUse
 
 
 def play_in_window(dreamer: Dreamer, seconds: float) -> Flow:
@@ -104,20 +132,20 @@ def play_together(dreamer: Dreamer, players: int, seconds: float) -> Flow:
 def report(flows: Sequence[Flow], head: str) -> str:
     """The runs as a Markdown table, one column each."""
     rows: list[tuple[str, Callable[[Flow], str]]] = [
-        ("frames shown (of the player who fared worst)", lambda f: f"{f.frames} in {f.seconds:.0f} s"),
-        ("frames/s", lambda f: f"{f.fps:.2f} of {f.world_fps}"),
-        (f"frames within {SMOOTH} periods of the one before", lambda f: f"{f.smooth:.2%}"),
-        ("longest interval", lambda f: f"{1000 * f.longest:.0f} ms"),
-        ("key to picture, median", lambda f: _delay(f, f.delay_median)),
-        ("key to picture, 95th percentile", lambda f: _delay(f, f.delay_p95)),
-        ("key to picture, longest", lambda f: _delay(f, f.delay_max)),
+        ("frames shown (of the player who fared worst)", lambda f: f"{f.display.frames} in {f.seconds:.0f} s"),
+        ("frames/s", lambda f: f"{f.display.fps:.2f} of {f.display.world_fps}"),
+        (f"frames within {SMOOTH} periods of the one before", lambda f: f"{f.display.smooth:.2%}"),
+        ("longest interval", lambda f: f"{1000 * f.display.longest:.0f} ms"),
+        ("key to picture, median", lambda f: _delay(f, f.latency.median)),
+        ("key to picture, 95th percentile", lambda f: _delay(f, f.latency.p95)),
+        ("key to picture, longest", lambda f: _delay(f, f.latency.longest)),
         (
             "dreaming a block (of every player), median",
-            lambda f: f"{1000 * f.block_time:.0f} ms of {1000 * f.block:.0f}",
+            lambda f: f"{1000 * f.block.generation:.0f} ms of {1000 * f.block.duration:.0f}",
         ),
         (
             "memory at the beginning and at the end",
-            lambda f: f"{_mebibytes(f.memory_begin)}, {_mebibytes(f.memory_end)}",
+            lambda f: f"{_mebibytes(f.memory.begin)}, {_mebibytes(f.memory.end)}",
         ),
     ]
     titles = [f"{flow.players} player{'s' * (flow.players > 1)}, {flow.front}" for flow in flows]
@@ -140,15 +168,15 @@ class _Hands:
 
 
 class _MemoryAt:
-    """The process's memory at a moment to come."""
+    """The process's memory at a time to come, in seconds of `time.perf_counter`."""
 
-    def __init__(self, moment: float) -> None:
+    def __init__(self, when: float) -> None:
         self.bytes: int | None = None
-        self._timer = threading.Timer(max(0.0, moment - time.perf_counter()), self._look)
+        self._timer = threading.Timer(max(0.0, when - time.perf_counter()), self._measure)
         self._timer.daemon = True
         self._timer.start()
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         self.bytes = memory_in_use()
 
 
@@ -190,27 +218,20 @@ def _flow(
     if min(len(one) for one in intervals) < 2 or not any(one.delays for one in seen):
         raise ValueError(f"too little was shown in {seconds:.0f} s to measure anything: give it more --seconds")
     delays = [delay for one in seen for delay in one.delays]
-    return Flow(
-        players=len(sessions),
-        front=front,
-        seconds=seconds,
+    display = Display(
         frames=min(len(one.times) for one in seen),
         fps=min((len(one.times) - 1) / (one.times[-1] - one.times[0]) for one in seen),
         world_fps=config.fps,
         smooth=min(float((one <= SMOOTH * period).mean()) for one in intervals),
         longest=max(float(one.max()) for one in intervals),
-        delay_median=float(np.median(delays)),
-        delay_p95=float(np.quantile(delays, 0.95)),
-        delay_max=max(delays),
-        block=config.frames_per_block * period,
-        block_time=max(block_times, default=float("nan")),
-        memory_begin=memory.bytes,
-        memory_end=end,
     )
+    latency = InputLatency(float(np.median(delays)), float(np.quantile(delays, 0.95)), max(delays))
+    block = BlockTimes(config.frames_per_block * period, max(block_times, default=float("nan")))
+    return Flow(len(sessions), front, seconds, display, latency, block, MemoryUse(memory.bytes, end))
 
 
 def _delay(flow: Flow, seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms, {seconds / flow.block:.2f} blocks"
+    return f"{1000 * seconds:.0f} ms, {seconds / flow.block.duration:.2f} blocks"
 
 
 def _mebibytes(count: int | None) -> str:

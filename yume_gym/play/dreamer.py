@@ -22,7 +22,8 @@ from world_model.worlds import collate_worlds, split_worlds
 from yume_gym.first_person import EnvState
 from yume_gym.play.pace import Forecast
 from yume_gym.play.replay import Replay, replay_header
-from yume_gym.play.session import Job, Session
+from yume_gym.play.scheduled_session import Job
+from yume_gym.play.session import Session
 from yume_gym.play.start import Origin, Start, prepare
 from yume_gym.play.world import Frame
 

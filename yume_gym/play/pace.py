@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yume_gym.play.keys import Played
+
 RECENT = 64  # rounds that a forecast rests on
 SURE = 0.9  # share of rounds that take no longer than the lead; the others are a little late, which is seldom a stutter
 MARGIN = 0.01  # seconds from a block's completion to its display
@@ -92,60 +94,64 @@ class Meter:
         """Count from now."""
         self._times: deque[float] = deque(maxlen=max(4, round(3 / self._period)))  # of three seconds
         self._delays: deque[float] = deque(maxlen=256)
-        self.frames = self._on_time = 0
-        self.delay: float | None = None
+        self._shown = self._on_time = 0
 
     def shown(self, now: float, delay: float | None) -> None:
         if self._times:
-            self.frames += 1
+            self._shown += 1
             self._on_time += now - self._times[-1] <= SMOOTH * self._period
         self._times.append(now)
         if delay is not None:
-            self.delay = delay
             self._delays.append(delay)
 
     def interrupt(self) -> None:
         """The next interval is no display's fault: a pause or a restart."""
         self._times.clear()
 
-    @property
-    def fps(self) -> float | None:
-        return (len(self._times) - 1) / (self._times[-1] - self._times[0]) if len(self._times) > 1 else None
+    def frames(self, queued: int) -> FrameStats:
+        """What was displayed, with `queued` frames to come."""
+        times = self._times
+        fps = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else None
+        return FrameStats(fps, self._on_time / self._shown if self._shown else None, self._shown, queued)
 
     @property
-    def smooth(self) -> float | None:
-        return self._on_time / self.frames if self.frames else None
+    def latency(self) -> InputLatency:
+        if not self._delays:
+            return InputLatency(None, None, None)
+        median, p95 = (float(np.quantile(self._delays, share)) for share in (0.5, 0.95))
+        return InputLatency(self._delays[-1], median, p95)
 
-    @property
-    def delays(self) -> tuple[float, ...]:
-        return tuple(self._delays)
+
+@dataclass(frozen=True)
+class FrameStats:
+    """How evenly frames are displayed. None where nothing was measured yet."""
+
+    fps: float | None  # displayed a second, over the last three seconds
+    smooth: float | None  # share of intervals of at most `SMOOTH` frame periods, without pauses and restarts; 0..1
+    shown: int  # frames that `smooth` counts
+    queued: int  # generated and not yet displayed
+
+
+@dataclass(frozen=True)
+class InputLatency:
+    """From a change of the keys to the first frame that follows it, seconds; None where no key was changed yet."""
+
+    last: float | None
+    median: float | None  # of the last 256, as is p95
+    p95: float | None  # 95th percentile
 
 
 @dataclass(frozen=True)
 class Stats:
-    """How the session runs now. Times in seconds; None where nothing was measured yet.
+    """How a session runs now."""
 
-    fps: frames shown a second lately; smooth: share of all frames shown at most 1.5 of the world's frame periods after the
-    one before (pauses and restarts left out); shown: frames counted in it; delay, delay_median, delay_p95: key to picture,
-    the last and of the last 256; block_time: median of the latest blocks, for all sessions dreamt together;
-    queued: frames dreamt and not yet shown; blocks: dreamt in this world. action: its name; keys: None for a world without
-    walking keys. score: sum of this world's rewards, None for a model without heads; over: why its episode is over, or "".
-    """
-
-    fps: float | None
-    smooth: float | None
-    shown: int
-    delay: float | None
-    delay_median: float | None
-    delay_p95: float | None
-    block_time: float | None
-    queued: int
-    blocks: int
+    frames: FrameStats
+    latency: InputLatency
+    action: Played  # what the keys held now mean, in a replay the action of the latest block
+    block_time: float | None  # median of the latest blocks, seconds for all sessions of a batch; None before the first
+    blocks: int  # generated in this world
     seed: int
-    keys: str | None
-    look: str
     event: str | None
     paused: bool
-    action: str = ""
-    score: float | None = None
-    over: str = ""
+    score: float | None = None  # sum of this world's rewards; None for a model without heads
+    over: str = ""  # why the episode is over

@@ -27,10 +27,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
 from world_model.config import ModelConfig
-from yume_gym.play.dreamer import Dreamer
-from yume_gym.play.replay import Replay
 from yume_gym.play.session import Session
-from yume_gym.play.start import Start, Twin
+from yume_gym.play.start import Twin
 from yume_gym.play.web_guard import Guard, UploadRefused, is_loopback, read_picture, read_upload
 from yume_gym.play.web_link import Link
 from yume_gym.play.web_lobby import Lobby, Player
@@ -127,38 +125,29 @@ async def _download(lobby: Lobby, request: Request, name: str, save: Callable[[S
 
 
 def serve(
-    dreamer: Dreamer,
-    places: int,
-    start: Start | None = None,
+    lobby: Lobby,
     host: str = "127.0.0.1",
     port: int = 8000,
     token: str | None = None,
-    twin: bool = False,
-    record: Path | None = None,
-    replay: Replay | None = None,
     announce: Callable[[str], None] = print,
 ) -> None:
-    """Serve until interrupted: `places` players at once (the dreamer's max_sessions, at most), more of them in a line.
+    """Serve the players of `lobby` until interrupted.
 
-    start: what a player's first world begins from; without one every player gets a seed of their own. host: 127.0.0.1 keeps
-    to this machine; any other demands a token, and one is made if none is given. port 0 takes a free one. twin: offer the
-    street beside the dream. record: record every player's session, into out-1.mp4, out-2.mp4 ... for out.mp4, and write replays
-    beside them. replay: show this to everybody instead. announce: told the address when it can be opened.
-    Raises ValueError for a model whose actions are not first-person ones.
+    host: 127.0.0.1 keeps to this machine; any other demands a token, and one is made if none is given. port 0 takes a free one.
+    announce: called with the address when it can be opened. Raises ValueError for a model whose actions are not first-person ones.
     """
-    check_page(dreamer.model.config)
+    check_page(lobby.config)
     if token is None and not is_loopback(host):
         token = secrets.token_urlsafe(TOKEN_BYTES)
-    if twin:
-        Twin(dreamer.model.config).begin(0, None)  # compiles the street before anybody waits for it
-    lobby = Lobby(dreamer, places, start=start, twin=twin, record=record, replay=replay)
+    if lobby.twin:
+        Twin(lobby.config).begin(0, None)  # compiles the street before anybody waits for it
     server = Server(create_app(lobby, host, token), host, port, lambda address: announce(_address(address, token)))
     with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
         server.run()
 
 
 class Server(uvicorn.Server):
-    """uvicorn with this application's settings; `announce` is told "http://host:port" once it listens."""
+    """uvicorn with this application's settings; `announce` is called with "http://host:port" once it listens."""
 
     def __init__(self, app: Starlette, host: str, port: int, announce: Callable[[str], None] | None = None) -> None:
         super().__init__(

@@ -46,6 +46,7 @@ class Link:
         self._outbox = Outbox(capacity=config.fps, patience=2 / config.fps)
         self._player: Player | None = None
         self._session: Session | None = None
+        self._position = 0  # in the line, as the page knows it; 0 before it waits
         self._notes: deque[dict[str, Any] | tuple[int, str]] = deque(maxlen=NOTES)  # messages, or (code, reason)
         self._noted = asyncio.Event()
         self._pump: asyncio.Task | None = None
@@ -95,7 +96,9 @@ class Link:
         self._pump = asyncio.create_task(self._play(session))
 
     def waiting(self, position: int) -> None:
-        self._say("queue", position=position, places=self._lobby.places)
+        if position != self._position:
+            self._position = position
+            self._say("queue", position=position, places=self._lobby.places)
 
     def replaced(self) -> None:
         self._put((REPLACED, "this session goes on in another window"))
@@ -181,9 +184,9 @@ class Link:
     def _report(self, session: Session) -> None:
         stats = session.stats()
         self._say(
-            "state", seed=stats.seed, event=stats.event, paused=stats.paused, blocks=stats.blocks, keys=stats.keys,
-            look=stats.look, blockTime=stats.block_time, players=self._lobby.present, dropped=self._outbox.dropped,
-            twin=session.start.twin, finished=session.finished,
+            "state", seed=stats.seed, event=stats.event, paused=stats.paused, blocks=stats.blocks,
+            keys=stats.action.keys, look=stats.action.arrows, blockTime=stats.block_time,
+            players=self._lobby.present, dropped=self._outbox.dropped, twin=session.start.twin, finished=session.finished,
         )  # fmt: skip
 
     async def _show(self) -> None:

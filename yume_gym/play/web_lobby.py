@@ -47,7 +47,7 @@ class Connection(Protocol):
         """Its world can be shown; `resumed`: it has been before."""
 
     def waiting(self, position: int) -> None:
-        """Its place in the line: 1 is next."""
+        """Its place in the line: 1 is next. Said again whenever the line is looked through."""
 
     def replaced(self) -> None:
         """The same player has connected again elsewhere; this connection is over."""
@@ -64,7 +64,6 @@ class Player:
     connection: Connection | None = None
     session: Session | None = None
     snapshot: Snapshot | None = None
-    told: int = 0  # the place in the line that the page knows
     start: Start | None = None
     picture: np.ndarray | None = None  # uploaded, uint8 of the model's size
     left: float = 0.0  # when the connection went
@@ -77,7 +76,7 @@ class Lobby:
     """All players of one dreamer. Its methods belong to one event loop; `keep` has to run in it.
 
     places: how many play at once; the dreamer has to take as many sessions. start: what a new player's world begins from;
-    None draws a seed for each. twin: whether the street can be shown beside the dream. record: films every player's session,
+    None draws a seed for each. twin: whether the street can be shown beside the dream. record: records every player's session
     into numbered files of this name. replay: what is shown instead of played worlds. held_for: how long an absent player's
     place is held against those who wait, seconds.
     """
@@ -97,7 +96,7 @@ class Lobby:
         self.config: ModelConfig = dreamer.model.config
         self._start, self._held_for, self._clock = start, held_for, clock
         self._record, self._replay = record, replay
-        self._films = itertools.count(1)
+        self._recordings = itertools.count(1)
         self._players: dict[str, Player] = {}
         self._line: list[Player] = []
         self._seating: set[asyncio.Task] = set()
@@ -119,7 +118,7 @@ class Lobby:
     def join(self, key: str | None, connection: Connection) -> Player:
         """A page connects: with a known secret its player comes back, otherwise a new one comes in.
 
-        `connection` is then told `seated` or `waiting`, now or later. Raises LineFull.
+        `connection.seated` or `connection.waiting` is then called, now or later. Raises LineFull.
         """
         player = self._players.get(key or "")
         if player is None:
@@ -129,7 +128,7 @@ class Lobby:
             self._players[player.key] = player
         if player.connection is not None:
             player.connection.replaced()
-        player.connection, player.told = connection, 0
+        player.connection = connection
         if player.session is not None:
             if not player.paused:
                 player.session.resume()
@@ -178,8 +177,7 @@ class Lobby:
             player.seating = True
             self._background(self._seat(player))
         for position, player in enumerate(self._line, start=1):
-            if player.connection is not None and player.told != position:
-                player.told = position
+            if player.connection is not None:
                 player.connection.waiting(position)
 
     async def keep(self) -> None:
@@ -214,7 +212,7 @@ class Lobby:
                 if snapshot is not None and self._replay is None:
                     session.restore(snapshot)
                 if self._record is not None:
-                    session.record(self._record.with_stem(f"{self._record.stem}-{next(self._films)}"))
+                    session.record(self._record.with_stem(f"{self._record.stem}-{next(self._recordings)}"))
             except BaseException:
                 session.close()
                 raise

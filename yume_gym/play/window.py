@@ -163,7 +163,7 @@ class PlayWindow:
         zoom = self._zoom(len(views))
         stats = session.stats()
         if self._full_hud:
-            shots = [Shot(view, stats.keys, stats.look, frame.event) for view in views]
+            shots = [Shot(view, stats.action.keys, stats.action.arrows, frame.event) for view in views]
             picture = np.concatenate([draw_hud(shot, zoom) for shot in shots], axis=1)
             picture = write_lines(picture, self._facts(frame), "top")
         else:
@@ -176,11 +176,11 @@ class PlayWindow:
     def _facts(self, frame: Frame) -> list[str]:
         """The HUD's lines."""
         stats = self._session.stats()
-        lines = [f"seed {stats.seed}   block {max(0, frame.block)}", f"{_number(stats.fps, '.1f')} frames/s"]
-        lines.append(f"key to picture {_number(stats.delay, '.0f', 1000)} ms")
+        lines = [f"seed {stats.seed}   block {max(0, frame.block)}", f"{_number(stats.frames.fps, '.1f')} frames/s"]
+        lines.append(f"key to picture {_number(stats.latency.last, '.0f', 1000)} ms")
         lines.append(f"block {_number(stats.block_time, '.0f', 1000)} ms")
-        if stats.keys is None:
-            lines.append(f"action {stats.action}")
+        if stats.action.keys is None:
+            lines.append(f"action {stats.action.meaning}")
         if stats.score is not None:
             lines.append(f"score {stats.score:g}")
         if frame.twin is not None and not frame.street_event:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -26,58 +26,79 @@ Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the sky and the light are; colours 0..1 (light may exceed 1), `haze` in 1/m, the rest 0..1."""
+class Sky:
+    """What is seen of the sky without its sun; colours and shares are 0..1."""
 
-    sky_top: Colour
-    sky_low: Colour
-    ambient: Colour
-    sun: Colour
+    top: Colour
+    horizon: Colour
     cloud: Colour
-    direction: tuple[float, ...]
-    haze: float
-    dark: float
-    cover: float
-    disc: float
-    day_sun: float
-    low_sun: float
+    cover: float  # share of clouds, by night of stars too, that shows
 
 
-LOOKS: dict[str, Look] = {
-    "day": Look(
-        sky_top=(0.16, 0.42, 0.88), sky_low=(0.72, 0.86, 0.98), ambient=(0.60, 0.64, 0.72), sun=(0.52, 0.47, 0.36),
-        cloud=(1.0, 1.0, 1.0), direction=tuple(SUN_BY_DAY), haze=0.004, dark=0, cover=0.9, disc=1, day_sun=1, low_sun=0,
+@dataclass(frozen=True)
+class Sun:
+    """The sun, by night the moon."""
+
+    colour: Colour  # of its light; may exceed 1
+    direction: tuple[float, ...]  # towards it (x, height, z), of about length 1
+    disc: float  # how clearly its disc shows, 0..1
+    high: float  # weight of the shadows of the sun by day, 0..1
+    low: float  # weight of the shadows of the low sun, 0..1
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """The sky and the light of a time of day in clear weather."""
+
+    sky: Sky
+    sun: Sun
+    ambient: Colour  # light from all sides; may exceed 1
+    haze: float  # extinction, 1/m
+    dark: float  # how much the lamps shine, 0..1
+
+    def row(self) -> np.ndarray:
+        """float64 [24]: six colours or vectors of three, then six numbers, in the order that `Atmosphere.vector` reads."""
+        sky, sun = self.sky, self.sun
+        triples = (sky.top, sky.horizon, self.ambient, sun.colour, sky.cloud, sun.direction)
+        return np.append(np.ravel(triples), (self.haze, self.dark, sky.cover, sun.disc, sun.high, sun.low))
+
+
+LIGHTINGS: dict[str, Lighting] = {
+    "day": Lighting(
+        Sky(top=(0.16, 0.42, 0.88), horizon=(0.72, 0.86, 0.98), cloud=(1.0, 1.0, 1.0), cover=0.9),
+        Sun(colour=(0.52, 0.47, 0.36), direction=tuple(SUN_BY_DAY), disc=1, high=1, low=0),
+        ambient=(0.60, 0.64, 0.72), haze=0.004, dark=0,
     ),
-    "overcast": Look(
-        sky_top=(0.60, 0.64, 0.70), sky_low=(0.80, 0.82, 0.85), ambient=(0.76, 0.78, 0.82), sun=(0.04, 0.04, 0.04),
-        cloud=(0.52, 0.55, 0.61), direction=tuple(SUN_BY_DAY), haze=0.006, dark=0, cover=0.8, disc=0, day_sun=0,
-        low_sun=0,
+    "overcast": Lighting(
+        Sky(top=(0.60, 0.64, 0.70), horizon=(0.80, 0.82, 0.85), cloud=(0.52, 0.55, 0.61), cover=0.8),
+        Sun(colour=(0.04, 0.04, 0.04), direction=tuple(SUN_BY_DAY), disc=0, high=0, low=0),
+        ambient=(0.76, 0.78, 0.82), haze=0.006, dark=0,
     ),
-    "golden": Look(
-        sky_top=(0.36, 0.38, 0.66), sky_low=(1.0, 0.66, 0.36), ambient=(0.60, 0.46, 0.47), sun=(0.72, 0.40, 0.12),
-        cloud=(1.0, 0.62, 0.52), direction=tuple(SUN_LOW), haze=0.006, dark=0.25, cover=0.9, disc=1, day_sun=0,
-        low_sun=1,
+    "golden": Lighting(
+        Sky(top=(0.36, 0.38, 0.66), horizon=(1.0, 0.66, 0.36), cloud=(1.0, 0.62, 0.52), cover=0.9),
+        Sun(colour=(0.72, 0.40, 0.12), direction=tuple(SUN_LOW), disc=1, high=0, low=1),
+        ambient=(0.60, 0.46, 0.47), haze=0.006, dark=0.25,
     ),
-    "night": Look(
-        sky_top=(0.015, 0.025, 0.09), sky_low=(0.07, 0.08, 0.20), ambient=(0.24, 0.26, 0.40), sun=(0.08, 0.09, 0.15),
-        cloud=(0.12, 0.13, 0.24), direction=tuple(SUN_BY_DAY), haze=0.004, dark=1, cover=0.5, disc=0.7, day_sun=0,
-        low_sun=0,
+    "night": Lighting(
+        Sky(top=(0.015, 0.025, 0.09), horizon=(0.07, 0.08, 0.20), cloud=(0.12, 0.13, 0.24), cover=0.5),
+        Sun(colour=(0.08, 0.09, 0.15), direction=tuple(SUN_BY_DAY), disc=0.7, high=0, low=0),
+        ambient=(0.24, 0.26, 0.40), haze=0.004, dark=1,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Weather:
-    """What a weather does to a look: `grey` draws the sky towards the horizon's grey, the lights are factors."""
+    """What a weather does to a lighting."""
 
-    grey: float = 0.0
-    bright: float = 1.0
-    sun: float = 1.0
-    haze: float = 0.0
-    wet: float = 0.0
-    snow: float = 0.0
-    rainfall: float = 0.0
-    snowfall: float = 0.0
+    grey: float = 0.0  # share of the horizon's grey in the sky, 0..1
+    bright: float = 1.0  # factor of the sky and of the ambient light
+    sun: float = 1.0  # factor of the sun's light
+    haze: float = 0.0  # added extinction, 1/m
+    wet: float = 0.0  # how wet the ground is, 0..1
+    snow: float = 0.0  # how white what faces upwards is, 0..1
+    rainfall: float = 0.0  # share of the most drops, 0..1
+    snowfall: float = 0.0  # share of the most flakes, 0..1
 
 
 EFFECTS: dict[str, Weather] = {
@@ -108,9 +129,9 @@ class Atmosphere:
 
     def vector(self) -> np.ndarray:
         """float64 [ENTRIES] for the kernels; FIRE and BURNING (the building's index) are left at 0 and -1."""
-        looks, effects = _tables()
+        lightings, effects = _tables()
         light, weather = np.array(self.light), np.array(self.weather)
-        top, low, ambient, sun, cloud, direction, rest = np.split(light @ looks / light.sum(), range(3, 19, 3))
+        top, low, ambient, sun, cloud, direction, rest = np.split(light @ lightings / light.sum(), range(3, 19, 3))
         haze, dark, cover, disc, day_sun, low_sun = rest
         grey, bright, sun_left, more_haze, wet, snow, rainfall, snowfall = weather @ effects / weather.sum()
         grey_of = 0.4 * low + 0.6 * low.mean()
@@ -131,9 +152,9 @@ class Atmosphere:
 
 @lru_cache(maxsize=1)
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """The looks and the weathers' effects, one row each, columns in the order of their fields."""
-    looks = [np.hstack([getattr(LOOKS[name], field.name) for field in fields(Look)]) for name in LIGHTS]
-    return np.array(looks), np.array([astuple(EFFECTS[name]) for name in _ALL_WEATHERS])
+    """The lightings [4, 24] and the weathers' effects [5, 8], the latter's columns in the order of their fields."""
+    lightings = [LIGHTINGS[name].row() for name in LIGHTS]
+    return np.array(lightings), np.array([astuple(EFFECTS[name]) for name in _ALL_WEATHERS])
 
 
 def _one_hot(name: str, names: tuple[str, ...], what: str) -> tuple[float, ...]:

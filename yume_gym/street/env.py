@@ -17,12 +17,12 @@ from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.rewards import Reward, find_reward
 from yume_gym.street.atmosphere import LIGHTS, WEATHERS
 from yume_gym.street.beacon import ARRIVAL_BONUS, ARRIVAL_RADIUS, beacon_distance, place_beacon
-from yume_gym.street.captions import DISTRICT_WORDS, parse_text, scene_caption
-from yume_gym.street.events import check_text, require_event
+from yume_gym.street.captions import scene_caption
+from yume_gym.street.events import require_event
+from yume_gym.street.reset_options import FARTHEST, start_of_pose, wishes_of_text
 from yume_gym.street.simulator import StreetSimulator, StreetState
 
 BEACON = "beacon"
-FARTHEST = 1e6  # metres from the origin, radians: beyond, positions lose the precision that a ray caster needs
 _TRIES = 200  # draws of a place that meets a wish before giving up
 
 
@@ -193,13 +193,13 @@ class YumeStreetEnv(FirstPersonEnv):
 
     def _begin(self, options: Mapping[str, Any], rng: np.random.Generator) -> Outcome:
         drawn_town, wording, light, weather = (int(n) for n in rng.integers(2**31, size=4))
-        wishes = _wishes(options.get("text"))
+        wishes = wishes_of_text(options.get("text"))
         light_name = wishes[0] or self._light or LIGHTS[light % len(LIGHTS)]
         weather_name = wishes[1] or self._weather or WEATHERS[weather % len(WEATHERS)]
         town_seed = drawn_town if self._town_seed is None else self._town_seed
         street = self._simulator(town_seed)
         for _ in range(_TRIES):
-            first = street.reset(rng, light=light_name, weather=weather_name, **_start(options.get("pose")))
+            first = street.reset(rng, light=light_name, weather=weather_name, **start_of_pose(options.get("pose")))
             if wishes[2] is None or street.surroundings()["district"] == wishes[2]:
                 break
         else:
@@ -210,7 +210,7 @@ class YumeStreetEnv(FirstPersonEnv):
             first = street.render()
         world = StreetWorld(town_seed, street.get_state(), wording, beacon)
         poses = repeat(street.pose, "i j -> t i j", t=self._config.frames_per_block)
-        return Outcome(world, first[None], self._facts(street, world, poses.copy(), blocked=False))
+        return Outcome(world, first[None], self._info(street, world, poses.copy(), blocked=False))
 
     def _advance(self, world: StreetWorld, action: Action, event: str | None, event_begins: bool) -> Outcome:
         street = self._simulator(world.town_seed)
@@ -223,7 +223,7 @@ class YumeStreetEnv(FirstPersonEnv):
         arrived = after <= ARRIVAL_RADIUS
         progress = (before - after) / self._farthest_step if world.beacon is not None else 0.0
         next_world = StreetWorld(world.town_seed, street.get_state(), world.wording, world.beacon)
-        info = self._facts(street, next_world, block.poses.copy(), block.blocked)
+        info = self._info(street, next_world, block.poses.copy(), block.blocked)
         return Outcome(next_world, block.frames, info, progress + ARRIVAL_BONUS * arrived, arrived)
 
     def _check_world(self, world: Any) -> None:
@@ -237,9 +237,7 @@ class YumeStreetEnv(FirstPersonEnv):
         places: list[Any] = [now.x, now.z, *(beacon or ()), now.yaw, now.pitch]
         if not all(isinstance(number, int | np.integer) for number in (world.town_seed, world.wording, now.frame)):
             raise ValueError(wanted.format("of whole seeds and frames"))
-        if not all(
-            isinstance(p, int | float | np.number) and abs(float(p)) <= FARTHEST for p in [*places, now.yaw, now.pitch]
-        ):
+        if not all(isinstance(p, int | float | np.number) and abs(float(p)) <= FARTHEST for p in places):
             raise ValueError(wanted.format(f"at places and angles within {FARTHEST:g}"))
         if abs(now.pitch) > math.pi / 2 or now.light not in LIGHTS or world.town_seed < 0 or now.frame < 0:
             raise ValueError(wanted.format("one that can be drawn"))
@@ -270,57 +268,16 @@ class YumeStreetEnv(FirstPersonEnv):
             self._street = (town_seed, street)
         return self._street[1]
 
-    def _facts(self, street: StreetSimulator, world: StreetWorld, poses: np.ndarray, blocked: bool) -> dict[str, Any]:
-        facts = {
+    def _info(self, street: StreetSimulator, world: StreetWorld, poses: np.ndarray, blocked: bool) -> dict[str, Any]:
+        info = {
             "pose": poses,
             "intrinsics": street.intrinsics.copy(),
             "caption": scene_caption(street.surroundings(), np.random.default_rng(world.wording)),
             "blocked": bool(blocked),
         }
         if world.beacon is not None:
-            facts["beacon_distance"] = beacon_distance(street, world.beacon)
-        return facts
+            info["beacon_distance"] = beacon_distance(street, world.beacon)
+        return info
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_street": None}  # a town is laid out again from its seed
-
-
-def _wishes(text: object) -> tuple[str | None, str | None, str | None]:
-    """(light, weather, district) that a start text asks for. Raises ValueError where it asks for none of them."""
-    if text is None:
-        return None, None, None
-    wishes = parse_text(check_text(text, "options['text']"))
-    if wishes == (None, None, None):
-        raise ValueError(
-            f"the street finds nothing it knows in the text {text!r}: name a light ({', '.join(LIGHTS)}), "
-            f"a weather ({', '.join(WEATHERS)}) or a district ({', '.join(DISTRICT_WORDS)})"
-        )
-    return wishes
-
-
-def _start(pose: object) -> dict[str, Any]:
-    """The simulator's place and direction of an option ``pose``; none of them without one."""
-    if pose is None:
-        return {}
-    wanted = "options['pose'] must be a camera-to-world matrix, (4, 4) finite numbers as in info['pose'][-1]"
-    try:
-        given = np.asarray(pose)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{wanted}: {error}") from error
-    if given.dtype.kind not in "iuf":
-        raise TypeError(f"{wanted}; got an array of {given.dtype}")
-    matrix = given.astype(float)
-    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise ValueError(f"{wanted}; got shape {matrix.shape}")
-    ahead = matrix[:3, 2]
-    if not math.isclose(float(np.linalg.norm(ahead)), 1.0, abs_tol=1e-3):
-        raise ValueError(f"{wanted}; the third column must be a direction of length 1")
-    if np.abs(matrix[:3, 3]).max() > FARTHEST:
-        raise ValueError(
-            f"{wanted}; its place must be within {FARTHEST:g} m of the origin, got {matrix[:3, 3].tolist()}"
-        )
-    return {
-        "position": (float(matrix[0, 3]), float(matrix[2, 3])),
-        "yaw": math.atan2(ahead[0], ahead[2]),
-        "pitch": math.asin(float(np.clip(-ahead[1], -1, 1))),
-    }

@@ -10,7 +10,7 @@ Rows = list[list[float]]
 
 
 @dataclass(frozen=True)
-class Course:
+class EventState:
     """One event that happens: `place` (x, z; metres) and `heading` (radians) are fixed at its onset.
 
     `wall` is a facade the viewer saw when it began: (building, x, z, direction that it faces in radians), or None.
@@ -33,7 +33,7 @@ class Course:
         """Whether nothing is left of it."""
         return self.end is not None and time - self.end >= FADE_SECONDS
 
-    def ended(self, time: float) -> Course:
+    def ended(self, time: float) -> EventState:
         """The same event, ending now."""
         return self if self.end is not None else replace(self, end=time)
 

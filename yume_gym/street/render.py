@@ -1,4 +1,4 @@
-"""Frames, depths and sight lines of a town, for Python; the kernels behind them are in `trace`."""
+"""Frames, depths and lines of sight of a town, for Python; the kernels behind them are in `trace`."""
 
 # mypy: disable-error-code="no-untyped-def"
 from __future__ import annotations
@@ -13,12 +13,22 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from yume_gym.street import atmosphere, draw, layout, materials, particles, primitives, trace
+from yume_gym.street import (
+    atmosphere,
+    draw,
+    facades,
+    intersections,
+    layout,
+    materials,
+    particles,
+    primitives,
+    trace,
+)
 from yume_gym.street.town import Town
 from yume_gym.street.trace import FAR, SKY_DEPTH
 
 SUPERSAMPLES = 2
-__all__ = ["FAR", "SKY_DEPTH", "SUPERSAMPLES", "depth_map", "render", "sight"]
+__all__ = ["FAR", "SKY_DEPTH", "SUPERSAMPLES", "depth_map", "line_of_sight", "render"]
 
 
 class Kernels(NamedTuple):
@@ -50,8 +60,8 @@ def depth_map(
     return _samples(town, shapes, air, pose, size, focal, 1, 0.0)[1].astype(np.float32)
 
 
-def sight(town: Town, x: float, z: float, yaw: float, far: float = FAR) -> tuple[float, int, int]:
-    """Level look from a place (metres): distance to the first wall, its building and facade; (far, -1, 0) if none.
+def line_of_sight(town: Town, x: float, z: float, yaw: float, far: float = FAR) -> tuple[float, int, int]:
+    """A level ray from a place (metres): distance to the first wall, its building and facade; (far, -1, 0) if none.
 
     Facades: 0 faces -x, 1 +x, 2 -z, 3 +z.
     """
@@ -109,6 +119,6 @@ def _compiled() -> Kernels:
 
 def _sources_digest() -> str:
     digest = hashlib.sha256()
-    for module in (atmosphere, draw, layout, materials, particles, primitives, trace):
+    for module in (atmosphere, draw, facades, intersections, layout, materials, particles, primitives, trace):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()

@@ -14,18 +14,15 @@ from world_model.camera import CameraConfig, commanded_motion, pose_matrix
 from yume_gym.street import atmosphere as air
 from yume_gym.street import primitives as P
 from yume_gym.street.atmosphere import LIGHTS, WEATHERS, Atmosphere
-from yume_gym.street.courses import KINDS, event_shapes
-from yume_gym.street.event_state import Course
-from yume_gym.street.layout import PITCH
+from yume_gym.street.event_kinds import KINDS, event_shapes
+from yume_gym.street.event_state import EventState
 from yume_gym.street.motion import WALL_MARGIN, slide
-from yume_gym.street.render import depth_map, render, sight
+from yume_gym.street.placement import place_in_view, place_on_street
+from yume_gym.street.render import depth_map, line_of_sight, render
 from yume_gym.street.surroundings import describe
 from yume_gym.street.town import Town, build_town
 
 EVENTS = tuple(KINDS)
-
-_GLANCES = tuple(math.radians(turn) for turn in (-36, -27, -18, -9, 0, 9, 18, 27, 36))
-_FACING = (-math.pi / 2, math.pi / 2, math.pi, 0.0)  # the direction that each side of a building faces
 
 _town = lru_cache(maxsize=4)(build_town)
 
@@ -51,8 +48,21 @@ class StreetState:
     light: str
     weather: str
     blend: Atmosphere
-    courses: tuple[Course, ...] = ()
+    events: tuple[EventState, ...] = ()  # oldest first, those that fade out included
     beacon: tuple[float, float] | None = None
+
+    @property
+    def current_event(self) -> EventState | None:
+        """The event that goes on; None if there is none (one that fades out has ended)."""
+        return next((event for event in reversed(self.events) if event.end is None), None)
+
+    @property
+    def target_atmosphere(self) -> tuple[str, str]:
+        """The light and weather that the world is fading to."""
+        event = self.current_event
+        kind = None if event is None else KINDS[event.kind]
+        light = self.light if kind is None or kind.light is None else kind.light
+        return light, self.weather if kind is None or kind.weather is None else kind.weather
 
 
 class View(Protocol):
@@ -125,7 +135,7 @@ class StreetSimulator:
             raise ValueError(f"unknown weather {weather!r}: use one of {', '.join(WEATHERS)}")
         if abs(pitch) > math.radians(self.camera.max_tilt) + 1e-9:
             raise ValueError(f"pitch must be within +-{self.camera.max_tilt} degrees, got {math.degrees(pitch):.1f}")
-        drawn, along = self._place_on_street(rng)
+        drawn, along = place_on_street(self.town, rng)
         x, z = drawn if position is None else (float(position[0]), float(position[1]))
         if not self.town.free(x, z, WALL_MARGIN - 1e-6):
             raise ValueError(
@@ -169,8 +179,8 @@ class StreetSimulator:
                 z=z,
                 yaw=float(yaws[k]),
                 pitch=float(pitches[k]),
-                blend=state.blend.towards(*_called_for(state), 1.0 / self.fps),
-                courses=tuple(course for course in state.courses if not course.over(time)),
+                blend=state.blend.towards(*state.target_atmosphere, 1.0 / self.fps),
+                events=tuple(event for event in state.events if not event.over(time)),
             )
             states.append(state)
         return tuple(states), blocked
@@ -185,11 +195,11 @@ class StreetSimulator:
         state = self._now
         if kind == self.event:
             return
-        courses = tuple(course.ended(self.time) for course in state.courses)
+        events = tuple(event.ended(self.time) for event in state.events)
         if kind is not None:
-            place, wall = self._place_ahead(KINDS[kind].distance)
-            courses += (Course(kind, self.time, place, state.yaw, wall),)
-        self._state = replace(state, courses=courses)
+            place, wall = place_in_view(self.town, state.x, state.z, state.yaw, KINDS[kind].distance)
+            events += (EventState(kind, self.time, place, state.yaw, wall),)
+        self._state = replace(state, events=events)
 
     def beacon(self, position: tuple[float, float] | None) -> None:
         """Stand a pillar of light at a place (x, z; metres), or take it away with None. The next frame shows it."""
@@ -245,7 +255,7 @@ class StreetSimulator:
     @property
     def event(self) -> str | None:
         """Kind of the event that goes on, None if there is none (one that fades out has ended)."""
-        current = _current(self._now)
+        current = self._now.current_event
         return None if current is None else current.kind
 
     @property
@@ -266,7 +276,7 @@ class StreetSimulator:
     def surroundings(self) -> dict:
         """Facts for captions: see `yume_gym.street.surroundings.describe`."""
         state = self._now
-        light, weather = _called_for(state)
+        light, weather = state.target_atmosphere
         seen = describe(
             self.town, self.town.people.places(self.time), state.x, state.z, state.yaw, self.camera.horizontal_fov
         )
@@ -274,7 +284,7 @@ class StreetSimulator:
 
     def free_distance(self, yaw: float) -> float:
         """Metres of free sight from here in a direction (radians, level), at most 90."""
-        return self._sight(yaw)[0]
+        return line_of_sight(self.town, self._now.x, self._now.z, yaw)[0]
 
     @property
     def _now(self) -> StreetState:
@@ -284,60 +294,19 @@ class StreetSimulator:
 
     def _air(self) -> np.ndarray:
         vector = self._now.blend.vector()
-        for course in self._now.courses:
-            if course.kind == "fire" and course.wall is not None:
-                vector[air.FIRE], vector[air.BURNING] = course.weight(self.time), course.wall[0]
+        for event in self._now.events:
+            if event.kind == "fire" and event.wall is not None:
+                vector[air.FIRE], vector[air.BURNING] = event.weight(self.time), event.wall[0]
         return vector
 
     def _shapes(self) -> np.ndarray:
         parts = [self.town.shapes, self.town.people.shapes(self.time)]
-        parts += [event_shapes(course, self.time) for course in self._now.courses]
+        parts += [event_shapes(event, self.time) for event in self._now.events]
         if self._now.beacon is not None:
             x, z = self._now.beacon
             pulse = 0.85 + 0.1 * math.sin(4.0 * self.time)
             parts.append(P.rows([P.shape(P.PILLAR, (x, 15.0, z), (0.8, 15.0, 0.8), (1.0, 0.86, 0.25), alpha=pulse)]))
         return np.concatenate(parts)
-
-    def _place_on_street(self, rng: np.random.Generator) -> tuple[tuple[float, float], float]:
-        """A free place in a lane or on a pavement, and a direction mostly along the street."""
-        along = float(rng.uniform(0, self.town.size))
-        off = float(rng.uniform(-1.6, 1.6) if rng.random() < 0.75 else rng.uniform(5.1, 5.4) * rng.choice([-1, 1]))
-        street = PITCH * int(rng.integers(self.blocks)) + off
-        axis = int(rng.integers(2))  # 0: a street along z
-        yaw = (0.0 if axis == 0 else math.pi / 2) + math.pi * int(rng.integers(2))
-        yaw += float(rng.normal(0, 0.25)) if rng.random() < 0.8 else float(rng.uniform(-math.pi, math.pi))
-        return ((street, along) if axis == 0 else (along, street)), yaw
-
-    def _sight(self, yaw: float) -> tuple[float, int, int]:
-        return sight(self.town, self._now.x, self._now.z, yaw)
-
-    def _place_ahead(self, distance: float) -> tuple[tuple[float, float], tuple[int, float, float, float] | None]:
-        """A place in view with free sight to it, and a facade in view."""
-        state = self._now
-        open_to, walls = [], []
-        for turn in _GLANCES:
-            yaw = state.yaw + turn
-            away, building, side = self._sight(yaw)
-            open_to.append((min(distance, away - 2.5) - 6.0 * abs(turn), yaw, min(distance, away - 2.5)))
-            if building >= 0 and away > 5.0:
-                place = (state.x + away * math.sin(yaw), state.z + away * math.cos(yaw))
-                walls.append((abs(away - 13.0) + 6.0 * abs(turn), building, *place, _FACING[side]))
-        _, yaw, reach = max(open_to)
-        reach = max(3.0, reach)
-        place = (state.x + reach * math.sin(yaw), state.z + reach * math.cos(yaw))
-        return place, min(walls)[1:] if walls else None
-
-
-def _current(state: StreetState) -> Course | None:
-    return next((course for course in reversed(state.courses) if course.end is None), None)
-
-
-def _called_for(state: StreetState) -> tuple[str, str]:
-    """The light and weather the world is on its way to."""
-    course = _current(state)
-    kind = None if course is None else KINDS[course.kind]
-    light = state.light if kind is None or kind.light is None else kind.light
-    return light, state.weather if kind is None or kind.weather is None else kind.weather
 
 
 __all__ = ["EVENTS", "LIGHTS", "WEATHERS", "StreetBlock", "StreetSimulator", "StreetState"]

@@ -22,7 +22,7 @@ from yume_gym.street.layout import (
     STRIPED,
     WATER,
 )
-from yume_gym.street.render import FAR, sight
+from yume_gym.street.render import FAR, line_of_sight
 from yume_gym.street.town import Town
 
 _RAYS = 24
@@ -47,7 +47,7 @@ def describe(town: Town, people: np.ndarray, x: float, z: float, yaw: float, fov
     for k in range(_RAYS):
         a = yaw + half * (2 * (k + 0.5) / _RAYS - 1)
         dx, dz = math.sin(a), math.cos(a)
-        away, building, _ = sight(town, x, z, a, 0.6 * FAR)
+        away, building, _ = line_of_sight(town, x, z, a, 0.6 * FAR)
         if building >= 0:
             row = town.buildings[building]
             kind = int(row[DISTRICT])
@@ -95,4 +95,4 @@ def _in_view(town: Town, stand: tuple[float, float, float], half: float, px: np.
     away = np.hypot(ox, oz)
     turn = (np.arctan2(ox, oz) - yaw + math.pi) % math.tau - math.pi
     near = np.flatnonzero((away < _SHAPE_RANGE) & (away > 1.0) & (abs(turn) < half))
-    return sum(sight(town, x, z, yaw + float(turn[k]))[0] > away[k] - 0.5 for k in near)
+    return sum(line_of_sight(town, x, z, yaw + float(turn[k]))[0] > away[k] - 0.5 for k in near)

@@ -7,7 +7,6 @@ that stops a walker lies on a grid of 4 m cells whose first cell begins at 2 m, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -58,68 +57,8 @@ from yume_gym.street.layout import (
     Z0,
     Z1,
 )
+from yume_gym.street.styles import ACCENTS, STYLES
 from yume_gym.street.textures import cloud_map, light_map
-
-Colour = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Style:
-    """How the buildings of a district look; lengths in metres, shares 0..1."""
-
-    walls: tuple[Colour, ...]
-    trims: tuple[Colour, ...]
-    panes: tuple[Colour, ...]
-    floors: tuple[int, int]  # fewest and most storeys above the ground floor
-    floor_height: float = 3.2
-    bay: float = 3.0
-    pane_width: float = 0.46
-    pane_height: float = 0.58
-    ground_height: float = 3.8
-    shop: float = 0.0  # chance of shops at street level
-    frame: float = 0.14
-    shutter: float = 0.0  # chance of coloured shutters
-    band: float = 0.0  # share of trim between storeys
-    cornice: float = 0.7
-    sheen: float = 0.25  # how much of the sky panes mirror
-    lit: float = 0.5
-    gable: float = 0.0  # chance of a tiled hip roof
-
-
-ACCENTS: tuple[Colour, ...] = (
-    (0.90, 0.16, 0.14), (0.10, 0.36, 0.85), (0.98, 0.75, 0.08), (0.06, 0.60, 0.35), (0.85, 0.15, 0.60),
-    (0.98, 0.45, 0.05), (0.05, 0.65, 0.72), (0.48, 0.20, 0.75),
-)  # fmt: skip
-STYLES: dict[int, Style] = {
-    BRICK: Style(
-        walls=((0.66, 0.27, 0.20), (0.50, 0.22, 0.19), (0.78, 0.45, 0.25), (0.58, 0.35, 0.26), (0.72, 0.36, 0.33)),
-        trims=((0.93, 0.88, 0.78), (0.85, 0.80, 0.70)),
-        panes=((0.16, 0.20, 0.27), (0.20, 0.24, 0.28)),
-        floors=(3, 5), band=0.10, shop=0.35,
-    ),
-    GLASS: Style(
-        walls=((0.82, 0.86, 0.90), (0.30, 0.36, 0.42), (0.92, 0.92, 0.90), (0.20, 0.26, 0.36)),
-        trims=((0.88, 0.92, 0.95), (0.25, 0.30, 0.36)),
-        panes=((0.16, 0.47, 0.62), (0.20, 0.34, 0.66), (0.12, 0.52, 0.50), (0.52, 0.40, 0.28), (0.38, 0.32, 0.60)),
-        floors=(6, 10), floor_height=3.6, bay=4.0, pane_width=0.86, pane_height=0.80, ground_height=4.6, frame=0.0,
-        cornice=0.9, sheen=0.45, lit=0.6,
-    ),
-    PASTEL: Style(
-        walls=((0.97, 0.80, 0.55), (0.96, 0.68, 0.66), (0.66, 0.86, 0.74), (0.68, 0.78, 0.95), (0.98, 0.90, 0.62),
-               (0.83, 0.70, 0.90), (0.95, 0.95, 0.90)),
-        trims=((0.99, 0.98, 0.94),),
-        panes=((0.24, 0.32, 0.42), (0.28, 0.34, 0.40)),
-        floors=(2, 3), bay=3.4, pane_width=0.36, pane_height=0.56, shop=0.3, frame=0.2, shutter=0.8, gable=1.0,
-        cornice=0.4,
-    ),
-    SHOPS: Style(
-        walls=((0.80, 0.72, 0.60), (0.42, 0.52, 0.50), (0.62, 0.48, 0.66), (0.86, 0.82, 0.76), (0.38, 0.42, 0.58),
-               (0.75, 0.60, 0.42)),
-        trims=((0.96, 0.94, 0.88), (0.22, 0.23, 0.27)),
-        panes=((0.20, 0.26, 0.34), (0.24, 0.27, 0.36)),
-        floors=(1, 3), bay=2.8, shop=1.0, cornice=0.8, lit=0.6,
-    ),
-}  # fmt: skip
 
 
 class Town(NamedTuple):
@@ -232,8 +171,9 @@ def _lay_buildings(
         x0 = 0
         for width in splits[int(rng.integers(len(splits)))]:
             style = STYLES[kind]
-            wall = int(rng.integers(len(style.walls)))
-            wall = (wall + 1) % len(style.walls) if wall == last_wall else wall
+            walls = style.palette.walls
+            wall = int(rng.integers(len(walls)))
+            wall = (wall + 1) % len(walls) if wall == last_wall else wall
             last_wall = wall
             row = _building(rng, kind, wall)
             row[X0], row[X1] = CELL_OFFSET + CELL * (cx + x0), CELL_OFFSET + CELL * (cx + x0 + width)
@@ -245,38 +185,39 @@ def _lay_buildings(
 
 def _building(rng: np.random.Generator, kind: int, wall: int) -> np.ndarray:
     style = STYLES[kind]
+    palette, storeys, windows = style.palette, style.storeys, style.windows
     row = np.zeros(BUILDING_COLUMNS)
-    storeys = int(rng.integers(style.floors[0], style.floors[1] + 1))
-    row[WALL : WALL + 3] = style.walls[wall]
-    row[TRIM : TRIM + 3] = style.trims[int(rng.integers(len(style.trims)))]
-    row[PANE : PANE + 3] = style.panes[int(rng.integers(len(style.panes)))]
+    count = int(rng.integers(storeys.count[0], storeys.count[1] + 1))
+    row[WALL : WALL + 3] = palette.walls[wall]
+    row[TRIM : TRIM + 3] = palette.trims[int(rng.integers(len(palette.trims)))]
+    row[PANE : PANE + 3] = palette.panes[int(rng.integers(len(palette.panes)))]
     row[ACCENT : ACCENT + 3] = ACCENTS[int(rng.integers(len(ACCENTS)))]
-    row[FLOOR], row[GROUND_H] = style.floor_height, style.ground_height
-    row[BAY] = style.bay * rng.uniform(0.9, 1.2)
-    row[PANE_W] = style.pane_width * rng.uniform(0.9, 1.1)
-    row[PANE_H] = style.pane_height * rng.uniform(0.92, 1.1)
+    row[FLOOR], row[GROUND_H] = storeys.height, storeys.ground_height
+    row[BAY] = windows.bay * rng.uniform(0.9, 1.2)
+    row[PANE_W] = windows.width * rng.uniform(0.9, 1.1)
+    row[PANE_H] = windows.height * rng.uniform(0.92, 1.1)
     row[SHOP] = rng.random() < style.shop
-    row[SHUTTER] = rng.random() < style.shutter
-    row[FRAME], row[BAND], row[CORNICE], row[SHEEN] = style.frame, style.band, style.cornice, style.sheen
-    row[LIT] = style.lit * rng.uniform(0.8, 1.2)
+    row[SHUTTER] = rng.random() < windows.shutter
+    row[FRAME], row[BAND], row[CORNICE], row[SHEEN] = windows.frame, storeys.band, storeys.cornice, windows.sheen
+    row[LIT] = windows.lit * rng.uniform(0.8, 1.2)
     row[GABLE] = rng.random() < style.gable
     row[TONE] = float(rng.integers(1 << 20))
     row[DISTRICT] = kind
-    row[HEIGHT] = style.ground_height + storeys * style.floor_height + style.cornice
+    row[HEIGHT] = storeys.ground_height + count * storeys.height + storeys.cornice
     return row
 
 
 def _landmarks(rng: np.random.Generator, table: np.ndarray) -> None:
     """One building in seven becomes a landmark: a striped or a checkered tower."""
     towers = rng.permutation(np.flatnonzero(table[:, DISTRICT] != PASTEL))[: max(2, len(table) // 7)]
-    looks = (
+    patterns = (
         (STRIPED, (0.93, 0.93, 0.90), (0.86, 0.15, 0.13)),
         (CHECKERED, (0.96, 0.80, 0.18), (0.16, 0.17, 0.22)),
         (STRIPED, (0.95, 0.88, 0.70), (0.05, 0.45, 0.55)),
         (CHECKERED, (0.92, 0.92, 0.94), (0.20, 0.32, 0.75)),
     )
     for k, building in enumerate(towers):
-        pattern, wall, accent = looks[k % len(looks)]
+        pattern, wall, accent = patterns[k % len(patterns)]
         row = table[building]
         row[PATTERN], row[WALL : WALL + 3], row[ACCENT : ACCENT + 3] = pattern, wall, accent
         row[HEIGHT] += 10.0 + 4.0 * (k % 2)

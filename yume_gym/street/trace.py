@@ -15,7 +15,8 @@ from numba import njit
 from yume_gym.street import atmosphere as A
 from yume_gym.street import layout as T
 from yume_gym.street.draw import Camera, draw_shapes
-from yume_gym.street.materials import ground, in_lot, mix, sky, texel, triple, wall, wrap
+from yume_gym.street.facades import wall
+from yume_gym.street.materials import ground, in_lot, mix, sky, texel, triple, wrap
 from yume_gym.street.particles import draw_particles
 
 FAR = 90.0  # metres: what is farther has faded into the sky

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 
 from yume_gym.street import primitives as P
-from yume_gym.street.event_state import Course, Rows
+from yume_gym.street.event_state import EventState, Rows
 
 ROUND = 10.0  # seconds
 _TURN = math.tau / ROUND
 
 
-def tornado(course: Course, age: float, weight: float) -> Rows:
+def tornado(event: EventState, age: float, weight: float) -> Rows:
     """A funnel of dust that sways over the street; shreds of it and things it tore loose whirl round it."""
     rows: Rows = []
 
@@ -27,7 +27,7 @@ def tornado(course: Course, age: float, weight: float) -> Rows:
     for k in range(17):
         height = 0.4 + 0.85 * k
         forward, right, wide = axis(height)
-        x, z = course.beyond(forward, right)
+        x, z = event.beyond(forward, right)
         tone = 0.30 if k % 2 else 0.38
         colour = (tone, 0.93 * tone, 0.84 * tone)
         rows.append(P.shape(P.MIST, (x, height, z), (wide, 1.1, wide), colour, emit=0.1, alpha=0.95 * weight))
@@ -35,7 +35,7 @@ def tornado(course: Course, age: float, weight: float) -> Rows:
         height = 0.3 + 14.0 * ((0.381966 * k + age / ROUND) % 1.0)
         forward, right, wide = axis(height)
         a = 2.39996 * k + 6 * _TURN * age
-        x, z = course.beyond(forward + wide * math.cos(a), right + wide * math.sin(a))
+        x, z = event.beyond(forward + wide * math.cos(a), right + wide * math.sin(a))
         size = 0.35 + 0.3 * wide
         tone = (0.58, 0.18, 0.48)[k % 3]
         colour = (tone, 0.92 * tone, 0.80 * tone)
@@ -43,7 +43,7 @@ def tornado(course: Course, age: float, weight: float) -> Rows:
     for k in range(7):
         a = math.tau * k / 7 + 3 * _TURN * age
         forward, right, _ = axis(0.0)
-        x, z = course.beyond(forward + 1.5 * math.cos(a), right + 1.5 * math.sin(a))
+        x, z = event.beyond(forward + 1.5 * math.cos(a), right + 1.5 * math.sin(a))
         rows.append(P.shape(P.MIST, (x, 0.5, z), (1.2, 0.8, 1.2), (0.55, 0.47, 0.36), alpha=0.7 * weight))
     return rows
 
@@ -52,17 +52,17 @@ _GREEN, _BELLY, _DARK = (0.20, 0.62, 0.16), (0.62, 0.78, 0.32), (0.06, 0.32, 0.1
 _OWN = 0.1  # light of its own, or the night would hide it
 
 
-def dinosaur(course: Course, age: float, weight: float) -> Rows:
+def dinosaur(event: EventState, age: float, weight: float) -> Rows:
     """A green giant seen from the side, on four legs, that steps to and fro, nods its long neck and swings its tail."""
     rows: Rows = []
     stride = 0.6 * math.sin(_TURN * age) - 0.3
 
     def part(right: float, height: float, forward: float, wide: float, tall: float, colour: P.Colour) -> None:
-        x, z = course.beyond(forward, stride + right)
+        x, z = event.beyond(forward, stride + right)
         rows.append(P.shape(P.ELLIPSOID, (x, height, z), (wide, tall, wide), colour, emit=_OWN, alpha=weight))
 
     for k, (right, forward) in enumerate(((-0.85, 0.4), (0.85, -0.4), (-0.85, -0.5), (0.85, 0.5))):
-        x, z = course.beyond(forward, stride + right + 0.3 * math.sin(6 * _TURN * age + math.pi * (k // 2)))
+        x, z = event.beyond(forward, stride + right + 0.3 * math.sin(6 * _TURN * age + math.pi * (k // 2)))
         colour = _GREEN if k % 2 else _DARK
         rows.append(P.shape(P.CYLINDER, (x, 0.9, z), (0.3, 0.9, 0.3), colour, emit=_OWN, alpha=weight))
     for right, height, wide, tall in ((-0.95, 2.2, 0.90, 0.85), (0.0, 2.4, 1.05, 1.0), (0.95, 2.35, 0.90, 0.9)):
@@ -87,11 +87,11 @@ def dinosaur(course: Course, age: float, weight: float) -> Rows:
 _YELLOW, _CREAM, _IRON = (0.98, 0.76, 0.06), (0.95, 0.92, 0.80), (0.13, 0.14, 0.16)
 
 
-def tram(course: Course, age: float, weight: float) -> Rows:
+def tram(event: EventState, age: float, weight: float) -> Rows:
     """A long yellow tram that comes along the street towards the viewer, passes, and comes round again."""
     length = 5.5
     gone = (50.0 / ROUND * age) % 50.0 - 20.0
-    x, z, along_z, direction = course.in_lane(gone)
+    x, z, along_z, direction = event.in_lane(gone)
     alpha = weight * max(0.0, min(1.0, (20.0 + gone) / 2.5, (30.0 - gone) / 2.5))
 
     def block(
@@ -122,15 +122,15 @@ def tram(course: Course, age: float, weight: float) -> Rows:
 _FILMS = ((0.15, 0.75, 1.0), (1.0, 0.20, 0.80), (0.95, 0.90, 0.15))
 
 
-def bubbles(course: Course, age: float, weight: float) -> Rows:
+def bubbles(event: EventState, age: float, weight: float) -> Rows:
     """Soap bubbles as large as people that rise and drift; each glistens in three colours."""
     rows: Rows = []
-    sin, cos = math.sin(course.heading), math.cos(course.heading)
+    sin, cos = math.sin(event.heading), math.cos(event.heading)
     for k in range(11):
         risen = (age / ROUND + 0.381966 * k) % 1.0
         size = 0.6 + 0.5 * ((0.618034 * k) % 1.0)
         right = 3.2 * math.sin(2.4 * k) + 0.5 * math.sin(2 * _TURN * age + k)
-        x, z = course.beyond(2.0 * math.cos(2.4 * k), right)
+        x, z = event.beyond(2.0 * math.cos(2.4 * k), right)
         h = 0.8 + 4.6 * risen
         alpha = weight * min(1.0, 8.0 * risen, 8.0 * (1.0 - risen))
         turn = 4 * _TURN * age + k

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yume_gym.street import apparitions as A
+from yume_gym.street import event_objects as A
 from yume_gym.street import primitives as P
-from yume_gym.street.event_state import Course, Rows
+from yume_gym.street.event_state import EventState, Rows
 from yume_gym.street.furniture import COATS, PAINTS, SKINS, TROUSERS
 
 
@@ -20,14 +20,14 @@ class Kind:
 
     light: str | None = None
     weather: str | None = None
-    draw: Callable[[Course, float, float], Rows] | None = None
+    draw: Callable[[EventState, float, float], Rows] | None = None
     distance: float = 0.0  # metres ahead of the viewer where it takes place
 
 
-def _ufo(course: Course, age: float, weight: float) -> Rows:
+def _ufo(event: EventState, age: float, weight: float) -> Rows:
     """Comes in from the right, hovers over the street with a beam, swaying."""
     arrive = 10.0 * math.exp(-1.3 * age)
-    x, z = course.beyond(2.0 * math.sin(0.5 * age), arrive + 2.5 * math.sin(0.8 * age))
+    x, z = event.beyond(2.0 * math.sin(0.5 * age), arrive + 2.5 * math.sin(0.8 * age))
     h = 6.5 + 0.5 * math.sin(1.3 * age) + 0.2 * arrive
     lights: Rows = []
     for k in range(6):
@@ -54,12 +54,12 @@ def _ufo(course: Course, age: float, weight: float) -> Rows:
 _SPARKS = ((1.0, 0.30, 0.30), (1.0, 0.88, 0.20), (0.35, 1.0, 0.5), (0.55, 0.75, 1.0), (1.0, 0.5, 0.95))
 
 
-def _fireworks(course: Course, age: float, weight: float) -> Rows:
+def _fireworks(event: EventState, age: float, weight: float) -> Rows:
     """A shell bursts every 0.9 s somewhere above the street; sparks spread, sink and go out."""
     rows: Rows = []
     for shell in range(max(0, int(age / 0.9) - 1), int(age / 0.9) + 1):
         t = age - 0.9 * shell
-        x, z = course.beyond(3.0 * math.sin(2.4 * shell), 6.0 * math.sin(4.1 * shell + 0.4))
+        x, z = event.beyond(3.0 * math.sin(2.4 * shell), 6.0 * math.sin(4.1 * shell + 0.4))
         h = 9.0 + 2.0 * math.sin(1.7 * shell)
         spread, fade = 5.0 * (1.0 - math.exp(-2.2 * t)), max(0.0, 1.0 - t / 1.8)
         colour = _SPARKS[shell % len(_SPARKS)]
@@ -74,12 +74,12 @@ def _fireworks(course: Course, age: float, weight: float) -> Rows:
     return rows
 
 
-def _ghost(course: Course, age: float, weight: float) -> Rows:
+def _ghost(event: EventState, age: float, weight: float) -> Rows:
     """A pale figure that floats to and fro over the street and looks at nobody."""
-    x, z = course.beyond(0.0, 1.6 * math.sin(0.7 * age))
+    x, z = event.beyond(0.0, 1.6 * math.sin(0.7 * age))
     h = 1.7 + 0.25 * math.sin(1.9 * age)
     body, dark = (0.90, 0.97, 1.0), (0.05, 0.06, 0.12)
-    sin, cos = math.sin(course.heading), math.cos(course.heading)
+    sin, cos = math.sin(event.heading), math.cos(event.heading)
     eyes = [
         P.shape(
             P.ELLIPSOID,
@@ -98,9 +98,9 @@ def _ghost(course: Course, age: float, weight: float) -> Rows:
     ]
 
 
-def _fire(course: Course, age: float, weight: float) -> Rows:
+def _fire(event: EventState, age: float, weight: float) -> Rows:
     """Flames that lick up a facade the viewer saw, and smoke above."""
-    x, z, out = (*course.place, course.heading) if course.wall is None else course.wall[1:]
+    x, z, out = (*event.place, event.heading) if event.wall is None else event.wall[1:]
     sin, cos = math.sin(out), math.cos(out)
 
     def at(outwards: float, sideways: float, height: float) -> tuple[float, float, float]:
@@ -130,28 +130,28 @@ def _fire(course: Course, age: float, weight: float) -> Rows:
     return rows
 
 
-def _crowd(course: Course, age: float, weight: float) -> Rows:
+def _crowd(event: EventState, age: float, weight: float) -> Rows:
     """Twenty people who stand together and sway."""
     rows: Rows = []
     for k in range(20):
         forward, right = 1.25 * (k // 5) + 0.4 * math.sin(3.1 * k), 1.3 * (k % 5 - 2) + 0.4 * math.sin(5.7 * k)
-        x, z = course.beyond(forward, right + 0.12 * math.sin(2.0 * age + k))
+        x, z = event.beyond(forward, right + 0.12 * math.sin(2.0 * age + k))
         rows += P.person(x, z, COATS[(5 * k) % len(COATS)], TROUSERS[k % 3], SKINS[(k // 2) % 3], alpha=weight)
     return rows
 
 
-def _car(course: Course, age: float, weight: float) -> Rows:
+def _car(event: EventState, age: float, weight: float) -> Rows:
     """A red car that comes along the street towards the viewer, passes, and comes round again."""
     travelled = (8.0 * age) % 48.0 - 22.0
-    x, z, along_z, direction = course.in_lane(travelled)
+    x, z, along_z, direction = event.in_lane(travelled)
     ends = max(0.0, min(1.0, (22.0 + travelled) / 3.0, (26.0 - travelled) / 3.0))
     return P.car(x, z, along_z, PAINTS[0], forward=direction, alpha=weight * ends)
 
 
-def _balloon(course: Course, age: float, weight: float) -> Rows:
+def _balloon(event: EventState, age: float, weight: float) -> Rows:
     """Rises from the street, then hangs in the wind."""
     h = 3.5 + 5.5 * (1.0 - math.exp(-0.25 * age))
-    x, z = course.beyond(0.0, 1.2 * math.sin(0.4 * age))
+    x, z = event.beyond(0.0, 1.2 * math.sin(0.4 * age))
     rope = [
         P.shape(P.CYLINDER, (x + a, h - 1.6, z + b), (0.04, 1.3, 0.04), (0.3, 0.25, 0.2), alpha=weight)
         for a in (-0.4, 0.4)
@@ -185,7 +185,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def event_shapes(course: Course, time: float) -> np.ndarray:
+def event_shapes(event: EventState, time: float) -> np.ndarray:
     """[N, primitives.COLUMNS] rows of what an event puts into the world at a time (s)."""
-    draw, weight = KINDS[course.kind].draw, course.weight(time)
-    return P.rows(draw(course, time - course.begin, weight) if draw is not None and weight > 0 else [])
+    draw, weight = KINDS[event.kind].draw, event.weight(time)
+    return P.rows(draw(event, time - event.begin, weight) if draw is not None and weight > 0 else [])
