@@ -106,19 +106,27 @@ class AdversarialDistillation(distill.Distillation):
         self.vae = vae
 
     def student(self) -> DiT:
-        """The moved frames and nothing else: they are sharp, and the mean of what may follow is not."""
+        """The moved frames where these were in view, since they are sharp, and elsewhere the mean of what may follow, which is not."""
         student = super().student().requires_grad_(False)
         seeing = student.blocks[self.config.dit.flow_layer :]
-        parts = student.patch_embedding, student.flow_embedding, seeing, student.head, student.detail, student.variances
+        parts = (
+            student.patch_embedding,
+            student.flow_embedding,
+            seeing,
+            student.head,
+            student.detail,
+            student.refine,
+            student.variances,
+        )
         for part in (p for p in parts if p is not None):
             part.requires_grad_(True)
         # all layers' sums of the past are one tensor: a gradient of one would run through all
         for layer in student.layers:
             if layer.channel is not None:
                 layer.channel.requires_grad_(False)
-        if student.flow is not None and student.detail is not None:
+        if student.refine is not None:
             with torch.no_grad():
-                for parameter in (*student.head.head.parameters(), *student.detail.leave.parameters()):
+                for parameter in student.refine.leave.parameters():
                     parameter.zero_()
         return student
 
