@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from configs import with_dit
 
 from train.generator.shapes import recorded_config
 from train.recordings import Recording
@@ -136,7 +137,9 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     torch.testing.assert_close(conditions.mean, latents.expand_as(conditions.mean), rtol=0, atol=1e-4)
     dit.flow.displacement.bias.fill_(4.0)
     moved, latents = conditions_of(dit, config)
-    pictures = dit.flow.pictures(latents.expand(-1, -1, SOURCES, -1, -1))  # a world at its start saw its picture all the time
+    pictures = dit.flow.pictures(
+        latents.expand(-1, -1, SOURCES, -1, -1)
+    )  # a world at its start saw its picture all the time
     expected = dit.flow.latents(move(pictures, torch.full((2, 2, SOURCES, 3, 4, 8), 4.0), 1, "bicubic"))
     assert (expected > latents.amax((-2, -1), keepdim=True)).any()  # the moved frame stays within the newest one
     expected = expected.clamp(latents.amin((-2, -1), keepdim=True), latents.amax((-2, -1), keepdim=True))
@@ -169,7 +172,9 @@ def test_the_first_layers_run_once_a_block_and_not_with_the_noise(toy):
     noise = torch.randn(2, config.dit.latent_channels, config.block_latents, *config.latent_size)
     for sigma in (1.0, 0.5):
         dit(noise, torch.full((2,), sigma), conditions)
-    assert config.dit.flow_layer == 1 and before == [0]  # the block; the history gives this layer keys and values alone
+    assert config.dit.output.flow_layer == 1 and before == [
+        0
+    ]  # the block; the history gives this layer keys and values alone
     assert calls[len(before) :] == [1, 1]
 
 
@@ -178,7 +183,7 @@ def test_only_the_layers_without_noise_read_the_history():
     config = recorded_config("toy", RECORDING, False, "small")
     dit = DiT(config).requires_grad_(False)
     conditions, _ = conditions_of(dit, config)
-    assert (config.dit.layers, config.dit.flow_layer, len(conditions.history)) == (4, 2, 2)
+    assert (config.dit.layers, config.dit.output.flow_layer, len(conditions.history.pairs)) == (4, 2, 2)
 
 
 def test_the_convolutional_head_starts_with_nothing_and_reaches_across_tokens(toy):
@@ -214,7 +219,7 @@ def test_a_world_of_few_moving_things_does_without():
 def test_appearance_flow_says_what_it_needs(toy):
     config, _ = toy
     with pytest.raises(ValueError, match="it needs residual"):
-        dataclasses.replace(config, dit=dataclasses.replace(config.dit, flow_layer=2))
+        with_dit(config, flow_layer=2)
     strided = dataclasses.replace(config, vae=dataclasses.replace(config.vae, temporal_stride=2))
     with pytest.raises(ValueError, match="linear in the pixels"):
         AppearanceFlow(strided)

@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from configs import with_dit
 from torch import Tensor, nn
 
 from world_model import batch, flow
@@ -30,7 +31,7 @@ WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 
 def bare(config: ModelConfig, **changes) -> ModelConfig:
     """The same model without priors."""
-    return dataclasses.replace(config, priors=(), dit=dataclasses.replace(config.dit, **changes))
+    return with_dit(dataclasses.replace(config, priors=()), **changes)
 
 
 def same(a, b) -> bool:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from configs import with_dit
 from scenes import predicted, standing, state_of, with_state
 from torch import Tensor
 
@@ -262,7 +263,7 @@ def conditions_of(dit, vae, worlds, context, pooled):
 @pytest.mark.parametrize("prediction", ["data", "velocity"])
 def test_denoising_is_euler_on_the_velocity(prediction, dit, vae, config, make_dit, worlds, context, pooled):
     if prediction == "velocity":
-        dit = make_dit(replace(config, priors=(), dit=replace(config.dit, prediction="velocity")))
+        dit = make_dit(with_dit(replace(config, priors=()), prediction="velocity"))
         worlds = replace(worlds, priors=())
     conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
     x = noise.double()
@@ -293,7 +294,7 @@ def test_gradient_flows_through_the_exit_step_alone(exit_step, dit, vae, config,
     with torch.no_grad():
         x = denoise_block(dit, conditions, noise, SIGMAS[: exit_step + 1])
     sigma = float(SIGMAS[exit_step])
-    expected = flow.to_data(dit(x, SIGMAS[exit_step].expand(2), conditions), x, sigma, config.dit.prediction)
+    expected = flow.to_data(dit(x, SIGMAS[exit_step].expand(2), conditions), x, sigma, config.dit.output.prediction)
     left = denoise_block(dit, conditions, noise, SIGMAS, exit_step)
     assert torch.equal(left, expected)
     found = False

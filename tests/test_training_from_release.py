@@ -72,7 +72,7 @@ def conditioning(released, clips_folder, original_release):
 
 
 def test_a_folder_of_weights_is_a_model_to_train(original_release, released):
-    assert released.dit == SHRUNKEN.dit and released.dit.channel is not None  # which the folder itself lacks
+    assert released.dit == SHRUNKEN.dit and released.dit.history.channel is not None  # which the folder itself lacks
     assert (released.height, released.width) == SIZE and not released.text.joined
     assert configured(str(original_release), None).text.joined  # as released
     for wrong, message in (
@@ -89,7 +89,7 @@ def test_training_begins_at_what_the_released_network_computes(original_release,
     dit = initial_dit(released, original_release)
     release = open_release(original_release)
     plain = read_dit(release, release.config.resized(SIZE), CPU)
-    assert release.config.dit.channel is None
+    assert release.config.dit.history.channel is None
     ours, theirs = (first_block(network) for network in (dit, plain))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     first_block(dit).square().mean().backward()
@@ -122,7 +122,7 @@ def test_a_stage_takes_what_it_begins_from_out_of_its_model(original_release, mo
     line = ["stage", str(original_release), "--out", "x", "--data", "y"]
     monkeypatch.setattr(sys, "argv", [*line, "--vae", "z"])
     config, _, given = read_arguments("", Settings, ("lr",), ("data", "vae", "initial"))
-    assert given.initial == original_release and given.vae == Path("z") and config.dit.channel is not None
+    assert given.initial == original_release and given.vae == Path("z") and config.dit.history.channel is not None
     monkeypatch.setattr(sys, "argv", ["stage", "yume-5b", "--out", "x", "--data", "y"])
     with pytest.raises(SystemExit):
         read_arguments("", Settings, ("lr",), ("data", "vae", "initial"))

@@ -37,9 +37,10 @@ from train.export import load_ema
 from train.foundation import Initial, Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import baselines, flow
-from world_model.config import ModelConfig, Tiers, get_preset
+from world_model.config import ModelConfig, Tiers
 from world_model.cost.costs import count_parameters
 from world_model.dit import DiT
+from world_model.presets import get_preset
 from world_model.priors.config import scene_of, with_scene
 from world_model.rollout import block_noise, dream_block, generator
 from world_model.text import Conditioning
@@ -68,9 +69,9 @@ class Variant:
 
 def window(config: ModelConfig) -> Tiers:
     """The sliding window that has about as many tokens as the model's tiers. Raises ValueError for a model without tiers."""
-    if not isinstance(config.dit.packing, Tiers):
+    if not isinstance(config.dit.history.packing, Tiers):
         raise ValueError(f"{config.name} has no Tiers, which ablations vary: choose a model with them (street)")
-    return baselines.window(config.dit.packing)
+    return baselines.window(config.dit.history.packing)
 
 
 def everything(config: ModelConfig) -> Tiers:

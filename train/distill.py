@@ -144,7 +144,7 @@ class Distiller:
         sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 0.98).to(self.device)
         level = sigma.float()[:, None, None, None, None]
         x = flow.add_noise(latents, torch.randn(latents.shape, generator=stream).to(self.device), level)
-        prediction = self.config.dit.prediction
+        prediction = self.config.dit.output.prediction
 
         def score(network: DiT, context: Tensor) -> Tensor:
             return flow.to_data(

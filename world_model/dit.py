@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from world_model import flow
 from world_model.appearance_flow import AppearanceFlow
 from world_model.blocks import Block, Grid, Head
-from world_model.conditions import Conditions, DetailedPrediction, Prediction, Target
+from world_model.conditions import ChannelRead, Conditions, DetailedPrediction, HistoryTokens, Prediction, Target
 from world_model.config import ModelConfig
 from world_model.detail import DetailHead
 from world_model.history_embedding import HistoryEmbedding
@@ -48,26 +48,28 @@ class DiT(HistoryEmbedding):
             if c.text_dim
             else None
         )
-        self.time_embedding = nn.Sequential(FloatLinear(c.freq_dim, dim), nn.SiLU(), FloatLinear(dim, dim))
+        self.time_embedding = nn.Sequential(FloatLinear(c.embedding.freq_dim, dim), nn.SiLU(), FloatLinear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), FloatLinear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(c.layers))
         self.head = Head(config)
-        self.action_embedding = nn.Linear(config.action_width, dim) if c.pooled_action else None
+        self.action_embedding = nn.Linear(config.action_width, dim) if c.embedding.pooled_action else None
         self.recent_embedding = (
-            nn.Conv2d(c.latent_channels * c.recent_frames + 1, dim * config.token_grid[0], c.patch[1:], c.patch[1:])
-            if c.recent_frames
+            nn.Conv2d(
+                c.latent_channels * c.history.recent_frames + 1, dim * config.token_grid[0], c.patch[1:], c.patch[1:]
+            )
+            if c.history.recent_frames
             else None
         )
         # deviation of the data from where a data prediction starts, per frame of the block and channel: without a past (from
         # zero), and with one (from the newest frame)
         self.register_buffer(
-            "residual_deviation", torch.ones(2, config.block_latents, c.latent_channels) if c.residual else None
+            "residual_deviation", torch.ones(2, config.block_latents, c.latent_channels) if c.output.residual else None
         )
         # for each place, two logarithms: of the residual's variance in units of that deviation's square, of the error's variance
-        self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.residual else None
-        self.flow = AppearanceFlow(config) if c.flow_layer else None
-        self.flow_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch) if c.flow_layer else None
-        self.detail = DetailHead(config) if c.flow_layer else None
+        self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.output.residual else None
+        self.flow = AppearanceFlow(config) if c.output.flow_layer else None
+        self.flow_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch) if c.output.flow_layer else None
+        self.detail = DetailHead(config) if c.output.flow_layer else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.reset_parameters()
@@ -107,27 +109,24 @@ class DiT(HistoryEmbedding):
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
         start = target.frame[:, 0]
         target = target.every(c.patch[0])
-        tokens: Tensor | None = None
-        grids: list[Grid] = []
-        pairs: list[KeyValue] = []
-        running = 0
+        read, running = HistoryTokens([], None, []), 0
         coordinates = torch.zeros(context.shape[0], 0, 3, dtype=torch.float64, device=context.device)
         if history is not None:
             tokens, coordinates, grids = self.pack(history, start)
             running = sum(g[0] for g in grids)
-            if c.history_attention == "cached":
+            if c.history.attention == "cached":
                 table = rotary_table(coordinates, self.frequencies)
-                pairs = self._encode(tokens, table, keys, grids)
-                tokens = None
+                read = HistoryTokens(self._encode(tokens, table, keys, grids), None, [])
+            else:
+                read = HistoryTokens([], tokens, grids)
         relative = target.frame - start[:, None]
         own = self.positions.tokens(relative, target.yaw, target.pitch, grid, 1, running)
-        both = own if tokens is None else torch.cat([coordinates, own], dim=1)
-        memory_table = None
-        if c.channel is not None:
+        both = own if read.tokens is None else torch.cat([coordinates, own], dim=1)
+        channel = None
+        if c.history.channel is not None:
             kernel = (1, *c.patch[1:])
             coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
-            memory_table = rotary_table(coords, self.channel_frequencies)
-            memory = memory or self.empty_memory(context)
+            channel = ChannelRead(memory or self.empty_memory(context), rotary_table(coords, self.channel_frequencies))
         screen = (
             None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
         )
@@ -139,12 +138,9 @@ class DiT(HistoryEmbedding):
         action = self.action_embedding
         conditions = Conditions(
             context=keys,
-            history=pairs,
-            tokens=tokens,
-            grids=grids if tokens is not None else [],
+            history=read,
             table=rotary_table(both, self.frequencies),
-            memory=memory,
-            memory_table=memory_table,
+            channel=channel,
             bias=bias,
             pooled=action(pooled.to(self.dtype)) if action is not None and pooled is not None else None,
             mean=mean,
@@ -163,7 +159,7 @@ class DiT(HistoryEmbedding):
         """`bias` [B, L, D] plus the newest history frames, embedded place by place (channel concatenation)."""
         if self.recent_embedding is None or history is None:
             return bias
-        newest = history.latents[:, :, -self.config.dit.recent_frames :].to(self.dtype)
+        newest = history.latents[:, :, -self.config.dit.history.recent_frames :].to(self.dtype)
         seen = history.has_past[:, None, None, None].to(self.dtype)
         stacked = torch.cat([rearrange(newest, "B C n h w -> B (n C) h w") * seen, seen.expand_as(newest[:, :1, 0])], 1)
         embedded = self.recent_embedding(stacked)
@@ -204,7 +200,7 @@ class DiT(HistoryEmbedding):
 
     def empty_memory(self, context: Tensor) -> ChannelMemory:
         """The channel memory of worlds without a past, as many as `context` has rows."""
-        c = self.config.dit.channel
+        c = self.config.dit.history.channel
         assert c is not None
         shape = (len(self.blocks), context.shape[0], c.heads, c.dim // c.heads)
         zeros = torch.zeros(shape, device=context.device)
@@ -216,7 +212,7 @@ class DiT(HistoryEmbedding):
         With appearance flow, only the layers that do not see the noise read it: they are an encoder, and the others decode what it
         found out (DDT, arXiv 2504.05741)."""
         _, time = self._time(torch.zeros(x.shape[0], 1, device=x.device), None)
-        readers = self.layers[: self.config.dit.flow_layer or None]
+        readers = self.layers[: self.config.dit.output.flow_layer or None]
         pairs = []
         for block, key_value in zip(readers[:-1], context):
             x, pair = self._run(block, x, time, key_value, table, grids)
@@ -225,7 +221,7 @@ class DiT(HistoryEmbedding):
 
     def _time(self, timestep: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """Head vector [B, n, D] and block vectors [B, n, 6, D], float32, of timesteps [B, n] in 0..1000."""
-        embedded = self.time_embedding(sinusoid(timestep, self.config.dit.freq_dim))
+        embedded = self.time_embedding(sinusoid(timestep, self.config.dit.embedding.freq_dim))
         if pooled is not None:
             embedded = embedded + pooled[:, None]
         return embedded, self.time_projection(embedded).unflatten(-1, (6, -1))
@@ -238,7 +234,7 @@ class DiT(HistoryEmbedding):
     def forward(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0) -> Tensor:
         """x [B, C, K, h, w] and noise levels sigma [B], [B, K] or [B, L] in 0..1 -> prediction, shaped like x.
 
-        What the prediction means is `config.dit.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
+        What the prediction means is `config.dit.output.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
         not fill a patch are dropped, as in the released model.
         """
         return self.detailed(x, sigma, conditions, history_sigma).output
@@ -260,29 +256,28 @@ class DiT(HistoryEmbedding):
         if timestep.shape[1] not in (1, tokens.shape[1]):
             timestep = timestep.repeat_interleave(tokens.shape[1] // timestep.shape[1], dim=1)
         head, time = self._time(timestep, conditions.pooled)
-        length = tokens.shape[1]
-        if conditions.tokens is not None:
+        length, history = tokens.shape[1], conditions.history
+        if history.tokens is not None:
             past = torch.full((x.shape[0], 1), 1000 * history_sigma, device=x.device, dtype=timestep.dtype)
             _, past_time = self._time(past, None)
             time = torch.cat(
-                [past_time.expand(-1, conditions.tokens.shape[1], -1, -1), time.expand(-1, length, -1, -1)], dim=1
+                [past_time.expand(-1, history.tokens.shape[1], -1, -1), time.expand(-1, length, -1, -1)], dim=1
             )
-            tokens = torch.cat([conditions.tokens, tokens], dim=1)
-        tokens = self._layers(
-            tokens, time, conditions, [*conditions.grids, grid], range(self.config.dit.flow_layer, len(self.blocks))
-        )
+            tokens = torch.cat([history.tokens, tokens], dim=1)
+        numbers = range(self.config.dit.output.flow_layer, len(self.blocks))
+        tokens = self._layers(tokens, time, conditions, [*history.grids, grid], numbers)
         return self.head.normed(tokens[:, -length:], head)
 
     def _layers(
         self, tokens: Tensor, time: Tensor, conditions: Conditions, grids: list[Grid], numbers: range
     ) -> Tensor:
         """Layers of these numbers."""
-        memory = conditions.memory
+        pairs, channel = conditions.history.pairs, conditions.channel
         for i in numbers:
             tokens, _ = self._run(
                 self.blocks[i], tokens, time, conditions.context[i], conditions.table, grids,
-                conditions.history[i] if i < len(conditions.history) else None,
-                (memory.total[i], memory.norm[i]) if memory is not None else None, conditions.memory_table,
+                pairs[i] if i < len(pairs) else None,
+                (channel.memory.total[i], channel.memory.norm[i]) if channel else None, channel.table if channel else None,
             )  # fmt: skip
         return tokens
 
@@ -293,7 +288,7 @@ class DiT(HistoryEmbedding):
             return conditions
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
-        tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.flow_layer))
+        tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
         mean, flow = self.flow(tokens, self.flow.sources(history))
         tokens = tokens + self.flow_embedding(mean.to(self.dtype)).flatten(2).transpose(1, 2)
         return replace(conditions, bias=tokens, mean=mean, flow=flow)

@@ -26,7 +26,7 @@ class HistoryEmbedding(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        c, dim = config.dit, config.dit.dim
+        c, dim, channel = config.dit, config.dit.dim, config.dit.history.channel
         self.patch_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch)
         self.packing = build_packing(config)
         # a block's tokens may span several frames, those of its history span one
@@ -39,13 +39,15 @@ class HistoryEmbedding(nn.Module):
             self.patch_embedding_2x_f = nn.Conv3d(c.latent_channels, c.latent_channels, shrink, shrink)
         _, rows, columns = config.token_grid
         self.channel_embedding = (
-            nn.Conv3d(c.latent_channels, c.channel.dim, c.channel.patch, c.channel.patch) if c.channel else None
+            nn.Conv3d(c.latent_channels, channel.dim, channel.patch, channel.patch) if channel else None
         )
-        self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
+        self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.embedding.screen else None
         self.empty = nn.Parameter(torch.zeros(dim)) if self.packing.constant else None
         self.positions = Positions(config)
-        self.frequencies = axis_frequencies(c.head_dim, c.positions)
-        self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
+        self.frequencies = axis_frequencies(c.head_dim, c.embedding.positions)
+        self.channel_frequencies = (
+            axis_frequencies(channel.dim // channel.heads, c.embedding.positions) if channel else []
+        )
 
     @property
     def layers(self) -> list[Block]:
@@ -117,7 +119,7 @@ class HistoryEmbedding(nn.Module):
         Because z_linear enters every layer unchanged, sums of two stretches add up: memory of (a, b) is
         ``encode_memory(a).add(encode_memory(b), decay ** kernels of b)``.
         """
-        c = self.config.dit.channel
+        c = self.config.dit.history.channel
         if c is None or self.channel_embedding is None:
             return None
         depth = c.patch[0]

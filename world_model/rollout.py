@@ -103,7 +103,7 @@ def denoise_block(
     if exit_step is not None and not 0 <= exit_step < len(sigmas) - 1:
         raise ValueError(f"exit step {exit_step} is not one of the {len(sigmas) - 1} sampler steps")
     x = noise
-    prediction = dit.config.dit.prediction
+    prediction = dit.config.dit.output.prediction
     for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):
         level = torch.full((x.shape[0],), sigma, dtype=torch.float64, device=x.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and exit_step in (None, i)):

@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from world_model.checkpoint import Shape, require_shapes, shapes_of
 from world_model.checks import short
-from world_model.config import PRESETS, ModelConfig
+from world_model.config import ModelConfig
+from world_model.presets import PRESETS
 from world_model.priors.names import renamed
 
 Adapt = Callable[[dict[str, Tensor]], dict[str, Tensor]]

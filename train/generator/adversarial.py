@@ -105,7 +105,7 @@ class AdversarialDistillation(distill.Distillation):
     def student(self) -> DiT:
         """The moved frames and nothing else: they are sharp, and the mean of what may follow is not."""
         student = super().student().requires_grad_(False)
-        seeing = student.blocks[self.config.dit.flow_layer :]
+        seeing = student.blocks[self.config.dit.output.flow_layer :]
         parts = student.patch_embedding, student.flow_embedding, seeing, student.head, student.detail, student.variances
         for part in (p for p in parts if p is not None):
             part.requires_grad_(True)
