@@ -113,3 +113,9 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         return self.head(self.normed(x, time))
+
+
+def unpatch(tokens: Tensor, grid: Grid, patch: tuple[int, int, int]) -> Tensor:
+    """Latent patches [B, L, p q r C] of a grid of tokens, put together: [B, C, F p, h q, w r]."""
+    p, q, r = patch
+    return rearrange(tokens, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p, q=q, r=r)

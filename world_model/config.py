@@ -146,9 +146,9 @@ class T5Config:
     """Sizes of a UMT5 text encoder that comes with a checkpoint; its width is `TextConfig.dim`."""
 
     layers: int
-    heads: int
-    head_dim: int
-    ffn_dim: int
+    heads: int  # of each layer
+    head_dim: int  # channels of a head
+    ffn_dim: int  # channels between the two MLP layers
     vocabulary: int  # tokens
 
 
@@ -160,8 +160,7 @@ class TextConfig:
     dim: int = 4096  # of a token
     event_tokens: int = 448
     action_tokens: int = 64
-    # instead, `prefix`, action and event are one caption and fill both lengths together, as in the public demo of the released
-    # weights
+    # instead, `prefix`, action and event are one caption and fill both lengths together, as in the released weights' public demo
     joined: bool = False
     prefix: str = ""  # before every action caption
     t5: T5Config | None = None  # of kind "umt5"

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from world_model import flow
 from world_model.appearance_flow import AppearanceFlow
-from world_model.blocks import Block, Grid, Head
+from world_model.blocks import Block, Grid, Head, unpatch
 from world_model.conditions import ChannelRead, Conditions, DetailedPrediction, HistoryTokens, Prediction, Target
 from world_model.config import ModelConfig
 from world_model.detail import DetailHead
@@ -155,17 +155,6 @@ class DiT(HistoryEmbedding):
         text = self.text_embedding(context.to(self.dtype))
         return [layer.cross_attn.keys_values(text) if layer.cross_attn else None for layer in self.layers]
 
-    def _recent(self, history: History | None, bias: Tensor | None) -> Tensor | None:
-        """`bias` [B, L, D] plus the newest history frames, embedded place by place (channel concatenation)."""
-        if self.recent_embedding is None or history is None:
-            return bias
-        newest = history.latents[:, :, -self.config.dit.history.recent_frames :].to(self.dtype)
-        seen = history.has_past[:, None, None, None].to(self.dtype)
-        stacked = torch.cat([rearrange(newest, "B C n h w -> B (n C) h w") * seen, seen.expand_as(newest[:, :1, 0])], 1)
-        embedded = self.recent_embedding(stacked)
-        tokens = rearrange(embedded, "B (F D) h w -> B (F h w) D", F=self.config.token_grid[0])
-        return tokens if bias is None else bias + tokens
-
     def _precondition(self, history: History | None) -> tuple[Tensor | None, Tensor | None]:
         """Mean and variance [B, C, K, h, w] that a data prediction starts from (Karras et al. 2022, table 1, with a mean)."""
         if self.residual_deviation is None or history is None:
@@ -193,18 +182,6 @@ class DiT(HistoryEmbedding):
                 mean, variance = flow.gaussian_product(conditions.mean, conditions.variance, mean, variance)
             conditions = replace(conditions, bias=bias, mean=mean, variance=variance)
         return conditions
-
-    def _latent_rows(self, history: History | None) -> tuple[int, int]:
-        rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]
-        return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
-
-    def empty_memory(self, context: Tensor) -> ChannelMemory:
-        """The channel memory of worlds without a past, as many as `context` has rows."""
-        c = self.config.dit.history.channel
-        assert c is not None
-        shape = (len(self.blocks), context.shape[0], c.heads, c.dim // c.heads)
-        zeros = torch.zeros(shape, device=context.device)
-        return ChannelMemory(zeros[..., None].expand(*shape, shape[-1]), zeros)
 
     def _encode(self, x: Tensor, table: Tensor, context: list[KeyValue | None], grids: list[Grid]) -> list[KeyValue]:
         """Cached history: its tokens attend to each other only, at noise level 0, once a block.
@@ -301,11 +278,11 @@ class DiT(HistoryEmbedding):
         """
         p = self.config.dit.patch
         grid = (x.shape[2] // p[0], x.shape[3] // p[1], x.shape[4] // p[2])
-        out = self._unpatch(self.head.head(tokens), grid)
+        out = unpatch(self.head.head(tokens), grid, p)
         if conditions.mean is None or conditions.variance is None:
             return DetailedPrediction(out)
         if self.detail is not None:
-            out = out + self.detail(self._unpatch(self.detail.features(tokens), grid), x, conditions.mean)
+            out = out + self.detail(unpatch(self.detail.features(tokens), grid, p), x, conditions.mean)
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
@@ -314,14 +291,8 @@ class DiT(HistoryEmbedding):
         variance, error = conditions.variance, None
         if self.variances is not None:
             change, error = (
-                self._unpatch(self.variances(tokens), grid).clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE).chunk(2, dim=1)
+                unpatch(self.variances(tokens), grid, p).clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE).chunk(2, dim=1)
             )
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
         return DetailedPrediction(mean + deviation * out, error)
-
-    def _unpatch(self, tokens: Tensor, grid: Grid) -> Tensor:
-        p = self.config.dit.patch
-        return rearrange(
-            tokens, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
-        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from world_model.blocks import Block, Grid
@@ -19,9 +19,11 @@ from world_model.tscm import ChannelMemory, History
 
 
 class HistoryEmbedding(nn.Module):
-    """The patch kernels of a block and of its history, and where in time and space tokens are. `blocks` are the subclass's."""
+    """The patch kernels of a block and of its history, and where in time and space tokens are. The subclass sets `blocks` and
+    `recent_embedding`."""
 
     blocks: nn.ModuleList
+    recent_embedding: nn.Module | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -111,7 +113,30 @@ class HistoryEmbedding(nn.Module):
         kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding")]
         return 0 * torch.stack([p.sum() for p in kernels]).sum()
 
+    def _recent(self, history: History | None, bias: Tensor | None) -> Tensor | None:
+        """`bias` [B, L, D] plus the newest history frames, embedded place by place (channel concatenation)."""
+        if self.recent_embedding is None or history is None:
+            return bias
+        newest = history.latents[:, :, -self.config.dit.history.recent_frames :].to(self.dtype)
+        seen = history.has_past[:, None, None, None].to(self.dtype)
+        stacked = torch.cat([rearrange(newest, "B C n h w -> B (n C) h w") * seen, seen.expand_as(newest[:, :1, 0])], 1)
+        embedded = self.recent_embedding(stacked)
+        tokens = rearrange(embedded, "B (F D) h w -> B (F h w) D", F=self.config.token_grid[0])
+        return tokens if bias is None else bias + tokens
+
+    def _latent_rows(self, history: History | None) -> tuple[int, int]:
+        rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]
+        return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
+
     # ---- channel half -------------------------------------------------------------------------------------------------
+
+    def empty_memory(self, context: Tensor) -> ChannelMemory:
+        """The channel memory of worlds without a past, as many as `context` has rows."""
+        c = self.config.dit.history.channel
+        assert c is not None
+        shape = (len(self.blocks), context.shape[0], c.heads, c.dim // c.heads)
+        zeros = torch.zeros(shape, device=context.device)
+        return ChannelMemory(zeros[..., None].expand(*shape, shape[-1]), zeros)
 
     def encode_memory(self, block: History) -> ChannelMemory | None:
         """Channel sums of whole kernels of history, oldest decayed most; frames are front-padded to whole kernels.

@@ -15,6 +15,7 @@ from world_model.config import ModelConfig, TextConfig
 from world_model.cost.count import Cost, count, size_of
 from world_model.dit import DiT
 from world_model.packing import build_packing
+from world_model.released.umt5 import build_umt5
 from world_model.rollout import encode_conditions, end_view
 from world_model.tscm import History
 from world_model.vae import VideoVAE, build_vae
@@ -276,14 +277,7 @@ _DECODERS: dict[str, Callable[[ModelConfig], Part]] = {"patch": _patch_decoder, 
 
 
 def _umt5(config: TextConfig) -> Part:
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    sizes = UMT5Config(
-        vocab_size=256384, d_model=config.dim, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
-        feed_forward_proj="gated-gelu", is_encoder_decoder=False,
-    )  # fmt: skip
-    with torch.device("meta"):
-        return _read(UMT5EncoderModel(sizes), config)
+    return _read(build_umt5(config), config)
 
 
 def _minilm(config: TextConfig) -> Part:
