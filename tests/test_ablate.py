@@ -71,8 +71,9 @@ def finished(make, weights_folder, tmp_path_factory) -> Ablation:
 
 
 def flat(config: ModelConfig) -> dict:
-    """Fields of a model's DiT, and of its scene prior if it has one."""
-    return {**vars(config.dit), **(vars(config.priors[0]) if config.priors else {})}
+    """Fields of a model's DiT and of its memory, and of its scene prior if it has one."""
+    own = {name: value for name, value in vars(config.dit).items() if name != "history"}
+    return {**own, **vars(config.dit.history), **(vars(config.priors[0]) if config.priors else {})}
 
 
 def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
@@ -84,7 +85,7 @@ def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
     }
     assert changed == {
         "tscm": set(), "spatial-only": {"channel"}, "sliding-window": {"packing", "channel"},
-        "full-history": {"packing", "channel"}, "without-self-forcing": set(), "joint-history": {"history_attention"},
+        "full-history": {"packing", "channel"}, "without-self-forcing": set(), "joint-history": {"attention"},
         "without-places": {"places"}, "without-guide-and-places": {"depth", "album", "places", "events", "kind"},
     }  # fmt: skip
     shares = {name: settings.dream_share for name, (_, settings) in variants.items()}

@@ -57,12 +57,12 @@ DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a
 
 @dataclass(frozen=True)
 class Variant:
-    """A model trained anew: what of its `DiTConfig` (values, or functions of the model), its scene prior (None: it has none) and of
-    `Settings` is changed."""
+    """A model trained anew: what of its `HistoryConfig` (values, or functions of the model), its scene prior (None: it has none) and
+    of `Settings` is changed."""
 
     name: str
     what: str
-    dit: Mapping[str, Any] = field(default_factory=dict)
+    history: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     scene: Mapping[str, Any] | None = field(default_factory=dict)
 
@@ -87,7 +87,7 @@ TRAINED = (
     Variant("sliding-window", "newest frames only, about as many tokens", {"packing": window, "channel": None}),
     Variant("full-history", "all frames at the finest size", {"packing": everything, "channel": None}),
     Variant("without-self-forcing", "histories are never dreamt", settings={"dream_share": 0.0}),
-    Variant("joint-history", "history runs along at every sampler step", {"history_attention": "joint"}),
+    Variant("joint-history", "history runs along at every sampler step", {"attention": "joint"}),
     Variant("without-places", "no town known by heart", scene={"places": None, "events": None}),
     Variant("without-guide-and-places", "as in the paper", scene=None),
 )
@@ -99,9 +99,9 @@ def variants_of(config: ModelConfig, settings: Settings) -> dict[str, tuple[Mode
     """The model and settings of each of `TRAINED`; those that are no different from an earlier one are left out."""
     found: dict[str, tuple[ModelConfig, Settings]] = {}
     for variant in TRAINED:
-        changes = {name: value(config) if callable(value) else value for name, value in variant.dit.items()}
+        changes = {name: value(config) if callable(value) else value for name, value in variant.history.items()}
         base = replace(config, priors=()) if variant.scene is None else with_scene(config, **variant.scene)
-        made = replace(base, dit=replace(config.dit, **changes)), replace(settings, **variant.settings)
+        made = base.with_history(**changes), replace(settings, **variant.settings)
         if made not in found.values():
             found[variant.name] = made
     return found

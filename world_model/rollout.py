@@ -121,13 +121,13 @@ def append_and_decode(
 
     Latents enter the history as given: detach them first where gradients must not flow through time.
     """
-    c, worlds, new = dit.config.dit, block.worlds, block.history(latents)
+    channel, worlds, new = dit.config.dit.history.channel, block.worlds, block.history(latents)
     history = dit.packing.append(worlds.history, new, streams)
     memory = worlds.memory
-    if memory is not None and c.channel is not None:
+    if memory is not None and channel is not None:
         added = dit.encode_memory(new)
         assert added is not None
-        memory = memory.add(added, c.channel.decay ** -(-new.frames // c.channel.patch[0]))
+        memory = memory.add(added, channel.decay ** -(-new.frames // channel.patch[0]))
     with torch.no_grad():
         video, cache = vae.decode(latents.detach(), worlds.cache)
         states = []
