@@ -19,7 +19,7 @@ from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.priors.base import Prediction, Prior, Priors
 from world_model.priors.names import RENAMED, renamed
-from world_model.rollout import block_noise, constrained_motion, dream_block, encode_conditions, generator
+from world_model.rollout import Sampling, block_noise, constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -136,7 +136,9 @@ def test_a_prior_is_asked_for_all_that_its_interface_says(config, make_dit, make
     for step in range(2):
         noise = block_noise(alone, [1, 2], [step, step])
         streams = [generator("old", world) for world in range(2)]
-        worlds, _, video = dream_block(dit, vae, worlds, [WALK, TURN], context, pooled, noise, sigmas, streams)
+        worlds, _, video = dream_block(
+            dit, vae, worlds, [WALK, TURN], context, pooled, Sampling(noise, sigmas), streams
+        )
     assert worlds.priors[0].blocks.tolist() == [2, 2] and video.abs().max() <= 0.6
     assert [world.priors[0].blocks.tolist() for world in split_worlds(worlds)] == [[2], [2]]
 

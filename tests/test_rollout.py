@@ -18,7 +18,15 @@ from world_model.camera import commanded_motion
 from world_model.dit import DiT
 from world_model.priors.scene import Ahead
 from world_model.priors.warp import OUTDATED
-from world_model.rollout import block_noise, commanded_motions, denoise_block, dream_block, encode_conditions, generator
+from world_model.rollout import (
+    Sampling,
+    block_noise,
+    commanded_motions,
+    denoise_block,
+    dream_block,
+    encode_conditions,
+    generator,
+)
 from world_model.vae import PatchVAE
 from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds
 
@@ -63,7 +71,7 @@ def worlds(dit, vae, config, make_videos) -> WorldBatch:
 def dream(dit, vae, worlds, context, pooled, step: int, seeds=(5, 6), actions=(WALK, TURN), exit_step=None):
     noise = block_noise(dit.config, seeds, [step] * len(seeds))
     streams = [generator("old frames", seed, step) for seed in seeds]
-    return dream_block(dit, vae, worlds, actions, context, pooled, noise, SIGMAS, streams, exit_step)
+    return dream_block(dit, vae, worlds, actions, context, pooled, Sampling(noise, SIGMAS, exit_step), streams)
 
 
 def tensors(value) -> list[Tensor]:

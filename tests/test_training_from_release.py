@@ -32,7 +32,7 @@ from world_model.config import ModelConfig
 from world_model.model import WorldModel
 from world_model.released.files import open_release, open_text_encoder, read_dit
 from world_model.released.placement import LoadOptions
-from world_model.rollout import dream_block, generator
+from world_model.rollout import Sampling, dream_block, generator
 from world_model.text import JoinedConditioning
 from world_model.tscm import History
 
@@ -222,8 +222,8 @@ def test_worlds_of_distillation_outlive_short_clips(clips, conditioning, release
             assert torch.equal(batch.truth[0], clips.block(entry.trajectory, entry.block))
         noise = torch.randn(batch.truth.shape, generator=random)
         after, _, _ = dream_block(
-            dit, LatentsOnly(wan), batch.worlds, batch.actions, batch.context, batch.pooled, noise,
-            torch.tensor([1.0, 0.0], dtype=torch.float64), [random],
+            dit, LatentsOnly(wan), batch.worlds, batch.actions, batch.context, batch.pooled,
+            Sampling(noise, torch.tensor([1.0, 0.0], dtype=torch.float64)), [random],
         )  # fmt: skip
         newest = torch.arange(after.history.frames - 8, after.history.frames)[None]
         pool.add(batch, after, after.history.select(newest))

@@ -42,7 +42,7 @@ from world_model.cost.costs import count_parameters
 from world_model.dit import DiT
 from world_model.presets import get_preset
 from world_model.priors.config import scene_of, with_scene
-from world_model.rollout import block_noise, dream_block, generator
+from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE
 from world_model.weights import dit_tensors, find_weights, load_dit, read_config, read_manifest, save_weights
@@ -57,8 +57,8 @@ DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a
 
 @dataclass(frozen=True)
 class Variant:
-    """A model trained anew: what of its `HistoryConfig` (values, or functions of the model), its scene prior (None: it has none) and
-    of `Settings` is changed."""
+    """A model trained anew: what of its `HistoryConfig` (values, or functions of the model), of its scene prior (None: it has none)
+    and of `Settings` is changed."""
 
     name: str
     what: str
@@ -156,7 +156,7 @@ def cost(dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning) ->
         noise, streams = block_noise(config, [0], [number]).to(device), [generator("old", 0, number)]
         tokens.append(dit.pack(worlds.history, worlds.frame)[0].shape[1])
         began = time.perf_counter()
-        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, noise, sigmas, streams)
+        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, Sampling(noise, sigmas), streams)
         video.cpu()
         times.append(1000 * (time.perf_counter() - began))
     ends = {"history_tokens/first": tokens[0], "history_tokens/last": tokens[-1]}

@@ -29,7 +29,7 @@ from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
 from world_model.released.files import is_released, load_release, open_text_encoder
 from world_model.released.hub import find_or_fetch
 from world_model.released.placement import load_options, place
-from world_model.rollout import block_noise, dream_block, generator
+from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.state import WorldState, check_state
 from world_model.text import NO_TEXT, Conditioning, build_conditioning
 from world_model.threads import parallel_map, single_thread
@@ -174,7 +174,9 @@ class WorldModel:
             noise = block_noise(self.config, seeds, ages).to(self.device)
             streams = [generator("old frames", *key) for key in keys]
             held = [actions[i] for i in numbers]
-            after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, streams)
+            after, latents, video = dream_block(
+                self.dit, self.vae, worlds, held, event, pooled, Sampling(noise, sigmas), streams
+            )
             if self.heads is None:
                 return after, video, None
             before = batch.collate([state.outcomes[i] for i in numbers]) if state.outcomes else None
@@ -270,8 +272,7 @@ class WorldModel:
             [self.config.action.noop],
             context,
             pooled,
-            noise,
-            sigmas,
+            Sampling(noise, sigmas),
             [generator("start", seed)],
         )
         return self._static_worlds(after.picture, pose) if self.dit.packing.constant else after
