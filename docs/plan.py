@@ -12,8 +12,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from world_model.config import get_preset
 from world_model.cost.plan import DEVICES, Plan, make_plan, report, resized
+from world_model.presets import get_preset
 
 PAGE = Path(__file__).with_name("plan.md")
 PICTURE = PAGE.with_suffix(".png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -12,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import with_video
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.model import WorldModel
+from world_model.presets import get_preset
 from world_model.priors.config import EventsConfig, PlacesConfig, scene_of, with_scene
 from world_model.priors.depth import DepthNet
 from world_model.text import Conditioning
@@ -266,5 +267,5 @@ def serve_play():
 @pytest.fixture
 def fast_model(world_model) -> WorldModel:
     """The small world at 64 frames a second, for play in real time."""
-    config = dataclasses.replace(world_model.config, fps=64)
+    config = with_video(world_model.config, fps=64)
     return WorldModel(config, world_model.dit, world_model.vae, world_model.conditioning, world_model.starts)

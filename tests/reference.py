@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from world_model.conditions import Conditions, Target
-from world_model.config import ChannelConfig, DiTConfig, ModelConfig, TextConfig, VAEConfig
+from world_model.config import (
+    ChannelConfig,
+    DiTConfig,
+    EmbeddingConfig,
+    HistoryConfig,
+    LayerConfig,
+    ModelConfig,
+    TextConfig,
+    VAEConfig,
+    VideoConfig,
+)
 from world_model.dit import DiT
 from world_model.tscm import History
 from world_model.weights import load_released
@@ -31,22 +41,23 @@ def tiny_config(rows: int, columns: int) -> ModelConfig:
     vae = VAEConfig(latent_channels=sizes["in_dim"])
     return ModelConfig(
         name="tiny",
-        height=rows // patch[1] * patch[1] * vae.spatial_stride,
-        width=columns // patch[2] * patch[2] * vae.spatial_stride,
-        fps=16,
-        block_latents=8,
-        start_latents=5,
+        video=VideoConfig(
+            height=rows // patch[1] * patch[1] * vae.spatial_stride,
+            width=columns // patch[2] * patch[2] * vae.spatial_stride,
+            fps=16,
+            block_latents=8,
+            start_latents=5,
+        ),
         dit=DiTConfig(
             dim=sizes["dim"],
-            ffn_dim=sizes["ffn_dim"],
             heads=sizes["num_heads"],
             layers=sizes["num_layers"],
             patch=patch,
             latent_channels=sizes["in_dim"],
             text_dim=sizes["text_dim"],
-            freq_dim=sizes["freq_dim"],
-            eps=sizes["eps"],
-            channel=ChannelConfig(dim=24, heads=2),
+            layer=LayerConfig(ffn_dim=sizes["ffn_dim"], eps=sizes["eps"]),
+            embedding=EmbeddingConfig(freq_dim=sizes["freq_dim"]),
+            history=HistoryConfig(channel=ChannelConfig(dim=24, heads=2)),
         ),
         vae=vae,
         text=TextConfig(kind="hashed", dim=sizes["text_dim"], event_tokens=sizes["text_len"] - 4, action_tokens=4),

@@ -15,19 +15,29 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from world_model.actions import ALL_ACTIONS
-from world_model.config import PRESETS, ModelConfig
+from world_model.config import ModelConfig, T5Config
 from world_model.dit import DiT
+from world_model.presets import PRESETS
 from world_model.released.umt5 import build_umt5
 from world_model.released.wan_vae import diffusers_config
 from world_model.vae import build_vae
 
 FULL = PRESETS["yume-5b"]
+T5 = T5Config(layers=2, heads=4, head_dim=6, ffn_dim=40, vocabulary=90)
 SHRUNKEN: ModelConfig = replace(
     FULL,
     name="shrunken",
-    dit=replace(FULL.dit, dim=48, ffn_dim=96, heads=2, layers=2, text_dim=32, freq_dim=32),
+    dit=replace(
+        FULL.dit,
+        dim=48,
+        heads=2,
+        layers=2,
+        text_dim=32,
+        layer=replace(FULL.dit.layer, ffn_dim=96),
+        embedding=replace(FULL.dit.embedding, freq_dim=32),
+    ),
     vae=replace(FULL.vae, width=8, decoder_width=10),
-    text=replace(FULL.text, dim=32, layers=2, heads=4, head_dim=6, ffn_dim=40, vocabulary=90),
+    text=replace(FULL.text, dim=32, t5=T5),
 )
 DIT_CONFIG = {
     "_class_name": "WanModel", "_diffusers_version": "0.33.0", "dim": 48, "eps": 1e-6, "ffn_dim": 96, "freq_dim": 32, "in_dim": 48,
@@ -113,7 +123,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     special = ["<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(
-        vocab_size=SHRUNKEN.text.vocabulary, special_tokens=special, unk_token="<unk>", show_progress=False
+        vocab_size=T5.vocabulary, special_tokens=special, unk_token="<unk>", show_progress=False
     )
     tokenizer.train_from_iterator([action.caption for action in ALL_ACTIONS], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

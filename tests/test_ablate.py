@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import with_video
 from safetensors.torch import load_file
 from stopped import stopped_after
 
@@ -20,9 +21,10 @@ from train import foundation as stage
 from train.ablate import BLOCKS, COLUMNS, SETTINGS, Ablation, cost, sharpness_share, take_over, variants_of
 from train.evaluation.store import StoreError
 from train.street.scene import part_of
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.packing import append_tiers
+from world_model.presets import get_preset
 from world_model.priors.config import scene_of
 from world_model.rollout import generator
 from world_model.text import Conditioning
@@ -69,8 +71,9 @@ def finished(make, weights_folder, tmp_path_factory) -> Ablation:
 
 
 def flat(config: ModelConfig) -> dict:
-    """Fields of a model's DiT, and of its scene prior if it has one."""
-    return {**vars(config.dit), **(vars(config.priors[0]) if config.priors else {})}
+    """Fields of a model's DiT and of its memory, and of its scene prior if it has one."""
+    own = {name: value for name, value in vars(config.dit).items() if name != "history"}
+    return {**own, **vars(config.dit.history), **(vars(config.priors[0]) if config.priors else {})}
 
 
 def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
@@ -82,7 +85,7 @@ def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
     }
     assert changed == {
         "tscm": set(), "spatial-only": {"channel"}, "sliding-window": {"packing", "channel"},
-        "full-history": {"packing", "channel"}, "without-self-forcing": set(), "joint-history": {"history_attention"},
+        "full-history": {"packing", "channel"}, "without-self-forcing": set(), "joint-history": {"attention"},
         "without-places": {"places"}, "without-guide-and-places": {"depth", "album", "places", "events", "kind"},
     }  # fmt: skip
     shares = {name: settings.dream_share for name, (_, settings) in variants.items()}
@@ -101,7 +104,7 @@ def test_networks_have_the_paths_of_their_variant(variants, make_history):
 
 def held_after(config: ModelConfig, blocks: int) -> list[int]:
     """Frames (-1 and less: the start picture) that the history of a world of so many blocks holds."""
-    tiers, size = config.dit.packing, config.block_latents
+    tiers, size = config.dit.history.packing, config.block_latents
     length = 1 + tiers.old[0] + tiers.recent_frames
     zero, yes = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.bool)
     history = static_history(torch.zeros(1, 1, config.start_latents, 1, 1), length, zero, zero, yes)
@@ -145,7 +148,7 @@ def test_joint_history_runs_along_with_the_block(config, corpus, frozen_vae, mak
 
         def encode_conditions(self, *args, name=name):
             conditions = whole(self, *args)
-            met[name] = conditions.tokens is not None, bool(conditions.history)
+            met[name] = conditions.history.tokens is not None, bool(conditions.history.pairs)
             return conditions
 
         monkeypatch.setattr(DiT, "encode_conditions", encode_conditions)
@@ -217,7 +220,7 @@ def test_networks_that_are_not_trained_must_be_given(town_config, town_corpus, f
 
 
 def test_weights_of_other_pictures_are_refused(config, data_folder, vae_folder, make_dit, tmp_path):
-    wide = replace(config, width=64)
+    wide = with_video(config, width=64)
     save_weights(tmp_path / "wide", wide, {"dit.safetensors": make_dit(wide).state_dict()}, {})
     with pytest.raises(ValueError, match="another width than debug"):
         Ablation(config, data_folder, vae_folder, tmp_path / "wide", tmp_path / "out")
@@ -270,7 +273,7 @@ def test_every_result_is_a_file(finished):
             run = finished.out / "runs" / name
             settings = json.loads((run / "settings.json").read_text())
             assert settings["seed"] == result["seed"] == int(name[-1]) and settings["dream_share"] == 0.7
-            assert json.loads((run / "config.json").read_text())["dit"]["channel"] is None or "tscm" in name
+            assert json.loads((run / "config.json").read_text())["dit"]["history"]["channel"] is None or "tscm" in name
     assert results["spatial-only_seed0"]["left_out"] and not results["tscm_seed0"]["left_out"]
     figures = {name: result["figures"]["psnr/rest"] for name, result in results.items()}
     assert len(set(figures.values())) == len(figures)  # no two were trained or sampled alike

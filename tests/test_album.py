@@ -10,9 +10,10 @@ from torch import Tensor
 
 from world_model import batch
 from world_model.camera import CameraConfig
+from world_model.conditions import Motion
 from world_model.priors.album import Album, Recalled
 from world_model.priors.depth import DepthNet
-from world_model.priors.warp import REMEMBERED, guide_block, warp
+from world_model.priors.warp import REMEMBERED, PosedPicture, guide_block, warp
 
 CAMERA = CameraConfig()
 SIZE = (16, 24)
@@ -135,7 +136,7 @@ def test_keyframes_fill_in_only_what_the_last_picture_does_not_show():
     retrieved = Recalled(old, angles(0), LEVEL, positions((0, 0)), YES)
 
     def warped_frame(*memory: Recalled) -> tuple[Tensor, Tensor]:
-        found = guide_block(depth, Pixels(), last, *now, *view, still, *memory)
+        found = guide_block(depth, Pixels(), PosedPicture(last, *now), Motion(*view, still), *memory)
         return found.latents, found.valid
 
     bare, seen = warped_frame()

@@ -23,7 +23,7 @@ from train.generator.shapes import recorded_config
 from train.recordings import Recording
 from world_model.action_spaces import ActionSpec
 from world_model.config import ModelConfig
-from world_model.heads import HeadsConfig, OutcomeHeads, save_heads
+from world_model.heads import Calibration, HeadsConfig, OutcomeHeads, save_heads
 from world_model.model import WorldModel
 from world_model.weights import save_weights
 from yume_gym.env import YumeWorldEnv
@@ -59,7 +59,7 @@ def config_of(kind: str) -> ModelConfig:
 def heads_of(config: ModelConfig, **changed: object) -> OutcomeHeads:
     sizes = HeadsConfig(
         "classes", (-1.0, 0.0, 1.0), config.dit.latent_channels, config.block_latents, config.action_width,
-        width=8, hidden=8, embedding=4, **changed,
+        width=8, hidden=8, embedding=4, calibration=Calibration(**changed),
     )  # fmt: skip
     torch.manual_seed(0)
     return OutcomeHeads(sizes).eval().requires_grad_(False)

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from configs import with_dit
 
 from train.generator.shapes import recorded_config
 from train.recordings import Provenance, Recording
@@ -182,7 +183,9 @@ def test_the_first_layers_run_once_a_block_and_not_with_the_noise(toy):
     noise = torch.randn(2, config.dit.latent_channels, config.block_latents, *config.latent_size)
     for sigma in (1.0, 0.5):
         dit(noise, torch.full((2,), sigma), conditions)
-    assert config.dit.flow_layer == 1 and before == [0]  # the block; the history gives this layer keys and values alone
+    assert config.dit.output.flow_layer == 1 and before == [
+        0
+    ]  # the block; the history gives this layer keys and values alone
     assert calls[len(before) :] == [1, 1]
 
 
@@ -191,7 +194,7 @@ def test_only_the_layers_without_noise_read_the_history():
     config = recorded_config("toy", RECORDING, False, "small")
     dit = DiT(config).requires_grad_(False)
     conditions, _ = conditions_of(dit, config)
-    assert (config.dit.layers, config.dit.flow_layer, len(conditions.history)) == (4, 2, 2)
+    assert (config.dit.layers, config.dit.output.flow_layer, len(conditions.history.pairs)) == (4, 2, 2)
 
 
 def test_the_convolutional_head_starts_with_nothing_and_reaches_across_tokens(toy):
@@ -228,7 +231,7 @@ def test_a_world_of_few_moving_things_does_without():
 def test_appearance_flow_says_what_it_needs(toy):
     config, _ = toy
     with pytest.raises(ValueError, match="it needs residual"):
-        dataclasses.replace(config, dit=dataclasses.replace(config.dit, flow_layer=2))
+        with_dit(config, flow_layer=2)
     strided = dataclasses.replace(config, vae=dataclasses.replace(config.vae, temporal_stride=2))
     with pytest.raises(ValueError, match="linear in the pixels"):
         AppearanceFlow(strided)

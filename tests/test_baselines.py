@@ -8,17 +8,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from configs import with_dit
 from test_plan import SMALL
 
 from world_model.actions import Action
 from world_model.baselines import BASELINES, baseline
 from world_model.camera import CameraConfig
 from world_model.conditions import Target
-from world_model.config import ModelConfig, Retrieval, Tiers, get_preset
+from world_model.config import ModelConfig, Retrieval, Tiers
 from world_model.cost.costs import Block, count_block
 from world_model.cost.plan import make_plan, report
 from world_model.model import WorldModel
 from world_model.packing import build_packing
+from world_model.presets import get_preset
 from world_model.retrieval import View, seen, view_points
 from world_model.text import build_conditioning
 
@@ -42,10 +44,10 @@ def counted(name: str, age: int) -> Block:
 def test_tokens_and_memory_grow_or_stay_as_they_should(name):
     config = baseline(sized(SIZES[name]), name)
     blocks = [counted(name, age) for age in AGES]
-    tokens, kept, held = ([getattr(b, n) for b in blocks] for n in ("history_tokens", "kept_bytes", "history_bytes"))
+    tokens, kept, held = map(list, zip(*((b.history_tokens, b.held.kept, b.held.history) for b in blocks)))
     grid = config.token_grid
     frame = grid[1] * grid[2]
-    packing = config.dit.packing
+    packing = config.dit.history.packing
     share = GROWS.get(name, 0.0) if name != "spatial-only" or isinstance(packing, Tiers) else 0.1
     if share == 1.0:
         assert tokens == [age * frame for age in AGES]
@@ -61,10 +63,10 @@ def test_tokens_and_memory_grow_or_stay_as_they_should(name):
     if name == "retrieval":  # about the tokens of the window whose place it takes
         window = count_block(baseline(sized(SIZES[name]), "sliding-window"), AGES[1])
         assert abs(tokens[1] - window.history_tokens) <= frame
-    cached = config.dit.history_attention == "cached"
+    cached = config.dit.history.attention == "cached"
     width = 2 * config.dit.layers if cached else 1  # keys and values of every layer, or the embedded tokens
     assert held[1] >= tokens[1] * width * config.dit.dim * 2 * 0.99
-    assert config.dit.channel is None
+    assert config.dit.history.channel is None
 
 
 def test_a_window_has_about_the_tokens_of_what_it_stands_for():
@@ -83,7 +85,7 @@ def test_a_cached_history_is_paid_once_a_block_and_a_joint_one_at_every_step():
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_dreams_and_learns(name, config, make_dit, make_vae, make_history):
     """Block after block, from a picture and from text; and all its parameters have a gradient."""
-    small = baseline(replace(config, priors=(), dit=replace(config.dit, positions="grid")), name)
+    small = baseline(with_dit(replace(config, priors=()), positions="grid"), name)
     dit = make_dit(small)
     model = WorldModel(small, dit, make_vae(small), build_conditioning(small))
     state = model.start([torch.zeros(32, 48, 3, dtype=torch.uint8).numpy(), None], ["", "a street"], [0, 1])
@@ -92,8 +94,8 @@ def test_every_baseline_dreams_and_learns(name, config, make_dit, make_vae, make
         state, frames = model.step(state, [Action.from_keys("W")] * 2)
         ages.append(state.worlds.history.frames)
         assert frames.std() > 0
-    assert (ages[0] < ages[1] < ages[2]) == (not isinstance(small.dit.packing, Tiers))
-    length = ages[-1] if isinstance(small.dit.packing, Tiers) else 9
+    assert (ages[0] < ages[1] < ages[2]) == (not isinstance(small.dit.history.packing, Tiers))
+    length = ages[-1] if isinstance(small.dit.history.packing, Tiers) else 9
     dit.requires_grad_(True)
     context, pooled = model.conditioning.context([Action()] * 2, [None] * 2)
     zero = torch.zeros(2, small.block_latents, dtype=torch.float64)
@@ -106,7 +108,7 @@ def test_every_baseline_dreams_and_learns(name, config, make_dit, make_vae, make
 
 def test_the_view_to_come_is_retrieved_from_where_it_was_seen_before(config, make_history):
     """A walk ahead, a turn by 180 degrees: of the old frames that one is read which looked back from there."""
-    packing = build_packing(replace(config, dit=replace(config.dit, packing=Retrieval(recent=2, retrieved=2))))
+    packing = build_packing(config.with_history(packing=Retrieval(recent=2, retrieved=2)))
     yaw = torch.tensor([[0.0, 0.0, math.pi, math.pi, *[0.0] * 8]], dtype=torch.float64)  # looked back in frames 2 and 3
     position = torch.stack([torch.zeros_like(yaw), torch.arange(12.0, dtype=torch.float64)[None]], dim=2)
     history = replace(make_history(config, 1, 12), yaw=yaw, pitch=0 * yaw, position=position)
@@ -135,7 +137,7 @@ def test_a_point_is_seen_where_it_is_in_the_picture():
 
 
 def test_a_retrieving_world_keeps_where_it_was_in_its_states(config, make_dit, make_vae):
-    small = baseline(replace(config, priors=(), dit=replace(config.dit, positions="grid")), "retrieval")
+    small = baseline(with_dit(replace(config, priors=()), positions="grid"), "retrieval")
     model = WorldModel(small, make_dit(small), make_vae(small), build_conditioning(small))
     state = model.start([torch.zeros(32, 48, 3, dtype=torch.uint8).numpy()], [""], [0])
     for keys in ("W", "W", "D"):

@@ -15,8 +15,8 @@ pytest.importorskip("diffusers", reason="diffusers is not installed: pip install
 from shrunken import SHRUNKEN
 
 from world_model.checkpoint import Checkpoint
-from world_model.config import PRESETS
 from world_model.model import WorldModel
+from world_model.presets import PRESETS
 from world_model.released.files import open_release
 from world_model.text import build_text_encoder
 
@@ -143,7 +143,7 @@ def test_what_only_training_used_is_left_out_and_told(folder, caplog):
     save_file({**state, "mask_token": torch.zeros(1, 1, 48), "sideblock.norm3.bias": torch.zeros(48)}, folder / DIT)
     with caplog.at_level("INFO"):
         release = open_release(folder)
-    assert release.config.dit.channel is None
+    assert release.config.dit.history.channel is None
     assert "mask_token, sideblock.norm3.bias" in caplog.text
 
 

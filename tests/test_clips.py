@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import with_dit
 
 from train import foundation
 from train.data import sekai
@@ -33,8 +34,7 @@ BLOCKS = 5  # of the clips written here
 
 @pytest.fixture(scope="module")
 def bare(config) -> ModelConfig:
-    dit = replace(config.dit, prediction="velocity")
-    return replace(config, dit=dit, priors=())
+    return with_dit(replace(config, priors=()), prediction="velocity")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from world_model.config import PRESETS, ModelConfig, Tiers, get_preset
+from world_model.config import ModelConfig, OutputConfig, Tiers
+from world_model.presets import PRESETS, get_preset
 from world_model.priors.config import EventsConfig, PlacesConfig, SceneConfig
 
 
@@ -26,11 +27,15 @@ def test_a_config_cannot_be_changed():
 
 def test_the_released_sizes():
     config = PRESETS["yume-5b"]
-    assert (config.dit.dim, config.dit.ffn_dim, config.dit.heads, config.dit.layers) == (3072, 14336, 24, 30)
-    assert (config.dit.head_dim, config.dit.channel.dim, config.dit.channel.patch) == (128, 96, (8, 4, 4))
+    assert (config.dit.dim, config.dit.layer.ffn_dim, config.dit.heads, config.dit.layers) == (3072, 14336, 24, 30)
+    assert (config.dit.head_dim, config.dit.history.channel.dim, config.dit.history.channel.patch) == (
+        128,
+        96,
+        (8, 4, 4),
+    )
     assert (config.latent_size, config.token_grid, config.frames_per_block) == ((44, 80), (8, 22, 40), 32)
     assert config.text.event_tokens + config.text.action_tokens == 512
-    assert config.dit.packing == "released"
+    assert config.dit.history.packing == "released"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -50,17 +55,17 @@ def test_tiers_count_their_recent_frames():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 36}, "multiple of 8 x 8 pixels.*got 36 x 48.*nearest that fits is 32 x 48"),
-        ({"width": 50}, "multiple of 8 x 8 pixels.*got 32 x 50.*32 x 48"),
+        ({"video": {"height": 36}}, "multiple of 8 x 8 pixels.*got 36 x 48.*nearest that fits is 32 x 48"),
+        ({"video": {"width": 50}}, "multiple of 8 x 8 pixels.*got 32 x 50.*32 x 48"),
         ({"dit": {"heads": 3}}, "3 heads do not divide width 32"),
         ({"vae": {"latent_channels": 4}}, "channels must be those"),
         ({"text": {"dim": 20}}, "channels must be those"),
-        ({"dit": {"prediction": "velocity"}}, "priors say where a data prediction starts from"),
+        ({"dit": {"output": OutputConfig()}}, "priors say where a data prediction starts from"),
     ],
 )
 def test_sizes_that_cannot_work_are_refused(changes, message):
     config = PRESETS["debug"]
-    fields = {k: dataclasses.replace(getattr(config, k), **v) if isinstance(v, dict) else v for k, v in changes.items()}
+    fields = {name: dataclasses.replace(getattr(config, name), **part) for name, part in changes.items()}
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config, **fields)
 
@@ -88,15 +93,22 @@ def test_an_unknown_kind_of_prior_is_named():
 
 def test_an_unknown_field_is_named():
     values = json.loads(PRESETS["debug"].to_json())
-    values["dit"]["channel"]["depth"] = 3
+    values["dit"]["history"]["channel"]["depth"] = 3
     with pytest.raises(ValueError, match="ChannelConfig has no field 'depth'"):
         ModelConfig.from_json(json.dumps(values))
 
 
 def test_a_missing_field_is_named():
     values = json.loads(PRESETS["debug"].to_json())
-    del values["fps"]
+    del values["video"]["fps"]
     with pytest.raises(ValueError, match="'fps'"):
+        ModelConfig.from_json(json.dumps(values))
+
+
+def test_the_file_of_an_older_version_is_refused():
+    values = json.loads(PRESETS["debug"].to_json())
+    values = {**values.pop("video"), **values}
+    with pytest.raises(ValueError, match=r"ModelConfig has no field 'block_latents': .* written by another version"):
         ModelConfig.from_json(json.dumps(values))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from configs import with_video
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -31,7 +32,7 @@ from train.data.shards import (
 from train.street.walks import ATMOSPHERES, EVENT_WEIGHTS, LATER_EVENTS, StreetRecipe, WalkPlan, plan_walk, render_walk
 from world_model.actions import Action
 from world_model.camera import commanded_motion
-from world_model.config import get_preset
+from world_model.presets import get_preset
 from world_model.vae import build_vae
 from yume_gym.street.events import EVENTS
 from yume_gym.street.simulator import EVENTS as DRAWN_EVENTS
@@ -448,7 +449,9 @@ def test_encoding_again_only_where_something_changed(tmp_path: Path, walks: list
 def test_encode_refuses_what_does_not_fit(tmp_path: Path, walks: list, autoencoder: torch.nn.Module) -> None:
     write_shard(shard_path(tmp_path / "data", 0), HEADER, walks[:1])
     with pytest.raises(ShardError, match="has height 32, 'wide' needs 64"):
-        latents.encode(dataclasses.replace(DEBUG, name="wide", height=64), tmp_path / "data", tmp_path / "vae")
+        latents.encode(
+            dataclasses.replace(with_video(DEBUG, height=64), name="wide"), tmp_path / "data", tmp_path / "vae"
+        )
     (tmp_path / "vae" / latents.WEIGHTS).write_bytes(b"damaged")
     with pytest.raises(ValueError, match="does not hold the autoencoder of 'debug'"):
         latents.encode(DEBUG, tmp_path / "data", tmp_path / "vae")

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from configs import with_dit
 from torch import Tensor
 
 from train.engine.deepen import deepened
@@ -26,7 +27,7 @@ NAMES = ("history", "memory", "context", "target", "pooled", "guide", "valid")
 def varied(config: ModelConfig, **changes) -> ModelConfig:
     """Another DiT; priors are left out with `priors=()`."""
     priors = changes.pop("priors", config.priors)
-    return replace(config, dit=replace(config.dit, **changes), priors=priors)
+    return replace(with_dit(config, **changes), priors=priors)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -93,7 +94,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
     mask = torch.ones(n + target.shape[1], n + target.shape[1], dtype=torch.bool)
     mask[:n, n:] = see_target
 
-    embedded = dit.time_embedding(sinusoid(1000 * torch.stack([0 * sigma, sigma], 1), c.freq_dim))
+    embedded = dit.time_embedding(sinusoid(1000 * torch.stack([0 * sigma, sigma], 1), c.embedding.freq_dim))
     embedded[:, 1] += dit.action_embedding(given["pooled"])
     of_token = torch.tensor([0] * n + [1] * target.shape[1])
     time = dit.time_projection(embedded).unflatten(-1, (6, -1))[:, of_token]
@@ -103,7 +104,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
                                 (1, *c.patch[1:])), dit.channel_frequencies)  # fmt: skip
     for i, block in enumerate(dit.blocks):
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (block.modulation[:, None] + time).unbind(2)
-        normed = modulate(tokens, shift, scale, c.eps)
+        normed = modulate(tokens, shift, scale, c.layer.eps)
         key, value = block.self_attn.keys_values(normed)
         query, key = rotate(block.self_attn.queries(normed), table), rotate(key, table)
         weights = (query @ key.transpose(-1, -2) / c.head_dim**0.5).masked_fill(~mask, -torch.inf).softmax(-1)
@@ -115,7 +116,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
         read = block.channel(tokens[:, n:], past, memory_table)
         tokens = torch.cat([tokens[:, :n], tokens[:, n:] + read], 1)
         tokens = tokens + gate_mlp * block.ffn(
-            modulate(tokens, shift_mlp, scale_mlp, c.eps), [*grids, (frames, rows, columns)]
+            modulate(tokens, shift_mlp, scale_mlp, c.layer.eps), [*grids, (frames, rows, columns)]
         )
     normed = dit.head.normed(tokens[:, n:], embedded[:, 1:])
     out = dit.head.head(normed).view(batch, frames, rows, columns, -1).permute(0, 4, 1, 2, 3)
@@ -130,7 +131,7 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
 
 @pytest.mark.parametrize(("attention", "see_target"), [("cached", False), ("joint", True)])
 def test_a_forward_pass_equals_one_long_sequence(attention, see_target, config, make_dit, inputs):
-    dit = make_dit(varied(config, history_attention=attention))
+    dit = make_dit(varied(config, attention=attention))
     x, given = inputs(dit)
     conditions = prepared(dit, **given)
     for sigma in (SIGMA, SIGMA / 3):  # one preparation serves every noise level
@@ -142,7 +143,7 @@ def test_a_forward_pass_equals_one_long_sequence(attention, see_target, config, 
 def test_cached_and_joint_differ_only_where_history_looks_at_the_target(config, make_dit, inputs):
     """In one layer history has not yet seen the target, so that both forms agree; in two it has."""
     for layers in (1, 2):
-        configs = [varied(config, layers=layers, history_attention=kind) for kind in ("cached", "joint")]
+        configs = [varied(config, layers=layers, attention=kind) for kind in ("cached", "joint")]
         cached, joint = make_dit(configs[0]), make_dit(configs[1])
         joint.load_state_dict(cached.state_dict())
         x, given = inputs(cached)
@@ -153,7 +154,7 @@ def test_cached_and_joint_differ_only_where_history_looks_at_the_target(config, 
 
 
 def test_history_noise_level_reaches_joint_history(config, make_dit, inputs):
-    dit = make_dit(varied(config, history_attention="joint"))
+    dit = make_dit(varied(config, attention="joint"))
     x, given = inputs(dit)
     conditions = prepared(dit, **given)
     assert not torch.allclose(dit(x, SIGMA, conditions), dit(x, SIGMA, conditions, history_sigma=0.1), atol=1e-3)
@@ -177,7 +178,7 @@ def test_the_token_count_never_grows(config, make_dit, make_history):
     seen = set()
     for step in range(40):
         block = make_history(config, 1, 2, first=2 * step)
-        history = append_tiers(history, block, config.dit.packing, [torch.Generator().manual_seed(step)])
+        history = append_tiers(history, block, config.dit.history.packing, [torch.Generator().manual_seed(step)])
         tokens, coordinates, grids = dit.pack(history, torch.tensor([2 * step + 2]))
         seen.add((tokens.shape, coordinates.shape, tuple(grids)))
         assert coordinates[..., 0].max() == -1
@@ -239,9 +240,9 @@ def test_carried_sums_equal_recomputed_ones(decay, positions, config, make_dit, 
 def test_channel_attention_equals_its_quadratic_form_over_all_history(config, make_dit, make_history):
     """Sums of ten frames and the target's own tokens, against weights computed pair by pair."""
     dit = make_dit(config)
-    channel, decay, everything = dit.blocks[0].channel, config.dit.channel.decay, make_history(config, 2, 10)
+    channel, decay, everything = dit.blocks[0].channel, config.dit.history.channel.decay, make_history(config, 2, 10)
     memory = dit.encode_memory(everything)
-    x, heads = normal(2, 24, config.dit.dim), config.dit.channel.heads
+    x, heads = normal(2, 24, config.dit.dim), config.dit.history.channel.heads
     angle = normal(2, 1, seed=1).double()
     table = rotary_table(
         dit.positions.kernels(torch.full((2, 1), 10.0), angle, angle, (1, 4, 6), (1, 1, 1)), dit.channel_frequencies
@@ -310,9 +311,9 @@ def test_every_condition_matters(name, config, make_dit, inputs):
     "changes",
     [
         {},
-        {"history_attention": "joint"},
+        {"attention": "joint"},
         {"priors": ()},
-        {"priors": (), "screen_embedding": False, "pooled_action": False},
+        {"priors": (), "screen": False, "pooled_action": False},
     ],
     ids=["cached", "joint", "no priors", "bare"],
 )
@@ -328,7 +329,7 @@ def test_repeating_conditions_equals_repeating_inputs(changes, config, make_dit,
 
 @pytest.mark.parametrize("attention", ["cached", "joint"])
 def test_worlds_of_a_batch_do_not_mix(attention, config, make_dit, inputs):
-    dit = make_dit(varied(config, history_attention=attention))
+    dit = make_dit(varied(config, attention=attention))
     x, given = inputs(dit)
     both = dit(x, SIGMA, prepared(dit, **given))
     alone = dit(x[1:], SIGMA[1:], prepared(dit, **only(given, 1)))
@@ -375,7 +376,7 @@ def test_predictions_of_all_priors_are_asked_for(config, make_dit, inputs):
 
 @pytest.mark.parametrize("attention", ["cached", "joint"])
 def test_every_parameter_has_a_gradient_and_checkpointing_keeps_it(attention, config, make_dit, inputs):
-    dit = make_dit(varied(config, history_attention=attention))
+    dit = make_dit(varied(config, attention=attention))
     gradients = []
     for checkpointing in (False, True):
         dit.activation_checkpointing = checkpointing

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import subprocess
 import sys
@@ -13,21 +12,22 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from configs import with_video
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import yume_gym  # noqa: F401
 from world_model.actions import Action
-from world_model.config import get_preset
 from world_model.model import WorldModel
+from world_model.presets import get_preset
 from world_model.text import Conditioning
 from world_model.weights import save_weights
 from yume_gym.env import YumeWorldEnv
 from yume_gym.pictures import load_picture
 
 # as small as Stable-Baselines3 accepts pictures
-CONFIG = dataclasses.replace(get_preset("debug"), height=48, width=64)
+CONFIG = with_video(get_preset("debug"), height=48, width=64)
 FORWARD = Action.from_keys("W").index
 RIGHT = Action.from_keys("", "→").index
 

@@ -32,7 +32,15 @@ from world_model.priors.events import (
 from world_model.priors.places import Places
 from world_model.priors.scene import LEAST
 from world_model.priors.warp import REMEMBERED, USELESS
-from world_model.rollout import append_and_decode, constrained_motion, dream_block, encode_conditions, generator
+from world_model.retrieval import View
+from world_model.rollout import (
+    Sampling,
+    append_and_decode,
+    constrained_motion,
+    dream_block,
+    encode_conditions,
+    generator,
+)
 from world_model.text import build_text_encoder, scaled
 from world_model.worlds import WorldBatch, collate_worlds, empty_worlds, split_worlds, start_worlds
 from yume_gym.street.events import EVENTS
@@ -185,7 +193,7 @@ def drawn(
     view = torch.zeros(1, config.dit.latent_channels, 1, *config.latent_size)
     far = torch.full((1, 1, *(2 * side for side in config.latent_size)), away)
     place = torch.tensor([course], dtype=torch.float64)
-    return events(torch.tensor([kind]), STAND, YAW, PITCH, far, place, torch.tensor([[3]]), view, centre)
+    return events(torch.tensor([kind]), View(YAW, PITCH, STAND), far, place, torch.tensor([[3]]), view, centre)
 
 
 @pytest.mark.parametrize(("row", "column"), [(24, 24), (10, 30), (30, 12)])
@@ -285,7 +293,7 @@ def test_event_objects_are_drawn_over_the_prior_mean_with_confidence(event_dit, 
     known = places.painted(rays, look)
     away = places.clear_sight(position, yaw, 0 * yaw)
     things, covered = events(
-        kind, position, yaw, 0 * yaw, away, predicted(block).course[:, :3], ages.expand(2, -1), known
+        kind, View(yaw, 0 * yaw, position), away, predicted(block).course[:, :3], ages.expand(2, -1), known
     )
     stride = event_config.vae.temporal_stride
     share, thing = (part.repeat_interleave(stride, dim=2) for part in (covered, things))
@@ -333,7 +341,7 @@ def test_an_event_keeps_its_position_until_another_begins(event_dit, event_confi
         noise = torch.zeros(1, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
         context, pooled = context_of(event_config, text)
         worlds, *_ = dream_block(
-            event_dit, vae, worlds, [walk], context, pooled, noise, sigmas, [generator("old", number)]
+            event_dit, vae, worlds, [walk], context, pooled, Sampling(noise, sigmas), [generator("old", number)]
         )
         courses.append(state_of(worlds).course[0])
     assert not courses[0].any() and courses[1][3] == event_config.block_latents

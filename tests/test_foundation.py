@@ -56,7 +56,7 @@ class Oracle:
     def __init__(
         self, prediction: str, data: Tensor, noise: Tensor, error: Tensor | float = 0.0, spread: Tensor | None = None
     ) -> None:
-        self.config = SimpleNamespace(dit=SimpleNamespace(prediction=prediction))
+        self.config = SimpleNamespace(dit=SimpleNamespace(output=SimpleNamespace(prediction=prediction)))
         self.answer = (data if prediction == "data" else noise - data) + error
         deviation = None if spread is None else torch.stack([spread, torch.zeros_like(spread)])
         self.priors = [] if deviation is None else [SimpleNamespace(deviation=deviation)]

@@ -126,7 +126,9 @@ def test_the_full_size_trains_from_released_files_to_a_distilled_world(workshop)
 def test_a_trained_world_starts_from_picture_and_text_hears_an_event_and_is_restored(workshop):
     folder = workshop / "runs" / "distill-weights"
     config = ModelConfig.from_json((folder / "config.json").read_text())
-    assert not config.text.joined and config.dit.channel is not None  # event and action apart, as they were trained
+    assert (
+        not config.text.joined and config.dit.history.channel is not None
+    )  # event and action apart, as they were trained
     env = gymnasium.make("YumeWorld-v0", model=str(folder), device="cpu", dtype="float32")
     picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     observation, _ = env.reset(seed=1, options={"image": picture, "text": "a quiet street"})

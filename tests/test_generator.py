@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from configs import with_dit
 
 from train.generator import distill, foundation
 from train.generator.autoencoder import Clips, fit_pca, moving_weight
@@ -67,7 +68,8 @@ def files(request, tmp_path_factory) -> EpisodeFiles:
 def toy_config(files) -> ModelConfig:
     config = recorded_config("toy", files.recording, files.has_text, "tiny")
     tiers = Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2))
-    dit = dataclasses.replace(config.dit, packing=tiers, latent_channels=12)
+    config = config.with_history(packing=tiers)
+    dit = dataclasses.replace(config.dit, latent_channels=12)
     return dataclasses.replace(config, dit=dit, vae=dataclasses.replace(config.vae, latent_channels=12, width=0))
 
 
@@ -102,7 +104,7 @@ def at(episode: int, start: int, age: int, data: LatentSet) -> Spans:
 
 def lived(config: ModelConfig, data: LatentSet, episode: int, start: int, age: int) -> History:
     """The same world's history, built block by block as the environment does."""
-    tiers, size = config.dit.packing, config.block_latents
+    tiers, size = config.dit.history.packing, config.block_latents
     assert isinstance(tiers, Tiers)
     row = int(data.first[episode]) + start * size
     zero = torch.zeros(1, dtype=torch.float64)
@@ -160,7 +162,7 @@ def test_old_frames_are_a_uniform_draw_without_repetition():
 def test_the_reservoir_of_the_environment_has_the_same_frames(toy_config, data, windows):
     """With drawn frames: the same tiers, and old frames out of the same set."""
     age, size = 9, toy_config.block_latents
-    tiers = toy_config.dit.packing
+    tiers = toy_config.dit.history.packing
     history = lived(toy_config, data, 0, 0, age)
     window = windows.truth(at(0, 0, age, data), stream())
     recent = slice(-tiers.recent_frames, None)
@@ -198,12 +200,12 @@ def test_channel_sums_of_a_window_are_those_carried_forward(toy_config, data, wi
     past, start = window.past, toy_config.start_latents
     pieces = [slice(past.frames - age * size - start, past.frames - age * size)]
     pieces += [slice(past.frames - (age - i) * size, past.frames - (age - i - 1) * size) for i in range(age)]
-    decay = toy_config.dit.channel.decay
+    decay = toy_config.dit.history.channel.decay
     carried = None
     for piece in pieces:
         part = past.select(torch.arange(piece.start, piece.stop)[None])
         new = dit.encode_memory(part)
-        kernels = part.frames // toy_config.dit.channel.patch[0]
+        kernels = part.frames // toy_config.dit.history.channel.patch[0]
         carried = new if carried is None else carried.add(new, decay**kernels)
     at_once = dit.encode_memory(past)
     torch.testing.assert_close(at_once.total, carried.total, rtol=1e-4, atol=1e-5)
@@ -219,7 +221,7 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
     pool.episode.copy_(torch.arange(3))
     pool.latents[:, 0] = data.latents[data.first]
     sigmas = flow.sigma_schedule(2, 1.0)
-    tiers, size = toy_config.dit.packing, toy_config.block_latents
+    tiers, size = toy_config.dit.history.packing, toy_config.block_latents
     zero = torch.zeros(1, dtype=torch.float64)
     picture = pool.latents[0, 0].float()[None, :, None]
     history = static_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
@@ -243,8 +245,8 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
         angle = torch.zeros(1, size, dtype=torch.float64)
         added = History(stored.transpose(0, 1)[None], number, angle, angle, torch.ones(1, size, dtype=torch.bool))
         history = append_tiers(history, added, tiers, [generator("old", block)])
-        new, kernels = dit.encode_memory(added), size // toy_config.dit.channel.patch[0]
-        memory = memory.add(new, toy_config.dit.channel.decay**kernels)
+        new, kernels = dit.encode_memory(added), size // toy_config.dit.history.channel.patch[0]
+        memory = memory.add(new, toy_config.dit.history.channel.decay**kernels)
     assert pool.age.tolist() == [2, 2, 2]
 
 
@@ -376,12 +378,12 @@ def test_moving_patches_weigh_more(toy_config):
 
 
 def test_windows_refuse_what_they_cannot_pack(toy_config, data):
-    released = dataclasses.replace(toy_config, dit=dataclasses.replace(toy_config.dit, packing="released"))
+    released = toy_config.with_history(packing="released")
     with pytest.raises(ValueError, match="packing must be tiers"):
         Windows(released, data)
-    channel = dataclasses.replace(toy_config.dit.channel, patch=(3, 4, 4))
+    channel = dataclasses.replace(toy_config.dit.history.channel, patch=(3, 4, 4))
     with pytest.raises(ValueError, match="whole kernels"):
-        Windows(dataclasses.replace(toy_config, dit=dataclasses.replace(toy_config.dit, channel=channel)), data)
+        Windows(toy_config.with_history(channel=channel), data)
 
 
 def test_a_recording_that_grows_keeps_its_numbers(files, toy_config, vae, data):
@@ -399,7 +401,7 @@ def test_a_recording_that_grows_keeps_its_numbers(files, toy_config, vae, data):
 def test_a_compiled_layer_gives_what_an_eager_one_gives(toy_config, make_dit):
     """The graph that `--compile` captures of a layer, run without code generation: same numbers, same gradients."""
     torch.compiler.reset()
-    config = dataclasses.replace(toy_config, dit=dataclasses.replace(toy_config.dit, layers=1, flow_layer=0))
+    config = with_dit(toy_config, flow_layer=0, layers=1)
     layer = make_dit(config, 3).layers[0]
     dim, heads, (frames, rows, columns) = config.dit.dim, config.dit.heads, config.token_grid
     tokens = frames * rows * columns

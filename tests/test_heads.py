@@ -189,7 +189,8 @@ def test_dense_rewards_are_learnt_two_hot(tmp_path):
 def test_without_terminations_the_threshold_says_nothing(learnt):
     held_out = recorded(seed=1)
     heads = calibrate(learnt, dataclasses.replace(held_out, terminated=torch.zeros(held_out.steps)), SMALL)
-    assert (heads.config.termination_threshold, heads.config.termination_temperature) == (0.5, 1.0)
+    found = heads.config.calibration
+    assert (found.termination_threshold, found.termination_temperature) == (0.5, 1.0)
     calibrate(learnt, held_out, SMALL)
 
 
@@ -259,8 +260,9 @@ def test_files_give_the_same_heads_and_say_what_is_wrong(tmp_path, make_dit, mak
         ({"values": [1.0, 0.0]}, "in order"),
         ({"values": []}, "at least one"),
         ({"width": 0}, "width"),
-        ({"termination_threshold": 1.5}, "probability"),
+        ({"calibration": {"termination_threshold": 1.5}}, "probability"),
         ({"colour": 1}, "colour"),
+        ({"ood_patience": 3}, "no field 'ood_patience'"),
     ],
 )
 def test_a_bad_configuration_is_explained(changed, words):

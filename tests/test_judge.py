@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from configs import with_video
 from safetensors.torch import load_file, save_file
 
 from train.judge import data as judge_data
@@ -211,7 +212,7 @@ class TestNetwork:
             Judge.load(config, tmp_path / "judge.safetensors")
         judge.save(tmp_path / "judge.safetensors", {})
         with pytest.raises(ValueError, match="train one for it"):
-            Judge.load(replace(config, fps=16), tmp_path / "judge.safetensors")
+            Judge.load(with_video(config, fps=16), tmp_path / "judge.safetensors")
 
 
 class TestTraining:
@@ -338,7 +339,7 @@ class TestTraining:
         assert [stage["steps"] for stage in judge_metadata(second)["training"]] == [7, 1]
         with pytest.raises(ValueError, match="train one for it"):
             train(
-                replace(config, fps=16),
+                with_video(config, fps=16),
                 folder,
                 folder,
                 tmp_path / "other",
@@ -353,7 +354,7 @@ class TestTraining:
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the trained judge is not in this checkout")
 def test_the_shipped_judge_reads_the_street():
     """In the world model's town, where the judge never was."""
-    from world_model.config import get_preset
+    from world_model.presets import get_preset
 
     config = get_preset("street")
     judge, street = Judge.load(config), street_of(config, 0)

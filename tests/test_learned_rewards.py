@@ -17,10 +17,10 @@ from agents.worlds import Where
 from train.generator.heads import best_threshold
 from train.picture_heads import Settings, balanced, half_and_half, platt, train_heads
 from train.street.views import beacon_views, event_facts, fits, texts, told_views
-from world_model.config import get_preset
-from world_model.model import WorldModel, read_strip
+from world_model.model import WorldModel
 from world_model.picture_heads import BEACON, TEXT_GOAL, load_picture_head, save_picture_head
-from world_model.weights import read_manifest
+from world_model.presets import get_preset
+from world_model.weights import read_manifest, read_strip
 from yume_gym.env import YumeWorldEnv
 from yume_gym.rewards import Beacon, TextGoal, begin_reward, find_reward, step_reward
 from yume_gym.vector_env import YumeWorldVectorEnv

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -20,7 +19,7 @@ def test_every_figure_of_the_real_size_is_measured_at_a_tiny_one(tmp_path, monke
     monkeypatch.setattr(measure, "REPEATS", 1)
     compiled = []
     monkeypatch.setattr(Block, "compile", lambda self, **how: compiled.append(how))  # a compiler takes a minute
-    config = replace(SHRUNKEN, height=32, width=32)
+    config = SHRUNKEN.resized((32, 32))
     (tmp_path / "config.json").write_text(config.to_json())
     given = [str(tmp_path / "config.json"), "--history", "9", "--device", "cpu", "--compile", "no", "inductor"]
     measure.main([*given, "--out", str(tmp_path / "out.json")])

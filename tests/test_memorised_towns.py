@@ -30,8 +30,9 @@ from train.street.walks import known_street
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.priors.config import scene_of, with_scene
+from world_model.priors.distance_field import APART, PARTLY
 from world_model.priors.finder import Finder
-from world_model.priors.places import APART, PARTLY, UNKNOWN, Places
+from world_model.priors.places import UNKNOWN, Places
 from world_model.rollout import constrained_motion, generator
 from world_model.worlds import start_worlds
 from yume_gym.street.simulator import StreetSimulator

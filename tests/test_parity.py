@@ -7,7 +7,6 @@ float64 sinusoids and rotary tables, where only the order of summation is left t
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from torch import Tensor
 
 from world_model import flow
 from world_model.checkpoint import Checkpoint, shapes_of
-from world_model.config import PRESETS, ChannelConfig, VAEConfig
+from world_model.config import ChannelConfig, VAEConfig
 from world_model.dit import DiT
+from world_model.presets import PRESETS
 from world_model.released.umt5 import build_umt5, load_umt5, transformers_name
 from world_model.released.umt5 import sizes as umt5_sizes
 from world_model.released.wan_vae import WanVAE, diffusers_name
@@ -278,7 +278,7 @@ def test_released_weights_without_a_channel_path_give_the_output_of_a_network_wi
     outputs = []
     for channel in (ChannelConfig(dim=24, heads=2), None):
         config = tiny_config(*noisy.shape[-2:])
-        dit = DiT(replace(config, dit=replace(config.dit, channel=channel)))
+        dit = DiT(config.with_history(channel=channel))
         load_released(dit, weights)
         history = past(latents)
         context = torch.nn.functional.pad(facts["context"], (0, 0, 0, 16 - facts["context"].shape[0]))[None]

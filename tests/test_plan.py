@@ -11,12 +11,25 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from configs import with_dit
 
-from world_model.config import ChannelConfig, DiTConfig, ModelConfig, TextConfig, Tiers, VAEConfig, get_preset
+from world_model.config import (
+    ChannelConfig,
+    DiTConfig,
+    EmbeddingConfig,
+    HistoryConfig,
+    LayerConfig,
+    ModelConfig,
+    TextConfig,
+    Tiers,
+    VAEConfig,
+    VideoConfig,
+)
 from world_model.cost import costs
 from world_model.cost import plan as command
 from world_model.cost.costs import (
     Block,
+    Footprint,
     Part,
     Training,
     backward_cost,
@@ -30,6 +43,7 @@ from world_model.cost.count import Cost, count, size_of
 from world_model.cost.plan import DEVICES, Plan, make_plan, report, resized
 from world_model.dit import DiT
 from world_model.packing import Group, released_packing
+from world_model.presets import get_preset
 from world_model.priors.config import scene_of, with_scene
 from world_model.priors.places import BANDS, LIGHTS, WEATHERS
 from world_model.tscm import History
@@ -38,10 +52,11 @@ KEYS = Path(os.environ.get("YUME_FIXTURES", Path(__file__).parents[2] / "shared"
 
 # yume-5b's code paths at a hundred-thousandth of its size
 SMALL = ModelConfig(
-    name="small", height=64, width=96, fps=16, block_latents=8, start_latents=5,
+    name="small", video=VideoConfig(height=64, width=96, fps=16, block_latents=8, start_latents=5),
     dit=DiTConfig(
-        dim=48, ffn_dim=80, heads=2, layers=4, latent_channels=8, text_dim=16, freq_dim=16,
-        channel=ChannelConfig(dim=24, heads=2, patch=(8, 4, 4)),
+        dim=48, heads=2, layers=4, latent_channels=8, text_dim=16,
+        layer=LayerConfig(ffn_dim=80), embedding=EmbeddingConfig(freq_dim=16),
+        history=HistoryConfig(channel=ChannelConfig(dim=24, heads=2, patch=(8, 4, 4))),
     ),
     vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=4, latent_channels=8, width=8, depth=1),
     text=TextConfig(kind="hashed", dim=16, event_tokens=10, action_tokens=6),
@@ -49,7 +64,7 @@ SMALL = ModelConfig(
 
 
 def variant(config: ModelConfig = SMALL, **changes) -> ModelConfig:
-    return replace(config, dit=replace(config.dit, **changes))
+    return with_dit(config, **changes)
 
 
 # ---- the tools --------------------------------------------------------------------------------------------------------
@@ -89,7 +104,7 @@ def test_bytes_are_those_alive_at_once():
 def closed_form(config: ModelConfig, history: int) -> tuple[int, int, int]:
     """History tokens, and the operations of a block's conditions and of a step, from the sizes alone."""
     c, (rows, columns) = config.dit, config.latent_size
-    d, hidden, channel = c.dim, c.ffn_dim, c.channel
+    d, hidden, channel = c.dim, c.layer.ffn_dim, c.history.channel
     assert channel is not None
     tokens = prod(config.token_grid)
     words = config.text.event_tokens + config.text.action_tokens
@@ -102,7 +117,7 @@ def closed_form(config: ModelConfig, history: int) -> tuple[int, int, int]:
         cells = frames * ceil(r / side) * ceil(q / side)
         packed += cells
         embedding += cells * 2 * c.latent_channels * side**2 * d
-    time = 2 * (c.freq_dim * d + d * d + 6 * d * d)
+    time = 2 * (c.embedding.freq_dim * d + d * d + 6 * d * d)
     z = channel.dim
     kernels = (
         ceil(config.block_latents / channel.patch[0]) * ceil(rows / channel.patch[1]) * ceil(columns / channel.patch[2])
@@ -119,7 +134,7 @@ def closed_form(config: ModelConfig, history: int) -> tuple[int, int, int]:
     conditions += c.layers * (ceil(kernels / 8) * 8 * 4 * z * z + kernels * 2 * sums)
     step = tokens * 2 * c.latent_channels * 4 * d + time + tokens * 2 * d * c.latent_channels * 4
     step += c.layers * tokens * (4 * d * z + 6 * z * z + 2 * sums + 2 * sums + 2 * z)
-    if c.history_attention == "joint":
+    if c.history.attention == "joint":
         step += time + c.layers * layer(tokens + packed, tokens + packed)
     else:
         conditions += time + (c.layers - 1) * layer(packed, packed) + 4 * packed * d * d  # of the last, keys and values
@@ -129,14 +144,14 @@ def closed_form(config: ModelConfig, history: int) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize(("attention", "history"), [("joint", 345), ("cached", 23)])
 def test_counted_operations_equal_a_closed_form(attention, history):
-    config = variant(history_attention=attention)
+    config = variant(attention=attention)
     block = count_block(config, history)
     expected = closed_form(config, history)
     assert (block.history_tokens, block.conditions.flops, block.step.flops) == expected
     assert block.flops == expected[1] + 4 * expected[2]
     kept = {"joint": block.history_tokens * 48 * 2, "cached": block.history_tokens * 48 * 2 * 2 * 4}
-    assert block.history_bytes == kept[attention]
-    assert block.text_bytes == 16 * 48 * 2 * 2 * 4
+    assert block.held.history == kept[attention]
+    assert block.held.text == 16 * 48 * 2 * 2 * 4
 
 
 def test_carrying_two_layers_on_equals_counting_all():
@@ -197,7 +212,7 @@ def test_a_town_known_by_heart_is_counted(town_config, quick_samples):
         + town_config.dit.latent_channels * town_config.dit.dim
     )
     assert count_parameters(town_config)[0] == count_parameters(without)[0] + added  # what it knows is one more input
-    held = 1 + 2 + town_config.dit.packing.recent_frames
+    held = 1 + 2 + town_config.dit.history.packing.recent_frames
     flops = forward_cost(found, held).flops - forward_cost(rest, held).flops
     tokens = prod(town_config.token_grid)
     c, width = scene_of(town_config).places, scene_of(town_config).places.width
@@ -225,10 +240,10 @@ def test_pictures_are_resized_and_odd_ones_refused():
 
 def test_a_history_past_the_released_packing_is_refused_and_tiers_go_on(made, monkeypatch):
     def block(config: ModelConfig, history: int) -> Block:
-        if config.dit.packing == "released":
+        if config.dit.history.packing == "released":
             released_packing(history)
-        kind = "tiers" if isinstance(config.dit.packing, Tiers) else "released"
-        return replace(made.blocks[0], history=history, packing=kind, attention=config.dit.history_attention)
+        kind = "tiers" if isinstance(config.dit.history.packing, Tiers) else "released"
+        return replace(made.blocks[0], history=history, packing=kind, attention=config.dit.history.attention)
 
     stubs = {
         "count_block": block, "count_parameters": lambda config: (10_000, 2_000), "count_decoder": lambda config: made.decoder,
@@ -273,7 +288,7 @@ def test_released_parts_have_their_parameters(file, part):
 @pytest.fixture
 def made() -> Plan:
     """A plan of round numbers."""
-    block = Block(5, "released", "joint", 100, 200, Cost(10, 40), Cost(20, 30), 4, 7, 3, 2)
+    block = Block(5, "released", "joint", 100, 200, Cost(10, 40), Cost(20, 30), 4, Footprint(7, 3, 2))
     training = Training(Cost(300, 1000), Cost(80, 50))
     return Plan(SMALL, 10_000, 2_000, [block], [], Part(500, Cost(110, 60), 9), Part(7), training, 23)
 
@@ -319,4 +334,4 @@ def test_command_line(made, monkeypatch, capsys):
 def test_units():
     assert [command._flop(n) for n in (0, 999, 999.6, 1.234e12, 2e18)] == ["0", "999", "1 K", "1.23 T", "2e+03 P"]
     assert [command._size(n) for n in (12, 2**30)] == ["12 B", "1 GiB"]
-    assert isinstance(SMALL.dit.packing, str) and Tiers().recent_frames == 14
+    assert isinstance(SMALL.dit.history.packing, str) and Tiers().recent_frames == 14

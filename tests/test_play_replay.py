@@ -9,6 +9,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from configs import with_video
 
 from world_model.model import WorldModel
 from yume_gym.play.dreamer import Dreamer, replay_frames
@@ -54,9 +55,8 @@ def same(first: list[Frame], second: list[Frame]) -> bool:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, world_model, pictures) -> tuple[WorldModel, Path, list[Frame]]:
     """A session with keys, events, a pause, a restart in the middle of a block and a start from a picture; all its frames."""
-    import dataclasses
 
-    config = dataclasses.replace(world_model.config, fps=64)
+    config = with_video(world_model.config, fps=64)
     model = WorldModel(config, world_model.dit, world_model.vae, world_model.conditioning, world_model.starts)
     path = tmp_path_factory.mktemp("recorded") / "out" / "walk.mp4"
     with Dreamer(model) as dreamer:

@@ -185,7 +185,7 @@ def test_clean_worlds_follow_their_trajectory(make_pool, corpus, config, dit, fr
             shown = torch.cat([still[0], lived], dim=1)
             assert torch.equal(entry.past.latents[0, :, -shown.shape[1] + SIZE :], shown[:, SIZE:])
             torch.testing.assert_close(entry.past.latents[0, :, : -shown.shape[1] + SIZE][:, -SIZE:], still[0])
-            recent = config.dit.packing.recent_frames
+            recent = config.dit.history.packing.recent_frames
             torch.testing.assert_close(entry.worlds.history.latents[0, :, -recent:], shown[:, -recent:])
             torch.testing.assert_close(entry.worlds.history.latents[0, :, 0], still[0, :, 0])
             yaw, pitch = corpus.direction(entry.trajectory, entry.block)

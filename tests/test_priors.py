@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from configs import with_dit
 from torch import Tensor, nn
 
 from world_model import batch, flow
@@ -18,7 +19,7 @@ from world_model.dit import DiT
 from world_model.model import WorldModel
 from world_model.priors.base import Prediction, Prior, Priors
 from world_model.priors.names import RENAMED, renamed
-from world_model.rollout import block_noise, constrained_motion, dream_block, encode_conditions, generator
+from world_model.rollout import Sampling, block_noise, constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import Conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -30,7 +31,7 @@ WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
 
 def bare(config: ModelConfig, **changes) -> ModelConfig:
     """The same model without priors."""
-    return dataclasses.replace(config, priors=(), dit=dataclasses.replace(config.dit, **changes))
+    return with_dit(dataclasses.replace(config, priors=()), **changes)
 
 
 def same(a, b) -> bool:
@@ -135,7 +136,9 @@ def test_a_prior_is_asked_for_all_that_its_interface_says(config, make_dit, make
     for step in range(2):
         noise = block_noise(alone, [1, 2], [step, step])
         streams = [generator("old", world) for world in range(2)]
-        worlds, _, video = dream_block(dit, vae, worlds, [WALK, TURN], context, pooled, noise, sigmas, streams)
+        worlds, _, video = dream_block(
+            dit, vae, worlds, [WALK, TURN], context, pooled, Sampling(noise, sigmas), streams
+        )
     assert worlds.priors[0].blocks.tolist() == [2, 2] and video.abs().max() <= 0.6
     assert [world.priors[0].blocks.tolist() for world in split_worlds(worlds)] == [[2], [2]]
 

@@ -13,7 +13,8 @@ from torch import nn
 from train.street.voxels import distance_field
 from world_model.camera import CameraConfig
 from world_model.priors.config import PlacesConfig
-from world_model.priors.places import FARTHEST, HALVINGS, OVERHEAD, PARTLY, SHELL, UNIT, Places
+from world_model.priors.distance_field import FARTHEST, HALVINGS, OVERHEAD, PARTLY, UNIT
+from world_model.priors.places import SHELL, Places
 
 CAMERA = CameraConfig()
 

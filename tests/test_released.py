@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -192,7 +191,7 @@ def test_an_unknown_option_is_refused(options, message):
 
 
 def test_memory_is_what_the_parts_take(original_release, model):
-    config = replace(SHRUNKEN, dit=replace(SHRUNKEN.dit, channel=None)).resized(SIZE)
+    config = SHRUNKEN.with_history(channel=None).resized(SIZE)
     told = {part: size for part, (_, size) in memory(config, LoadOptions(device="cpu", dtype="float32")).items()}
     assert told["transformer"] == sum(p.nbytes for p in model.dit.parameters())
     assert told["autoencoder"] == sum(p.nbytes for p in model.vae.parameters())

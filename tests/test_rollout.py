@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from configs import with_dit
 from scenes import predicted, standing, state_of, with_state
 from torch import Tensor
 
@@ -17,7 +18,15 @@ from world_model.camera import commanded_motion
 from world_model.dit import DiT
 from world_model.priors.scene import Ahead
 from world_model.priors.warp import OUTDATED
-from world_model.rollout import block_noise, commanded_motions, denoise_block, dream_block, encode_conditions, generator
+from world_model.rollout import (
+    Sampling,
+    block_noise,
+    commanded_motions,
+    denoise_block,
+    dream_block,
+    encode_conditions,
+    generator,
+)
 from world_model.vae import PatchVAE
 from world_model.worlds import WorldBatch, collate_worlds, split_worlds, start_worlds
 
@@ -62,7 +71,7 @@ def worlds(dit, vae, config, make_videos) -> WorldBatch:
 def dream(dit, vae, worlds, context, pooled, step: int, seeds=(5, 6), actions=(WALK, TURN), exit_step=None):
     noise = block_noise(dit.config, seeds, [step] * len(seeds))
     streams = [generator("old frames", seed, step) for seed in seeds]
-    return dream_block(dit, vae, worlds, actions, context, pooled, noise, SIGMAS, streams, exit_step)
+    return dream_block(dit, vae, worlds, actions, context, pooled, Sampling(noise, SIGMAS, exit_step), streams)
 
 
 def tensors(value) -> list[Tensor]:
@@ -262,7 +271,7 @@ def conditions_of(dit, vae, worlds, context, pooled):
 @pytest.mark.parametrize("prediction", ["data", "velocity"])
 def test_denoising_is_euler_on_the_velocity(prediction, dit, vae, config, make_dit, worlds, context, pooled):
     if prediction == "velocity":
-        dit = make_dit(replace(config, priors=(), dit=replace(config.dit, prediction="velocity")))
+        dit = make_dit(with_dit(replace(config, priors=()), prediction="velocity"))
         worlds = replace(worlds, priors=())
     conditions, noise = conditions_of(dit, vae, worlds, context, pooled), block_noise(config, [1, 2], [0, 0])
     x = noise.double()
@@ -293,7 +302,7 @@ def test_gradient_flows_through_the_exit_step_alone(exit_step, dit, vae, config,
     with torch.no_grad():
         x = denoise_block(dit, conditions, noise, SIGMAS[: exit_step + 1])
     sigma = float(SIGMAS[exit_step])
-    expected = flow.to_data(dit(x, SIGMAS[exit_step].expand(2), conditions), x, sigma, config.dit.prediction)
+    expected = flow.to_data(dit(x, SIGMAS[exit_step].expand(2), conditions), x, sigma, config.dit.output.prediction)
     left = denoise_block(dit, conditions, noise, SIGMAS, exit_step)
     assert torch.equal(left, expected)
     found = False

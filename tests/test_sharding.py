@@ -18,6 +18,7 @@ import torch.multiprocessing as processes
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.state import AcceleratorState
+from configs import with_dit
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -47,12 +48,11 @@ DISTIL = distill.Settings(
 @pytest.fixture(scope="module")
 def like_released(config) -> ModelConfig:
     """The code paths of yume-5b at the size of the small world: packing that grows, joint attention, velocity, no priors."""
-    dit = replace(
-        config.dit, packing="released", prediction="velocity", positions="grid", mlp_conv=False,
-        activation="gelu_tanh", screen_embedding=False, pooled_action=False, history_attention="joint", patch=(1, 2, 2),
+    return with_dit(
+        replace(config, priors=()), packing="released", prediction="velocity", positions="grid", mlp_conv=False,
+        activation="gelu_tanh", screen=False, pooled_action=False, attention="joint", patch=(1, 2, 2),
         channel=ChannelConfig(dim=16, heads=2, patch=(2, 4, 4)),
     )  # fmt: skip
-    return replace(config, dit=dit, priors=())
 
 
 # ---- two processes ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env
 import yume_gym  # noqa: F401
 from world_model.actions import Action
 from world_model.camera import commanded_motion
-from world_model.config import get_preset
+from world_model.presets import get_preset
 from yume_gym.clock import WallClock
 from yume_gym.recording import RecordEveryFrame
 from yume_gym.street.beacon import ARRIVAL_BONUS, ARRIVAL_RADIUS, beacon_distance

@@ -7,7 +7,8 @@ import torch
 
 from world_model import text
 from world_model.actions import ALL_ACTIONS, Action
-from world_model.config import PRESETS, TextConfig
+from world_model.config import TextConfig
+from world_model.presets import PRESETS
 from world_model.text import Conditioning, HashedEncoder, build_text_encoder, mean_token
 
 CONFIG = TextConfig(kind="hashed", dim=6, event_tokens=4, action_tokens=5)

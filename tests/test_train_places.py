@@ -35,8 +35,9 @@ from world_model.camera import CameraConfig
 from world_model.config import ModelConfig
 from world_model.model import WorldModel
 from world_model.priors.config import PlacesConfig, scene_of, with_scene
+from world_model.priors.distance_field import PARTLY
 from world_model.priors.finder import Finder
-from world_model.priors.places import PARTLY, Places, Rays
+from world_model.priors.places import Places, Rays
 from world_model.rollout import generator
 from yume_gym.street.events import EVENTS
 

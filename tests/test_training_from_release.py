@@ -32,7 +32,7 @@ from world_model.config import ModelConfig
 from world_model.model import WorldModel
 from world_model.released.files import open_release, open_text_encoder, read_dit
 from world_model.released.placement import LoadOptions
-from world_model.rollout import dream_block, generator
+from world_model.rollout import Sampling, dream_block, generator
 from world_model.text import JoinedConditioning
 from world_model.tscm import History
 
@@ -72,7 +72,7 @@ def conditioning(released, clips_folder, original_release):
 
 
 def test_a_folder_of_weights_is_a_model_to_train(original_release, released):
-    assert released.dit == SHRUNKEN.dit and released.dit.channel is not None  # which the folder itself lacks
+    assert released.dit == SHRUNKEN.dit and released.dit.history.channel is not None  # which the folder itself lacks
     assert (released.height, released.width) == SIZE and not released.text.joined
     assert configured(str(original_release), None).text.joined  # as released
     for wrong, message in (
@@ -89,7 +89,7 @@ def test_training_begins_at_what_the_released_network_computes(original_release,
     dit = initial_dit(released, original_release)
     release = open_release(original_release)
     plain = read_dit(release, release.config.resized(SIZE), CPU)
-    assert release.config.dit.channel is None
+    assert release.config.dit.history.channel is None
     ours, theirs = (first_block(network) for network in (dit, plain))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     first_block(dit).square().mean().backward()
@@ -122,7 +122,7 @@ def test_a_stage_takes_what_it_begins_from_out_of_its_model(original_release, mo
     line = ["stage", str(original_release), "--out", "x", "--data", "y"]
     monkeypatch.setattr(sys, "argv", [*line, "--vae", "z"])
     config, _, given = read_arguments("", Settings, ("lr",), ("data", "vae", "initial"))
-    assert given.initial == original_release and given.vae == Path("z") and config.dit.channel is not None
+    assert given.initial == original_release and given.vae == Path("z") and config.dit.history.channel is not None
     monkeypatch.setattr(sys, "argv", ["stage", "yume-5b", "--out", "x", "--data", "y"])
     with pytest.raises(SystemExit):
         read_arguments("", Settings, ("lr",), ("data", "vae", "initial"))
@@ -222,8 +222,8 @@ def test_worlds_of_distillation_outlive_short_clips(clips, conditioning, release
             assert torch.equal(batch.truth[0], clips.block(entry.trajectory, entry.block))
         noise = torch.randn(batch.truth.shape, generator=random)
         after, _, _ = dream_block(
-            dit, LatentsOnly(wan), batch.worlds, batch.actions, batch.context, batch.pooled, noise,
-            torch.tensor([1.0, 0.0], dtype=torch.float64), [random],
+            dit, LatentsOnly(wan), batch.worlds, batch.actions, batch.context, batch.pooled,
+            Sampling(noise, torch.tensor([1.0, 0.0], dtype=torch.float64)), [random],
         )  # fmt: skip
         newest = torch.arange(after.history.frames - 8, after.history.frames)[None]
         pool.add(batch, after, after.history.select(newest))

@@ -13,7 +13,8 @@ from train.places import Settings
 from train.street.voxels import KERB, NEAR, _count, count_bricks, count_voxels, distance_field, mark_walks
 from world_model.config import ModelConfig
 from world_model.priors.config import PlacesConfig, scene_of, with_scene
-from world_model.priors.places import FARTHEST, UNIT, Places
+from world_model.priors.distance_field import FARTHEST, UNIT
+from world_model.priors.places import Places
 from yume_gym.street.motion import WALL_MARGIN
 from yume_gym.street.simulator import StreetSimulator
 

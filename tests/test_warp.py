@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from world_model.camera import CameraConfig, rotation
+from world_model.conditions import Motion
 from world_model.priors.album import Recalled
 from world_model.priors.depth import DepthNet
-from world_model.priors.warp import OUTDATED, REMEMBERED, UNLIKE, WEAR, Guide, guide_block, warp
+from world_model.priors.warp import OUTDATED, REMEMBERED, UNLIKE, WEAR, Guide, PosedPicture, guide_block, warp
 
 CAMERA = CameraConfig()
 HEIGHT, WIDTH = 64, 96
@@ -21,6 +22,12 @@ INTRINSICS = CAMERA.intrinsics(HEIGHT, WIDTH)
 FAR = 14.0  # metres
 # bicubic sampling bends a straight ramp by up to a twentieth of a pixel
 PIXEL = 0.07
+
+
+def guide_of(
+    depth: DepthNet, vae, picture: Tensor, yaw, pitch, *moved: Tensor, doubt: Tensor | None = None, **more
+) -> Guide:
+    return guide_block(depth, vae, PosedPicture(picture, yaw, pitch, doubt), Motion(*moved), **more)
 
 
 def ramps() -> Tensor:
@@ -179,7 +186,7 @@ def test_the_prior_of_a_block_is_the_encoded_warp_at_the_networks_distances(conf
     walked = torch.stack([0 * part, part], dim=-1)
     views = (still, still, 0.3 * part, torch.zeros(1, frames), walked)
     _, cache = vae.decode(vae.encode(make_videos(config, 1, 2, seed=1)))
-    guide = guide_block(depth, vae, picture, *views, cache=cache)
+    guide = guide_of(depth, vae, picture, *views, cache=cache)
     assert guide.latents.shape == (1, config.dit.latent_channels, config.block_latents, *config.latent_size)
     video, seen = warp(picture, depth(picture, still), *views, config.camera)
     torch.testing.assert_close(guide.latents, vae.encode(video))
@@ -188,7 +195,7 @@ def test_the_prior_of_a_block_is_the_encoded_warp_at_the_networks_distances(conf
     assert ((guide.valid > 0) & (guide.valid < 1)).any() and 0 < REMEMBERED < 1
     lost = torch.where(seen == 1, video - vae.decode(vae.encode(video), cache)[0], torch.zeros_like(video))
     torch.testing.assert_close(guide.detail, lost)
-    assert not torch.allclose(guide.detail, guide_block(depth, vae, picture, *views).detail, atol=1e-3)
+    assert not torch.allclose(guide.detail, guide_of(depth, vae, picture, *views).detail, atol=1e-3)
 
 
 @torch.no_grad()
@@ -199,7 +206,7 @@ def test_the_residual_of_the_autoencoder_is_added_where_the_prior_was_followed(c
     picture, frames = make_videos(config, 2, 1)[:, :, 0], config.frames_per_block
     still, turn = torch.zeros(2), torch.linspace(0.05, 0.2, frames).expand(2, -1)
     views = (still, still, turn, torch.zeros(2, frames), torch.zeros(2, frames, 2))
-    guide = guide_block(depth, vae, picture, *views)
+    guide = guide_of(depth, vae, picture, *views)
     shown, _ = vae.decode(guide.latents)
     warped, seen = warp(picture, depth(picture, still), *views, config.camera)
     everywhere = (seen == 1).expand_as(warped)
@@ -241,10 +248,10 @@ def test_uncertain_pictures_weigh_less(config, make_vae, make_videos):
     still, turn = torch.zeros(1), torch.linspace(0.05, 0.3, frames)[None]
     views = (still, still, turn, torch.zeros(1, frames), torch.zeros(1, frames, 2))
     _, seen = warp(picture, depth(picture, still), *views, config.camera)
-    sure = guide_block(depth, vae, picture, *views)
+    sure = guide_of(depth, vae, picture, *views)
     torch.testing.assert_close(sure.doubt, 1 - seen[:, :, -1] * (1 - WEAR))  # new points have the largest variance
     for doubt in (0.0, 0.5):
-        guide = guide_block(depth, vae, picture, *views, doubt=torch.full((1, 1, 32, 48), doubt))
+        guide = guide_of(depth, vae, picture, *views, doubt=torch.full((1, 1, 32, 48), doubt))
         torch.testing.assert_close(guide.latents, sure.latents, atol=1e-5, rtol=0)
         torch.testing.assert_close(guide.valid, sure.valid / (1 + doubt), atol=1e-5, rtol=0)
         torch.testing.assert_close(guide.detail, sure.detail / (1 + doubt), atol=1e-5, rtol=0)
@@ -252,7 +259,7 @@ def test_uncertain_pictures_weigh_less(config, make_vae, make_videos):
         torch.testing.assert_close(guide.doubt, expected, atol=1e-5, rtol=0)
     half = torch.zeros(1, 1, 32, 48)
     half[..., 24:] = 1.0
-    valid = guide_block(depth, vae, picture, *views[:2], *(0 * angle for angle in views[2:]), doubt=half).valid
+    valid = guide_of(depth, vae, picture, *views[:2], *(0 * angle for angle in views[2:]), doubt=half).valid
     assert torch.allclose(valid[..., :2], torch.tensor(1.0)) and torch.allclose(valid[..., 4:], torch.tensor(0.5))
 
 
@@ -265,9 +272,9 @@ def test_confidence_lowers_the_validity_of_earlier_pictures(config, make_vae, ma
     still, turn = torch.zeros(2), torch.linspace(0.05, 0.3, frames).expand(2, -1)
     views = (still, still, turn, torch.zeros(2, frames), torch.zeros(2, frames, 2))
     recalled = Recalled(old, still + 0.3, still, torch.zeros(2, 2), torch.ones(2, dtype=torch.bool))
-    plain = guide_block(depth, vae, picture, *views, recalled)
+    plain = guide_of(depth, vae, picture, *views, recalled=recalled)
     trust = torch.tensor([OUTDATED, 1.0])
-    guide = guide_block(depth, vae, picture, *views, recalled, trust=trust)
+    guide = guide_of(depth, vae, picture, *views, recalled=recalled, trust=trust)
     assert torch.equal(guide.latents, plain.latents) and 0 < OUTDATED < 1
     by_world = trust[:, None, None, None, None]
     torch.testing.assert_close(guide.valid, plain.valid * by_world)
@@ -286,7 +293,7 @@ def test_variance_stops_growing_where_the_view_stays(config, make_vae, make_vide
     still, stay = torch.zeros(1), (torch.zeros(1, frames), torch.zeros(1, frames), torch.zeros(1, frames, 2))
     doubt, before = torch.zeros(1, 1, 32, 48), 0.0
     for _ in range(40):
-        doubt = guide_block(depth, vae, picture, still, still, *stay, doubt=doubt).doubt
+        doubt = guide_of(depth, vae, picture, still, still, *stay, doubt=doubt).doubt
         grown, before = float(doubt.mean()) - before, float(doubt.mean())
         assert grown > -1e-6
     assert grown < 1e-4

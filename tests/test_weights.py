@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from configs import with_dit
 from safetensors.torch import load_file
 
-from world_model.config import PRESETS
 from world_model.dit import DiT
 from world_model.model import WorldModel
+from world_model.presets import PRESETS
 from world_model.weights import find_weights, load_dit, load_released, read_config, read_manifest, save_weights
 
 FILES = ("dit.safetensors", "vae.safetensors", "text.safetensors", "starts.png", "config.json")
@@ -178,10 +179,10 @@ def test_an_action_table_under_another_name_is_refused(folder):
 @pytest.fixture
 def released(config) -> tuple[DiT, dict[str, torch.Tensor]]:
     """A small DiT with the released choices, and its tensors without a channel path."""
-    shrunk = replace(
-        PRESETS["yume-5b"].dit, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16
+    choices = replace(
+        config, priors=(), dit=replace(PRESETS["yume-5b"].dit, latent_channels=8, text_dim=16, patch=(1, 2, 2))
     )
-    dit = DiT(replace(config, priors=(), dit=replace(shrunk, patch=(1, 2, 2))))
+    dit = DiT(with_dit(choices, dim=32, ffn_dim=64, heads=2, layers=2, freq_dim=16))
     return dit, {name: t.clone() for name, t in dit.state_dict().items() if "channel" not in name}
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from configs import with_video
 
 from train import evaluate
 from train.evaluation.store import Store
@@ -489,7 +490,7 @@ class TestWhole:
         evaluate.main([str(run), "--quick", "--out", str(tmp_path), "--device", "cpu", "--seed", "9", "--anew"])
 
     def test_a_model_of_other_pictures_is_refused(self, world, split):
-        other = replace(world.config, height=64)
+        other = with_video(world.config, height=64)
         assert isinstance(other, ModelConfig)
         stranger = rollouts.RecordedWorld(other, world.dit, world.vae, build_conditioning(world.config))
         with pytest.raises(RecordingError, match="pictures of"):

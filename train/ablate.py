@@ -37,11 +37,12 @@ from train.export import load_ema
 from train.foundation import Initial, Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import baselines, flow
-from world_model.config import ModelConfig, Tiers, get_preset
+from world_model.config import ModelConfig, Tiers
 from world_model.cost.costs import count_parameters
 from world_model.dit import DiT
+from world_model.presets import get_preset
 from world_model.priors.config import scene_of, with_scene
-from world_model.rollout import block_noise, dream_block, generator
+from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE
 from world_model.weights import dit_tensors, find_weights, load_dit, read_config, read_manifest, save_weights
@@ -56,21 +57,21 @@ DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a
 
 @dataclass(frozen=True)
 class Variant:
-    """A model trained anew: what of its `DiTConfig` (values, or functions of the model), its scene prior (None: it has none) and of
-    `Settings` is changed."""
+    """A model trained anew: what of its `HistoryConfig` (values, or functions of the model), of its scene prior (None: it has none)
+    and of `Settings` is changed."""
 
     name: str
     what: str
-    dit: Mapping[str, Any] = field(default_factory=dict)
+    history: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     scene: Mapping[str, Any] | None = field(default_factory=dict)
 
 
 def window(config: ModelConfig) -> Tiers:
     """The sliding window that has about as many tokens as the model's tiers. Raises ValueError for a model without tiers."""
-    if not isinstance(config.dit.packing, Tiers):
+    if not isinstance(config.dit.history.packing, Tiers):
         raise ValueError(f"{config.name} has no Tiers, which ablations vary: choose a model with them (street)")
-    return baselines.window(config.dit.packing)
+    return baselines.window(config.dit.history.packing)
 
 
 def everything(config: ModelConfig) -> Tiers:
@@ -86,7 +87,7 @@ TRAINED = (
     Variant("sliding-window", "newest frames only, about as many tokens", {"packing": window, "channel": None}),
     Variant("full-history", "all frames at the finest size", {"packing": everything, "channel": None}),
     Variant("without-self-forcing", "histories are never dreamt", settings={"dream_share": 0.0}),
-    Variant("joint-history", "history runs along at every sampler step", {"history_attention": "joint"}),
+    Variant("joint-history", "history runs along at every sampler step", {"attention": "joint"}),
     Variant("without-places", "no town known by heart", scene={"places": None, "events": None}),
     Variant("without-guide-and-places", "as in the paper", scene=None),
 )
@@ -98,9 +99,9 @@ def variants_of(config: ModelConfig, settings: Settings) -> dict[str, tuple[Mode
     """The model and settings of each of `TRAINED`; those that are no different from an earlier one are left out."""
     found: dict[str, tuple[ModelConfig, Settings]] = {}
     for variant in TRAINED:
-        changes = {name: value(config) if callable(value) else value for name, value in variant.dit.items()}
+        changes = {name: value(config) if callable(value) else value for name, value in variant.history.items()}
         base = replace(config, priors=()) if variant.scene is None else with_scene(config, **variant.scene)
-        made = replace(base, dit=replace(config.dit, **changes)), replace(settings, **variant.settings)
+        made = base.with_history(**changes), replace(settings, **variant.settings)
         if made not in found.values():
             found[variant.name] = made
     return found
@@ -155,7 +156,7 @@ def cost(dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning) ->
         noise, streams = block_noise(config, [0], [number]).to(device), [generator("old", 0, number)]
         tokens.append(dit.pack(worlds.history, worlds.frame)[0].shape[1])
         began = time.perf_counter()
-        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, noise, sigmas, streams)
+        worlds, _, video = dream_block(dit, vae, worlds, [action], context, pooled, Sampling(noise, sigmas), streams)
         video.cpu()
         times.append(1000 * (time.perf_counter() - began))
     ends = {"history_tokens/first": tokens[0], "history_tokens/last": tokens[-1]}

@@ -31,7 +31,7 @@ from world_model import flow
 from world_model.conditions import Conditions, Motion
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.rollout import constrained_motion, dream_block, encode_conditions, generator
+from world_model.rollout import Sampling, constrained_motion, dream_block, encode_conditions, generator
 from world_model.text import Conditioning, build_conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
@@ -115,9 +115,10 @@ class Distiller:
         self, dit: DiT, batch: Batch, noise: Tensor, streams: list[torch.Generator], exit_step: int | None = None
     ) -> tuple[Motion, Tensor, Tensor]:
         """The environment's own step of a batch; detached, its worlds go back to the pool. Motion, latents and pictures."""
+        sampling = Sampling(noise, self.sigmas, exit_step)
         after, latents, video = dream_block(
-            dit, self.vae, batch.worlds, batch.actions, batch.context, batch.pooled, noise, self.sigmas, streams, exit_step
-        )  # fmt: skip
+            dit, self.vae, batch.worlds, batch.actions, batch.context, batch.pooled, sampling, streams
+        )
         if after.memory is not None:
             after = replace(after, memory=ChannelMemory(after.memory.total.detach(), after.memory.norm.detach()))
         newest = torch.arange(after.history.frames - self.config.block_latents, after.history.frames)
@@ -144,7 +145,7 @@ class Distiller:
         sigma = torch.rand(len(latents), generator=stream, dtype=torch.float64).clamp(0.02, 0.98).to(self.device)
         level = sigma.float()[:, None, None, None, None]
         x = flow.add_noise(latents, torch.randn(latents.shape, generator=stream).to(self.device), level)
-        prediction = self.config.dit.prediction
+        prediction = self.config.dit.output.prediction
 
         def score(network: DiT, context: Tensor) -> Tensor:
             return flow.to_data(

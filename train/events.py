@@ -35,6 +35,7 @@ from world_model.config import ModelConfig
 from world_model.priors.config import events_of, places_of
 from world_model.priors.events import BLUR, MOMENTS, Events, moments, quarter
 from world_model.priors.places import Places
+from world_model.retrieval import View
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
 from yume_gym.street.event_kinds import event_shapes
@@ -186,9 +187,8 @@ def learn_extent(events: Events, pairs: dict[str, Tensor]) -> None:
     for kind in pairs["kind"].unique().tolist():
         part = {key: value[torch.nonzero(pairs["kind"] == kind)[::3, 0]] for key, value in pairs.items()}
         size = (part["with"].shape[-2], part["with"].shape[-1])
-        at = events.across(
-            part["kind"], part["place"], part["yaw"], part["pitch"], part["course"], part["age"], size, part["centre"]
-        )
+        viewers = View(part["yaw"], part["pitch"], part["place"])
+        at = events.across(part["kind"], viewers, part["course"], part["age"], size, part["centre"])
         changed = (_float(part["with"]) - _float(part["without"])).square().mean(dim=1) * (at.nearest > BLUR)
         away, order = torch.maximum(at.beside.abs(), at.above.abs()).flatten().sort()
         total = changed.flatten()[order].double().cumsum(dim=0)
@@ -222,8 +222,8 @@ def draw(events: Events, pairs: dict[str, Tensor], rows: Tensor, taught: bool = 
     """Painted and true pictures of blocks, and those without their event, [B, 3, K, H, W] each; where `taught`, things are where
     they truly were."""
     part = {key: value[rows] for key, value in pairs.items()}
-    names = ("kind", "place", "yaw", "pitch", "away", "course", "age", "view")
-    things, covered = events(*(part[name] for name in names), part["centre"] if taught else None)
+    viewers, names = View(part["yaw"], part["pitch"], part["place"]), ("away", "course", "age", "view")
+    things, covered = events(part["kind"], viewers, *(part[name] for name in names), part["centre"] if taught else None)
     plain = _float(part["without"])
     return torch.lerp(plain, things, covered), _float(part["with"]), plain
 

@@ -98,7 +98,7 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     level = sigma.float()[:, None, None, None, None]
     x = flow.add_noise(data, noise, level)
     output = dit(x, sigma, conditions)
-    if dit.config.dit.prediction == "velocity":
+    if dit.config.dit.output.prediction == "velocity":
         return (output - (noise - data)).square().mean()
     return ((output - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean()
 

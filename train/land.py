@@ -31,8 +31,9 @@ from train.street.growth import load_events
 from train.street.routes import open_start
 from train.street.scene import part_name, part_of
 from train.street.walks import known_street
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.dit import DiT
+from world_model.presets import get_preset
 from world_model.priors.config import events_of, places_of
 from world_model.text import Conditioning
 from world_model.weights import read_manifest, save_weights

@@ -36,7 +36,8 @@ from train.street.walks import rephrased
 from train.vae import psnr
 from world_model.config import ModelConfig
 from world_model.priors.config import places_of
-from world_model.priors.places import PARTLY, Places
+from world_model.priors.distance_field import PARTLY
+from world_model.priors.places import Places
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
 

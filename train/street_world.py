@@ -38,8 +38,8 @@ from train.recordings import RecordingError, open_episodes, read_recording
 from train.street.episodes import EpisodeTask, every_phrase, first_caption, render_episodes
 from train.street.towns import TOWN_BLOCKS, TRAINING_TOWNS, VALIDATION_TOWNS
 from train.world import Recipe, Settings, WorldTraining
-from world_model.config import get_preset
 from world_model.dit import DiT
+from world_model.presets import get_preset
 from world_model.text import Conditioning, build_text_encoder
 from world_model.vae import PatchVAE
 from world_model.weights import load_dit, load_into

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-from world_model.config import DiTConfig, ModelConfig, Retrieval, Tiers
+from world_model.config import HistoryConfig, ModelConfig, Retrieval, Tiers
 
 
 def window(packing: Tiers) -> Tiers:
@@ -26,24 +25,24 @@ def window(packing: Tiers) -> Tiers:
     return Tiers(recent=((max(1, round(frames)), 1),), initial=packing.initial, old=(0, 1))
 
 
-def _window(dit: DiTConfig) -> Tiers:
+def _window(history: HistoryConfig) -> Tiers:
     """Of a model whose packing grows: as many frames as our own packing has tokens of."""
-    return window(dit.packing if isinstance(dit.packing, Tiers) else Tiers())
+    return window(history.packing if isinstance(history.packing, Tiers) else Tiers())
 
 
-def _retrieval(dit: DiTConfig) -> Retrieval:
-    frames = max(2, _window(dit).recent_frames)
+def _retrieval(history: HistoryConfig) -> Retrieval:
+    frames = max(2, _window(history).recent_frames)
     return Retrieval(recent=frames // 2, retrieved=frames - frames // 2)
 
 
-BASELINES: dict[str, Callable[[DiTConfig], dict[str, Any]]] = {
-    "spatial-only": lambda dit: {},
-    "sliding-window": lambda dit: {"packing": _window(dit), "history_attention": "joint"},
-    "rolling-cache": lambda dit: {"packing": _window(dit), "history_attention": "cached"},
-    "full-history": lambda dit: {"packing": "full", "history_attention": "joint"},
-    "full-cache": lambda dit: {"packing": "full", "history_attention": "cached"},
-    "framepack": lambda dit: {"packing": "released", "history_attention": "joint"},
-    "retrieval": lambda dit: {"packing": _retrieval(dit), "history_attention": "joint"},
+BASELINES: dict[str, Callable[[HistoryConfig], HistoryConfig]] = {
+    "spatial-only": lambda h: h,
+    "sliding-window": lambda h: replace(h, packing=_window(h), attention="joint"),
+    "rolling-cache": lambda h: replace(h, packing=_window(h), attention="cached"),
+    "full-history": lambda h: replace(h, packing="full", attention="joint"),
+    "full-cache": lambda h: replace(h, packing="full", attention="cached"),
+    "framepack": lambda h: replace(h, packing="released", attention="joint"),
+    "retrieval": lambda h: replace(h, packing=_retrieval(h), attention="joint"),
 }
 
 
@@ -51,5 +50,5 @@ def baseline(config: ModelConfig, name: str) -> ModelConfig:
     """`config` with another memory and no channel path; everything else is the same. Raises ValueError for an unknown name."""
     if name not in BASELINES:
         raise ValueError(f"unknown baseline {name!r}: known are {', '.join(BASELINES)}")
-    changes = BASELINES[name](config.dit)
-    return replace(config, name=f"{config.name} {name}", dit=replace(config.dit, channel=None, **changes))
+    history = replace(BASELINES[name](config.dit.history), channel=None)
+    return replace(config, name=f"{config.name} {name}", dit=replace(config.dit, history=history))

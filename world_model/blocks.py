@@ -50,13 +50,13 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        c = config.dit
-        self.eps = c.eps
-        self.self_attn = Attention(c.dim, c.heads, c.eps)
-        self.cross_attn = Attention(c.dim, c.heads, c.eps) if c.text_dim else None
-        self.norm3 = nn.LayerNorm(c.dim, eps=c.eps) if c.text_dim else None
-        self.channel = ChannelAttention(c.dim, c.channel.dim, c.channel.heads, c.eps) if c.channel else None
-        self.ffn = ConvMLP(c.dim, c.ffn_dim, c.mlp_conv, c.activation)
+        c, layer, channel = config.dit, config.dit.layer, config.dit.history.channel
+        self.eps = layer.eps
+        self.self_attn = Attention(c.dim, c.heads, layer.eps)
+        self.cross_attn = Attention(c.dim, c.heads, layer.eps) if c.text_dim else None
+        self.norm3 = nn.LayerNorm(c.dim, eps=layer.eps) if c.text_dim else None
+        self.channel = ChannelAttention(c.dim, channel.dim, channel.heads, layer.eps) if channel else None
+        self.ffn = ConvMLP(c.dim, layer.ffn_dim, layer.mlp_conv, layer.activation)
         self.modulation = nn.Parameter(torch.randn(1, 6, c.dim) / c.dim**0.5)
         with torch.no_grad():
             self.modulation[:, [2, 5]] += (
@@ -102,7 +102,7 @@ class Head(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config.dit
-        self.eps = c.eps
+        self.eps = c.layer.eps
         self.head = FloatLinear(c.dim, c.latent_channels * c.patch[0] * c.patch[1] * c.patch[2])
         self.modulation = nn.Parameter(torch.randn(1, 2, c.dim) / c.dim**0.5)
 
@@ -113,3 +113,9 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         return self.head(self.normed(x, time))
+
+
+def unpatch(tokens: Tensor, grid: Grid, patch: tuple[int, int, int]) -> Tensor:
+    """Latent patches [B, L, p q r C] of a grid of tokens, put together: [B, C, F p, h q, w r]."""
+    p, q, r = patch
+    return rearrange(tokens, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p, q=q, r=r)

@@ -96,6 +96,23 @@ class BlockContext:
 
 
 @dataclass(frozen=True)
+class HistoryTokens:
+    """The packed history as the layers read it: tokens if attention is "joint", their keys and values if it is "cached"."""
+
+    pairs: list[KeyValue]  # of every layer that reads it; empty if "joint"
+    tokens: Tensor | None  # [B, n, D]; None if "cached"
+    grids: list[Grid]  # of the groups in `tokens`
+
+
+@dataclass(frozen=True)
+class ChannelRead:
+    """The channel memory that every layer reads."""
+
+    memory: ChannelMemory
+    table: Tensor  # rotary table of the block's tokens
+
+
+@dataclass(frozen=True)
 class Conditions:
     """All that a block's sampler steps share.
 
@@ -104,12 +121,9 @@ class Conditions:
     """
 
     context: list[KeyValue | None]  # of every layer; None for a model without text
-    history: list[KeyValue]  # of every layer that reads it, if attention is "cached", else empty
-    tokens: Tensor | None  # embedded history [B, n, D] if attention is "joint"
-    grids: list[Grid]  # of the history groups
+    history: HistoryTokens
     table: Tensor  # rotary table of the tokens attended to together with the target
-    memory: ChannelMemory | None
-    memory_table: Tensor | None
+    channel: ChannelRead | None  # None for a model without a channel path
     bias: Tensor | None  # [B, L, D] added to the target's tokens: the screen embedding and the priors' features
     pooled: Tensor | None  # [B, D] pooled action
     mean: Tensor | None = None  # [B, C, K, h, w]

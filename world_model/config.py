@@ -1,4 +1,4 @@
-"""Every number of every model: frozen dataclasses and `PRESETS`. Sizes differ, code does not: nothing asks which preset it is.
+"""Every number of every model, in frozen dataclasses; the numbers themselves are in presets.py.
 
 Importing this module does not import torch.
 """
@@ -14,20 +14,28 @@ from typing import Any, Literal
 from world_model.action_spaces import ActionSpec
 from world_model.camera import CameraConfig
 from world_model.checks import short
-from world_model.priors.config import DEBUG_SCENE, KINDS, NESTED, STREET_SCENE, PriorConfig
+from world_model.priors.config import KINDS, PriorConfig
+from world_model.serialization import from_plain
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """The video that a model generates, block by block."""
+
+    height: int  # pixels
+    width: int  # pixels
+    fps: int  # frames a second
+    block_latents: int  # latent frames of one step
+    start_latents: int  # copies of a start image, in latent frames
 
 
 @dataclass(frozen=True)
 class Tiers:
-    """Our history packing: a token count that is constant for ever.
+    """Our history packing: a token count that is constant for ever. A frame of ratio r has a kernel of (1, r*p, r*p)."""
 
-    Newest to oldest, `recent` lists (frames, ratio): how many latent frames are packed with a kernel of (1, ratio*p, ratio*p).
-    `initial` is the first frame's ratio; `old` is (count, ratio) of frames drawn uniformly from everything older than the tiers.
-    """
-
-    recent: tuple[tuple[int, int], ...] = ((2, 1), (4, 2), (8, 4))
-    initial: int = 2
-    old: tuple[int, int] = (4, 2)
+    recent: tuple[tuple[int, int], ...] = ((2, 1), (4, 2), (8, 4))  # (frames, ratio) of latent frames, newest to oldest
+    initial: int = 2  # ratio of the first frame
+    old: tuple[int, int] = (4, 2)  # (frames, ratio): drawn uniformly from everything older than `recent`
 
     @property
     def recent_frames(self) -> int:
@@ -36,56 +44,84 @@ class Tiers:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """A history of the first frame, the `recent` newest and the `retrieved` old ones that show most of what comes (WorldMem)."""
+    """A history of the first frame, the newest ones and old ones that show most of what comes (WorldMem)."""
 
-    recent: int = 2
-    retrieved: int = 2
+    recent: int = 2  # newest latent frames
+    retrieved: int = 2  # old latent frames
 
 
 @dataclass(frozen=True)
 class ChannelConfig:
-    """The channel half of TSCM: all history compressed to `dim` channels, read by ReLU linear attention.
+    """The channel half of TSCM: all history compressed to few channels, read by ReLU linear attention."""
 
-    `patch` is the (frames, rows, columns) kernel on history latents. `decay` multiplies the carried sums once per step of that
-    kernel in time: 1.0 is the paper's plain sum, below 1 forgets with a half-life of log(.5)/log(decay) kernels.
-    """
-
-    dim: int = 96
+    dim: int = 96  # channels
     heads: int = 3
-    patch: tuple[int, int, int] = (8, 4, 4)
+    patch: tuple[int, int, int] = (8, 4, 4)  # kernel on history latents: frames, rows, columns
+    # factor of the carried sums once per step of that kernel in time: 1.0 is the paper's plain sum, below 1 forgets with a
+    # half-life of log(.5)/log(decay) kernels
     decay: float = 1.0
 
 
 @dataclass(frozen=True)
-class DiTConfig:
-    """The diffusion transformer. Defaults are the released model's choices; `street` uses the options below them."""
+class HistoryConfig:
+    """What of the past the transformer reads, and how."""
 
-    dim: int = 3072
-    ffn_dim: int = 14336
-    heads: int = 24
-    layers: int = 30
-    patch: tuple[int, int, int] = (1, 2, 2)
-    latent_channels: int = 48
-    text_dim: int = 4096  # 0: no text, and no cross-attention
-    freq_dim: int = 256
-    eps: float = 1e-6
     packing: Literal["released", "full"] | Tiers | Retrieval = "released"  # "full": every frame at the finest size
-    channel: ChannelConfig | None = field(default_factory=ChannelConfig)
-    history_attention: Literal["joint", "cached"] = "joint"
-    prediction: Literal["velocity", "data"] = "velocity"  # what the network's output means (flow.py)
+    channel: ChannelConfig | None = field(default_factory=ChannelConfig)  # None: no channel path
+    attention: Literal["joint", "cached"] = (
+        "joint"  # "cached": keys and values of the history are computed once a block
+    )
+    recent_frames: int = 0  # newest history frames whose latents are concatenated to the target's, as DIAMOND does
+    max_age: int = 1024  # latent frames; older history counts as this old
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """What every transformer layer is like besides its width and heads."""
+
+    ffn_dim: int = 14336  # channels between the two MLP layers
+    mlp_conv: bool = False  # depthwise 3x3 convolution between the two MLP layers
+    activation: Literal["gelu_tanh", "relu_squared"] = "gelu_tanh"  # of the MLP; tanh is slow on a CPU
+    eps: float = 1e-6  # of all norms
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """How place, time and action reach the tokens."""
+
+    freq_dim: int = 256  # numbers of the sinusoid of a timestep
     # RoPE axes: "grid" (running frame, own row, own column; released), "centred" (frame, centre of the area in finest cells), or
     # "view_sphere" (frame, elevation, azimuth)
     positions: Literal["grid", "centred", "view_sphere"] = "grid"
-    mlp_conv: bool = False  # depthwise 3x3 convolution between the two MLP layers
-    activation: Literal["gelu_tanh", "relu_squared"] = "gelu_tanh"  # of the MLP; tanh is slow on a CPU
-    screen_embedding: bool = False  # a learned vector per place on the screen; view-sphere RoPE needs it
+    screen: bool = False  # a learned vector per place on the screen; view-sphere RoPE needs it
     pooled_action: bool = False  # the action (mean caption token, or its encoding) joins the timestep embedding
-    recent_frames: int = 0  # newest history frames whose latents are concatenated to the target's, as DIAMOND does
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """What the network's output means (flow.py), and where a data prediction starts from."""
+
+    prediction: Literal["velocity", "data"] = "velocity"
     residual: bool = False  # preconditioning: a data prediction starts from the newest history frame, not from zero
     # first layers, which alone read the history, do not see the noisy block and say how earlier frames move (appearance_flow.py);
     # 0: no such thing
     flow_layer: int = 0
-    max_age: int = 1024  # frames; older history counts as this old
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """The diffusion transformer. Defaults, here and in its parts, are the released model's choices."""
+
+    dim: int = 3072  # width of a token
+    heads: int = 24
+    layers: int = 30
+    patch: tuple[int, int, int] = (1, 2, 2)  # kernel of a token on latents: frames, rows, columns
+    latent_channels: int = 48
+    text_dim: int = 4096  # of a text token; 0: no text, and no cross-attention
+    layer: LayerConfig = LayerConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    history: HistoryConfig = HistoryConfig()
+    output: OutputConfig = OutputConfig()
 
     @property
     def head_dim(self) -> int:
@@ -94,11 +130,11 @@ class DiTConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """The video autoencoder. `kind` names its class in `vae.VAES`; the rest are its sizes."""
+    """The video autoencoder."""
 
-    kind: Literal["patch", "wan2.2"] = "wan2.2"
-    spatial_stride: int = 16
-    temporal_stride: int = 4
+    kind: Literal["patch", "wan2.2"] = "wan2.2"  # names its class in `vae.VAES`
+    spatial_stride: int = 16  # pixels of a latent place, each way
+    temporal_stride: int = 4  # frames of a latent frame
     latent_channels: int = 48
     width: int = 0  # channels of the convolutions ("patch": 0 for none); "wan2.2": at the encoder's finest scale
     depth: int = 0  # residual blocks at each scale
@@ -106,40 +142,41 @@ class VAEConfig:
 
 
 @dataclass(frozen=True)
-class TextConfig:
-    """The frozen text encoder. Events and actions are encoded apart and padded with zeros to these lengths.
+class T5Config:
+    """Sizes of a UMT5 text encoder that comes with a checkpoint; its width is `TextConfig.dim`."""
 
-    `joined`: instead, `prefix`, action and event are one caption and fill both lengths together, as in the public demo of the
-    released weights. The sizes below those are of encoders that come with a checkpoint ("umt5").
-    """
+    layers: int
+    heads: int  # of each layer
+    head_dim: int  # channels of a head
+    ffn_dim: int  # channels between the two MLP layers
+    vocabulary: int  # tokens
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The frozen text encoder. Events and actions are encoded apart and padded with zeros to their lengths."""
 
     kind: Literal["minilm", "umt5", "hashed", "none"] = "umt5"
-    dim: int = 4096
+    dim: int = 4096  # of a token
     event_tokens: int = 448
     action_tokens: int = 64
+    # instead, `prefix`, action and event are one caption and fill both lengths together, as in the released weights' public demo
     joined: bool = False
-    prefix: str = ""
-    layers: int = 0
-    heads: int = 0
-    head_dim: int = 0
-    ffn_dim: int = 0
-    vocabulary: int = 0
+    prefix: str = ""  # before every action caption
+    t5: T5Config | None = None  # of kind "umt5"
 
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """Few-step Euler sampler on the shifted rectified-flow schedule; the first block of a text start is dreamt in `start_steps` at
-    `start_temperature`.
-
-    `temperature` scales the initial noise: 1 samples what the model has learnt, lower keeps to what it is sure of, at the
-    price of detail (0 is the same dream for every seed).
-    """
+    """Few-step Euler sampler on the shifted rectified-flow schedule."""
 
     steps: int = 4
     shift: float = 7.0
-    start_steps: int = 4
+    start_steps: int = 4  # of the first block of a text start
+    # factor of the initial noise: 1 samples what the model has learnt, lower keeps to what it is sure of, at the price of detail
+    # (0 is the same dream for every seed)
     temperature: float = 1.0
-    start_temperature: float = 1.0
+    start_temperature: float = 1.0  # of the first block of a text start
 
 
 @dataclass(frozen=True)
@@ -147,11 +184,7 @@ class ModelConfig:
     """One world model. Derived sizes are properties; nothing else holds them."""
 
     name: str
-    height: int
-    width: int
-    fps: int
-    block_latents: int  # latent frames of one step
-    start_latents: int  # copies of a start image, in latent frames
+    video: VideoConfig
     dit: DiTConfig
     vae: VAEConfig
     text: TextConfig
@@ -159,6 +192,26 @@ class ModelConfig:
     camera: CameraConfig = CameraConfig()
     action: ActionSpec = ActionSpec()
     priors: tuple[PriorConfig, ...] = ()  # none: the generator alone
+
+    @property
+    def height(self) -> int:
+        return self.video.height
+
+    @property
+    def width(self) -> int:
+        return self.video.width
+
+    @property
+    def fps(self) -> int:
+        return self.video.fps
+
+    @property
+    def block_latents(self) -> int:
+        return self.video.block_latents
+
+    @property
+    def start_latents(self) -> int:
+        return self.video.start_latents
 
     def __post_init__(self) -> None:
         rows, columns = (self.vae.spatial_stride * patch for patch in self.dit.patch[1:])
@@ -173,19 +226,23 @@ class ModelConfig:
         if self.vae.latent_channels != self.dit.latent_channels or self.text.dim != self.dit.text_dim:
             raise ValueError(f"{self.name}: the DiT's channels must be those of its autoencoder and text encoder")
 
-        c = self.dit
-        if c.flow_layer and not (
-            c.residual and c.recent_frames and c.history_attention == "cached" and c.flow_layer < c.layers
+        output, history = self.dit.output, self.dit.history
+        if output.flow_layer and not (
+            output.residual
+            and history.recent_frames
+            and history.attention == "cached"
+            and output.flow_layer < self.dit.layers
         ):
             raise ValueError(
                 f"{self.name}: appearance flow is where a residual prediction starts from, after some of the layers; it needs "
-                f"residual, recent_frames, cached history and flow_layer below {c.layers}, got flow_layer={c.flow_layer}"
+                f"residual, recent_frames, cached history and flow_layer below {self.dit.layers}, got "
+                f"flow_layer={output.flow_layer}"
             )
-        if self.dit.residual and self.dit.prediction != "data":
+        if output.residual and output.prediction != "data":
             raise ValueError(
                 f"{self.name}: residual preconditioning is of a data prediction; it needs prediction='data'"
             )
-        if self.priors and self.dit.prediction != "data":
+        if self.priors and output.prediction != "data":
             raise ValueError(
                 f"{self.name}: priors say where a data prediction starts from; they need prediction='data'"
             )
@@ -219,91 +276,25 @@ class ModelConfig:
         """
         if not isinstance(size, Sequence) or len(size) != 2 or any(type(side) is not int for side in size):
             raise TypeError(f"size must be (height, width) in whole pixels, got {short(size)}")
-        if tuple(size) != (self.height, self.width) and self.dit.screen_embedding:
+        if tuple(size) != (self.height, self.width) and self.dit.embedding.screen:
             raise ValueError(
                 f"{self.name} dreams at {self.height} x {self.width} only: it has learnt that screen's places"
             )
-        return dataclasses.replace(self, height=size[0], width=size[1])
+        return dataclasses.replace(self, video=dataclasses.replace(self.video, height=size[0], width=size[1]))
+
+    def with_history(self, **changes: Any) -> ModelConfig:
+        """The same model with another memory: `changes` are fields of its `HistoryConfig`."""
+        history = dataclasses.replace(self.dit.history, **changes)
+        return dataclasses.replace(self, dit=dataclasses.replace(self.dit, history=history))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
-        """The inverse of `to_json`. Raises ValueError for unknown or missing fields."""
-        return _build(cls, json.loads(text))
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _build(cls: type, values: dict[str, Any]) -> Any:
-    """A config dataclass from plain JSON values; nested configs by field name."""
-    packing = values.get("packing")
-    packings = Retrieval if isinstance(packing, dict) and "retrieved" in packing else Tiers
-    nested = {"dit": DiTConfig, "vae": VAEConfig, "text": TextConfig, "sampler": SamplerConfig, "camera": CameraConfig,
-              "channel": ChannelConfig, "packing": packings, "action": ActionSpec, **NESTED}  # fmt: skip
-    unknown = values.keys() - {f.name for f in dataclasses.fields(cls)}
-    if unknown:
-        raise ValueError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}: the file was written by another version")
-    built = {k: _build(nested[k], v) if isinstance(v, dict) else _tuples(v) for k, v in values.items() if k != "priors"}
-    if "priors" in values:
-        built["priors"] = tuple(_build(_kind(prior), prior) for prior in values["priors"])
-    try:
-        return cls(**built)
-    except TypeError as error:
-        raise ValueError(f"{cls.__name__}: {error}") from error
-
-
-def _kind(prior: dict[str, Any]) -> type[PriorConfig]:
-    if prior.get("kind") not in KINDS:
-        raise ValueError(f"unknown kind of prior {prior.get('kind')!r}: known are {', '.join(sorted(KINDS))}")
-    return KINDS[prior["kind"]]
-
-
-_STREET_DIT = DiTConfig(
-    dim=160, ffn_dim=480, heads=4, layers=6, patch=(1, 1, 1), latent_channels=32, text_dim=384, freq_dim=64,
-    packing=Tiers(recent=((1, 1), (3, 2), (8, 4)), initial=2, old=(2, 2)),
-    channel=ChannelConfig(dim=48, heads=3, patch=(4, 4, 4), decay=0.95),
-    history_attention="cached", prediction="data", positions="view_sphere",
-    mlp_conv=True, activation="relu_squared", screen_embedding=True, pooled_action=True,
-    max_age=128,
-)  # fmt: skip
-
-PRESETS: dict[str, ModelConfig] = {
-    "street": ModelConfig(
-        name="street", height=64, width=96, fps=8, block_latents=4, start_latents=4,
-        dit=_STREET_DIT,
-        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=1, latent_channels=32, width=128, depth=2),
-        text=TextConfig(kind="minilm", dim=384, event_tokens=32, action_tokens=32),
-        sampler=SamplerConfig(steps=2, shift=3.0, start_steps=2, temperature=0.75, start_temperature=0.5),
-        priors=(STREET_SCENE,),
-    ),
-    "yume-5b": ModelConfig(
-        name="yume-5b", height=704, width=1280, fps=16, block_latents=8, start_latents=5,
-        dit=DiTConfig(), vae=VAEConfig(width=160, depth=2, decoder_width=256),
-        text=TextConfig(
-            joined=True, prefix="First-person perspective.",
-            layers=24, heads=64, head_dim=64, ffn_dim=10240, vocabulary=256384,
-        ),
-    ),
-    "debug": ModelConfig(
-        name="debug", height=32, width=48, fps=8, block_latents=2, start_latents=2,
-        dit=dataclasses.replace(
-            _STREET_DIT, dim=32, ffn_dim=64, heads=2, layers=2, latent_channels=8, text_dim=16, freq_dim=16,
-            packing=Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2)),
-            channel=ChannelConfig(dim=16, heads=2, patch=(2, 2, 2), decay=0.9),
-        ),
-        vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=2, latent_channels=8, width=8, depth=1),
-        text=TextConfig(kind="hashed", dim=16, event_tokens=8, action_tokens=16),
-        sampler=SamplerConfig(steps=4, shift=3.0), priors=(DEBUG_SCENE,),
-    ),
-}  # fmt: skip
-
-
-def get_preset(name: str) -> ModelConfig:
-    """The preset called `name`. Raises ValueError naming the known ones."""
-    if name not in PRESETS:
-        raise ValueError(f"unknown model {name!r}: known presets are {', '.join(sorted(PRESETS))}")
-    return PRESETS[name]
+        """The inverse of `to_json`. Raises ValueError for unknown or missing fields, or an unknown kind of prior."""
+        values = json.loads(text)
+        for kind in [prior.get("kind") for prior in values.get("priors", ())]:
+            if kind not in KINDS:
+                raise ValueError(f"unknown kind of prior {kind!r}: known are {', '.join(sorted(KINDS))}")
+        return from_plain(cls, values)

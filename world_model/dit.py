@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from world_model import flow
 from world_model.appearance_flow import AppearanceFlow
-from world_model.blocks import Block, Grid, Head
-from world_model.conditions import Conditions, DetailedPrediction, Prediction, Target
+from world_model.blocks import Block, Grid, Head, unpatch
+from world_model.conditions import ChannelRead, Conditions, DetailedPrediction, HistoryTokens, Prediction, Target
 from world_model.config import ModelConfig
 from world_model.detail import DetailHead
 from world_model.history_embedding import HistoryEmbedding
@@ -48,28 +48,30 @@ class DiT(HistoryEmbedding):
             if c.text_dim
             else None
         )
-        self.time_embedding = nn.Sequential(FloatLinear(c.freq_dim, dim), nn.SiLU(), FloatLinear(dim, dim))
+        self.time_embedding = nn.Sequential(FloatLinear(c.embedding.freq_dim, dim), nn.SiLU(), FloatLinear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), FloatLinear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(c.layers))
         self.head = Head(config)
-        self.action_embedding = nn.Linear(config.action_width, dim) if c.pooled_action else None
+        self.action_embedding = nn.Linear(config.action_width, dim) if c.embedding.pooled_action else None
         self.recent_embedding = (
-            nn.Conv2d(c.latent_channels * c.recent_frames + 1, dim * config.token_grid[0], c.patch[1:], c.patch[1:])
-            if c.recent_frames
+            nn.Conv2d(
+                c.latent_channels * c.history.recent_frames + 1, dim * config.token_grid[0], c.patch[1:], c.patch[1:]
+            )
+            if c.history.recent_frames
             else None
         )
         # deviation of the data from where a data prediction starts, per frame of the block and channel: without a past (from
         # zero), and with one (from the newest frame)
         self.register_buffer(
-            "residual_deviation", torch.ones(2, config.block_latents, c.latent_channels) if c.residual else None
+            "residual_deviation", torch.ones(2, config.block_latents, c.latent_channels) if c.output.residual else None
         )
         # for each place, two logarithms: of the residual's variance in units of that deviation's square, of the error's variance
-        self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.residual else None
-        self.flow = AppearanceFlow(config) if c.flow_layer else None
-        self.flow_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.flow_layer else None
+        self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.output.residual else None
+        self.flow = AppearanceFlow(config) if c.output.flow_layer else None
+        self.flow_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.output.flow_layer else None
         # what was out of view is painted by the first; what is in view is moved, and changed by the second alone
-        self.detail = DetailHead(config) if c.flow_layer else None
-        self.refine = DetailHead(config) if c.flow_layer else None
+        self.detail = DetailHead(config) if c.output.flow_layer else None
+        self.refine = DetailHead(config) if c.output.flow_layer else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.reset_parameters()
@@ -109,27 +111,24 @@ class DiT(HistoryEmbedding):
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
         start = target.frame[:, 0]
         target = target.every(c.patch[0])
-        tokens: Tensor | None = None
-        grids: list[Grid] = []
-        pairs: list[KeyValue] = []
-        running = 0
+        read, running = HistoryTokens([], None, []), 0
         coordinates = torch.zeros(context.shape[0], 0, 3, dtype=torch.float64, device=context.device)
         if history is not None:
             tokens, coordinates, grids = self.pack(history, start)
             running = sum(g[0] for g in grids)
-            if c.history_attention == "cached":
+            if c.history.attention == "cached":
                 table = rotary_table(coordinates, self.frequencies)
-                pairs = self._encode(tokens, table, keys, grids)
-                tokens = None
+                read = HistoryTokens(self._encode(tokens, table, keys, grids), None, [])
+            else:
+                read = HistoryTokens([], tokens, grids)
         relative = target.frame - start[:, None]
         own = self.positions.tokens(relative, target.yaw, target.pitch, grid, 1, running)
-        both = own if tokens is None else torch.cat([coordinates, own], dim=1)
-        memory_table = None
-        if c.channel is not None:
+        both = own if read.tokens is None else torch.cat([coordinates, own], dim=1)
+        channel = None
+        if c.history.channel is not None:
             kernel = (1, *c.patch[1:])
             coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
-            memory_table = rotary_table(coords, self.channel_frequencies)
-            memory = memory or self.empty_memory(context)
+            channel = ChannelRead(memory or self.empty_memory(context), rotary_table(coords, self.channel_frequencies))
         screen = (
             None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
         )
@@ -141,12 +140,9 @@ class DiT(HistoryEmbedding):
         action = self.action_embedding
         conditions = Conditions(
             context=keys,
-            history=pairs,
-            tokens=tokens,
-            grids=grids if tokens is not None else [],
+            history=read,
             table=rotary_table(both, self.frequencies),
-            memory=memory,
-            memory_table=memory_table,
+            channel=channel,
             bias=bias,
             pooled=action(pooled.to(self.dtype)) if action is not None and pooled is not None else None,
             mean=mean,
@@ -160,17 +156,6 @@ class DiT(HistoryEmbedding):
             return [None] * len(self.blocks)
         text = self.text_embedding(context.to(self.dtype))
         return [layer.cross_attn.keys_values(text) if layer.cross_attn else None for layer in self.layers]
-
-    def _recent(self, history: History | None, bias: Tensor | None) -> Tensor | None:
-        """`bias` [B, L, D] plus the newest history frames, embedded place by place (channel concatenation)."""
-        if self.recent_embedding is None or history is None:
-            return bias
-        newest = history.latents[:, :, -self.config.dit.recent_frames :].to(self.dtype)
-        seen = history.has_past[:, None, None, None].to(self.dtype)
-        stacked = torch.cat([rearrange(newest, "B C n h w -> B (n C) h w") * seen, seen.expand_as(newest[:, :1, 0])], 1)
-        embedded = self.recent_embedding(stacked)
-        tokens = rearrange(embedded, "B (F D) h w -> B (F h w) D", F=self.config.token_grid[0])
-        return tokens if bias is None else bias + tokens
 
     def _precondition(self, history: History | None) -> tuple[Tensor | None, Tensor | None]:
         """Mean and variance [B, C, K, h, w] that a data prediction starts from (Karras et al. 2022, table 1, with a mean)."""
@@ -200,25 +185,13 @@ class DiT(HistoryEmbedding):
             conditions = replace(conditions, bias=bias, mean=mean, variance=variance)
         return conditions
 
-    def _latent_rows(self, history: History | None) -> tuple[int, int]:
-        rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]
-        return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
-
-    def empty_memory(self, context: Tensor) -> ChannelMemory:
-        """The channel memory of worlds without a past, as many as `context` has rows."""
-        c = self.config.dit.channel
-        assert c is not None
-        shape = (len(self.blocks), context.shape[0], c.heads, c.dim // c.heads)
-        zeros = torch.zeros(shape, device=context.device)
-        return ChannelMemory(zeros[..., None].expand(*shape, shape[-1]), zeros)
-
     def _encode(self, x: Tensor, table: Tensor, context: list[KeyValue | None], grids: list[Grid]) -> list[KeyValue]:
         """Cached history: its tokens attend to each other only, at noise level 0, once a block.
 
         With appearance flow, only the layers that do not see the noise read it: they are an encoder, and the others decode what it
         found out (DDT, arXiv 2504.05741)."""
         _, time = self._time(torch.zeros(x.shape[0], 1, device=x.device), None)
-        readers = self.layers[: self.config.dit.flow_layer or None]
+        readers = self.layers[: self.config.dit.output.flow_layer or None]
         pairs = []
         for block, key_value in zip(readers[:-1], context):
             x, pair = self._run(block, x, time, key_value, table, grids)
@@ -227,7 +200,7 @@ class DiT(HistoryEmbedding):
 
     def _time(self, timestep: Tensor, pooled: Tensor | None) -> tuple[Tensor, Tensor]:
         """Head vector [B, n, D] and block vectors [B, n, 6, D], float32, of timesteps [B, n] in 0..1000."""
-        embedded = self.time_embedding(sinusoid(timestep, self.config.dit.freq_dim))
+        embedded = self.time_embedding(sinusoid(timestep, self.config.dit.embedding.freq_dim))
         if pooled is not None:
             embedded = embedded + pooled[:, None]
         return embedded, self.time_projection(embedded).unflatten(-1, (6, -1))
@@ -240,7 +213,7 @@ class DiT(HistoryEmbedding):
     def forward(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0) -> Tensor:
         """x [B, C, K, h, w] and noise levels sigma [B], [B, K] or [B, L] in 0..1 -> prediction, shaped like x.
 
-        What the prediction means is `config.dit.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
+        What the prediction means is `config.dit.output.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
         not fill a patch are dropped, as in the released model.
         """
         return self.detailed(x, sigma, conditions, history_sigma).output
@@ -262,29 +235,28 @@ class DiT(HistoryEmbedding):
         if timestep.shape[1] not in (1, tokens.shape[1]):
             timestep = timestep.repeat_interleave(tokens.shape[1] // timestep.shape[1], dim=1)
         head, time = self._time(timestep, conditions.pooled)
-        length = tokens.shape[1]
-        if conditions.tokens is not None:
+        length, history = tokens.shape[1], conditions.history
+        if history.tokens is not None:
             past = torch.full((x.shape[0], 1), 1000 * history_sigma, device=x.device, dtype=timestep.dtype)
             _, past_time = self._time(past, None)
             time = torch.cat(
-                [past_time.expand(-1, conditions.tokens.shape[1], -1, -1), time.expand(-1, length, -1, -1)], dim=1
+                [past_time.expand(-1, history.tokens.shape[1], -1, -1), time.expand(-1, length, -1, -1)], dim=1
             )
-            tokens = torch.cat([conditions.tokens, tokens], dim=1)
-        tokens = self._layers(
-            tokens, time, conditions, [*conditions.grids, grid], range(self.config.dit.flow_layer, len(self.blocks))
-        )
+            tokens = torch.cat([history.tokens, tokens], dim=1)
+        numbers = range(self.config.dit.output.flow_layer, len(self.blocks))
+        tokens = self._layers(tokens, time, conditions, [*history.grids, grid], numbers)
         return self.head.normed(tokens[:, -length:], head)
 
     def _layers(
         self, tokens: Tensor, time: Tensor, conditions: Conditions, grids: list[Grid], numbers: range
     ) -> Tensor:
         """Layers of these numbers."""
-        memory = conditions.memory
+        pairs, channel = conditions.history.pairs, conditions.channel
         for i in numbers:
             tokens, _ = self._run(
                 self.blocks[i], tokens, time, conditions.context[i], conditions.table, grids,
-                conditions.history[i] if i < len(conditions.history) else None,
-                (memory.total[i], memory.norm[i]) if memory is not None else None, conditions.memory_table,
+                pairs[i] if i < len(pairs) else None,
+                (channel.memory.total[i], channel.memory.norm[i]) if channel else None, channel.table if channel else None,
             )  # fmt: skip
         return tokens
 
@@ -295,7 +267,7 @@ class DiT(HistoryEmbedding):
             return conditions
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
-        tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.flow_layer))
+        tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
         mean, flow = self.flow(tokens, self.flow.sources(history))
         visible = self.flow.visible(flow)
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
@@ -310,14 +282,14 @@ class DiT(HistoryEmbedding):
         """
         p = self.config.dit.patch
         grid = (x.shape[2] // p[0], x.shape[3] // p[1], x.shape[4] // p[2])
-        out = self._unpatch(self.head.head(tokens), grid)
+        out = unpatch(self.head.head(tokens), grid, p)
         if conditions.mean is None or conditions.variance is None:
             return DetailedPrediction(out)
         if self.detail is not None and conditions.visible is not None:
-            features = self._unpatch(self.detail.features(tokens), grid)
+            features = unpatch(self.detail.features(tokens), grid, p)
             out = out + self.detail(features, x, conditions.mean, conditions.visible)
         if self.refine is not None and conditions.visible is not None:
-            features = self._unpatch(self.refine.features(tokens), grid)
+            features = unpatch(self.refine.features(tokens), grid, p)
             out = out * (1 - conditions.visible) + self.refine(features, x, conditions.mean, conditions.visible)
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
@@ -327,14 +299,8 @@ class DiT(HistoryEmbedding):
         variance, error = conditions.variance, None
         if self.variances is not None:
             change, error = (
-                self._unpatch(self.variances(tokens), grid).clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE).chunk(2, dim=1)
+                unpatch(self.variances(tokens), grid, p).clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE).chunk(2, dim=1)
             )
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
         return DetailedPrediction(mean + deviation * out, error)
-
-    def _unpatch(self, tokens: Tensor, grid: Grid) -> Tensor:
-        p = self.config.dit.patch
-        return rearrange(
-            tokens, "B (F h w) (p q r C) -> B C (F p) (h q) (w r)", F=grid[0], h=grid[1], p=p[0], q=p[1], r=p[2]
-        )

@@ -13,7 +13,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from world_model.config import ModelConfig
+from world_model.serialization import from_plain
 from world_model.uncertainty import Familiarity
 from world_model.vae import ResBlock
 from world_model.weights import check_file, is_listed, list_files, load_tensors
@@ -30,26 +31,15 @@ BINS = 255  # of a two-hot reward
 MOST_CLASSES = 8  # different rewards that are classes of their own
 
 
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} of the heads must be above 0, got {value}")
+
+
 @dataclass(frozen=True)
-class HeadsConfig:
-    """Sizes, and what was calibrated on held-out episodes.
+class Calibration:
+    """What was fitted to held-out episodes after training. Raises ValueError for values out of range."""
 
-    kind "classes": `values` are all rewards of the recording, in order; the reported reward is the most likely of them. An
-    expected value would add a little reward to every step, which no episode of the recording has.
-    kind "two_hot": `values` are bins in symlog space and the reported reward is their mean there, brought back by symexp (Hafner et
-    al. 2023, DreamerV3); the bins span the recording's own rewards, not -20..20.
-    Raises ValueError where the fields contradict each other.
-    """
-
-    kind: Literal["classes", "two_hot"]
-    values: tuple[float, ...]
-    channels: int  # C
-    block: int  # K
-    action_width: int  # A
-    frames: int = 4  # n
-    embedding: int = 24  # channels of each frame
-    width: int = 64  # channels of the convolutions
-    hidden: int = 128  # of the MLP
     reward_temperature: float = 1.0  # logits are divided by it
     termination_temperature: float = 1.0
     termination_threshold: float = 0.5  # probability from which an episode ends
@@ -59,18 +49,42 @@ class HeadsConfig:
     ood_patience: int = 3  # blocks in a row that have to be out of distribution to truncate an episode
 
     def __post_init__(self) -> None:
+        for name in ("ood_patience", "reward_temperature", "termination_temperature"):
+            _check_positive(name, getattr(self, name))
+        if not 0 <= self.termination_threshold <= 1:
+            raise ValueError(f"a termination threshold is a probability, got {self.termination_threshold}")
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """Sizes of the heads, and their calibration. Raises ValueError where the fields contradict each other.
+
+    kind "classes": the reported reward is the most likely of `values`. An expected value would add a little reward to every step,
+    which no episode of the recording has.
+    kind "two_hot": the reported reward is the mean of `values` in symlog space, brought back by symexp (Hafner et al. 2023,
+    DreamerV3); these bins span the recording's own rewards, not -20..20.
+    """
+
+    kind: Literal["classes", "two_hot"]
+    values: tuple[float, ...]  # all rewards of the recording in order ("classes"), or bins in symlog space ("two_hot")
+    channels: int  # C
+    block: int  # K
+    action_width: int  # A
+    frames: int = 4  # n
+    embedding: int = 24  # channels of each frame
+    width: int = 64  # channels of the convolutions
+    hidden: int = 128  # of the MLP
+    calibration: Calibration = Calibration()
+
+    def __post_init__(self) -> None:
         if self.kind not in ("classes", "two_hot"):
             raise ValueError(f"unknown kind {self.kind!r} of reward: use 'classes' or 'two_hot'")
         if not self.values or list(self.values) != sorted(set(self.values)):
             raise ValueError(f"reward values must be different and in order, at least one, got {self.values[:9]}")
         if self.kind == "two_hot" and len(self.values) < 2:
             raise ValueError(f"a two-hot reward needs two bins or more, got {len(self.values)}")
-        sizes = ("channels", "block", "action_width", "frames", "embedding", "width", "hidden", "ood_patience")
-        for name in (*sizes, "reward_temperature", "termination_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} of the heads must be above 0, got {getattr(self, name)}")
-        if not 0 <= self.termination_threshold <= 1:
-            raise ValueError(f"a termination threshold is a probability, got {self.termination_threshold}")
+        for name in ("channels", "block", "action_width", "frames", "embedding", "width", "hidden"):
+            _check_positive(name, getattr(self, name))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
@@ -79,9 +93,8 @@ class HeadsConfig:
     def from_json(cls, text: str) -> HeadsConfig:
         """The inverse of `to_json`. Raises ValueError for unknown, missing or wrong fields."""
         try:
-            fields = json.loads(text)
-            return cls(**{**fields, "values": tuple(float(value) for value in fields["values"])})
-        except (TypeError, KeyError) as error:
+            return from_plain(cls, json.loads(text))
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"not the configuration of heads ({type(error).__name__}: {error})") from error
 
 
@@ -203,7 +216,7 @@ class OutcomeHeads(nn.Module):
 
     def probabilities(self, logits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Calibrated probabilities of the rewards [B, R] and of termination [B]."""
-        (reward, termination), c = logits, self.config
+        (reward, termination), c = logits, self.config.calibration
         return (reward / c.reward_temperature).softmax(dim=1), (termination / c.termination_temperature).sigmoid()
 
     @torch.no_grad()
@@ -212,7 +225,7 @@ class OutcomeHeads(nn.Module):
 
         before: the outcomes of the blocks before these, None after a start.
         """
-        c, features = self.config, self.pooled(latents, action)
+        c, features = self.config.calibration, self.pooled(latents, action)
         probability, termination = self.probabilities(self.logits(features, action))
         reward, confidence = self.read(probability)
         distance = self.familiarity(features)
@@ -273,7 +286,7 @@ def load_heads(folder: Path, config: ModelConfig, device: torch.device | str = "
     return heads.eval().requires_grad_(False).to(device)
 
 
-def calibrated(heads: OutcomeHeads, **found: Any) -> OutcomeHeads:
-    """The same heads, whose config says what was found. In place."""
-    heads.config = replace(heads.config, **found)
+def calibrated(heads: OutcomeHeads, calibration: Calibration) -> OutcomeHeads:
+    """The same heads, whose config holds what was fitted. In place."""
+    heads.config = replace(heads.config, calibration=calibration)
     return heads

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from world_model.blocks import Block, Grid
@@ -19,14 +19,16 @@ from world_model.tscm import ChannelMemory, History
 
 
 class HistoryEmbedding(nn.Module):
-    """The patch kernels of a block and of its history, and where in time and space tokens are. `blocks` are the subclass's."""
+    """The patch kernels of a block and of its history, and where in time and space tokens are. The subclass sets `blocks` and
+    `recent_embedding`."""
 
     blocks: nn.ModuleList
+    recent_embedding: nn.Module | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        c, dim = config.dit, config.dit.dim
+        c, dim, channel = config.dit, config.dit.dim, config.dit.history.channel
         self.patch_embedding = nn.Conv3d(c.latent_channels, dim, c.patch, c.patch)
         self.packing = build_packing(config)
         # a block's tokens may span several frames, those of its history span one
@@ -39,13 +41,15 @@ class HistoryEmbedding(nn.Module):
             self.patch_embedding_2x_f = nn.Conv3d(c.latent_channels, c.latent_channels, shrink, shrink)
         _, rows, columns = config.token_grid
         self.channel_embedding = (
-            nn.Conv3d(c.latent_channels, c.channel.dim, c.channel.patch, c.channel.patch) if c.channel else None
+            nn.Conv3d(c.latent_channels, channel.dim, channel.patch, channel.patch) if channel else None
         )
-        self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.screen_embedding else None
+        self.screen = nn.Parameter(torch.zeros(1, dim, rows, columns)) if c.embedding.screen else None
         self.empty = nn.Parameter(torch.zeros(dim)) if self.packing.constant else None
         self.positions = Positions(config)
-        self.frequencies = axis_frequencies(c.head_dim, c.positions)
-        self.channel_frequencies = axis_frequencies(c.channel.dim // c.channel.heads, c.positions) if c.channel else []
+        self.frequencies = axis_frequencies(c.head_dim, c.embedding.positions)
+        self.channel_frequencies = (
+            axis_frequencies(channel.dim // channel.heads, c.embedding.positions) if channel else []
+        )
 
     @property
     def layers(self) -> list[Block]:
@@ -109,7 +113,30 @@ class HistoryEmbedding(nn.Module):
         kernels = [p for name, p in self.named_parameters() if name.startswith("patch_embedding")]
         return 0 * torch.stack([p.sum() for p in kernels]).sum()
 
+    def _recent(self, history: History | None, bias: Tensor | None) -> Tensor | None:
+        """`bias` [B, L, D] plus the newest history frames, embedded place by place (channel concatenation)."""
+        if self.recent_embedding is None or history is None:
+            return bias
+        newest = history.latents[:, :, -self.config.dit.history.recent_frames :].to(self.dtype)
+        seen = history.has_past[:, None, None, None].to(self.dtype)
+        stacked = torch.cat([rearrange(newest, "B C n h w -> B (n C) h w") * seen, seen.expand_as(newest[:, :1, 0])], 1)
+        embedded = self.recent_embedding(stacked)
+        tokens = rearrange(embedded, "B (F D) h w -> B (F h w) D", F=self.config.token_grid[0])
+        return tokens if bias is None else bias + tokens
+
+    def _latent_rows(self, history: History | None) -> tuple[int, int]:
+        rows, columns = self.config.latent_size if history is None else history.latents.shape[-2:]
+        return rows // self.config.dit.patch[1], columns // self.config.dit.patch[2]
+
     # ---- channel half -------------------------------------------------------------------------------------------------
+
+    def empty_memory(self, context: Tensor) -> ChannelMemory:
+        """The channel memory of worlds without a past, as many as `context` has rows."""
+        c = self.config.dit.history.channel
+        assert c is not None
+        shape = (len(self.blocks), context.shape[0], c.heads, c.dim // c.heads)
+        zeros = torch.zeros(shape, device=context.device)
+        return ChannelMemory(zeros[..., None].expand(*shape, shape[-1]), zeros)
 
     def encode_memory(self, block: History) -> ChannelMemory | None:
         """Channel sums of whole kernels of history, oldest decayed most; frames are front-padded to whole kernels.
@@ -117,7 +144,7 @@ class HistoryEmbedding(nn.Module):
         Because z_linear enters every layer unchanged, sums of two stretches add up: memory of (a, b) is
         ``encode_memory(a).add(encode_memory(b), decay ** kernels of b)``.
         """
-        c = self.config.dit.channel
+        c = self.config.dit.history.channel
         if c is None or self.channel_embedding is None:
             return None
         depth = c.patch[0]

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from world_model import batch, flow
@@ -30,12 +29,12 @@ from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
 from world_model.released.files import is_released, load_release, open_text_encoder
 from world_model.released.hub import find_or_fetch
 from world_model.released.placement import load_options, place
-from world_model.rollout import block_noise, dream_block, generator
+from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.state import WorldState, check_state
 from world_model.text import NO_TEXT, Conditioning, build_conditioning
 from world_model.threads import parallel_map, single_thread
 from world_model.vae import VideoVAE, build_vae
-from world_model.weights import check_file, load_dit, load_into, load_tensors, read_config
+from world_model.weights import load_dit, load_into, read_captions, read_config, read_strip
 from world_model.worlds import WorldBatch, batches, collate_worlds, empty_worlds, select_worlds, start_worlds
 
 Found = TypeVar("Found")
@@ -88,7 +87,7 @@ class WorldModel:
         load_dit(dit, folder)
         load_into(vae, folder, "vae.safetensors")
         joined = config.text.joined  # one caption of action and event, which no table holds
-        captions = _read_captions(folder) if config.action.kind == "first_person" and not joined else None
+        captions = read_captions(folder) if config.action.kind == "first_person" and not joined else None
         encoder = open_text_encoder(folder, config.text, wanted) if config.text.kind == "umt5" else None
         dit.to(wanted.staging, wanted.number(dtype))
         placed, placed_vae = place(dit, vae.to(device_of_all), wanted)
@@ -175,7 +174,9 @@ class WorldModel:
             noise = block_noise(self.config, seeds, ages).to(self.device)
             streams = [generator("old frames", *key) for key in keys]
             held = [actions[i] for i in numbers]
-            after, latents, video = dream_block(self.dit, self.vae, worlds, held, event, pooled, noise, sigmas, streams)
+            after, latents, video = dream_block(
+                self.dit, self.vae, worlds, held, event, pooled, Sampling(noise, sigmas), streams
+            )
             if self.heads is None:
                 return after, video, None
             before = batch.collate([state.outcomes[i] for i in numbers]) if state.outcomes else None
@@ -271,8 +272,7 @@ class WorldModel:
             [self.config.action.noop],
             context,
             pooled,
-            noise,
-            sigmas,
+            Sampling(noise, sigmas),
             [generator("start", seed)],
         )
         return self._static_worlds(after.picture, pose) if self.dit.packing.constant else after
@@ -292,25 +292,3 @@ def _first(found: Iterable[Found | None]) -> Found | None:
 def _to_uint8(video: Tensor) -> np.ndarray:
     pixels = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
-
-
-def _read_captions(folder: Path) -> Tensor:
-    """The encoded action captions [81, n, dim] of a first-person model."""
-    text = load_tensors(folder, "text.safetensors")
-    if text.keys() != {"actions"}:
-        raise ValueError(
-            f"{folder / 'text.safetensors'} must hold one tensor, 'actions', not {sorted(text)}: fetch it again"
-        )
-    return text["actions"]
-
-
-def read_strip(folder: Path, name: str, config: ModelConfig) -> np.ndarray | None:
-    """Pictures uint8 [n, H, W, 3] of a weights folder, one above the other in a file; None without that file."""
-    path = folder / name
-    if not path.exists():
-        return None
-    check_file(folder, name)
-    strip = np.asarray(Image.open(path).convert("RGB"))
-    if strip.shape[1] != config.width or strip.shape[0] % config.height:
-        raise ValueError(f"{path} must be a strip of {config.height}x{config.width} pictures, got {strip.shape}")
-    return strip.reshape(-1, config.height, config.width, 3)

@@ -139,10 +139,10 @@ class RetrievalPacking(FullPacking):
 
 def build_packing(config: ModelConfig) -> HistoryPacking:
     """The packing of a config; those that grow hold as many frames as there are rotary positions for beside a block."""
-    packing = config.dit.packing
+    packing = config.dit.history.packing
     if isinstance(packing, Tiers):
         return TierPacking(packing)
-    limit = config.dit.max_age - config.block_latents
+    limit = config.dit.history.max_age - config.block_latents
     if isinstance(packing, Retrieval):
         return RetrievalPacking(config, packing, limit)
     return {"released": ReleasedPacking, "full": FullPacking}[packing](limit)

@@ -20,7 +20,7 @@ class Positions:
     """Coordinates of one config's token grids, [B, F * h * w, 3] float64."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self._config = config
+        self._config, self._kind, self._max_age = config, config.dit.embedding.positions, config.dit.history.max_age
 
     def tokens(self, frame: Tensor, yaw: Tensor, pitch: Tensor, grid: Grid, ratio: int, running: int) -> Tensor:
         """[B, F*h*w, 3] float64 rotary coordinates of a token grid, frame [B, F] relative to the block's start.
@@ -28,13 +28,13 @@ class Positions:
         "grid": running index over packed frames, own rows and columns (released). "view_sphere": age and view direction.
         """
         _, rows, columns = grid
-        if self._config.dit.positions == "grid":
+        if self._kind == "grid":
             axes = [torch.arange(n, dtype=torch.float64, device=frame.device) for n in grid]
             place = torch.stack(torch.meshgrid(axes[0] + running, axes[1], axes[2], indexing="ij"), dim=-1)
             return repeat(place, "F h w a -> B (F h w) a", B=frame.shape[0])
-        if self._config.dit.positions == "centred":
-            return self._centred(frame.clamp(min=-self._config.dit.max_age), rows, columns, ratio)
-        return self._sphere(frame.clamp(min=-self._config.dit.max_age), yaw, pitch, rows, columns, ratio)
+        if self._kind == "centred":
+            return self._centred(frame.clamp(min=-self._max_age), rows, columns, ratio)
+        return self._sphere(frame.clamp(min=-self._max_age), yaw, pitch, rows, columns, ratio)
 
     def _sphere(self, frame: Tensor, yaw: Tensor, pitch: Tensor, rows: int, columns: int, ratio: float) -> Tensor:
         c = self._config
@@ -47,7 +47,7 @@ class Positions:
         """True time, and the centre of the covered area in cells of the target's grid (or its direction)."""
         p = self._config.dit.patch
         ratio = kernel[1] / p[1]
-        if self._config.dit.positions == "view_sphere":
+        if self._kind == "view_sphere":
             return self._sphere(frame, yaw, pitch, grid[1], grid[2], ratio)
         return self._centred(frame, grid[1], grid[2], ratio)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -93,6 +93,15 @@ def encode_conditions(
     return dit.condition_on(conditions, predictions), replace(block, predictions=predictions)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """What the sampler of a block starts from, and the noise levels that it passes through (`denoise_block`)."""
+
+    noise: Tensor  # [B, C, K, h, w]
+    sigmas: Tensor  # [n + 1], from 1 to 0
+    exit_step: int | None = None  # of Self-Forcing: the step whose clean estimate is taken; None: the last one's
+
+
 def denoise_block(
     dit: DiT, conditions: Conditions, noise: Tensor, sigmas: Tensor, exit_step: int | None = None
 ) -> Tensor:
@@ -103,7 +112,7 @@ def denoise_block(
     if exit_step is not None and not 0 <= exit_step < len(sigmas) - 1:
         raise ValueError(f"exit step {exit_step} is not one of the {len(sigmas) - 1} sampler steps")
     x = noise
-    prediction = dit.config.dit.prediction
+    prediction = dit.config.dit.output.prediction
     for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):
         level = torch.full((x.shape[0],), sigma, dtype=torch.float64, device=x.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and exit_step in (None, i)):
@@ -121,13 +130,13 @@ def append_and_decode(
 
     Latents enter the history as given: detach them first where gradients must not flow through time.
     """
-    c, worlds, new = dit.config.dit, block.worlds, block.history(latents)
+    channel, worlds, new = dit.config.dit.history.channel, block.worlds, block.history(latents)
     history = dit.packing.append(worlds.history, new, streams)
     memory = worlds.memory
-    if memory is not None and c.channel is not None:
+    if memory is not None and channel is not None:
         added = dit.encode_memory(new)
         assert added is not None
-        memory = memory.add(added, c.channel.decay ** -(-new.frames // c.channel.patch[0]))
+        memory = memory.add(added, channel.decay ** -(-new.frames // channel.patch[0]))
     with torch.no_grad():
         video, cache = vae.decode(latents.detach(), worlds.cache)
         states = []
@@ -147,12 +156,12 @@ def append_and_decode(
 
 
 def dream_block(
-    dit: DiT, vae: VideoVAE, worlds: WorldBatch, actions: Sequence[Action], context: Tensor, pooled: Tensor, noise: Tensor,
-    sigmas: Tensor, streams: Sequence[torch.Generator], exit_step: int | None = None,
+    dit: DiT, vae: VideoVAE, worlds: WorldBatch, actions: Sequence[Action], context: Tensor, pooled: Tensor, sampling: Sampling,
+    streams: Sequence[torch.Generator],
 ) -> tuple[WorldBatch, Tensor, Tensor]:  # fmt: skip
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
     motion = constrained_motion(dit, worlds, actions)
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)
-    latents = denoise_block(dit, conditions, noise, sigmas, exit_step)
+    latents = denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
     after, video = append_and_decode(dit, vae, block, latents.detach(), streams)
     return after, latents, video

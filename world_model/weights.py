@@ -24,14 +24,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from world_model.checkpoint import Shape, require_shapes, shapes_of
 from world_model.checks import short
-from world_model.config import PRESETS, ModelConfig
+from world_model.config import ModelConfig
+from world_model.presets import PRESETS
 from world_model.priors.names import renamed
 
 Adapt = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -96,6 +99,28 @@ def read_config(folder: Path) -> ModelConfig:
         return ModelConfig.from_json(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is of another version: {error}") from error
+
+
+def read_captions(folder: Path) -> Tensor:
+    """The encoded action captions [81, n, dim] of a first-person model."""
+    text = load_tensors(folder, "text.safetensors")
+    if text.keys() != {"actions"}:
+        raise ValueError(
+            f"{folder / 'text.safetensors'} must hold one tensor, 'actions', not {sorted(text)}: fetch it again"
+        )
+    return text["actions"]
+
+
+def read_strip(folder: Path, name: str, config: ModelConfig) -> np.ndarray | None:
+    """Pictures uint8 [n, H, W, 3] of a weights folder, one above the other in a file; None without that file."""
+    path = folder / name
+    if not path.exists():
+        return None
+    check_file(folder, name)
+    strip = np.asarray(Image.open(path).convert("RGB"))
+    if strip.shape[1] != config.width or strip.shape[0] % config.height:
+        raise ValueError(f"{path} must be a strip of {config.height}x{config.width} pictures, got {strip.shape}")
+    return strip.reshape(-1, config.height, config.width, 3)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

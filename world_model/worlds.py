@@ -160,7 +160,7 @@ def empty_worlds(dit: DiT, vae: VideoVAE, worlds: int, device: torch.device, pos
         history=History(
             latents, row.long(), row, row, row.bool(), row[..., None].expand(-1, -1, 2) if dit.packing.placed else None
         ),
-        memory=dit.empty_memory(pictures) if config.dit.channel else None,
+        memory=dit.empty_memory(pictures) if config.dit.history.channel else None,
         yaw=pose.yaw,
         pitch=pose.pitch,
         frame=torch.zeros(worlds, dtype=torch.int64, device=device),

@@ -19,7 +19,8 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from world_model.checks import check_choice
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
+from world_model.presets import get_preset
 from yume_gym.episode import EnvState, EpisodeState, Outcome, check_state, read_options
 from yume_gym.keyboard import action_meanings, action_space, check_action, keyboard
 from yume_gym.rewards import EpisodeReward, Reward, begin_reward, restore_reward, step_reward

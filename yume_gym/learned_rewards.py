@@ -86,7 +86,7 @@ class Beacon(_HeadReward):
     _step = 1.0  # metres that a held walking key means
 
     def bind(self, model: WorldModel) -> Beacon:
-        from world_model.model import read_strip
+        from world_model.weights import read_strip
 
         bound, config = super().bind(model), model.config
         assert model.folder is not None

@@ -18,7 +18,7 @@ from world_model.actions import Action
 from world_model.conditions import Motion
 from world_model.config import ModelConfig
 from world_model.priors.config import places_of
-from world_model.priors.places import APART
+from world_model.priors.distance_field import APART
 from world_model.priors.scene import ScenePrior
 from world_model.priors.warp import guide_block
 from world_model.text import build_text_encoder

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from world_model.baselines import BASELINES, baseline
-from world_model.config import PRESETS, ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.cost.plan import resized
 from world_model.dit import DiT
+from world_model.presets import PRESETS, get_preset
 from world_model.released.files import is_released, open_release
 from world_model.weights import Adapt, holds_weights, load_dit, load_released, read_config
 
@@ -128,20 +129,17 @@ def initial_dit(
         if folder is not None:
             load_dit(dit, folder, without, adapt)
         return dit
-    release = open_release(folder, channel=config.dit.channel is not None)
+    release = open_release(folder, channel=config.dit.history.channel is not None)
     own = config.dit
-    memory: dict[str, Any] = {
-        "packing": own.packing,
-        "channel": own.channel,
-        "history_attention": own.history_attention,
-    }
-    if replace(release.config.dit, **memory) != own:
+    same = ("packing", "channel", "attention")  # of the model that is asked for, whatever the release says
+    memory = {name: getattr(own.history, name) for name in same}
+    if release.config.with_history(**memory).dit != own:
         raise ValueError(f"the weights in {folder} are not of {config.name!r}: give the folder itself as MODEL")
     with torch.device("meta"):
         dit = DiT(config)
     state, expected = release.dit.read(torch.float32, "cpu"), dit.state_dict()
     if (
-        own.packing != "released"
+        own.history.packing != "released"
     ):  # kernels that another packing has no use for, and what stands where it has no frame yet
         state = {name: v for name, v in state.items() if name in expected or not name.startswith("patch_embedding_")}
         state |= {"empty": torch.zeros(own.dim)} if "empty" in expected else {}

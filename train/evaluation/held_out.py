@@ -15,7 +15,7 @@ from train.vae import psnr
 from world_model import flow
 from world_model.conditions import Pose
 from world_model.dit import DiT
-from world_model.rollout import block_noise, dream_block, generator
+from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE
 from world_model.worlds import start_worlds
@@ -42,7 +42,7 @@ def roll_out(
         noise = block_noise(config, walks, [b] * len(walks)).to(device)
         streams = [generator("old", walk, b) for walk in walks]
         context, pooled = (part.to(device) for part in words)
-        worlds, _, video = dream_block(dit, vae, worlds, actions, context, pooled, noise, sigmas, streams)
+        worlds, _, video = dream_block(dit, vae, worlds, actions, context, pooled, Sampling(noise, sigmas), streams)
         videos.append(video.cpu())
     return torch.cat(videos, dim=2)
 

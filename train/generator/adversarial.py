@@ -108,7 +108,7 @@ class AdversarialDistillation(distill.Distillation):
     def student(self) -> DiT:
         """The moved frames where these were in view, since they are sharp, and elsewhere the mean of what may follow, which is not."""
         student = super().student().requires_grad_(False)
-        seeing = student.blocks[self.config.dit.flow_layer :]
+        seeing = student.blocks[self.config.dit.output.flow_layer :]
         parts = (
             student.patch_embedding,
             student.flow_embedding,

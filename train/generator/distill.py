@@ -118,7 +118,7 @@ class Distillation:
         sigma = torch.rand(len(latents), generator=stream, device=self.device).clamp(0.02, 0.98)
         level = sigma[:, None, None, None, None]
         x = flow.add_noise(latents, torch.randn(latents.shape, generator=stream, device=self.device), level)
-        prediction = self.config.dit.prediction
+        prediction = self.config.dit.output.prediction
 
         def score(network: DiT, seen: Window) -> Tensor:
             return flow.to_data(network(x, sigma, read_window(network, seen)), x, level, prediction)

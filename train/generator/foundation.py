@@ -61,7 +61,7 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     """
     level = sigma.float()[:, None, None, None, None]
     x = flow.add_noise(data, noise, level)
-    if dit.config.dit.prediction == "velocity":
+    if dit.config.dit.output.prediction == "velocity":
         velocity = noise - data
         error = (dit(x, sigma, conditions) - velocity).square().mean()
         return error, error.detach() / velocity.square().mean()

@@ -24,7 +24,7 @@ from train.generator.fit import Stage
 from train.generator.measures import average_precision, calibration_error
 from train.generator.windows import LatentSet
 from world_model.config import ModelConfig
-from world_model.heads import HeadsConfig, OutcomeHeads, calibrated, reward_classes, symlog
+from world_model.heads import Calibration, HeadsConfig, OutcomeHeads, calibrated, reward_classes, symlog
 
 CHUNK = 256  # steps that are read at a time without gradient
 PRECISION = 0.8  # at which recall is measured
@@ -196,17 +196,12 @@ def calibrate(heads: OutcomeHeads, held_out: LatentSet, settings: Settings = Set
     def end_loss(t: float) -> Tensor:
         return F.binary_cross_entropy_with_logits(termination / t, held_out.terminated)
 
-    found = {
-        "reward_temperature": best_temperature(reward_loss),
-        "termination_temperature": 1.0,
-        "termination_threshold": 0.5,
-    }
+    temperature, threshold = 1.0, 0.5
     if bool(ended.any()):
-        found["termination_temperature"] = best_temperature(end_loss)
-        probability = (termination / found["termination_temperature"]).sigmoid()
-        found["termination_threshold"] = best_threshold(probability.cpu().numpy(), ended.cpu().numpy())
+        temperature = best_temperature(end_loss)
+        threshold = best_threshold((termination / temperature).sigmoid().cpu().numpy(), ended.cpu().numpy())
     limit = settings.ood_margin * float(torch.quantile(distance, settings.ood_quantile))
-    return calibrated(heads, ood_threshold=limit, **found)
+    return calibrated(heads, Calibration(best_temperature(reward_loss), temperature, threshold, limit))
 
 
 def best_temperature(loss: Callable[[float], Tensor]) -> float:
@@ -240,7 +235,7 @@ def evaluate(heads: OutcomeHeads, held_out: LatentSet) -> dict[str, float]:
     values, true = heads.values, held_out.reward
     signs = {"positive": (values > 0, true > 0), "negative": (values < 0, true < 0)}
     ended = held_out.terminated.cpu().numpy() > 0
-    called = (ends >= heads.config.termination_threshold).cpu().numpy()
+    called = (ends >= heads.config.calibration.termination_threshold).cpu().numpy()
     error = (symlog(said) - symlog(true)).abs().mean()
     found = {"steps": float(held_out.steps), "terminations": float(ended.sum()), "reward_error": float(error)}
     parts, labels = [], []

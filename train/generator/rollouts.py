@@ -25,7 +25,7 @@ from world_model.action_spaces import ActionSpec
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.model import WorldModel
-from world_model.rollout import block_noise, dream_block, generator
+from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.text import Conditioning
 from world_model.vae import VideoVAE
 from world_model.worlds import start_worlds
@@ -201,7 +201,7 @@ class RecordedWorld:
             noise = block_noise(self.config, trial.seeds, [number] * len(actions)).to(self.device)
             streams = [generator("old frames", seed, number) for seed in trial.seeds]
             worlds, latents, video = dream_block(
-                self.dit, self.vae, worlds, actions, context, pooled, noise, sigmas, streams
+                self.dit, self.vae, worlds, actions, context, pooled, Sampling(noise, sigmas), streams
             )
             yield to_pictures(video), latents
 

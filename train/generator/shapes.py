@@ -5,7 +5,20 @@ from __future__ import annotations
 import dataclasses
 
 from train.recordings import Recording
-from world_model.config import ChannelConfig, DiTConfig, ModelConfig, SamplerConfig, TextConfig, Tiers, VAEConfig
+from world_model.config import (
+    ChannelConfig,
+    DiTConfig,
+    EmbeddingConfig,
+    HistoryConfig,
+    LayerConfig,
+    ModelConfig,
+    OutputConfig,
+    SamplerConfig,
+    TextConfig,
+    Tiers,
+    VAEConfig,
+    VideoConfig,
+)
 
 NO_TEXT = TextConfig(kind="none", dim=0, event_tokens=0, action_tokens=0)
 MINILM = TextConfig(kind="minilm", dim=384, event_tokens=8, action_tokens=0)  # longer texts are averaged to these
@@ -38,16 +51,24 @@ def recorded_config(
     places = recording.height // stride, recording.width // stride
     fold = 2 if places[0] * places[1] > FINE_TOKENS and not any(n % 2 for n in places) else 1
     dit = DiTConfig(
-        dim=dim, ffn_dim=hidden, heads=heads, layers=layers, patch=(block, fold, fold), latent_channels=latent,
-        text_dim=text.dim, freq_dim=64, packing=history_tiers(block, fold),
-        channel=ChannelConfig(dim=48, heads=3, patch=(block, 4, 4), decay=0.95),
-        history_attention="cached", prediction="data", positions="view_sphere" if captions else "centred",
-        mlp_conv=fold == 1, activation="relu_squared", screen_embedding=True, pooled_action=True, recent_frames=4, residual=True,
-        flow_layer=layers // 2 if flow else 0, max_age=128,
+        dim=dim, heads=heads, layers=layers, patch=(block, fold, fold), latent_channels=latent, text_dim=text.dim,
+        layer=LayerConfig(ffn_dim=hidden, mlp_conv=fold == 1, activation="relu_squared"),
+        embedding=EmbeddingConfig(
+            freq_dim=64, positions="view_sphere" if captions else "centred", screen=True, pooled_action=True
+        ),
+        history=HistoryConfig(
+            packing=history_tiers(block, fold), channel=ChannelConfig(dim=48, heads=3, patch=(block, 4, 4), decay=0.95),
+            attention="cached", recent_frames=4, max_age=128,
+        ),
+        output=OutputConfig(prediction="data", residual=True, flow_layer=layers // 2 if flow else 0),
     )  # fmt: skip
     return ModelConfig(
-        name=name, height=recording.height, width=recording.width, fps=max(1, round(recording.fps)), block_latents=block,
-        start_latents=block, dit=dit,
+        name=name,
+        video=VideoConfig(
+            height=recording.height, width=recording.width, fps=max(1, round(recording.fps)), block_latents=block,
+            start_latents=block,
+        ),
+        dit=dit,
         vae=VAEConfig(kind="patch", spatial_stride=stride, temporal_stride=1, latent_channels=latent, width=64, depth=2),
         text=text, sampler=SamplerConfig(steps=3, shift=1.0, start_steps=3), action=recording.action,
     )  # fmt: skip
@@ -56,7 +77,7 @@ def recorded_config(
 def history_tiers(block: int, fold: int) -> Tiers:
     """History of a generator whose blocks have so many frames, and whose tokens are `fold` latent places wide.
 
-    The newest frames are seen in full besides (`DiTConfig.recent_frames`), so that here they are coarse.
+    The newest frames are seen in full besides (`HistoryConfig.recent_frames`), so that here they are coarse.
     """
     recent = (block, 2), (max(4, 3 * block), 4)
     return Tiers(recent, initial=1, old=(4, 2)) if fold > 1 else Tiers(recent, initial=2, old=(2, 4))

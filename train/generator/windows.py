@@ -144,7 +144,7 @@ class Windows:
     """Windows of one model's shape over a `LatentSet`; `past_blocks` of history are summed up by the channel path."""
 
     def __init__(self, config: ModelConfig, data: LatentSet, past_blocks: int = 16) -> None:
-        tiers, channel = config.dit.packing, config.dit.channel
+        tiers, channel = config.dit.history.packing, config.dit.history.channel
         if not isinstance(tiers, Tiers):
             raise ValueError(f"{config.name}: windows are drawn for histories of constant size, packing must be tiers")
         depth = channel.patch[0] if channel else 1

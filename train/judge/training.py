@@ -38,7 +38,8 @@ from train.judge.network import (
 )
 from train.street.walks import LATER_EVENTS
 from world_model.actions import LOOKS
-from world_model.config import ModelConfig, get_preset
+from world_model.config import ModelConfig
+from world_model.presets import get_preset
 from world_model.rollout import generator
 from world_model.weights import with_own
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from train.street.walks import known_street
 from world_model.config import ModelConfig
 from world_model.priors.config import PlacesConfig, places_of
+from world_model.priors.distance_field import FARTHEST, PARTLY, UNIT
 from world_model.priors.geometry import camera_rays
-from world_model.priors.places import FARTHEST, PARTLY, UNIT
 from yume_gym.street.walker import Walker
 
 KERB = 0.2  # metres: what is lower is ground

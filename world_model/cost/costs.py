@@ -15,6 +15,7 @@ from world_model.config import ModelConfig, TextConfig
 from world_model.cost.count import Cost, count, size_of
 from world_model.dit import DiT
 from world_model.packing import build_packing
+from world_model.released.umt5 import build_umt5
 from world_model.rollout import encode_conditions, end_view
 from world_model.tscm import History
 from world_model.vae import VideoVAE, build_vae
@@ -34,24 +35,31 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """Bytes that a block holds in memory while its sampler steps run."""
+
+    history: int  # keys and values (cached attention) or embedded tokens (joint)
+    text: int  # keys and values of the text
+    kept: int  # latents of the history themselves, and the channel memory
+
+    @property
+    def total(self) -> int:
+        return self.history + self.text + self.kept
+
+
+@dataclass(frozen=True)
 class Block:
-    """One block of one world. `conditions` (embeddings and keys of history and text) is computed once, `step` for each step.
+    """One block of one world."""
 
-    Bytes: `history_bytes` keys and values (cached) or embedded tokens (joint), `text_bytes` keys and values of the text,
-    `kept_bytes` the latents of the history themselves and the channel memory.
-    """
-
-    history: int
+    history: int  # latent frames
     packing: str
-    attention: str
+    attention: str  # "joint" or "cached"
     history_tokens: int
     target_tokens: int
-    conditions: Cost
-    step: Cost
+    conditions: Cost  # embeddings and keys of history and text, computed once
+    step: Cost  # of each sampler step
     steps: int
-    history_bytes: int
-    text_bytes: int
-    kept_bytes: int
+    held: Footprint
 
     @property
     def flops(self) -> int:
@@ -60,8 +68,8 @@ class Block:
     @property
     def peak(self) -> int:
         """Bytes that the DiT needs for a block besides its weights."""
-        held = self.history_bytes + self.text_bytes
-        return self.kept_bytes + max(self.conditions.peak, held + self.step.peak)
+        held = self.held.history + self.held.text
+        return self.held.kept + max(self.conditions.peak, held + self.step.peak)
 
 
 @dataclass(frozen=True)
@@ -102,17 +110,17 @@ def count_block(config: ModelConfig, history: int) -> Block:
         read = dit.packing.read(worlds.history, lambda: end_view(worlds, motion))
         groups = dit.pack(read, torch.zeros(1, dtype=torch.int64, **META))[2] if held else []
         tokens[:] = [sum(f * h * w for f, h, w in groups)]
-        sizes["history"].append(size_of(ready.history, ready.tokens))
+        sizes["history"].append(size_of(ready.history))
         sizes["text"].append(size_of(ready.context))
         sizes["kept"].append(size_of(worlds.history, memory))
         return cost
 
     costs = _all_layers(config, conditions), _all_layers(config, lambda dit: step_cost(dit, held))
-    history_bytes, text_bytes, kept = (_onward(config, *sizes[name]) for name in ("history", "text", "kept"))
+    footprint = Footprint(**{name: _onward(config, *found) for name, found in sizes.items()})
     grid = config.token_grid
     return Block(
-        history, packing.name, config.dit.history_attention, tokens[0],
-        grid[0] * grid[1] * grid[2], *costs, config.sampler.steps, history_bytes, text_bytes, kept,
+        history, packing.name, config.dit.history.attention, tokens[0],
+        grid[0] * grid[1] * grid[2], *costs, config.sampler.steps, footprint,
     )  # fmt: skip
 
 
@@ -269,14 +277,7 @@ _DECODERS: dict[str, Callable[[ModelConfig], Part]] = {"patch": _patch_decoder, 
 
 
 def _umt5(config: TextConfig) -> Part:
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    sizes = UMT5Config(
-        vocab_size=256384, d_model=config.dim, d_kv=64, d_ff=10240, num_layers=24, num_heads=64,
-        feed_forward_proj="gated-gelu", is_encoder_decoder=False,
-    )  # fmt: skip
-    with torch.device("meta"):
-        return _read(UMT5EncoderModel(sizes), config)
+    return _read(build_umt5(config), config)
 
 
 def _minilm(config: TextConfig) -> Part:

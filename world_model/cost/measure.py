@@ -11,7 +11,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from torch import Tensor
 from world_model import flow
 from world_model.actions import Action
 from world_model.batch import move
-from world_model.config import PRESETS, ModelConfig, get_preset
+from world_model.config import ModelConfig
 from world_model.cost.costs import count_block, count_decoder, count_training
 from world_model.cost.plan import DEVICES, Device, resized
 from world_model.dit import DiT
 from world_model.memory import WorldBatch
+from world_model.presets import PRESETS, get_preset
 from world_model.rollout import block_noise, commanded_motions, denoise_block, encode_conditions
 from world_model.tscm import History
 from world_model.vae import build_vae
@@ -117,7 +117,7 @@ def measure(
     peak = _peak(device)
     rows = []
     for attention in ("joint", "cached"):
-        variant = replace(config, dit=replace(config.dit, history_attention=attention))
+        variant = config.with_history(attention=attention)
         counted = count_block(variant, history)
         for backend in compiled:
             stage = Stage(variant, device, dtype, history)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from world_model.baselines import BASELINES, baseline
-from world_model.config import PRESETS, ModelConfig, Tiers, get_preset
+from world_model.config import ModelConfig, Tiers
 from world_model.cost.costs import (
     DTYPE,
     Block,
@@ -24,6 +24,7 @@ from world_model.cost.costs import (
     count_text,
     count_training,
 )
+from world_model.presets import PRESETS, get_preset
 
 HISTORIES = (5, 23, 87, 343, 3000)
 
@@ -69,7 +70,7 @@ class Plan:
     def memory(self, block: Block) -> int:
         """Bytes on the GPU while one world runs: DiT and autoencoder resident, text read elsewhere."""
         weights = (self.parameters + self.decoder.parameters) * DTYPE.itemsize
-        held = block.kept_bytes + block.history_bytes + block.text_bytes
+        held = block.held.total
         return weights + self.decoder.carried + max(block.peak, held + self.decoder.cost.peak)
 
     def distillation(self, gpus: int) -> dict[str, int]:
@@ -103,11 +104,11 @@ def make_plan(
     config: ModelConfig, histories: Sequence[int] = HISTORIES, trained_at: int = 23, baselines: Sequence[str] = ()
 ) -> Plan:
     """Counts everything for `config`: its own packing, `Tiers()` beside it where that is the released one, and `baselines`."""
-    packings = [config.dit.packing] + ([] if isinstance(config.dit.packing, Tiers) else [Tiers()])
+    packings = [config.dit.history.packing] + ([] if isinstance(config.dit.history.packing, Tiers) else [Tiers()])
     blocks, refused = [], []
     for packing in packings:
         for attention in ("joint", "cached"):
-            variant = replace(config, dit=replace(config.dit, packing=packing, history_attention=attention))
+            variant = config.with_history(packing=packing, attention=attention)
             # tiers hold as much whatever the world's age
             for history in histories if packing == "released" else histories[-1:]:
                 try:
@@ -196,7 +197,7 @@ def _name(block: Block) -> list[str]:
 
 def _row(plan: Plan, block: Block) -> list[str]:
     flops = (block.conditions.flops, block.step.flops, plan.decoder.cost.flops, block.flops + plan.decoder.cost.flops)
-    sizes = (block.history_bytes, block.text_bytes, block.peak, plan.memory(block))
+    sizes = (block.held.history, block.held.text, block.peak, plan.memory(block))
     return [*_name(block), str(block.history_tokens), *map(_flop, flops), *map(_size, sizes)]
 
 
@@ -236,7 +237,8 @@ def resized(config: ModelConfig, size: str | None) -> ModelConfig:
     if size is None:
         return config
     height, width = parse_size(size, f"{config.height}x{config.width}")
-    return replace(config, height=height, width=width)  # a model still to be trained may be of any size
+    # a model still to be trained may be of any size
+    return replace(config, video=replace(config.video, height=height, width=width))
 
 
 if __name__ == "__main__":

@@ -12,24 +12,19 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 @dataclass(frozen=True)
 class PlacesConfig:
-    """What towns look like from anywhere in them, learnt by heart (places.py).
+    """What towns look like from anywhere in them, learnt by heart (places.py)."""
 
-    towns: which, by their seeds in YumeStreet. period: side of a town's torus in metres. cell, height: voxels' side and how high
-    they reach, metres. fine: parts each way of those at surfaces, 1 to 4; bricks: how many these may be, in all towns. tables:
-    (voxel size in metres, log2 of entries, width) of each hashed table of a town. rays: along each side of a token. width, look:
-    channels of the network and of light and weather.
-    """
-
-    towns: tuple[int, ...] = (0,)
-    period: float = 80.0
-    cell: float = 0.5
-    height: float = 46.0
-    fine: int = 1
-    bricks: int = 0
+    towns: tuple[int, ...] = (0,)  # which, by their seeds in YumeStreet
+    period: float = 80.0  # metres: side of a town's torus
+    cell: float = 0.5  # metres: side of a voxel
+    height: float = 46.0  # metres that voxels reach up
+    fine: int = 1  # parts each way of voxels at surfaces, 1 to 4
+    bricks: int = 0  # how many voxels at surfaces there may be, in all towns
+    # (voxel size in metres, log2 of entries, width) of each hashed table of a town
     tables: tuple[tuple[float, int, int], ...] = ((1.0, 15, 8), (0.5, 17, 8), (0.25, 18, 4))
-    rays: int = 2
-    width: int = 128
-    look: int = 24
+    rays: int = 2  # along each side of a token
+    width: int = 128  # channels of the network
+    look: int = 24  # channels of light and weather
 
     def __post_init__(self) -> None:
         if not self.towns or len(set(self.towns)) < len(self.towns):
@@ -40,28 +35,23 @@ class PlacesConfig:
 
 @dataclass(frozen=True)
 class EventsConfig:
-    """Events known by heart (events.py): each kind's name, the metres ahead at which it takes place (0: it changes light or weather
-    only), and where: in the "open", before a "facade", or along the "street". looks: pictures that are mixed; width: of the network
-    of light."""
+    """Events known by heart (events.py)."""
 
+    # each kind's name, the metres ahead at which it takes place (0: it changes light or weather only), and where: in the "open",
+    # before a "facade", or along the "street"
     kinds: tuple[tuple[str, float, str], ...] = ()
-    looks: int = 10
-    width: int = 32
+    looks: int = 10  # pictures that are mixed
+    width: int = 32  # channels of the network of light
 
 
 @dataclass(frozen=True)
 class SceneConfig:
-    """The scene prior (scene.py): the last picture warped, and what is known by heart for what that does not show.
+    """The scene prior (scene.py): the last picture warped, and what is known by heart for what that does not show."""
 
-    depth: width of the network that says how far away things in the picture are. album: earlier pictures that fill in what the last
-    one does not show. places: towns known by heart, for what neither shows. events: what is known of those, which takes place in
-    them.
-    """
-
-    depth: int
-    album: int = 0
-    places: PlacesConfig | None = None
-    events: EventsConfig | None = None
+    depth: int  # channels of the network that says how far away things in the picture are
+    album: int = 0  # earlier pictures that fill in what the last one does not show
+    places: PlacesConfig | None = None  # towns known by heart, for what neither shows
+    events: EventsConfig | None = None  # known ones, which take place in those towns
     kind: Literal["scene"] = "scene"
 
     def __post_init__(self) -> None:
@@ -75,10 +65,6 @@ class SceneConfig:
 
 PriorConfig = SceneConfig  # a union once there are several
 KINDS: dict[str, type[PriorConfig]] = {"scene": SceneConfig}  # by what config.json calls them
-NESTED: dict[str, type] = {
-    "places": PlacesConfig,
-    "events": EventsConfig,
-}  # configs within these, by the names of fields
 
 
 class HasPriors(Protocol):
@@ -114,18 +100,3 @@ def with_scene(config: Model, **changes: Any) -> Model:
     """A model with another scene prior: `changes` are fields of its `SceneConfig`."""
     priors = [dataclasses.replace(p, **changes) if isinstance(p, SceneConfig) else p for p in config.priors]
     return dataclasses.replace(config, priors=tuple(priors))
-
-
-STREET_EVENTS = (
-    ("fireworks", 22.0, "open"), ("ufo", 16.0, "open"), ("ghost", 7.0, "open"), ("fire", 12.0, "facade"),
-    ("crowd", 8.0, "open"), ("car", 8.0, "street"), ("balloon", 14.0, "open"), ("heavy_rain", 0.0, ""), ("snow", 0.0, ""),
-    ("fog", 0.0, ""), ("night", 0.0, ""), ("sunset", 0.0, ""), ("sun", 0.0, ""),
-    ("tornado", 18.0, "open"), ("dinosaur", 10.0, "open"), ("tram", 8.0, "street"), ("bubbles", 8.0, "open"),
-)  # fmt: skip
-STREET_SCENE = SceneConfig(
-    depth=12,
-    album=12,
-    places=PlacesConfig(towns=(0, 1), fine=4, bricks=20480, rays=4),
-    events=EventsConfig(STREET_EVENTS),
-)
-DEBUG_SCENE = SceneConfig(depth=4, album=3)

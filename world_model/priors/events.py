@@ -24,6 +24,7 @@ from world_model.config import ModelConfig
 from world_model.priors.config import events_of, places_of
 from world_model.priors.geometry import camera_rays, camera_to_world
 from world_model.priors.places import Places
+from world_model.retrieval import View
 from world_model.text import mean_token, scaled
 from world_model.vae import VideoVAE
 
@@ -175,19 +176,25 @@ class Events(nn.Module):
         return (kind >= 0) & (metres[kind.clamp(min=0)] > 0)
 
     def forward(
-        self, kind: Tensor, stand: Tensor, yaw: Tensor, pitch: Tensor, away: Tensor, course: Tensor, age: Tensor, view: Tensor,
+        self,
+        kind: Tensor,
+        viewers: View,
+        away: Tensor,
+        course: Tensor,
+        age: Tensor,
+        view: Tensor,
         centre: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         """Pictures [B, 3, T, H, W] of what events show, and the share [B, 1, T, H, W] of each pixel that they cover.
 
-        kind [B]; viewers stand at [B, T, 2] (world x, z; metres), look to yaw, pitch [B, T] (radians) and see as far as `away`
-        (Places.clear_sight); course [B, 3] of `begin`; age [B, T] int64 latent frames since; view [B, C, T, h, w]: latents of the
-        place without them; centre [B, T, 3] of the things if not as `path` has it.
+        kind [B]; viewers: T cameras a world, which see as far as `away` (Places.clear_sight); course [B, 3] of `begin`;
+        age [B, T] int64 latent frames since; view [B, C, T, h, w]: latents of the place without them; centre [B, T, 3] of the
+        things if not as `path` has it.
         """
-        number, views = self.looks.dtype, yaw.shape[1]
+        number, views = self.looks.dtype, viewers.yaw.shape[1]
         height, width = (side * self.patch for side in view.shape[3:])
         known, moment = kind.clamp(min=0), moments(age)
-        at = self.across(known, stand, yaw, pitch, course, age, (height, width), centre)
+        at = self.across(known, viewers, course, age, (height, width), centre)
         grid = torch.stack([at.beside, -at.above], dim=-1) / self.extent[known].float()[:, None, None, None, None]
         mixture = self.mixtures[known[:, None], moment] + torch.einsum(
             "bts,bsl->btl", at.bearing.to(number), self.sides[known]
@@ -206,18 +213,24 @@ class Events(nn.Module):
         return colour.transpose(1, 2), share[:, None]
 
     def across(
-        self, kind: Tensor, stand: Tensor, yaw: Tensor, pitch: Tensor, course: Tensor, age: Tensor, size: tuple[int, int],
+        self,
+        kind: Tensor,
+        viewers: View,
+        course: Tensor,
+        age: Tensor,
+        size: tuple[int, int],
         centre: Tensor | None = None,
-    ) -> Across:  # fmt: skip
+    ) -> Across:
         """Where the rays of pictures of `size` pass the things of known `kind` [B]; other arguments as for `forward`."""
         row = self.path[kind[:, None], moments(age)] if centre is None else centre
         heading = course[:, None, 2].float()
         sin, cos, forward, right, up = heading.sin(), heading.cos(), *row.float().unbind(-1)
         # the thing from the viewer, on the ground
-        to_x = forward * sin + right * cos - (stand[..., 0] - course[:, None, 0]).float()
-        to_z = forward * cos - right * sin - (stand[..., 1] - course[:, None, 1]).float()
-        rays = camera_rays(*size, self.camera, yaw.device)
-        direction = torch.einsum("btij,hwj->bthwi", camera_to_world(yaw.float(), pitch.float()), rays)
+        to_x = forward * sin + right * cos - (viewers.position[..., 0] - course[:, None, 0]).float()
+        to_z = forward * cos - right * sin - (viewers.position[..., 1] - course[:, None, 1]).float()
+        rays = camera_rays(*size, self.camera, viewers.yaw.device)
+        turned = camera_to_world(viewers.yaw.float(), viewers.pitch.float())
+        direction = torch.einsum("btij,hwj->bthwi", turned, rays)
         x, down, z = direction.unbind(-1)
         level = torch.hypot(x, z).clamp(min=0.05)
         distance = torch.hypot(to_x, to_z).clamp(min=0.1)

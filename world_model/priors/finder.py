@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from world_model.priors.places import APART, Places
+from world_model.priors.distance_field import APART
+from world_model.priors.places import Places
 
 CELL = 4.0  # metres
 HEADINGS = 16

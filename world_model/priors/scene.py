@@ -27,7 +27,8 @@ from world_model.priors.depth import DepthNet
 from world_model.priors.events import NOTHING, Events
 from world_model.priors.finder import Finder
 from world_model.priors.places import Places
-from world_model.priors.warp import OUTDATED, USELESS, Guide, guide_block
+from world_model.priors.warp import OUTDATED, USELESS, Guide, PosedPicture, guide_block
+from world_model.retrieval import View
 from world_model.vae import VideoVAE
 from world_model.weights import check_file, load_into
 
@@ -173,11 +174,12 @@ class ScenePrior(Prior):
             look = self.places.looks(shown[:, :, 0], shown[:, :, -1], block.worlds.history.has_past, words)
             stride = self.model.vae.temporal_stride
             stand = state.place[:, None] + block.motion.displacement[:, stride - 1 :: stride]
-            view = stand, block.target.yaw, block.target.pitch
-            known = self.places.painted(self.places.rays(*view), look)
+            views = View(block.target.yaw, block.target.pitch, stand)
+            known = self.places.painted(self.places.rays(stand, views.yaw, views.pitch), look)
             if self.events is not None and kind is not None and things is not None and _some(things):
                 age = block.target.frame - course[:, 3:4].long()
-                thing = self.events(kind, *view, self.places.clear_sight(*view), course[:, :3], age, known)
+                away = self.places.clear_sight(stand, views.yaw, views.pitch)
+                thing = self.events(kind, views, away, course[:, :3], age, known)
                 known, _ = self.events.over(vae, known, *thing)
                 guide = guide.with_things(vae, *self.events.over(vae, guide.latents, *thing), thing[1])
                 sure = F.avg_pool3d(thing[1], (1, self.events.patch, self.events.patch))
@@ -221,10 +223,9 @@ class ScenePrior(Prior):
         if recalled is not None:  # pictures from before the text changed show another light
             recalled = replace(recalled, present=recalled.present & ~changed)
         trust = worlds.history.has_past * torch.where(changed, OUTDATED, 1.0)
-        return guide_block(
-            self.depth, vae, worlds.picture, worlds.yaw, worlds.pitch, motion.yaw, motion.pitch, motion.displacement,
-            recalled, worlds.cache, state.doubt if self.places is not None else None, trust,
-        )  # fmt: skip
+        doubt = state.doubt if self.places is not None else None
+        last = PosedPicture(worlds.picture, worlds.yaw, worlds.pitch, doubt)
+        return guide_block(self.depth, vae, last, motion, recalled, worlds.cache, trust)
 
     def update(
         self, state: SceneState, block: BlockContext, prediction: Prediction, latents: Tensor, video: Tensor

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.camera import CameraConfig
+from world_model.conditions import Motion
 from world_model.priors.album import Recalled
 from world_model.priors.depth import FARTHEST, DepthNet
 from world_model.priors.geometry import camera_rays, camera_to_world
@@ -122,19 +123,27 @@ class Guide:
         return replace(self, latents=latents, detail=self.detail * (1 - share) + lost)
 
 
+@dataclass(frozen=True)
+class PosedPicture:
+    """A picture and where the camera looked."""
+
+    picture: Tensor  # [B, 3, H, W] in -1..1
+    yaw: Tensor  # [B] radians
+    pitch: Tensor  # [B] radians
+    doubt: Tensor | None = None  # [B, 1, H, W] in 0..USELESS (`Guide.doubt`); None: there is none
+
+
 @torch.no_grad()
 def guide_block(
-    depth: DepthNet, vae: VideoVAE, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor,
-    displacement: Tensor, recalled: Recalled | None = None, cache: DecoderCache | None = None, doubt: Tensor | None = None,
-    trust: Tensor | None = None,
+    depth: DepthNet, vae: VideoVAE, last: PosedPicture, motion: Motion, recalled: Recalled | None = None,
+    cache: DecoderCache | None = None, trust: Tensor | None = None,
 ) -> Guide:  # fmt: skip
-    """The guide of a block; `cache` is the decoder's before it.
+    """The guide of a block of this commanded `motion` after the `last` picture; `cache` is the decoder's before it.
 
     What the last picture does not show, or only in doubt, is filled in from the `recalled` one with validity REMEMBERED.
-    doubt [B, 1, H, W] in 0..USELESS (`Guide.doubt`) of the picture lowers validity, and so does trust [B] in 0..1 in all that was
-    seen.
+    The picture's doubt lowers validity, and so does trust [B] in 0..1 in all that was seen.
     """
-    videos, valid = _seen(depth, picture, yaw, pitch, yaws, pitches, displacement, doubt=doubt)
+    videos, valid = _seen(depth, last, motion)
     # plans count the dearer case
     if recalled is not None and (recalled.present.is_meta or bool(recalled.present.any())):
         some = (
@@ -142,9 +151,9 @@ def guide_block(
             if recalled.present.is_meta or bool(recalled.present.all())
             else recalled.present.nonzero()[:, 0]
         )
-        walked = recalled.walked[some, None] + displacement[some]
-        views = (yaws[some], pitches[some])
-        old, there = _seen(depth, recalled.picture[some], recalled.yaw[some], recalled.pitch[some], *views, walked)
+        walked = recalled.walked[some, None] + motion.displacement[some]
+        earlier = PosedPicture(recalled.picture[some], recalled.yaw[some], recalled.pitch[some])
+        old, there = _seen(depth, earlier, Motion(motion.yaw[some], motion.pitch[some], walked))
         filled = (1 - valid[some]) * there
         videos[some], valid[some] = torch.lerp(videos[some], old, filled), valid[some] + REMEMBERED * filled
     if trust is not None:
@@ -156,18 +165,16 @@ def guide_block(
     return Guide(latents, F.adaptive_avg_pool3d(valid, (frames, rows, columns)), detail, after)
 
 
-def _seen(
-    depth: DepthNet, picture: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor,
-    doubt: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _seen(depth: DepthNet, old: PosedPicture, motion: Motion) -> tuple[Tensor, Tensor]:
     """`warp` at the distances that the network finds; validity is lower where the picture was in doubt."""
     # on a CPU one world at a time: a batch rounds differently, and a point that lands in the next pixel is another picture
+    picture, views = old.picture, (old.yaw, old.pitch, motion.yaw, motion.pitch, motion.displacement)
     each = len(picture) if picture.is_cuda else 1
-    parts = [depth(picture[i : i + each], pitch[i : i + each]) for i in range(0, len(picture), each)]
+    parts = [depth(picture[i : i + each], old.pitch[i : i + each]) for i in range(0, len(picture), each)]
     inverse = torch.cat(parts) if len(parts) > 1 else parts[0]
-    if doubt is None:
-        return warp(picture, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
-    both = torch.cat([picture, doubt - 1], dim=1)
-    video, valid = warp(both, inverse, yaw, pitch, yaws, pitches, displacement, depth.camera)
+    if old.doubt is None:
+        return warp(picture, inverse, *views, depth.camera)
+    both = torch.cat([picture, old.doubt - 1], dim=1)
+    video, valid = warp(both, inverse, *views, depth.camera)
     moved = video[:, 3:] + 1
     return video[:, :3], valid * torch.minimum(1 / (1 + moved), ((USELESS - moved) / 2).clamp(min=0))

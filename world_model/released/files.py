@@ -25,8 +25,9 @@ import torch
 
 from world_model.actions import ALL_ACTIONS
 from world_model.checkpoint import FETCH_AGAIN, Checkpoint, Shape, require_shapes, shapes_of
-from world_model.config import PRESETS, DiTConfig, ModelConfig, TextConfig, VAEConfig
+from world_model.config import DiTConfig, ModelConfig, TextConfig, VAEConfig
 from world_model.dit import DiT
+from world_model.presets import PRESETS
 from world_model.released.placement import LoadOptions, place
 from world_model.released.umt5 import UMT5Encoder, build_umt5, sizes, transformers_name
 from world_model.released.wan_vae import LATENTS_MEAN, LATENTS_STD, WanVAE, diffusers_name
@@ -117,7 +118,7 @@ def _config(
         require_shapes(shapes, checkpoint.shapes, f"{checkpoint.path} does not fit {paths['configuration']}")
     _check_normalisation(vae.path.parent / "config.json")
     if added and not channel:  # its output would be zero: nothing is lost without it
-        config = replace(config, dit=replace(config.dit, channel=None))
+        config = config.with_history(channel=None)
     return config
 
 
@@ -126,12 +127,14 @@ def _dit_config(path: Path, dit: Checkpoint) -> tuple[DiTConfig, int]:
     try:
         values: dict[str, Any] = json.loads(path.read_text())
         full = PRESETS[FULL_SIZE].dit
-        names = {"dim": "dim", "ffn_dim": "ffn_dim", "heads": "num_heads", "layers": "num_layers",
-                 "latent_channels": "in_dim", "freq_dim": "freq_dim", "eps": "eps"}  # fmt: skip
+        names = {"dim": "dim", "heads": "num_heads", "layers": "num_layers", "latent_channels": "in_dim"}
         told = {ours: values[theirs] for ours, theirs in names.items() if theirs in values}
+        layer = replace(full.layer, **{name: values[name] for name in ("ffn_dim", "eps") if name in values})
+        embedding = replace(full.embedding, freq_dim=values.get("freq_dim", full.embedding.freq_dim))
         width = dit.shapes.get("text_embedding.0.weight", (0, full.text_dim))[1]
         patch = tuple(values.get("patch_size", full.patch))
-        return replace(full, **told, text_dim=values.get("text_dim", width), patch=patch), values.get("text_len", 512)
+        parts = {"text_dim": values.get("text_dim", width), "patch": patch, "layer": layer, "embedding": embedding}
+        return replace(full, **told, **parts), values.get("text_len", 512)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no configuration of a Wan transformer ({error}): {FETCH_AGAIN}") from error
 

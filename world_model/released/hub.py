@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from world_model.config import PRESETS
+from world_model.presets import PRESETS
 from world_model.released.placement import LoadOptions, memory
 from world_model.weights import find_weights, holds_weights
 

@@ -183,10 +183,10 @@ def memory(config: ModelConfig, options: LoadOptions) -> dict[str, tuple[str, in
     if options.quantize:
         linears = [m.weight for m in dit.blocks.modules() if type(m) is nn.Linear]
         total -= sum(w.numel() * (number.itemsize - 1) - w.shape[0] * torch.float32.itemsize for w in linears)
-    text = config.text
-    width = text.heads * text.head_dim
-    layer = 4 * text.dim * width + 3 * text.dim * text.ffn_dim + 2 * text.dim + 32 * text.heads
-    encoder = text.vocabulary * text.dim + text.layers * layer + text.dim
+    dim, t5, encoder = config.text.dim, config.text.t5, 0
+    if t5 is not None:
+        layer = 4 * dim * t5.heads * t5.head_dim + 3 * dim * t5.ffn_dim + 2 * dim + 32 * t5.heads
+        encoder = t5.vocabulary * dim + t5.layers * layer + dim
     resting = "cpu" if options.offload != "none" else device
     return {
         "transformer": (device, total),

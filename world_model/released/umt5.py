@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model.checkpoint import Checkpoint, Shape
-from world_model.config import TextConfig
+from world_model.config import T5Config, TextConfig
 
 BATCH = 16  # texts encoded at once
 
@@ -57,7 +57,7 @@ def sizes(shapes: dict[str, Shape], event_tokens: int, action_tokens: int) -> Te
     layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.block."))
     return TextConfig(
         "umt5", dim, event_tokens, action_tokens,
-        layers=layers, heads=heads, head_dim=attention // heads, ffn_dim=ffn_dim, vocabulary=vocabulary,
+        t5=T5Config(layers, heads, attention // heads, ffn_dim, vocabulary),
     )  # fmt: skip
 
 
@@ -65,15 +65,17 @@ def build_umt5(config: TextConfig) -> nn.Module:
     """transformers' encoder of these sizes on the meta device."""
     from transformers import UMT5Config, UMT5EncoderModel  # heavy imports stay out of programs that read no text
 
+    t5 = config.t5
+    assert t5 is not None
     with torch.device("meta"):
         return UMT5EncoderModel(
             UMT5Config(
-                vocab_size=config.vocabulary,
+                vocab_size=t5.vocabulary,
                 d_model=config.dim,
-                d_kv=config.head_dim,
-                d_ff=config.ffn_dim,
-                num_layers=config.layers,
-                num_heads=config.heads,
+                d_kv=t5.head_dim,
+                d_ff=t5.ffn_dim,
+                num_layers=t5.layers,
+                num_heads=t5.heads,
                 relative_attention_num_buckets=32,
                 relative_attention_max_distance=128,
                 layer_norm_epsilon=1e-6,

@@ -12,7 +12,7 @@ from einops import repeat
 
 from world_model.actions import Action
 from world_model.checks import check_choice, check_whole
-from world_model.config import PRESETS, get_preset
+from world_model.presets import PRESETS, get_preset
 from yume_gym.first_person import FirstPersonEnv, Outcome
 from yume_gym.rewards import Reward, find_reward
 from yume_gym.street.atmosphere import LIGHTS, WEATHERS
