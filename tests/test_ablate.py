@@ -29,7 +29,7 @@ from world_model.text import Conditioning
 from world_model.tscm import History, static_history
 from world_model.weights import load_tensors, save_weights
 
-QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=3)
+QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=replace(SETTINGS.pool, size=3))
 FRAME = 24  # tokens of a latent frame of the debug model at the finest size
 
 
@@ -85,7 +85,7 @@ def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
         "full-history": {"packing", "channel"}, "without-self-forcing": set(), "joint-history": {"history_attention"},
         "without-places": {"places"}, "without-guide-and-places": {"depth", "album", "places", "events", "kind"},
     }  # fmt: skip
-    shares = {name: settings.dream_share for name, (_, settings) in variants.items()}
+    shares = {name: settings.self_forcing.dream_share for name, (_, settings) in variants.items()}
     assert shares.pop("without-self-forcing") == 0 and set(shares.values()) == {0.7}
 
 
@@ -269,7 +269,8 @@ def test_every_result_is_a_file(finished):
         if name in names:
             run = finished.out / "runs" / name
             settings = json.loads((run / "settings.json").read_text())
-            assert settings["seed"] == result["seed"] == int(name[-1]) and settings["dream_share"] == 0.7
+            assert settings["seed"] == result["seed"] == int(name[-1])
+            assert settings["self_forcing"]["dream_share"] == 0.7
             assert json.loads((run / "config.json").read_text())["dit"]["channel"] is None or "tscm" in name
     assert results["spatial-only_seed0"]["left_out"] and not results["tscm_seed0"]["left_out"]
     figures = {name: result["figures"]["psnr/rest"] for name, result in results.items()}

@@ -28,13 +28,14 @@ from train.data.latents import load_vae, origin_of
 from train.data.shards import find_shards, latents_path
 from train.engine.arguments import PATHS
 from train.engine.loop import prepare_cpu
+from train.engine.pool import PoolSettings
 from train.engine.sharding import own_device
 from train.evaluation.held_out import HORIZONS, held_out_psnr, horizon_frames
 from train.evaluation.sheet import to_pictures
 from train.evaluation.store import Store
 from train.evaluation.walks import sharpness
 from train.export import load_ema
-from train.foundation import Initial, Settings, train
+from train.foundation import Initial, Optimization, SelfForcing, Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import baselines, flow
 from world_model.config import ModelConfig, Tiers, get_preset
@@ -50,19 +51,24 @@ from world_model.worlds import start_worlds
 VERSION = 1  # of what is measured: results of another are not mixed
 BLOCKS = 12  # dreamt of each held-out walk; no world of training lives longer, so "all history" has an end
 TIMED = 9  # blocks; the first is not counted
-SETTINGS = Settings(batch=4, episode_length=BLOCKS, warmup=15, dream_from=0, dream_over=1, dream_share=0.7)
+SETTINGS = Settings(
+    batch=4,
+    pool=PoolSettings(episode_length=BLOCKS),
+    optimization=Optimization(warmup=15),
+    self_forcing=SelfForcing(dream_from=0, dream_over=1, dream_share=0.7),
+)
 DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a model: what latents and texts depend on
 
 
 @dataclass(frozen=True)
 class Variant:
     """A model trained anew: what of its `DiTConfig` (values, or functions of the model), its scene prior (None: it has none) and of
-    `Settings` is changed."""
+    `SelfForcing` is changed."""
 
     name: str
     what: str
     dit: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    self_forcing: Mapping[str, Any] = field(default_factory=dict)
     scene: Mapping[str, Any] | None = field(default_factory=dict)
 
 
@@ -85,7 +91,7 @@ TRAINED = (
     Variant("spatial-only", "no channel path", {"channel": None}),
     Variant("sliding-window", "newest frames only, about as many tokens", {"packing": window, "channel": None}),
     Variant("full-history", "all frames at the finest size", {"packing": everything, "channel": None}),
-    Variant("without-self-forcing", "histories are never dreamt", settings={"dream_share": 0.0}),
+    Variant("without-self-forcing", "histories are never dreamt", self_forcing={"dream_share": 0.0}),
     Variant("joint-history", "history runs along at every sampler step", {"history_attention": "joint"}),
     Variant("without-places", "no town known by heart", scene={"places": None, "events": None}),
     Variant("without-guide-and-places", "as in the paper", scene=None),
@@ -100,7 +106,8 @@ def variants_of(config: ModelConfig, settings: Settings) -> dict[str, tuple[Mode
     for variant in TRAINED:
         changes = {name: value(config) if callable(value) else value for name, value in variant.dit.items()}
         base = replace(config, priors=()) if variant.scene is None else with_scene(config, **variant.scene)
-        made = replace(base, dit=replace(config.dit, **changes)), replace(settings, **variant.settings)
+        forcing = replace(settings.self_forcing, **variant.self_forcing)
+        made = replace(base, dit=replace(config.dit, **changes)), replace(settings, self_forcing=forcing)
         if made not in found.values():
             found[variant.name] = made
     return found
