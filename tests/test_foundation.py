@@ -20,7 +20,7 @@ from torch import Tensor
 from train import foundation as stage
 from train.data.shards import HELD_OUT
 from train.depth import load_depth
-from train.engine.loop import Run
+from train.engine.loop import Networks, Run
 from train.engine.pool import PoolSettings
 from train.evaluation.held_out import evaluate, held_out_psnr
 from train.evaluation.sheet import to_video
@@ -252,7 +252,7 @@ def test_evaluation_compares_the_dream_with_the_walk(config, corpus, frozen_vae,
 
 def test_contact_sheet_shows_truth_above_dream(config, corpus, frozen_vae, make_dit, trainer, tmp_path):
     dit = make_dit(config).train()
-    run = Run("foundation", config, QUICK, tmp_path, {"dit": dit}, [], {"dit": 0.9})
+    run = Run("foundation", config, QUICK, tmp_path, Networks({"dit": dit}, [], {"dit": 0.9}))
     evaluate(run, dit, frozen_vae, corpus, trainer.conditioning, "look")
     sheet = np.asarray(Image.open(tmp_path / "sheets" / "look.png"))
     assert sheet.shape == (2 * HELD_OUT * 32, 12 * 48, 3)

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from train import foundation
-from train.engine.loop import Run
+from train.engine.loop import Networks, Run
 from train.engine.pool import PoolSettings
 from train.export import load_ema
 from train.foundation import Optimization, Settings
@@ -48,9 +48,8 @@ def exported(config, run_folder, vae_folder, data_folder, tmp_path_factory):
 def test_the_average_of_a_run_is_found(config, run_folder):
     average, metadata = load_ema(config, run_folder)
     dit = DiT(config)
-    run = Run(
-        "foundation", config, SETTINGS, run_folder, {"dit": dit}, foundation.optimizers(dit, 1e-3, 0.0), {"dit": 0.6}
-    )
+    networks = Networks({"dit": dit}, foundation.optimizers(dit, 1e-3, 0.0), {"dit": 0.6})
+    run = Run("foundation", config, SETTINGS, run_folder, networks)
     own = run.ema["dit"].module.state_dict()
     assert own.keys() == average.state_dict().keys()
     assert all(torch.equal(value, own[name]) for name, value in average.state_dict().items())

@@ -23,7 +23,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from train import distill, foundation
 from train.engine import sharding
-from train.engine.loop import Run, load_checkpoint_ema
+from train.engine.checkpoints import load_checkpoint_ema
+from train.engine.loop import Run
 from train.engine.pool import PoolSettings
 from world_model.config import ChannelConfig, ModelConfig
 from world_model.dit import DiT

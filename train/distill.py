@@ -22,7 +22,7 @@ from train.data.corpus import Corpus
 from train.data.latents import LatentsOnly, load_vae
 from train.data.texts import open_conditioning
 from train.engine.arguments import initial_dit, read_arguments
-from train.engine.loop import Run, prepare_cpu
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.engine.pool import Batch, Pool, PoolSettings
 from train.engine.sharding import mean_over_processes, own_device, settings_by_micro_batch
 from train.evaluation.held_out import evaluate
@@ -238,7 +238,8 @@ def train(
     ]
     models: dict[str, nn.Module] = {"dit": student, "critic": critic}
     pools = {name: distiller.pool for name, distiller in distillers.items()}
-    run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema}, pools, frozen=[real])
+    networks = Networks(models, optimizers, {"dit": settings.ema}, frozen=[real])
+    run = Run("distill", config, settings, out, networks, pools)
     average = run.averaged("dit", DiT)
     losses: dict[str, list[float]] = {"generator": [], "critic": []}
     for step in run.steps(steps, minutes):

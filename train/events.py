@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from train.data.latents import load_vae
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, prepare_cpu
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.evaluation.sheet import to_pictures
 from train.places import load_places
 from train.street.growth import WEIGHTS, keep, known_in
@@ -270,7 +270,7 @@ def train(
         keep(events, known)
     learnt = [events.mixtures, events.sides, events.looks, *events.light.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-3)
-    run = Run("events", config, settings, out, {"events": events}, [optimizer], {"events": settings.ema})
+    run = Run("events", config, settings, out, Networks({"events": events}, [optimizer], {"events": settings.ema}))
     average = run.averaged("events", Events)
     average.kind.load_state_dict(events.kind.state_dict())
     for kept, own in zip(average.buffers(), events.buffers(), strict=True):

@@ -23,7 +23,7 @@ from train.data.texts import open_conditioning
 from train.depth import load_depth
 from train.engine.arguments import initial_dit, read_arguments
 from train.engine.deepen import deepened
-from train.engine.loop import Run, prepare_cpu
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.engine.muon import Muon
 from train.engine.pool import Batch, Pool, PoolSettings
 from train.engine.sharding import any_process, mean_over_processes, own_device, settings_by_micro_batch
@@ -242,7 +242,8 @@ def train(
     opt = settings.optimization
     both = optimizers(dit, opt.lr, opt.weight_decay, opt.optimizer)
     pools = {name: trainer.pool for name, trainer in trainers.items()}
-    run = Run("foundation", config, settings, out, {"dit": dit}, both, {"dit": settings.ema}, pools)
+    networks = Networks({"dit": dit}, both, {"dit": settings.ema})
+    run = Run("foundation", config, settings, out, networks, pools)
     average = run.averaged("dit", DiT)
     losses: list[np.ndarray] = []
     for step in run.steps(steps, minutes):

@@ -28,7 +28,8 @@ from train.data.corpus import Corpus
 from train.data.latents import load_vae
 from train.data.shards import HELD_OUT, TrajectoryInfo
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, load_network, prepare_cpu, stage_metadata
+from train.engine.checkpoints import load_network, stage_metadata
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.evaluation.sheet import to_pictures
 from train.street.descriptions import learn_skies, learn_sky_words, learn_views
 from train.street.voxels import Survey, count_bricks, count_voxels, distance_field, mark_walks
@@ -172,7 +173,7 @@ def train(
         learn_map(places, config, settings, town)
         learn_views(places, config, settings.seed, town, settings.candidates, settings.captions)
     optimizers = _optimizers(places, settings, town)
-    run = Run("places", config, settings, out, {"places": places}, optimizers, {"places": settings.ema})
+    run = Run("places", config, settings, out, Networks({"places": places}, optimizers, {"places": settings.ema}))
     average = run.averaged("places", Places)
     losses: list[float] = []
     for step in run.steps(steps, minutes):

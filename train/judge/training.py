@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.engine.loop import Run, prepare_cpu
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.judge import data as judge_data
 from train.judge.data import THINGS, UNKNOWN
 from train.judge.motion import LUMA
@@ -205,7 +205,7 @@ def train(
     if settings.only == "later":
         judge.sight.eval()  # its means and deviations stay too
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
+    run = Run("judge", config, settings, out, Networks({"judge": judge}, [optimizer], {"judge": settings.ema}))
     blocks, unseen = (Blocks(folder) for folder in (data, test))
     average = run.averaged("judge", Judge)
     for step in run.steps(steps):
