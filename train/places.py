@@ -45,6 +45,15 @@ WEIGHTS = "places.safetensors"
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How what a block is told of its past differs from the truth, as in a dream, whose light drifts and comes late."""
+
+    mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
+    outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
+    unheard: float = 0.25  # share of a text's tokens that are left out: other words are to be understood too
+
+
+@dataclass(frozen=True)
 class Settings(Survey):
     """Numbers of this stage."""
 
@@ -52,9 +61,7 @@ class Settings(Survey):
     lr: float = 2e-3
     table_lr: float = 2e-2
     whole: float = 10.0  # weight of the error of a block's mean, beside that of its tokens
-    mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
-    outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
-    unheard: float = 0.25  # share of a text's tokens that are left out: other words are to be understood too
+    drift: Drift = Drift()
     candidates: int = 9000  # views, of which the most typical of each district are kept for texts to choose from
     captions: int = 8  # of each view that a text can choose, and as many sentences
     texts: int = 120  # of each light and weather
@@ -66,7 +73,7 @@ def see(
     corpus: Corpus,
     blocks: list[tuple[int, int]],
     stream: torch.Generator,
-    drift: Settings | None = None,
+    drift: Drift | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on).
 
@@ -226,7 +233,7 @@ def _step(run: Run, places: Places, corpus: Corpus, settings: Settings, number: 
     walks = torch.randint(HELD_OUT, len(corpus), (settings.batch,), generator=stream).tolist()
     numbers = torch.randint(1, corpus.blocks, (settings.batch,), generator=stream).tolist()
     blocks = [(w, settled(corpus.info(w), b, corpus.blocks)) for w, b in zip(walks, numbers)]
-    found, truth = see(places, corpus, blocks, stream, settings)
+    found, truth = see(places, corpus, blocks, stream, settings.drift)
     loss = error_of(found, truth, settings.whole)
     run.accelerator.backward(loss)
     for optimizer, lr in zip(run.optimizers, (settings.table_lr, settings.lr)):
