@@ -17,7 +17,9 @@ from stopped import stopped_after
 
 from train import ablate
 from train import foundation as stage
-from train.ablate import BLOCKS, COLUMNS, SETTINGS, Ablation, cost, sharpness_share, take_over, variants_of
+from train.ablate import BLOCKS, SAMPLED, SETTINGS, Ablation, cost, take_over, variants_of
+from train.evaluation.ablations import COLUMNS, plot
+from train.evaluation.held_out import HORIZONS, sharpness_share
 from train.evaluation.store import StoreError
 from train.street.scene import part_of
 from world_model.config import ModelConfig, get_preset
@@ -325,9 +327,9 @@ def test_json_and_plot_are_of_the_stored_results(finished):
     assert sorted(found, key=key) == sorted(stored(finished.out).values(), key=key)
     assert report["steps"] == 2 and report["settings"]["batch"] == QUICK.batch
     assert (finished.out / "ablations.png").stat().st_size > 0
-    left, middle, right = ablate.plot(report["results"]).axes
+    left, middle, right = plot(report["results"], SAMPLED).axes
     lines = {line.get_label() for line in right.lines}
-    assert lines == {f"{weights}, {h}" for weights in ("initial", "distilled") for h in ablate.HORIZONS}
+    assert lines == {f"{weights}, {h}" for weights in ("initial", "distilled") for h in HORIZONS}
     for ax, kind in ((left, "psnr"), (middle, "sharpness")):
         shown = {c.get_label(): c.lines[0].get_ydata() for c in ax.containers}
         assert shown.keys() == {"tscm", "spatial-only"}
