@@ -69,16 +69,11 @@ class Settings(Survey):
 
 
 def see(
-    places: Places,
-    corpus: Corpus,
-    blocks: list[tuple[int, int]],
-    stream: torch.Generator,
-    drift: Drift | None = None,
+    places: Places, corpus: Corpus, blocks: list[tuple[int, int]], stream: torch.Generator, drift: Drift | None = None
 ) -> tuple[Tensor, Tensor]:
     """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on).
 
-    With the shares of `drift` the picture before is mixed with another or is an earlier one, because a dream's light drifts and
-    comes late, and words set it right; events are then told in any phrasing, with tokens left out.
+    With `drift` the picture before differs from the truth as it says; events are then told in any phrasing, tokens left out.
     """
     stride = corpus.config.vae.temporal_stride
     truth = torch.stack([corpus.block(w, b) for w, b in blocks])
@@ -203,9 +198,8 @@ def train(
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
     earlier = stage_metadata(before, "places") if before is not None else {}
     metadata = _metadata(average, town, run.progress.step, {**figures, **words}, earlier)
-    (out / "places.json").write_text(
-        json.dumps({**json.loads(config.to_json()), "places_training": metadata}, indent=1)
-    )
+    facts = {**json.loads(config.to_json()), "places_training": metadata}
+    (out / "places.json").write_text(json.dumps(facts, indent=1))
 
 
 def _begin(config: ModelConfig, before: Path | None) -> Places:
