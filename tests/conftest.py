@@ -205,9 +205,10 @@ def data_folder(tmp_path_factory, config, vae_folder) -> Path:
     """Walks through the street, encoded by the autoencoder in `vae_folder`. Four are held out, three are trained on."""
     from train.data.commands import render
     from train.data.latents import encode
+    from train.street.walks import StreetRecipe
 
     folder = tmp_path_factory.mktemp("data")
-    render(config, folder, walks=WALKS, blocks_per_walk=WALK_BLOCKS, seed=WALKS_SEED)
+    render(config, folder, StreetRecipe.of(config, WALK_BLOCKS, WALKS_SEED), walks=WALKS)
     encode(config, folder, vae_folder, device="cpu")
     return folder
 

@@ -18,7 +18,9 @@ from stopped import stopped_after
 
 from train import ablate
 from train import foundation as stage
-from train.ablate import BLOCKS, COLUMNS, SETTINGS, Ablation, cost, sharpness_share, take_over, variants_of
+from train.ablate import BLOCKS, SAMPLED, SETTINGS, Ablation, cost, take_over, variants_of
+from train.evaluation.ablations import COLUMNS, plot
+from train.evaluation.held_out import HORIZONS, sharpness_share
 from train.evaluation.store import StoreError
 from train.street.scene import part_of
 from world_model.config import ModelConfig
@@ -31,7 +33,7 @@ from world_model.text import Conditioning
 from world_model.tscm import History, static_history
 from world_model.weights import load_tensors, save_weights
 
-QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=3)
+QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=replace(SETTINGS.pool, size=3))
 FRAME = 24  # tokens of a latent frame of the debug model at the finest size
 
 
@@ -88,7 +90,7 @@ def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
         "full-history": {"packing", "channel"}, "without-self-forcing": set(), "joint-history": {"attention"},
         "without-places": {"places"}, "without-guide-and-places": {"depth", "album", "places", "events", "kind"},
     }  # fmt: skip
-    shares = {name: settings.dream_share for name, (_, settings) in variants.items()}
+    shares = {name: settings.self_forcing.dream_share for name, (_, settings) in variants.items()}
     assert shares.pop("without-self-forcing") == 0 and set(shares.values()) == {0.7}
 
 
@@ -272,7 +274,8 @@ def test_every_result_is_a_file(finished):
         if name in names:
             run = finished.out / "runs" / name
             settings = json.loads((run / "settings.json").read_text())
-            assert settings["seed"] == result["seed"] == int(name[-1]) and settings["dream_share"] == 0.7
+            assert settings["seed"] == result["seed"] == int(name[-1])
+            assert settings["self_forcing"]["dream_share"] == 0.7
             assert json.loads((run / "config.json").read_text())["dit"]["history"]["channel"] is None or "tscm" in name
     assert results["spatial-only_seed0"]["left_out"] and not results["tscm_seed0"]["left_out"]
     figures = {name: result["figures"]["psnr/rest"] for name, result in results.items()}
@@ -327,9 +330,9 @@ def test_json_and_plot_are_of_the_stored_results(finished):
     assert sorted(found, key=key) == sorted(stored(finished.out).values(), key=key)
     assert report["steps"] == 2 and report["settings"]["batch"] == QUICK.batch
     assert (finished.out / "ablations.png").stat().st_size > 0
-    left, middle, right = ablate.plot(report["results"]).axes
+    left, middle, right = plot(report["results"], SAMPLED).axes
     lines = {line.get_label() for line in right.lines}
-    assert lines == {f"{weights}, {h}" for weights in ("initial", "distilled") for h in ablate.HORIZONS}
+    assert lines == {f"{weights}, {h}" for weights in ("initial", "distilled") for h in HORIZONS}
     for ax, kind in ((left, "psnr"), (middle, "sharpness")):
         shown = {c.get_label(): c.lines[0].get_ydata() for c in ax.containers}
         assert shown.keys() == {"tscm", "spatial-only"}

@@ -19,8 +19,8 @@ from train.data.labels import ClipError
 from train.data.latents import LatentsOnly, encode_walk
 from train.data.shards import Header, Trajectory, TrajectoryInfo
 from train.data.video import write_video
-from train.engine.pool import Pool
-from train.foundation import Settings
+from train.engine.pool import Pool, PoolSettings
+from train.foundation import Optimization, SelfForcing, Settings
 from world_model.actions import Action
 from world_model.camera import pose_matrix
 from world_model.config import ModelConfig
@@ -125,7 +125,8 @@ def test_clips_are_as_long_as_they_are_and_worlds_walk_them_to_the_end(clips, ba
     assert clips.block(long, 7).shape[1] == bare.block_latents
     clips._videos, clips._order = [clips._videos[clips._order[long]]], [0]
     clips._read.clear()
-    dit, pool = make_dit(bare).requires_grad_(False), Pool(clips, Conditioning(bare.text), 1, 0, 100, text_start=0.0)
+    alone = PoolSettings(1, 100, text_start=0.0)
+    dit, pool = make_dit(bare).requires_grad_(False), Pool(clips, Conditioning(bare.text), alone, 0)
     ends = set()
     for step in range(60):
         batch = pool.sample(dit, frozen_vae, 1, 0.0, step)
@@ -199,7 +200,14 @@ def test_a_folder_is_opened_as_what_it_is(config, bare, folder, data_folder, fro
 
 
 def test_foundation_training_runs_on_clips(bare, folder, vae_folder, tmp_path):
-    settings = Settings(batch=2, noise_samples=1, pool=4, warmup=2, dream_from=1, dream_over=1, micro_batches=2)
+    settings = Settings(
+        batch=2,
+        noise_samples=1,
+        micro_batches=2,
+        pool=PoolSettings(4),
+        optimization=Optimization(warmup=2),
+        self_forcing=SelfForcing(dream_from=1, dream_over=1),
+    )
     foundation.train(bare, folder, vae_folder, tmp_path, settings, 3, None)
     assert (tmp_path / "checkpoint" / "pool_1.pt").exists()
 

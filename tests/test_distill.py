@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from train import distill as stage
-from train.distill import Distiller, Settings, dmd_direction, dmd_loss, train
-from train.engine.pool import Batch
+from train.distill import Distiller, Settings, TwoTimescale, dmd_direction, dmd_loss, train
+from train.engine.pool import Batch, PoolSettings
 from train.evaluation.sheet import to_pictures
 from train.foundation import flow_loss
 from world_model import flow
@@ -23,7 +23,11 @@ from world_model.model import WorldModel, WorldState
 from world_model.rollout import block_noise, generator
 
 QUICK = Settings(
-    batch=2, pool=3, critic_warmup=1, generator_every=2, generator_lr=1e-3, critic_lr=1e-3, guidance=1.0, truth=0.1
+    batch=2,
+    pool=PoolSettings(3),
+    updates=TwoTimescale(1e-3, 1e-3, generator_every=2, critic_warmup=1),
+    guidance=1.0,
+    truth=0.1,
 )
 COMPRESSION = ("patch_embedding_2x.weight", "channel_embedding.weight")  # of the history's two halves
 
@@ -87,8 +91,7 @@ def test_gradient_of_the_loss_is_the_direction():
 def test_a_critic_that_equals_the_teacher_pushes_nowhere(guidance, distiller, student):
     """With guidance that holds where there is no event: the teacher without the text is then the teacher itself."""
     distiller.settings = replace(QUICK, guidance=guidance)
-    distiller.pool.caption = 0.0
-    distiller.pool.text_start = 0.0
+    distiller.pool.settings = replace(distiller.pool.settings, caption=0.0, text_start=0.0)
     batch, motion, latents = distiller.rollout(student, 0, learn=False)
     batch.context[:, :8] = 0
     same = copy.deepcopy(distiller.real)
@@ -99,7 +102,7 @@ def test_a_critic_that_equals_the_teacher_pushes_nowhere(guidance, distiller, st
 
 def test_direction_is_what_the_scores_say(distiller, student, config):
     """Written out for one batch with texts and guidance: real = c + w (c - u), u without the event's text."""
-    distiller.pool.caption = 1.0
+    distiller.pool.settings = replace(distiller.pool.settings, caption=1.0)
     batch, motion, latents = distiller.rollout(student, 0, learn=False)
     assert batch.context[:, :8].any()
     ours = distiller.direction(student, batch, motion, latents, 3)
@@ -211,7 +214,7 @@ def model(config, student, frozen_vae, distiller) -> WorldModel:
 def test_one_world_is_dreamt_bit_for_bit_as_in_the_environment(event, config, distiller, student, model):
     """Same seed, actions and text, block after block: latents, pictures and all that is carried on."""
     pool, state = distiller.pool, None
-    pool.text_start = 0.0
+    pool.settings = replace(pool.settings, text_start=0.0)
     for step in range(6):
         batch = with_events(pool.sample(student, distiller.vae, 1, 1.0, 0), model, [event])
         slot = batch.index[0]
@@ -313,5 +316,5 @@ def test_command_line(config, data_folder, vae_folder, weights_folder, tmp_path,
     )
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
-    settings = Settings(critic_lr=0.01, guidance=0.0)
+    settings = Settings(updates=TwoTimescale(critic_lr=0.01), guidance=0.0)
     assert given == [(config, data_folder, vae_folder, weights_folder, tmp_path, settings, 5, None)]

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from train import evaluate as evaluation
-from train.evaluate import Settings
-from train.evaluation import endurance, events, memory, starts
+from train.evaluation import endurance, events, memory, parts, starts
+from train.evaluation.parts import Settings
 from train.evaluation.report import table
 from train.evaluation.store import Store, StoreError
 from train.evaluation.targets import Target, check, headline
+from train.evaluation.walks import Plan
 from train.judge.network import Judge
 
 TINY = Settings(
-    horizon=1.0, side_horizon=1.0, walks=2, real_walks=2, natural_walks=1, far_walks=1, flow_every=2, starts=1, film=1.0,
+    Plan(count=2, horizon=1.0, side_horizon=1.0, real=2, natural=1, far=1, flow_every=2, film=1.0), starts=1,
     events=events.Plan(before=1, during=1, after=0, scenes=(("overcast", "clear"),)),
     memory=memory.Plan(scenes=2, waits=(1,), out=(1,)),
 )  # fmt: skip
@@ -126,7 +127,7 @@ class TestWhole:
             raise AssertionError("what was kept is computed again")
 
         for name in ("measure_walk", "save_sheet"):
-            monkeypatch.setattr(evaluation, name, never)
+            monkeypatch.setattr(parts, name, never)
         for module, name in ((events, "run_scene"), (memory, "run_scene"), (starts, "run"), (endurance, "real_walks")):
             monkeypatch.setattr(module, name, never)
         again = evaluation.evaluate(world_model, metadata, out, TINY, judge_weights=judge_weights)
@@ -135,7 +136,13 @@ class TestWhole:
     def test_other_settings_are_refused(self, tiny_report, world_model, judge_weights):
         out, metadata, _ = tiny_report
         with pytest.raises(StoreError, match="settings"):
-            evaluation.evaluate(world_model, metadata, out, replace(TINY, walks=3), judge_weights=judge_weights)
+            evaluation.evaluate(
+                world_model,
+                metadata,
+                out,
+                replace(TINY, walks=replace(TINY.walks, count=3)),
+                judge_weights=judge_weights,
+            )
         with pytest.raises(StoreError, match="model"):
             evaluation.evaluate(world_model, {"files": {}}, out, TINY, judge_weights=judge_weights)
 

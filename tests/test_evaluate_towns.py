@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from train.evaluation import towns
+from train.evaluation.parts import Settings
 from train.evaluation.towns import Found, town_settings
+from train.evaluation.walks import Plan
 from train.street.towns import REPORT_TOWNS, TRAINING_TOWNS, VALIDATION_TOWNS
 
 SECONDS = 0.5
@@ -66,7 +68,6 @@ def test_towns_are_for_one_purpose_each():
 
 
 def test_the_first_towns_are_walked_longer():
-    from train.evaluate import Settings
-
-    one, other = (town_settings(Settings(horizon=60.0), 3000, number, 1) for number in (0, 1))
-    assert (one.horizon, other.horizon, one.walks) == (600.0, 60.0, 1) and one.town == 3000
+    settings = Settings(Plan(horizon=60.0))
+    one, other = (town_settings(settings, 3000, number, 1) for number in (0, 1))
+    assert (one.walks.horizon, other.walks.horizon, one.walks.count) == (600.0, 60.0, 1) and one.town == 3000

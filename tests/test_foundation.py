@@ -20,11 +20,15 @@ from torch import Tensor
 from train import foundation as stage
 from train.data.shards import HELD_OUT
 from train.depth import load_depth
-from train.engine.loop import Run
+from train.engine.loop import Networks, Run
+from train.engine.pool import PoolSettings
 from train.evaluation.held_out import evaluate, held_out_psnr
 from train.evaluation.sheet import to_video
 from train.foundation import (
     Initial,
+    Noise,
+    Optimization,
+    SelfForcing,
     Settings,
     Trainer,
     corrupt,
@@ -38,7 +42,11 @@ from world_model.dit import DiT
 from world_model.rollout import generator
 
 QUICK = Settings(
-    batch=2, noise_samples=2, pool=3, episode_length=12, warmup=2, dream_from=1, dream_over=1, dream_share=0.7
+    batch=2,
+    noise_samples=2,
+    pool=PoolSettings(3, episode_length=12),
+    optimization=Optimization(warmup=2),
+    self_forcing=SelfForcing(dream_from=1, dream_over=1, dream_share=0.7),
 )
 
 
@@ -129,7 +137,7 @@ def test_every_noise_level_is_trained(trainer, config, make_dit, monkeypatch):
         many.step(dit, number)
     sigma = torch.cat(seen)
     assert float(sigma.min()) < 0.02 and float(sigma.max()) == 1
-    assert float((sigma == 1).double().mean()) == pytest.approx(QUICK.pure_noise, abs=0.05)
+    assert float((sigma == 1).double().mean()) == pytest.approx(QUICK.noise.pure_noise, abs=0.05)
 
 
 # ---- noised histories -------------------------------------------------------------------------------------------------
@@ -138,13 +146,13 @@ def test_every_noise_level_is_trained(trainer, config, make_dit, monkeypatch):
 @pytest.fixture(scope="module")
 def batch(config, corpus, frozen_vae, make_dit):
     """Forty worlds."""
-    return Trainer(config, corpus, frozen_vae, replace(QUICK, pool=40)).pool.sample(
+    return Trainer(config, corpus, frozen_vae, replace(QUICK, pool=PoolSettings(40, episode_length=12))).pool.sample(
         make_dit(config), frozen_vae, 40, 0.0, 0
     )
 
 
 def test_some_histories_are_noised_and_nothing_else(batch):
-    noised = corrupt(batch, replace(QUICK, noised=0.5, history_noise=0.25), generator("corrupt"))
+    noised = corrupt(batch, Noise(noised=0.5, history_noise=0.25), generator("corrupt"))
     change = noised.worlds.history.latents - batch.worlds.history.latents
     deviation = change.flatten(1).std(dim=1)
     clean = deviation == 0
@@ -159,7 +167,7 @@ def test_some_histories_are_noised_and_nothing_else(batch):
 
 @pytest.mark.parametrize("off", [{"noised": 0.0}, {"history_noise": 0.0}])
 def test_noise_can_be_switched_off(off, batch):
-    same = corrupt(batch, replace(QUICK, **off), generator("corrupt"))
+    same = corrupt(batch, Noise(**off), generator("corrupt"))
     assert torch.equal(same.worlds.history.latents, batch.worlds.history.latents)
     assert torch.equal(same.worlds.picture, batch.worlds.picture)
 
@@ -196,7 +204,8 @@ def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, conf
 
 
 def test_nobody_dreams_before_it_is_time(config, corpus, frozen_vae, make_dit):
-    trainer = Trainer(config, corpus, frozen_vae, replace(QUICK, dream_from=100, dream_share=1.0))
+    late = SelfForcing(dream_from=100, dream_over=1, dream_share=1.0)
+    trainer = Trainer(config, corpus, frozen_vae, replace(QUICK, self_forcing=late))
     for number in (0, 50, 99):
         trainer.step(make_dit(config), number)
         assert not any(entry.self_generated for entry in trainer.pool.entries if entry is not None)
@@ -243,7 +252,7 @@ def test_evaluation_compares_the_dream_with_the_walk(config, corpus, frozen_vae,
 
 def test_contact_sheet_shows_truth_above_dream(config, corpus, frozen_vae, make_dit, trainer, tmp_path):
     dit = make_dit(config).train()
-    run = Run("foundation", config, QUICK, tmp_path, {"dit": dit}, [], {"dit": 0.9})
+    run = Run("foundation", config, QUICK, tmp_path, Networks({"dit": dit}, [], {"dit": 0.9}))
     evaluate(run, dit, frozen_vae, corpus, trainer.conditioning, "look")
     sheet = np.asarray(Image.open(tmp_path / "sheets" / "look.png"))
     assert sheet.shape == (2 * HELD_OUT * 32, 12 * 48, 3)
@@ -334,5 +343,5 @@ def test_command_line(config, data_folder, vae_folder, tmp_path, monkeypatch):
     )
     monkeypatch.setattr("sys.argv", words.split())
     stage.main()
-    settings = Settings(dream_from=7, lr=0.01)
+    settings = Settings(self_forcing=SelfForcing(dream_from=7), optimization=Optimization(lr=0.01))
     assert given == [(config, data_folder, vae_folder, tmp_path, settings, 5, None, Initial())]

@@ -12,8 +12,10 @@ import torch
 
 from train.generator.fit import Budget, Stage
 from train.generator.heads import (
+    Augmentation,
     HeadTraining,
     OutcomeSteps,
+    OutOfDistribution,
     Settings,
     best_temperature,
     best_threshold,
@@ -24,7 +26,7 @@ from train.generator.heads import (
     recall_at,
 )
 from train.generator.shapes import recorded_config
-from train.generator.windows import LatentSet
+from train.generator.windows import EventTexts, LatentSet, StepTexts
 from train.recordings import Recording
 from world_model.action_spaces import ActionSpec
 from world_model.config import ModelConfig
@@ -40,7 +42,9 @@ def toy_config(actions: int) -> ModelConfig:
 
 CONFIG = toy_config(3)
 SIZES = {"channels": 6, "block": 2, "action_width": 3, "frames": 4, "width": 16, "hidden": 16, "embedding": 8}
-SMALL = Settings(batch=32, lr=3e-3, width=16, noise=0.1, fit_blocks=512)
+SMALL = Settings(
+    batch=32, lr=3e-3, width=16, augmentation=Augmentation(noise=0.1), ood=OutOfDistribution(fit_blocks=512)
+)
 
 
 def recorded(episodes: int = 6, length: int = 20, seed: int = 0, rewards: str = "rare", channels: int = 6) -> LatentSet:
@@ -65,10 +69,10 @@ def recorded(episodes: int = 6, length: int = 20, seed: int = 0, rewards: str = 
     none = torch.zeros(steps, dtype=torch.int64)
     action = torch.eye(3)[torch.randint(3, (steps,), generator=random)]
     nothing = torch.zeros(1, 0, 0)
+    events = EventTexts(nothing, none, none[:episodes])
     return LatentSet(
-        latents, torch.zeros(rows, 2), first, begin, still, action, none, nothing, none, nothing, none[:episodes],
-        reward, terminated,
-    )  # fmt: skip
+        latents, torch.zeros(rows, 2), first, begin, still, action, StepTexts(nothing, none), events, reward, terminated
+    )
 
 
 def trained(

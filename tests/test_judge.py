@@ -13,14 +13,17 @@ from configs import with_video
 from safetensors.torch import load_file, save_file
 
 from train.judge import data as judge_data
+from train.judge.architecture import FIRST_THINGS
 from train.judge.data import THINGS, UNKNOWN, make_walk, motion_between, ruling, seen_things, street_of
 from train.judge.motion import LUMA
-from train.judge.network import FIRST_THINGS, WEIGHTS, Judge, axes_of, classes_of, judge_metadata
-from train.judge.training import Blocks, Settings, accuracy, judge_loss, train
+from train.judge.network import WEIGHTS, Judge, axes_of, classes_of, judge_metadata
+from train.judge.training import Blocks, Degradation, Settings, accuracy, judge_loss, train
 from train.judge.training import main as judge_main
 from train.street.routes import balanced_route, open_start
 from world_model.actions import ALL_ACTIONS, Action
 from world_model.camera import commanded_motion
+
+CLEAR = Degradation(blurred=0.0, noise=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +222,7 @@ class TestTraining:
     def test_mirrored_and_reversed_pictures_have_such_labels(self, folder, judge):
         """Undo what was done to the pictures and the labels must be those of the data again."""
         blocks = Blocks(folder)
-        settings = Settings(batch=40, blurred=0.0, noise=0.0)
+        settings = Settings(batch=40, degradation=CLEAR)
         grey, _, labels = blocks.draw(settings, 0)
         found = {(False, False): 0, (False, True): 0, (True, False): 0, (True, True): 0}
         for k in range(len(grey)):
@@ -236,7 +239,7 @@ class TestTraining:
 
     def test_pictures_to_look_at_have_their_labels(self, folder):
         blocks = Blocks(folder)
-        _, sight, labels = blocks.draw(Settings(batch=40, blurred=0.0, noise=0.0, things=1.0), 1)
+        _, sight, labels = blocks.draw(Settings(batch=40, things=1.0, degradation=CLEAR), 1)
         last = {blocks.pictures(i)[-1].tobytes(): i for i in range(len(blocks))}
         for k in range(40):
             picture = (sight[k] * 255).round().byte().permute(1, 2, 0).numpy()
@@ -344,10 +347,9 @@ class TestTraining:
                 folder,
                 tmp_path / "other",
                 second,
-                Settings(only="sight"),
+                Settings(only="sight", fresh=True),
                 1,
                 first,
-                True,
             )
 
 

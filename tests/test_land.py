@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from train import foundation
-from train.engine.loop import Run
+from train.engine.loop import Networks, Run
+from train.engine.pool import PoolSettings
 from train.export import load_ema
-from train.foundation import Settings
+from train.foundation import Optimization, Settings
 from train.land import STARTS, Network, Parts, export_with_priors, starting_pictures
 from world_model.actions import Action
 from world_model.dit import DiT
@@ -27,7 +28,7 @@ from world_model.vae import build_vae
 from world_model.weights import load_dit
 from yume_gym.street.simulator import StreetSimulator
 
-SETTINGS = Settings(batch=2, noise_samples=1, pool=3, warmup=1, ema=0.6)
+SETTINGS = Settings(batch=2, noise_samples=1, pool=PoolSettings(3), optimization=Optimization(warmup=1), ema=0.6)
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +48,15 @@ def exported(config, run_folder, vae_folder, data_folder, tmp_path_factory):
 def test_the_average_of_a_run_is_found(config, run_folder):
     average, metadata = load_ema(config, run_folder)
     dit = DiT(config)
-    run = Run(
-        "foundation", config, SETTINGS, run_folder, {"dit": dit}, foundation.optimizers(dit, 1e-3, 0.0), {"dit": 0.6}
-    )
+    networks = Networks({"dit": dit}, foundation.optimizers(dit, 1e-3, 0.0), {"dit": 0.6})
+    run = Run("foundation", config, SETTINGS, run_folder, networks)
     own = run.ema["dit"].module.state_dict()
     assert own.keys() == average.state_dict().keys()
     assert all(torch.equal(value, own[name]) for name, value in average.state_dict().items())
     raw = dit.state_dict()
     assert any(not torch.equal(value, raw[name]) for name, value in own.items())  # it is not the last step's weights
     assert metadata["stage"] == "first" and metadata["steps"] == 4
-    assert metadata["settings"]["pool"] == 3
+    assert metadata["settings"]["pool"]["size"] == 3
 
 
 def test_parts_that_are_replaced_need_not_be_in_a_run_as_they_are_now(config, run_folder, tmp_path):

@@ -14,8 +14,9 @@ import torch
 
 from agents import beacon_check
 from agents.worlds import Where
+from train.evaluation.picture_heads import half_and_half
 from train.generator.heads import best_threshold
-from train.picture_heads import Settings, balanced, half_and_half, platt, train_heads
+from train.picture_heads import Settings, balanced, platt, train_heads
 from train.street.views import beacon_views, event_facts, fits, texts, told_views
 from world_model.model import WorldModel
 from world_model.picture_heads import BEACON, TEXT_GOAL, load_picture_head, save_picture_head

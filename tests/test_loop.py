@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from train.engine import loop
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, warm_average
+from train.engine.loop import Networks, Run, warm_average
 from train.evaluation.sheet import save_sheet, to_pictures, to_video
 from world_model.config import ModelConfig
 from world_model.rollout import generator
@@ -50,7 +50,12 @@ class Little:
         momentum = torch.optim.SGD([self.model.bias], lr=0.1, momentum=0.9)
         extra_state = {"walker": self.walker} if keep else None
         self.run = Run(
-            "little", config, Numbers(), folder, {"net": self.model}, [adam, momentum], {"net": 0.9}, extra_state
+            "little",
+            config,
+            Numbers(),
+            folder,
+            Networks({"net": self.model}, [adam, momentum], {"net": 0.9}),
+            extra_state,
         )
         self.seen: list[int] = []
 
@@ -165,7 +170,7 @@ def test_learning_rates_are_those_given_now(config, tmp_path):
     first.run.finish()
     model = nn.Linear(3, 3)
     adam, momentum = torch.optim.AdamW([model.weight], lr=0.02), torch.optim.SGD([model.bias], lr=0.03, momentum=0.9)
-    Run("little", config, Numbers(), tmp_path / "run", {"net": model}, [adam, momentum], {"net": 0.9})
+    Run("little", config, Numbers(), tmp_path / "run", Networks({"net": model}, [adam, momentum], {"net": 0.9}))
     assert [optimizer.param_groups[0]["lr"] for optimizer in (adam, momentum)] == [0.02, 0.03]
     assert float(adam.state[model.weight]["step"]) == 4
 

@@ -26,7 +26,7 @@ from train.data.shards import Shard, find_shards
 from train.land import STARTS, starting_pictures
 from train.places import load_places, train
 from train.street.voxels import distance_field
-from train.street.walks import known_street
+from train.street.walks import StreetRecipe, known_street
 from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.priors.config import scene_of, with_scene
@@ -262,7 +262,7 @@ def few_views():
 def walks_there(two_towns, vae_folder, tmp_path_factory) -> Path:
     """Walks through the second town, encoded."""
     folder = tmp_path_factory.mktemp("there")
-    render(two_towns, folder, walks=6, blocks_per_walk=16, seed=3, town_seed=5)
+    render(two_towns, folder, StreetRecipe.of(two_towns, 16, 3, town_seed=5), walks=6)
     encode(two_towns, folder, vae_folder, device="cpu")
     return folder
 

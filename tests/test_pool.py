@@ -11,7 +11,7 @@ from torch import Tensor
 
 from train.data.corpus import Corpus
 from train.data.shards import HELD_OUT, Shard, find_shards
-from train.engine.pool import POSITION_ERROR, Batch, Entry, Pool
+from train.engine.pool import POSITION_ERROR, Batch, Entry, Pool, PoolSettings
 from train.evaluation.sheet import to_video
 from world_model.dit import DiT
 from world_model.rollout import append_and_decode, commanded_motions, encode_conditions, generator
@@ -36,14 +36,14 @@ def conditioning(config) -> Conditioning:
 @pytest.fixture
 def make_pool(corpus, conditioning):
     """make_pool(size, ...): long episodes and no text starts unless asked for."""
-    return lambda size=3, **given: Pool(
-        corpus, conditioning, size, **{"seed": 0, "blocks": 16, "text_start": 0.0, **given}
+    return lambda size=3, seed=0, **given: Pool(
+        corpus, conditioning, PoolSettings(size, **{"episode_length": 16, "text_start": 0.0, **given}), seed
     )
 
 
 def walk_on(pool: Pool, dit: DiT, vae, step: int, count: int | None = None, dreaming: float = 0.0) -> Batch:
     """One block of some worlds by the truth, as training does it; returns the sampled batch."""
-    batch = pool.sample(dit, vae, pool.size if count is None else count, dreaming, step)
+    batch = pool.sample(dit, vae, pool.settings.size if count is None else count, dreaming, step)
     _, ahead = encode_conditions(dit, vae, batch.worlds, batch.motion, batch.context, batch.pooled)
     streams = [generator("old", step)] * len(batch.index)
     after, _ = append_and_decode(dit, vae, ahead, batch.truth, streams)
@@ -271,7 +271,7 @@ def test_a_world_gets_one_phrasing_of_an_event_and_others_get_others(make_pool, 
 
 
 def test_picture_starts_and_text_starts_are_mixed(make_pool, dit, frozen_vae):
-    pool = make_pool(80, text_start=0.25, blocks=1)
+    pool = make_pool(80, text_start=0.25, episode_length=1)
     present = pool.sample(dit, frozen_vae, 80, 0.0, 0).worlds.history.present
     assert (present.all(dim=1) == present.any(dim=1)).all()
     assert 0.55 < float(present[:, 0].float().mean()) < 0.92
@@ -279,7 +279,7 @@ def test_picture_starts_and_text_starts_are_mixed(make_pool, dit, frozen_vae):
 
 def test_prompts_are_events_while_they_last_and_captions_now_and_then(make_pool, corpus, dit, frozen_vae):
     events = {RAIN: range(7, BLOCKS), CAR: range(10, 14)}
-    pool = make_pool(60, blocks=1, caption=0.4)
+    pool = make_pool(60, episode_length=1, caption=0.4)
     batch = pool.sample(dit, frozen_vae, 60, 0.0, 0)
     told = {"event": 0, "caption": 0, "nothing": 0}
     for row, entry in enumerate(drawn(pool, batch)):
@@ -319,14 +319,14 @@ def test_held_out_walks_are_never_sampled_and_walks_never_overrun(make_pool, dit
     assert {entry.trajectory for entry in entries} == {SILENT, RAIN, CAR}
     assert all(0 <= entry.block <= entry.last < BLOCKS for entry in entries)
     assert max(entry.last - entry.block for entry in entries) > 8
-    short = make_pool(100, blocks=3)
+    short = make_pool(100, episode_length=3)
     short.sample(dit, frozen_vae, 100, 0.0, 0)
     assert {entry.last - entry.block for entry in short.entries if entry is not None} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 0.35, 0.65), (1.0, 1, 1)])
 def test_a_share_of_new_worlds_dreams(share, low, high, make_pool, dit, frozen_vae):
-    pool = make_pool(80, blocks=1)
+    pool = make_pool(80, episode_length=1)
     dreaming = pool.self_generated(pool.sample(dit, frozen_vae, 80, share, 0))
     assert dreaming.dtype == torch.bool
     assert low <= float(dreaming.float().mean()) <= high
@@ -374,7 +374,7 @@ def test_a_stored_pool_walks_on_as_if_nothing_had_happened(make_pool, dit, froze
 
 def test_a_stored_pool_takes_no_more_room_than_its_worlds(make_pool, dit, frozen_vae, tmp_path):
     """Worlds of a batch are views of it: stored one by one they would each take the whole batch along."""
-    pool = make_pool(6, blocks=16)
+    pool = make_pool(6, episode_length=16)
     walk_on(pool, dit, frozen_vae, 0)
     alive = [entry for entry in pool.entries if entry is not None]
     size = sum(t.numel() * t.element_size() for entry in alive for t in tensors([entry.worlds, entry.past]))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from train.data import sekai
+from train.data.poses import Thresholds, decode_action, decode_steps, pose_angles
 from train.data.shards import Header, Trajectory, TrajectoryInfo
 from train.data.video import read_video, write_video
 from world_model.actions import ALL_ACTIONS, Action
@@ -23,7 +24,7 @@ FIXTURES = Path(os.environ.get("YUME_FIXTURES", Path(__file__).parents[2] / "sha
 CONTROLS = FIXTURES / "controls" / "controls.json"
 CAMERA = CameraConfig()
 HEADER = Header("debug", 32, 48, 8, 4, 4, 0, {"world": "test"})
-METRIC = sekai.Thresholds(translation=0.1, rotation=0.03)
+METRIC = Thresholds(translation=0.1, rotation=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -63,44 +64,44 @@ def moving_walk(actions: list[Action], event: tuple = (), seed: int = 0) -> Traj
 
 @pytest.mark.parametrize("stride", [1, 4])
 def test_published_clips_decode_step_by_step(controls: dict, stride: int) -> None:
-    thresholds = sekai.Thresholds(stride=stride)
+    thresholds = Thresholds(stride=stride)
     for clip in controls["clips"]:
         expected = clip[f"stride{stride}"]
         poses = np.array(clip["poses"]).reshape(-1, 4, 4)
         steps = [Action.from_keys(*step) for step in zip(expected["keys"], expected["mouse"], strict=True)]
-        assert sekai.decode_steps(poses, thresholds) == steps, clip["name"]
-        assert sekai.decode_action(poses, thresholds) == Action.from_keys(clip["keys"], clip["mouse"]), clip["name"]
+        assert decode_steps(poses, thresholds) == steps, clip["name"]
+        assert decode_action(poses, thresholds) == Action.from_keys(clip["keys"], clip["mouse"]), clip["name"]
 
 
 def test_signs_and_strict_thresholds(controls: dict) -> None:
     for case in controls["synthetic"]:
         poses = np.stack([np.eye(4), np.array(case["relative_pose"]).reshape(4, 4)])
-        assert sekai.decode_steps(poses) == [Action.from_keys(case["keys"], case["mouse"])], case["name"]
+        assert decode_steps(poses) == [Action.from_keys(case["keys"], case["mouse"])], case["name"]
 
 
 def test_decoding_does_not_depend_on_where_the_world_is(controls: dict) -> None:
     clip = controls["clips"][0]
     elsewhere = pose_matrix(30.0, -7.0, 2.0, 0.3, 5.0)
     poses = np.array(clip["poses"]).reshape(-1, 4, 4)
-    assert sekai.decode_action(elsewhere @ poses) == sekai.decode_action(poses)
+    assert decode_action(elsewhere @ poses) == decode_action(poses)
 
 
 @pytest.mark.parametrize("action", ALL_ACTIONS, ids=lambda action: action.meaning)
 def test_every_commanded_motion_is_decoded_from_its_poses(action: Action) -> None:
-    assert sekai.decode_action(commanded_poses(action), METRIC) == action
+    assert decode_action(commanded_poses(action), METRIC) == action
 
 
 def test_poses_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[N, 4, 4\]"):
-        sekai.decode_steps(np.zeros((5, 3, 4)))
+        decode_steps(np.zeros((5, 3, 4)))
     with pytest.raises(ValueError, match="no step"):
-        sekai.decode_action(np.eye(4)[None])
+        decode_action(np.eye(4)[None])
 
 
 def test_pose_angles_invert_pose_matrix() -> None:
     yaw = np.linspace(-7.0, 7.0, 60)
     pitch = np.linspace(-0.6, 0.6, 60)
-    found = sekai.pose_angles(np.stack([pose_matrix(1.0, 2.0, a, b, 1.65) for a, b in zip(yaw, pitch)]))
+    found = pose_angles(np.stack([pose_matrix(1.0, 2.0, a, b, 1.65) for a, b in zip(yaw, pitch)]))
     np.testing.assert_allclose(found[0] - found[0][0], yaw - yaw[0], atol=1e-9)
     np.testing.assert_allclose(found[1], pitch, atol=1e-9)
 
@@ -257,16 +258,16 @@ def test_labels_agree_with_every_step_but_not_with_the_whole_motion(controls: di
     agreement, clips = controls["agreement"], controls["clips"]
     for stride in (1, 4):
         counted = agreement[f"stride{stride}"]
-        thresholds = sekai.Thresholds(stride=stride)
+        thresholds = Thresholds(stride=stride)
         steps = [
             (step, Action.from_keys(clip["keys"], clip["mouse"]))
             for clip in clips
-            for step in sekai.decode_steps(np.array(clip["poses"]).reshape(-1, 4, 4), thresholds)
+            for step in decode_steps(np.array(clip["poses"]).reshape(-1, 4, 4), thresholds)
         ]
         assert len(steps) == counted["steps"]
         assert sum(step.move == label.move for step, label in steps) == counted["step_keys_agree"]
         assert sum(step.look == label.look for step, label in steps) == counted["step_mouse_agree"]
-    ends = [sekai.decode_steps(np.array(clip["poses"]).reshape(-1, 4, 4)[[0, -1]])[0] for clip in clips]
+    ends = [decode_steps(np.array(clip["poses"]).reshape(-1, 4, 4)[[0, -1]])[0] for clip in clips]
     for clip, whole in zip(clips, ends, strict=True):
         assert whole == Action.from_keys(clip["first_to_last"]["keys"], clip["first_to_last"]["mouse"]), clip["name"]
     labels = [Action.from_keys(clip["keys"], clip["mouse"]) for clip in clips]

@@ -24,24 +24,28 @@ from torch.optim.swa_utils import AveragedModel
 
 from train import distill, foundation
 from train.engine import sharding
-from train.engine.loop import Run, load_checkpoint_ema
+from train.engine.checkpoints import load_checkpoint_ema
+from train.engine.loop import Run
+from train.engine.pool import PoolSettings
 from world_model.config import ChannelConfig, ModelConfig
 from world_model.dit import DiT
 
 CONFIGS = sorted((Path(__file__).parents[1] / "train" / "configs").glob("*.yaml"))
 STEPS = 4
 QUICK = foundation.Settings(
-    batch=2, noise_samples=2, pool=4, warmup=2, lr=1e-3, dream_from=1, dream_over=1, dream_share=0.7, micro_batches=2
+    batch=2,
+    noise_samples=2,
+    micro_batches=2,
+    pool=PoolSettings(4),
+    optimization=foundation.Optimization(lr=1e-3, warmup=2),
+    self_forcing=foundation.SelfForcing(dream_from=1, dream_over=1, dream_share=0.7),
 )
 DISTIL = distill.Settings(
     batch=2,
-    pool=4,
-    critic_warmup=1,
-    generator_every=2,
-    generator_lr=1e-3,
-    critic_lr=1e-3,
-    guidance=1.0,
     micro_batches=2,
+    pool=PoolSettings(4),
+    updates=distill.TwoTimescale(generator_lr=1e-3, critic_lr=1e-3, generator_every=2, critic_warmup=1),
+    guidance=1.0,
 )
 
 
@@ -204,7 +208,7 @@ def test_the_released_code_path_learns_as_one_and_in_half_precision(
     like_released, data_folder, vae_folder, tmp_path, monkeypatch
 ):
     """Histories of different lengths, AdamW alone; in bfloat16 losses are near, weights are kept in float32."""
-    settings = replace(QUICK, optimizer="adamw")
+    settings = replace(QUICK, optimization=replace(QUICK.optimization, optimizer="adamw"))
     one, two, half = (tmp_path / name for name in ("one", "two", "half"))
     learn(monkeypatch, like_released, data_folder, vae_folder, one, settings)
     for out, precision in ((two, "no"), (half, "bf16")):
@@ -241,15 +245,15 @@ def test_two_processes_distil_as_one(config, data_folder, vae_folder, weights_fo
 
 
 def test_one_micro_batch_is_the_run_itself_and_several_share_it():
-    settings = replace(QUICK, batch=4, pool=8, micro_batches=1)
+    settings = replace(QUICK, batch=4, pool=PoolSettings(8), micro_batches=1)
     assert sharding.settings_by_micro_batch(settings) == {"pool": settings}
     four = sharding.settings_by_micro_batch(replace(settings, micro_batches=4))
     assert list(four) == ["pool_0", "pool_1", "pool_2", "pool_3"]
-    assert {(own.batch, own.pool) for own in four.values()} == {(1, 2)}
+    assert {(own.batch, own.pool.size) for own in four.values()} == {(1, 2)}
     assert len({own.seed for own in four.values()}) == 4
     for wrong, message in (
         ({"micro_batches": 3}, "--batch 4"),
-        ({"micro_batches": 4, "pool": 9}, "--pool 9"),
+        ({"micro_batches": 4, "pool": PoolSettings(9)}, "--pool 9"),
         ({"micro_batches": 0}, "0 micro-batches"),
     ):
         with pytest.raises(ValueError, match=message):

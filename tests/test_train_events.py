@@ -15,7 +15,8 @@ from test_events import content
 from towns import streets
 
 from train import events as stage
-from train.events import Settings, draw, render_pairs
+from train.data.event_pairs import Pairs, render_pairs
+from train.events import Settings, draw
 from train.street import phrasings
 from train.street.growth import keep, known_in, load_events
 from train.street.voxels import distance_field
@@ -28,7 +29,7 @@ from yume_gym.street.keywords import normalise
 
 SHIPPED = phrasings.PHRASINGS
 
-QUICK = Settings(batch=4, lr=1e-1, walks=6, blocks=3, captions=24, ema=0.9)
+QUICK = Settings(batch=4, lr=1e-1, pairs=Pairs(walks=6, blocks=3), captions=24, ema=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -142,12 +143,12 @@ def test_earlier_lanes_stay_and_others_are_learnt(event_config, tmp_path):
 
 
 def test_pairs_differ_by_the_event_alone(event_config, places, make_vae):
-    pairs = render_pairs(event_config, places, make_vae(event_config), QUICK)
-    assert len(pairs["kind"]) == QUICK.walks * QUICK.blocks and set(pairs["kind"].tolist()) == {0, 1}
+    pairs = render_pairs(event_config, places, make_vae(event_config), QUICK.pairs)
+    assert len(pairs["kind"]) == QUICK.pairs.walks * QUICK.pairs.blocks and set(pairs["kind"].tolist()) == {0, 1}
     change = (pairs["with"].float() - pairs["without"].float()).square().flatten(1).mean(dim=1)
     assert change.max() > 0.05  # some show it
     assert (torch.diff(pairs["age"].flatten(1), dim=1) > 0).all()
-    for walk in range(QUICK.walks):
+    for walk in range(QUICK.pairs.walks):
         assert len(pairs["course"][pairs["walk"] == walk].unique(dim=0)) == 1
 
 

@@ -21,8 +21,10 @@ from torch import Tensor
 from train import foundation
 from train import places as stage
 from train.data.shards import HELD_OUT, TrajectoryInfo
+from train.engine.pool import PoolSettings
 from train.land import STARTS, Network, Parts, export_with_priors, starting_pictures
 from train.places import (
+    Drift,
     error_of,
     load_places,
     mixed,
@@ -84,7 +86,7 @@ def test_what_is_learnt_is_the_truth_seen_from_the_true_pose(town_corpus, town_c
             assert float(pitch[row, latent]) == pytest.approx(float(town_corpus.pitch[walk, frame]))
     assert present.all()
     assert torch.equal(words[1], town_corpus.text(town_corpus.info(6).event_at(11))) and words[1].any()
-    everything = replace(QUICK, mixed=1.0, outdated=0.0, unheard=0.0)
+    everything = Drift(mixed=1.0, outdated=0.0, unheard=0.0)
     see(places, town_corpus, blocks, generator("see"), everything)
     assert torch.equal(places.light[0], first) and not torch.equal(places.light[1], before)  # only what is shown drifts
 
@@ -94,7 +96,7 @@ def test_training_pictures_are_earlier_ones_and_texts_are_rephrased(town_corpus)
     walk, block = 6, 11
     info, places = town_corpus.info(walk), Asked()
     kind = next(kind for _, text, kind in info.event if text == info.event_at(block))
-    drift = replace(QUICK, mixed=0.0, outdated=0.5, unheard=0.25)
+    drift = Drift(mixed=0.0, outdated=0.5, unheard=0.25)
     _, truth = see(places, town_corpus, 400 * [(walk, block)], generator("late"), drift)
     _, shown, _, words = places.light
     assert all(torch.equal(latents, town_corpus.block(walk, block)) for latents in truth)  # the truth stays the truth
@@ -190,7 +192,7 @@ def test_training_resumes_exactly(town_config, data_folder, vae_folder, tmp_path
             stage, "mixed", lambda pictures, share, stream: shares.append(share) or mixed(pictures, share, stream)
         )
         whole = quick(town_config, folders, tmp_path / "whole", 6)
-    assert shares == 6 * [QUICK.mixed]  # nothing is mixed where errors are measured
+    assert shares == 6 * [QUICK.drift.mixed]  # nothing is mixed where errors are measured
     with monkeypatch.context() as patch:
         patch.setattr(stage, "Run", stopped_after(3))
         assert not same(quick(town_config, folders, tmp_path / "parts", 6), whole)
@@ -250,7 +252,9 @@ def test_a_model_is_trained_and_exported_with_its_town(
 ):
     """The scene field comes from its run and is not trained on; the exported folder starts worlds where its pictures were
     taken."""
-    settings = foundation.Settings(batch=2, noise_samples=1, pool=2, warmup=1)
+    settings = foundation.Settings(
+        batch=2, noise_samples=1, pool=PoolSettings(2), optimization=foundation.Optimization(warmup=1)
+    )
     folders = (town_config, data_folder, vae_folder)
     with pytest.raises(FileNotFoundError, match="--places, a run of train"):
         foundation.train(*folders, tmp_path / "run", settings, 0, None, foundation.Initial(depth=depth_folder))

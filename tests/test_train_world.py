@@ -14,9 +14,10 @@ from tests.test_generator import toy_episode
 from train.generator import adversarial
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
+from train.generator.rollouts import split_episodes
 from train.generator.windows import Windows
 from train.recordings import EpisodeWriter, Recording, RecordingError, open_episodes
-from train.world import Recipe, Settings, WorldTraining, split_episodes
+from train.world import Recipe, Settings, WorldTraining
 from world_model.action_spaces import ActionSpec
 from world_model.model import WorldModel
 

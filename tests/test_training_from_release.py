@@ -23,7 +23,7 @@ from train.data.latents import LatentsOnly, load_vae
 from train.data.texts import FOLDER, EncodedTexts, encode_texts, key, open_conditioning
 from train.distill import Distiller
 from train.engine.arguments import configured, initial_dit, read_arguments
-from train.engine.pool import Pool
+from train.engine.pool import Pool, PoolSettings
 from train.export import export
 from train.foundation import Settings
 from world_model.actions import Action
@@ -121,11 +121,11 @@ def test_weights_of_another_model_are_refused(original_release, released, tmp_pa
 def test_a_stage_takes_what_it_begins_from_out_of_its_model(original_release, monkeypatch, capsys):
     line = ["stage", str(original_release), "--out", "x", "--data", "y"]
     monkeypatch.setattr(sys, "argv", [*line, "--vae", "z"])
-    config, _, given = read_arguments("", Settings, ("lr",), ("data", "vae", "initial"))
+    config, _, given = read_arguments("", Settings, ("optimization.lr",), ("data", "vae", "initial"))
     assert given.initial == original_release and given.vae == Path("z") and config.dit.history.channel is not None
     monkeypatch.setattr(sys, "argv", ["stage", "yume-5b", "--out", "x", "--data", "y"])
     with pytest.raises(SystemExit):
-        read_arguments("", Settings, ("lr",), ("data", "vae", "initial"))
+        read_arguments("", Settings, ("optimization.lr",), ("data", "vae", "initial"))
     assert "--vae, --initial (or a folder of weights as MODEL)" in capsys.readouterr().err
 
 
@@ -191,7 +191,7 @@ def test_a_cache_of_another_encoder_and_models_without_one_are_refused(
 def test_steps_from_text_and_from_pictures_alternate(clips, conditioning, released, original_release, wan):
     """From text there is no history at all, as at inference; worlds that continue wait meanwhile."""
     dit = initial_dit(released, original_release).requires_grad_(False)
-    pool = Pool(clips, conditioning, 3, 0, blocks=4, text_start="alternate")
+    pool = Pool(clips, conditioning, PoolSettings(3, 4, alternate=True), 0)
     for step in range(6):
         batch = pool.sample(dit, LatentsOnly(wan), 1, 0.0, step)
         lengths = batch.worlds.history.frames
@@ -207,7 +207,7 @@ def test_steps_from_text_and_from_pictures_alternate(clips, conditioning, releas
 def test_worlds_of_distillation_outlive_short_clips(clips, conditioning, released, original_release, wan):
     """For up to the blocks asked for, on actions of other clips; the clip's end is no end."""
     dit = initial_dit(released, original_release).requires_grad_(False)
-    pool = Pool(clips, conditioning, 2, 0, blocks=9, text_start=0.0, beyond=True)
+    pool = Pool(clips, conditioning, PoolSettings(2, 9, text_start=0.0, beyond=True), 0)
     oldest, beyond = 0, []
     random = generator("noise")
     for step in range(24):
@@ -229,8 +229,8 @@ def test_worlds_of_distillation_outlive_short_clips(clips, conditioning, release
         pool.add(batch, after, after.history.select(newest))
     assert oldest >= 6 and len(set(beyond)) > 1
     assert (
-        Distiller(released, clips, wan, distill.Settings(truth=0.0), dit, conditioning).pool.beyond
-        and not Distiller(released, clips, wan, distill.Settings(), dit, conditioning).pool.beyond
+        Distiller(released, clips, wan, distill.Settings(truth=0.0), dit, conditioning).pool.settings.beyond
+        and not Distiller(released, clips, wan, distill.Settings(), dit, conditioning).pool.settings.beyond
     )
 
 
@@ -238,7 +238,7 @@ def test_worlds_of_distillation_outlive_short_clips(clips, conditioning, release
 
 
 def test_a_run_in_which_the_generator_never_learns_is_refused(released, clips_folder, original_release, tmp_path):
-    settings = distill.Settings(critic_warmup=50)
+    settings = distill.Settings(updates=distill.TwoTimescale(critic_warmup=50))
     with pytest.raises(ValueError, match=r"first learns after 52 steps .*, but --steps is 51"):
         distill.train(released, clips_folder, original_release, original_release, tmp_path, settings, 51, None)
 
@@ -258,7 +258,8 @@ def test_runs_that_cannot_be_exported_say_why(config, released, original_release
 def test_what_is_trained_on_joined_captions_hears_them_so(original_release, clips_folder, tmp_path):
     """Encoded on the fly; the export says so in its config, and needs no table of actions."""
     config = configured(str(original_release), "32x64")
-    settings = Settings(batch=1, noise_samples=1, pool=2, warmup=1, optimizer="adamw", lr=1e-5)
+    optimization = foundation.Optimization("adamw", lr=1e-5, warmup=1)
+    settings = Settings(batch=1, noise_samples=1, pool=PoolSettings(2), optimization=optimization)
     data = tmp_path / "clips"
     shutil.copytree(clips_folder, data)
     foundation.train(

@@ -20,21 +20,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from torch import Tensor
 
 from train.data.corpus import Corpus
 from train.data.latents import load_vae, origin_of
 from train.data.shards import find_shards, latents_path
 from train.engine.arguments import PATHS
 from train.engine.loop import prepare_cpu
+from train.engine.pool import PoolSettings
 from train.engine.sharding import own_device
-from train.evaluation.held_out import HORIZONS, held_out_psnr, horizon_frames
-from train.evaluation.sheet import to_pictures
+from train.evaluation.ablations import page, plot
+from train.evaluation.held_out import held_out_psnr, sharpness_share
 from train.evaluation.store import Store
-from train.evaluation.walks import sharpness
 from train.export import load_ema
-from train.foundation import Initial, Settings, train
+from train.foundation import Initial, Optimization, SelfForcing, Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import baselines, flow
 from world_model.config import ModelConfig, Tiers
@@ -51,19 +49,24 @@ from world_model.worlds import start_worlds
 VERSION = 1  # of what is measured: results of another are not mixed
 BLOCKS = 12  # dreamt of each held-out walk; no world of training lives longer, so "all history" has an end
 TIMED = 9  # blocks; the first is not counted
-SETTINGS = Settings(batch=4, episode_length=BLOCKS, warmup=15, dream_from=0, dream_over=1, dream_share=0.7)
+SETTINGS = Settings(
+    batch=4,
+    pool=PoolSettings(episode_length=BLOCKS),
+    optimization=Optimization(warmup=15),
+    self_forcing=SelfForcing(dream_from=0, dream_over=1, dream_share=0.7),
+)
 DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a model: what latents and texts depend on
 
 
 @dataclass(frozen=True)
 class Variant:
     """A model trained anew: what of its `HistoryConfig` (values, or functions of the model), of its scene prior (None: it has none)
-    and of `Settings` is changed."""
+    and of `SelfForcing` is changed."""
 
     name: str
     what: str
     history: Mapping[str, Any] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    self_forcing: Mapping[str, Any] = field(default_factory=dict)
     scene: Mapping[str, Any] | None = field(default_factory=dict)
 
 
@@ -86,7 +89,7 @@ TRAINED = (
     Variant("spatial-only", "no channel path", {"channel": None}),
     Variant("sliding-window", "newest frames only, about as many tokens", {"packing": window, "channel": None}),
     Variant("full-history", "all frames at the finest size", {"packing": everything, "channel": None}),
-    Variant("without-self-forcing", "histories are never dreamt", settings={"dream_share": 0.0}),
+    Variant("without-self-forcing", "histories are never dreamt", self_forcing={"dream_share": 0.0}),
     Variant("joint-history", "history runs along at every sampler step", {"attention": "joint"}),
     Variant("without-places", "no town known by heart", scene={"places": None, "events": None}),
     Variant("without-guide-and-places", "as in the paper", scene=None),
@@ -101,7 +104,8 @@ def variants_of(config: ModelConfig, settings: Settings) -> dict[str, tuple[Mode
     for variant in TRAINED:
         changes = {name: value(config) if callable(value) else value for name, value in variant.history.items()}
         base = replace(config, priors=()) if variant.scene is None else with_scene(config, **variant.scene)
-        made = base.with_history(**changes), replace(settings, **variant.settings)
+        forcing = replace(settings.self_forcing, **variant.self_forcing)
+        made = base.with_history(**changes), replace(settings, self_forcing=forcing)
         if made not in found.values():
             found[variant.name] = made
     return found
@@ -161,14 +165,6 @@ def cost(dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning) ->
         times.append(1000 * (time.perf_counter() - began))
     ends = {"history_tokens/first": tokens[0], "history_tokens/last": tokens[-1]}
     return {"milliseconds": float(np.median(times[1:])), **ends}
-
-
-def sharpness_share(video: Tensor, truth: Tensor, size: int) -> dict[str, float]:
-    """Mean gradient of a dream over that of the truth, both [B, 3, T, H, W] in -1..1, by horizon; `size` pictures a block."""
-    dream, true = (np.array([[sharpness(p) for p in clip] for clip in to_pictures(v)]) for v in (video, truth))
-    parts = {n: part for n in HORIZONS if (part := horizon_frames(n, size)).start < true.shape[1]}
-    shares = {name: dream[:, part].mean() / true[:, part].mean() for name, part in parts.items()}
-    return {f"sharpness/{name}": float(shares.get(name, np.nan)) for name in HORIZONS}
 
 
 class Ablation:
@@ -261,74 +257,10 @@ class Ablation:
         results = {n: of for n in order if (of := [result for result in stored if result["variant"] == n])}
         text = json.dumps({**self.identity, "results": results}, indent=1)
         (self.out / "ablations.json").write_text(text + "\n")
-        (self.out / "ablations.md").write_text(page(self.config.name, self.steps, results))
-        plot(results).savefig(self.out / "ablations.png", dpi=90)
-
-
-Stored = Sequence[Mapping[str, Any]]  # results of one variant, one a seed
-COLUMNS = {
-    **{f"PSNR {name}, dB": f"psnr/{name}" for name in HORIZONS}, **{f"sharpness {name}": f"sharpness/{name}" for name in HORIZONS},
-    "ms a block": "milliseconds", "history tokens, first block": "history_tokens/first", "last block": "history_tokens/last",
-    "parameters": "parameters",
-}  # fmt: skip
-
-
-def spread_of(results: Stored, figure: str) -> tuple[float, float]:
-    """Mean over seeds, and their standard deviation (n - 1); nan for what is missing, and for the deviation of one."""
-    values = [np.nan if r["figures"][figure] is None else r["figures"][figure] for r in results]
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-
-
-def cell(results: Stored, figure: str) -> str:
-    """ "25.41 ± 0.12"; whole numbers, which all seeds share, as they are; a dash for what is missing."""
-    first, (mean, spread) = results[0]["figures"][figure], spread_of(results, figure)
-    if first is None or isinstance(first, int):
-        return "–" if first is None else str(first)
-    return f"{mean:.2f}" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
-
-
-def page(name: str, steps: int, results: Mapping[str, Stored]) -> str:
-    """ablations.md."""
-    heads = ("variant", "seeds", *COLUMNS)
-
-    def table(names: Iterable[str]) -> str:
-        rows = [(n, str(len(results[n])), *(cell(results[n], f) for f in COLUMNS.values())) for n in names]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows))
-
-    def weights(variant: Variant) -> str:
-        fresh, left = (", ".join(results[variant.name][0][key]) or "nothing" for key in ("fresh", "left_out"))
-        return f"- {variant.name}: {variant.what}. Starts afresh: {fresh}. Left out of the given weights: {left}."
-
-    parts = (
-        f"# Ablations of {name}",
-        f"{steps} steps of foundation training from the same weights; mean ± standard deviation over seeds. Sharpness: the "
-        "dream's mean gradient over the truth's. How to read this: docs/ablations.md.",
-        "## Trained variants", table(n for n in results if n not in SAMPLED),
-        "\n".join(weights(variant) for variant in TRAINED if variant.name in results),
-        "## Sampler steps on given weights", table(n for n in results if n in SAMPLED), "![ablations](ablations.png)",
-    )  # fmt: skip
-    return "\n\n".join(parts) + "\n"
-
-
-def plot(results: Mapping[str, Stored]) -> Figure:
-    """PSNR and sharpness of trained variants by horizon, and PSNR of given weights by sampler steps."""
-    drawing = Figure(figsize=(16, 5), layout="constrained")
-    axes = drawing.subplots(1, 3)
-    for name in (n for n in results if n not in SAMPLED):
-        for ax, kind in zip(axes, ("psnr", "sharpness")):
-            means, spreads = zip(*(spread_of(results[name], f"{kind}/{horizon}") for horizon in HORIZONS))
-            ax.errorbar(list(HORIZONS), means, np.nan_to_num(spreads), marker="o", capsize=3, label=name)
-    for weights in ("initial", "distilled"):
-        names = [n for n in results if n in SAMPLED and SAMPLED[n][0] == weights]
-        for horizon in HORIZONS if names else ():
-            heights = [spread_of(results[n], f"psnr/{horizon}")[0] for n in names]
-            axes[2].plot([SAMPLED[n][1] for n in names], heights, "o-", label=f"{weights}, {horizon}")
-    for ax, title in zip(axes, ("PSNR, dB", "sharpness, share of the truth", "PSNR, dB, by sampler steps")):
-        ax.set(title=title)
-        if ax.has_data():
-            ax.legend(fontsize=8)
-    axes[2].set(xscale="log")
-    return drawing
+        (self.out / "ablations.md").write_text(
+            page(self.config.name, self.steps, results, {variant.name: variant.what for variant in TRAINED}, SAMPLED)
+        )
+        plot(results, SAMPLED).savefig(self.out / "ablations.png", dpi=90)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

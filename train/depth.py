@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, load_network, prepare_cpu
+from train.engine.checkpoints import load_network
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.evaluation.sheet import to_pictures, to_video
 from train.street.walks import plan_walk
 from world_model.actions import ALL_ACTIONS
@@ -127,7 +128,7 @@ def train(config: ModelConfig, out: Path, settings: Settings, steps: int, minute
         raise ValueError(f"{config.name} has no scene prior, whose depths these are")
     net = DepthNet(scene.depth, config.camera)
     optimizer = torch.optim.AdamW(net.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-4)
-    run = Run("depth", config, settings, out, {"depth": net}, [optimizer], {"depth": settings.ema})
+    run = Run("depth", config, settings, out, Networks({"depth": net}, [optimizer], {"depth": settings.ema}))
     average = run.averaged("depth", DepthNet)
     losses: list[float] = []
     for step in run.steps(steps, minutes):

@@ -22,8 +22,8 @@ from train.data.corpus import Corpus
 from train.data.latents import LatentsOnly, load_vae
 from train.data.texts import open_conditioning
 from train.engine.arguments import initial_dit, read_arguments
-from train.engine.loop import Run, prepare_cpu
-from train.engine.pool import Batch, Pool
+from train.engine.loop import Networks, Run, prepare_cpu
+from train.engine.pool import Batch, Pool, PoolSettings
 from train.engine.sharding import mean_over_processes, own_device, settings_by_micro_batch
 from train.evaluation.held_out import evaluate
 from train.foundation import flow_loss
@@ -38,25 +38,26 @@ from world_model.vae import VideoVAE
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Numbers of this stage."""
+class TwoTimescale:
+    """Learning rates of generator and critic, and how often each learns (two time-scale update rule)."""
 
-    batch: int = 4
-    pool: int = 32
-    blocks: int = 24  # a world's longest life; every block of it is the generator's own
-    text_start: float = 0.4  # share of worlds that start from text, and live one block
     generator_lr: float = 2e-5
     critic_lr: float = 2e-4
     generator_every: int = 4  # critic steps a generator step
-    critic_warmup: int = 50
+    critic_warmup: int = 50  # steps in which the critic alone learns
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this stage."""
+
+    batch: int = 4  # worlds a step
+    micro_batches: int = 1  # parts of a step, each with worlds and random numbers of its own (train/engine/sharding.py)
+    pool: PoolSettings = PoolSettings(size=32)  # every block of a world is the generator's own
+    updates: TwoTimescale = TwoTimescale()
     guidance: float = 0.0  # w of c + w (c - u): u is the teacher without the event's text; 3 to 5 for large models
-    truth: float = (
-        0.5  # weight of the squared distance to the true block, which a simulator knows; 0: worlds outlive their walks
-    )
+    truth: float = 0.5  # weight of the squared distance to the true block; 0: worlds outlive their trajectories
     ema: float = 0.99
-    micro_batches: int = (
-        1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
-    )
     seed: int = 0
 
 
@@ -90,10 +91,8 @@ class Distiller:
         self.real = real
         self.conditioning = conditioning or build_conditioning(config)
         self.exits, self.device = settings.seed if exits is None else exits, own_device()
-        self.pool = Pool(
-            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.blocks,
-            text_start=settings.text_start, device=self.device, beyond=not settings.truth,
-        )  # fmt: skip
+        worlds = replace(settings.pool, beyond=not settings.truth)
+        self.pool = Pool(corpus, self.conditioning, worlds, settings.seed, self.device)
         self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
 
     def rollout(self, dit: DiT, number: int, learn: bool) -> tuple[Batch, Motion, Tensor]:
@@ -179,11 +178,12 @@ def _update(run: Run, which: int, model: nn.Module, losses: Iterable[Tensor], mi
 
 def _check_warmup(settings: Settings, steps: int) -> None:
     """Raises ValueError for a run that ends before the generator's first update."""
-    first = -(-settings.critic_warmup // settings.generator_every) * settings.generator_every
+    warmup, every = settings.updates.critic_warmup, settings.updates.generator_every
+    first = -(-warmup // every) * every
     if 0 < steps <= first:
         raise ValueError(
-            f"the generator first learns after {first} steps (--critic-warmup {settings.critic_warmup}, --generator-every "
-            f"{settings.generator_every}), but --steps is {steps}: make the warm-up shorter"
+            f"the generator first learns after {first} steps (--critic-warmup {warmup}, --generator-every {every}), but "
+            f"--steps is {steps}: make the warm-up shorter"
         )
 
 
@@ -232,17 +232,19 @@ def train(
         name: Distiller(config, corpus, blind, own, real, conditioning, settings.seed)
         for name, own in settings_by_micro_batch(settings).items()
     }
+    updates = settings.updates
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(student.parameters(), lr=settings.generator_lr, betas=(0.0, 0.999), weight_decay=0.0),
-        torch.optim.AdamW(critic.parameters(), lr=settings.critic_lr, betas=(0.0, 0.999), weight_decay=0.0),
+        torch.optim.AdamW(network.parameters(), lr=lr, betas=(0.0, 0.999), weight_decay=0.0)
+        for network, lr in ((student, updates.generator_lr), (critic, updates.critic_lr))
     ]
     models: dict[str, nn.Module] = {"dit": student, "critic": critic}
     pools = {name: distiller.pool for name, distiller in distillers.items()}
-    run = Run("distill", config, settings, out, models, optimizers, {"dit": settings.ema}, pools, frozen=[real])
+    networks = Networks(models, optimizers, {"dit": settings.ema}, frozen=[real])
+    run = Run("distill", config, settings, out, networks, pools)
     average = run.averaged("dit", DiT)
     losses: dict[str, list[float]] = {"generator": [], "critic": []}
     for step in run.steps(steps, minutes):
-        learn = step >= settings.critic_warmup and step % settings.generator_every == 0
+        learn = step >= updates.critic_warmup and step % updates.generator_every == 0
         for name, loss in _step(run, list(distillers.values()), student, critic, step, learn).items():
             losses[name].append(loss)
         if step % 50 == 49:
@@ -257,10 +259,11 @@ def train(
 def main() -> None:
     prepare_cpu()
     names = (
-        "batch", "pool", "blocks", "text_start", "generator_lr", "critic_lr", "generator_every", "critic_warmup",
-        "guidance", "truth", "micro_batches", "seed",
+        "batch", "pool.size", "pool.episode_length", "pool.text_start", "updates.generator_lr", "updates.critic_lr",
+        "updates.generator_every", "updates.critic_warmup", "guidance", "truth", "micro_batches", "seed",
     )  # fmt: skip
-    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae", "initial"))
+    called = {"pool.size": "pool", "pool.episode_length": "blocks"}
+    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae", "initial"), names=called)
     train(config, a.data, a.vae, a.initial, a.out, settings, a.steps, a.minutes)
 
 

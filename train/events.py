@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,44 +19,27 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
+from train.data.event_pairs import Pairs, as_float, render_pairs
 from train.data.latents import load_vae
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, prepare_cpu
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.evaluation.sheet import to_pictures
 from train.places import load_places
 from train.street.growth import WEIGHTS, keep, known_in
 from train.street.phrasings import learn_words
-from train.street.walks import ATMOSPHERES
-from world_model.actions import Action
 from world_model.config import ModelConfig
 from world_model.priors.config import events_of, places_of
-from world_model.priors.events import BLUR, MOMENTS, Events, moments, quarter
+from world_model.priors.events import BLUR, MOMENTS, Events, moments
 from world_model.priors.places import Places
 from world_model.retrieval import View
 from world_model.rollout import generator
 from world_model.vae import VideoVAE
-from yume_gym.street.event_kinds import event_shapes
-from yume_gym.street.event_state import FADE_SECONDS, EventState
-from yume_gym.street.primitives import H, X, Z
-from yume_gym.street.simulator import StreetSimulator, StreetState
-from yume_gym.street.walker import Walker
+from yume_gym.street.simulator import StreetSimulator
 
 PAIRS = "pairs.safetensors"
 HELD_OUT = 42  # walks
 WITHIN = 0.985  # share of what a thing changes that its billboard holds
-# there and back, by those who stay to watch
-GLANCES = tuple(
-    tuple(Action.from_keys(*keys) for keys in pair)
-    for pair in (
-        (("", ""), ("", "")),
-        (("W", ""), ("S", "")),
-        (("A", ""), ("D", "")),
-        (("", "←"), ("", "→")),
-        (("", "↑"), ("", "↓")),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -66,107 +48,10 @@ class Settings:
 
     batch: int = 16  # blocks a step
     lr: float = 1e-2
-    walks: int = 602  # rendered with an event and without, kinds in turns
-    staying: float = 0.6  # share of walks that stay and step or look there and back, so that the event is in view
-    blocks: int = 8  # of each that are kept ...
-    skipped: int = 2  # ... each after up to so many that are not, so that an event is seen at every age
-    captions: int = 250
-    town_seed: int = 0
-    town_blocks: int = 2
+    pairs: Pairs = Pairs()
+    captions: int = 250  # texts of nothing known, that phrasings are told from
     ema: float = 0.995
     seed: int = 0
-
-
-@torch.no_grad()
-def render_pairs(
-    config: ModelConfig, places: Places, vae: VideoVAE, settings: Settings, first: int = 0
-) -> dict[str, Tensor]:
-    """Blocks [N, ...] of walks through events, of kinds from number `first` on, those of a walk after each other: pictures with the
-    event and without, uint8 [3, K, H, W]; view: latents of those without it, [C, K, h, w] float16; kind, walk; place [K, 2], yaw,
-    pitch [K], and away, centre [K, 3], course [3] and age [K] as `Events` takes them."""
-    known = events_of(config)
-    assert known is not None
-    last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
-    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
-    things = [i for i, (_, metres, _) in enumerate(known.kinds) if metres > 0 and i >= first]
-    rows: dict[str, list[Tensor]] = {}
-    for walk in tqdm(range(settings.walks), desc="walks", mininterval=5):
-        rng = np.random.default_rng([settings.seed, walk])
-        light, weather, _ = ATMOSPHERES[int(rng.integers(len(ATMOSPHERES)))]
-        kind = things[walk % len(things)]
-        name, _, how = known.kinds[kind]
-        street.reset(rng, light=light, weather=weather)
-        walker, stays = Walker(rng, street), rng.random() < settings.staying
-        plain = street.get_state()
-        street.set_event(name)
-        eventful = street.get_state()
-        happening = eventful.events[-1]
-        stands = _stand(happening, how)
-        plan: list[Action] = []
-        for _ in range(settings.blocks):
-            for _ in range(int(rng.integers(settings.skipped + 1)) + 1):
-                street.set_state(plain)
-                if stays and not plan:
-                    there, back = GLANCES[int(rng.integers(len(GLANCES)))]
-                    plan = [there, back] if rng.random() < 0.5 else [back, there]
-                action = plan.pop(0) if stays else walker.act()
-                without, _ = street.ahead(action)
-                street.set_state(eventful)
-                with_it, _ = street.ahead(action)
-                plain, eventful = without[-1], with_it[-1]
-            age = (
-                round((with_it[last][0].frame / config.fps - happening.begin) * config.fps / config.vae.temporal_stride)
-                - 1
-            )
-            path = torch.tensor([(s.x, s.z, s.yaw, s.pitch) for s in with_it[last]], dtype=torch.float64)
-            place, yaw, pitch = path[:, :2], path[:, 2], path[:, 3]
-            still = _pictures(street, without)
-            facts = {
-                "with": _pictures(street, with_it[last]), "without": still[:, last],
-                "view": vae.encode(_float(still)[None])[0].half(),
-                "kind": torch.tensor(kind), "walk": torch.tensor(walk),
-                "place": place, "yaw": yaw, "pitch": pitch,
-                "course": torch.tensor(stands, dtype=torch.float64),
-                "away": places.clear_sight(place[None], yaw[None], pitch[None])[0].half(),
-                "centre": torch.tensor([_centre(happening, s.frame / config.fps, stands) for s in with_it[last]]),
-                "age": torch.arange(age, age + len(path)),
-            }  # fmt: skip
-            for key, value in facts.items():
-                rows.setdefault(key, []).append(value)
-    return {key: torch.stack(values) for key, values in rows.items()}
-
-
-def _centre(happening: EventState, time: float, stands: Sequence[float]) -> list[float]:
-    """Where an event's shapes are on the mean: metres forward, to the right and up from where it stands."""
-    x, z, heading = stands
-    east, height, north = event_shapes(happening, time)[:, [X, H, Z]].mean(axis=0) - (x, 0, z)
-    sin, cos = math.sin(heading), math.cos(heading)
-    return [east * sin + north * cos, east * cos - north * sin, height]
-
-
-def _stand(happening: EventState, how: str) -> tuple[float, float, float]:
-    """(x, z; metres; heading, radians) that an event is seen from: its facade, its lane of a street, or where it takes place."""
-    if how == "facade" and happening.wall is not None:
-        return happening.wall[1:]
-    if how != "street":
-        return (*happening.place, happening.heading)
-    heading = float(quarter(torch.tensor(happening.heading)))
-    x, z = event_shapes(happening, happening.begin + FADE_SECONDS)[:, [X, Z]].mean(axis=0).tolist()
-    return (happening.place[0], z, heading) if round(heading / (math.pi / 2)) % 2 else (x, happening.place[1], heading)
-
-
-def _pictures(street: StreetSimulator, states: Sequence[StreetState]) -> Tensor:
-    """uint8 [3, K, H, W] at given states."""
-    frames = []
-    for state in states:
-        street.set_state(state)
-        frames.append(street.render())
-    return torch.from_numpy(np.stack(frames)).movedim(-1, 0)
-
-
-def _float(pictures: Tensor) -> Tensor:
-    """uint8 pictures in -1..1."""
-    return pictures.float() / 127.5 - 1
 
 
 def learn_lanes(events: Events, pairs: dict[str, Tensor]) -> None:
@@ -189,7 +74,7 @@ def learn_extent(events: Events, pairs: dict[str, Tensor]) -> None:
         size = (part["with"].shape[-2], part["with"].shape[-1])
         viewers = View(part["yaw"], part["pitch"], part["place"])
         at = events.across(part["kind"], viewers, part["course"], part["age"], size, part["centre"])
-        changed = (_float(part["with"]) - _float(part["without"])).square().mean(dim=1) * (at.nearest > BLUR)
+        changed = (as_float(part["with"]) - as_float(part["without"])).square().mean(dim=1) * (at.nearest > BLUR)
         away, order = torch.maximum(at.beside.abs(), at.above.abs()).flatten().sort()
         total = changed.flatten()[order].double().cumsum(dim=0)
         if total[-1] > 0:
@@ -214,7 +99,7 @@ def changes(events: Events, pairs: dict[str, Tensor]) -> Tensor:
     energy = torch.zeros(len(events.config.kinds))
     for kind in pairs["kind"].unique():
         rows = torch.nonzero(pairs["kind"] == kind)[:, 0][::7]
-        energy[kind] = (_float(pairs["with"][rows]) - _float(pairs["without"][rows])).square().mean()
+        energy[kind] = (as_float(pairs["with"][rows]) - as_float(pairs["without"][rows])).square().mean()
     return energy + energy[energy > 0].mean()
 
 
@@ -224,8 +109,8 @@ def draw(events: Events, pairs: dict[str, Tensor], rows: Tensor, taught: bool = 
     part = {key: value[rows] for key, value in pairs.items()}
     viewers, names = View(part["yaw"], part["pitch"], part["place"]), ("away", "course", "age", "view")
     things, covered = events(part["kind"], viewers, *(part[name] for name in names), part["centre"] if taught else None)
-    plain = _float(part["without"])
-    return torch.lerp(plain, things, covered), _float(part["with"]), plain
+    plain = as_float(part["without"])
+    return torch.lerp(plain, things, covered), as_float(part["with"]), plain
 
 
 @torch.no_grad()
@@ -260,7 +145,7 @@ def train(
     load_places(places, places_folder)
     events = Events(config)
     known = None if before is None else known_in(before, config)
-    street = StreetSimulator.like(config, settings.town_seed, settings.town_blocks)
+    street = StreetSimulator.like(config, settings.pairs.town_seed, settings.pairs.town_blocks)
     words = learn_words(events, config, street, settings.captions, settings.seed)
     pairs = _pairs(config, places, vae, settings, out, known.kinds if known else 0)
     learn_path(events, pairs)
@@ -270,7 +155,7 @@ def train(
         keep(events, known)
     learnt = [events.mixtures, events.sides, events.looks, *events.light.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-3)
-    run = Run("events", config, settings, out, {"events": events}, [optimizer], {"events": settings.ema})
+    run = Run("events", config, settings, out, Networks({"events": events}, [optimizer], {"events": settings.ema}))
     average = run.averaged("events", Events)
     average.kind.load_state_dict(events.kind.state_dict())
     for kept, own in zip(average.buffers(), events.buffers(), strict=True):
@@ -311,7 +196,8 @@ def _pairs(
     """`render_pairs` of kinds from number `first` on, which a run does once and keeps in `out`."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / PAIRS).exists():
-        save_file(render_pairs(config, places, vae, settings, first), out / "new.safetensors")
+        pairs = render_pairs(config, places, vae, settings.pairs, settings.seed, first)
+        save_file(pairs, out / "new.safetensors")
         (out / "new.safetensors").rename(out / PAIRS)
     return load_file(out / PAIRS)
 
@@ -328,7 +214,7 @@ def _write(out: Path, config: ModelConfig, events: Events, steps: int, figures: 
 def main() -> None:
     prepare_cpu()
     config, settings, a = read_arguments(
-        __doc__, Settings, ("batch", "lr", "walks", "seed"), ("vae", "places"), ("events",)
+        __doc__, Settings, ("batch", "lr", "pairs.walks", "seed"), ("vae", "places"), ("events",)
     )
     train(config, a.vae, a.places, a.out, settings, a.steps, a.minutes, a.events)
 

@@ -22,7 +22,7 @@ from train.data.corpus import Corpus
 from train.data.latents import load_vae
 from train.data.shards import HELD_OUT
 from train.data.texts import open_conditioning
-from train.engine import loop
+from train.engine.checkpoints import load_checkpoint_ema, load_progress
 from train.engine.loop import prepare_cpu
 from train.engine.sharding import own_device
 from train.evaluation.held_out import held_out_psnr
@@ -101,7 +101,7 @@ def load_ema(config: ModelConfig, run: Path, replaced: Sequence[str] = ()) -> tu
             f"no checkpoint in {str(run)!r}: train first (python -m train.foundation, train.distill)"
         )
     average = AveragedModel(DiT(config))
-    loop.load_checkpoint_ema(checkpoint, average, replaced)
+    load_checkpoint_ema(checkpoint, average, replaced)
     assert isinstance(average.module, DiT)
     return average.module, run_metadata(run)
 
@@ -116,7 +116,7 @@ def config_of(run: Path) -> ModelConfig:
 
 def run_metadata(run: Path) -> dict:
     """Metadata of a run: stage, steps, minutes and settings. Its model may be of an older shape of the model."""
-    progress = loop.load_progress(run / "checkpoint")
+    progress = load_progress(run / "checkpoint")
     metadata = {"stage": run.name, "steps": progress["step"], "minutes": round(progress["seconds"] / 60, 1)}
     return {**metadata, "settings": json.loads((run / "settings.json").read_text())}
 

@@ -23,7 +23,8 @@ from train.data.corpus import town_of, town_start
 from train.data.shards import HELD_OUT, Shard, find_shards
 from train.depth import degrade
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, load_network, prepare_cpu, stage_metadata
+from train.engine.checkpoints import load_network, stage_metadata
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.evaluation.sheet import to_video
 from train.street.walks import known_street
 from world_model.config import ModelConfig
@@ -116,7 +117,7 @@ def train(
         missing = "--initial must be a folder of weights, or a run of train.finder"
         load_network(finder, initial, WEIGHTS, missing, "the finder", lambda state: grown(state, finder))
     optimizer = torch.optim.AdamW(finder.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=1e-2)
-    run = Run("finder", config, settings, out, {"finder": finder}, [optimizer], {"finder": settings.ema})
+    run = Run("finder", config, settings, out, Networks({"finder": finder}, [optimizer], {"finder": settings.ema}))
     average = run.averaged("finder", Finder)
     losses: list[float] = []
     for step in run.steps(steps, minutes):

@@ -23,9 +23,9 @@ from train.data.texts import open_conditioning
 from train.depth import load_depth
 from train.engine.arguments import initial_dit, read_arguments
 from train.engine.deepen import deepened
-from train.engine.loop import Run, prepare_cpu
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.engine.muon import Muon
-from train.engine.pool import Batch, Pool
+from train.engine.pool import Batch, Pool, PoolSettings
 from train.engine.sharding import any_process, mean_over_processes, own_device, settings_by_micro_batch
 from train.evaluation.held_out import evaluate
 from train.generator.foundation import draw_sigma
@@ -42,34 +42,52 @@ from world_model.vae import VideoVAE
 
 
 @dataclass(frozen=True)
+class Optimization:
+    """The optimizer and the course of its learning rate."""
+
+    optimizer: str = "muon"  # or "adamw": large networks on many GPUs
+    lr: float = 1.5e-3
+    warmup: int = 60  # steps over which the learning rate rises
+    cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise on histories, and levels of the noise that is taken away again."""
+
+    history_noise: float = 0.25  # largest deviation added to a noised history
+    noised: float = 0.5  # share of worlds with a noised history
+    pure_noise: float = 0.4  # share of draws at noise level 1; the rest cover (0, 1], shifted as the sampler is
+    sigma_floor: float = 0.4  # the loss weight 1 / sigma stops growing here
+
+
+@dataclass(frozen=True)
+class SelfForcing:
+    """Which histories are dreamt, and how."""
+
+    dream_from: int = 3000  # step from which histories are dreamt
+    dream_over: int = 1000  # steps over which their share grows
+    dream_share: float = 0.5  # of worlds that start, once it has grown
+    dream_steps: int = 2  # sampler steps of a dreamt history
+
+    def share(self, step: int) -> float:
+        """Share of the worlds starting at `step` whose history is dreamt."""
+        return self.dream_share * min(1.0, max(0.0, (step - self.dream_from) / max(self.dream_over, 1)))
+
+
+@dataclass(frozen=True)
 class Settings:
     """Numbers of this stage."""
 
     batch: int = 8  # worlds a step
     noise_samples: int = 2  # noise draws that share one world's history
-    pool: int = 64
-    episode_length: int = (
-        24  # blocks: the longest episode of a world of the pool; the end of its trajectory comes first
-    )
-    alternate: bool = False  # steps from text (T2V) and from pictures (I2V) strictly alternate, as in the paper
-    text_start: float = 0.4  # else: share of worlds that start from text, and live one block
-    lr: float = 1.5e-3
-    warmup: int = 60
-    cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
-    weight_decay: float = 0.01
+    micro_batches: int = 1  # parts of a step, each with worlds and random numbers of its own (train/engine/sharding.py)
+    pool: PoolSettings = PoolSettings()
+    optimization: Optimization = Optimization()
+    noise: Noise = Noise()
+    self_forcing: SelfForcing = SelfForcing()
     ema: float = 0.998
-    history_noise: float = 0.25  # largest deviation added to a noised history
-    noised: float = 0.5  # share of worlds with a noised history
-    pure_noise: float = 0.4  # share of draws at noise level 1; the rest cover (0, 1], shifted as the sampler is
-    sigma_floor: float = 0.4  # the loss weight 1 / sigma stops growing here
-    dream_from: int = 3000  # step from which histories are dreamt
-    dream_over: int = 1000  # steps over which their share grows
-    dream_share: float = 0.5
-    dream_steps: int = 2  # sampler steps of a dreamt history
-    optimizer: str = "muon"  # or "adamw": large networks on many GPUs
-    micro_batches: int = (
-        1  # parts of a step, each with worlds and random numbers of its own; processes share them (sharding.py)
-    )
     seed: int = 0
 
 
@@ -113,7 +131,7 @@ def untrained_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor
     return float(((mean - data).square() * channel_weight(dit) / level.clamp(min=floor)).mean())
 
 
-def corrupt(batch: Batch, settings: Settings, stream: torch.Generator) -> Batch:
+def corrupt(batch: Batch, settings: Noise, stream: torch.Generator) -> Batch:
     """Adds noise to some worlds' histories and to the picture that their priors see."""
     count = len(batch.index)
     deviation = settings.history_noise * torch.rand(count, generator=stream)
@@ -141,32 +159,28 @@ class Trainer:
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
         self.conditioning = conditioning or build_conditioning(config)
         self.device = own_device()
-        self.pool = Pool(
-            corpus, self.conditioning, settings.pool, settings.seed, blocks=settings.episode_length,
-            text_start="alternate" if settings.alternate else settings.text_start, device=self.device,
-        )  # fmt: skip
+        self.pool = Pool(corpus, self.conditioning, settings.pool, settings.seed, self.device)
 
     def step(self, dit: DiT, number: int) -> tuple[Tensor, float]:
         """Loss of step `number`, and that of no network at all; the pool's worlds move on by one block, true or dreamt."""
         s = self.settings
         stream = generator(s.seed, "foundation", number)
-        share = s.dream_share * min(1.0, max(0.0, (number - s.dream_from) / max(s.dream_over, 1)))
-        batch = self.pool.sample(dit, self.vae, s.batch, share, number)
-        noised = corrupt(batch, s, stream)
+        batch = self.pool.sample(dit, self.vae, s.batch, s.self_forcing.share(number), number)
+        noised = corrupt(batch, s.noise, stream)
         worlds = replace(noised.worlds, memory=dit.encode_memory(batch.past))
         conditions, block = encode_conditions(dit, self.vae, worlds, batch.motion, batch.context, batch.pooled)
         data = batch.truth.repeat_interleave(s.noise_samples, 0)
-        sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream).to(self.device)
+        sigma = draw_sigma(len(data), s.noise.pure_noise, self.config.sampler.shift, stream).to(self.device)
         noise = torch.randn(data.shape, generator=stream).to(self.device)
         repeated = conditions.repeat(s.noise_samples)
-        loss = flow_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
-        reference = untrained_loss(dit, repeated, data, sigma, noise, s.sigma_floor)
+        loss = flow_loss(dit, repeated, data, sigma, noise, s.noise.sigma_floor)
+        reference = untrained_loss(dit, repeated, data, sigma, noise, s.noise.sigma_floor)
         with torch.no_grad():
             added = batch.truth
             dreaming = self.pool.self_generated(batch)
             dreams = bool(dreaming.any())
             if any_process(dreams):  # a sharded network is called by all processes or by none
-                sigmas = flow.sigma_schedule(s.dream_steps, self.config.sampler.shift)
+                sigmas = flow.sigma_schedule(s.self_forcing.dream_steps, self.config.sampler.shift)
                 start = torch.randn(added.shape, generator=stream) if dreams else torch.zeros(added.shape)
                 start = start.to(self.device) * self.config.sampler.temperature
                 dream = denoise_block(dit, conditions, start, sigmas)
@@ -225,9 +239,11 @@ def train(
         name: Trainer(config, corpus, blind, own, conditioning)
         for name, own in settings_by_micro_batch(settings).items()
     }
-    both = optimizers(dit, settings.lr, settings.weight_decay, settings.optimizer)
+    opt = settings.optimization
+    both = optimizers(dit, opt.lr, opt.weight_decay, opt.optimizer)
     pools = {name: trainer.pool for name, trainer in trainers.items()}
-    run = Run("foundation", config, settings, out, {"dit": dit}, both, {"dit": settings.ema}, pools)
+    networks = Networks({"dit": dit}, both, {"dit": settings.ema})
+    run = Run("foundation", config, settings, out, networks, pools)
     average = run.averaged("dit", DiT)
     losses: list[np.ndarray] = []
     for step in run.steps(steps, minutes):
@@ -237,10 +253,10 @@ def train(
             run.accelerator.backward(loss / len(trainers))
             parts.append((float(loss.detach()), reference))
         torch.nn.utils.clip_grad_norm_(dit.parameters(), 1.0)
-        rate = run.rate(steps, minutes, settings.warmup, settings.cooldown, 0.05)
+        rate = run.rate(steps, minutes, opt.warmup, opt.cooldown, 0.05)
         for optimizer in run.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = settings.lr * rate
+                group["lr"] = opt.lr * rate
             optimizer.step()
             optimizer.zero_grad()
         run.average("dit")
@@ -258,11 +274,12 @@ def train(
 def main() -> None:
     prepare_cpu()
     names = (
-        "batch", "pool", "episode_length", "noise_samples", "lr", "warmup", "ema", "pure_noise", "alternate", "text_start",
-        "dream_from", "dream_over", "dream_share", "optimizer", "micro_batches", "seed",
+        "batch", "pool.size", "pool.episode_length", "noise_samples", "optimization.lr", "optimization.warmup", "ema",
+        "noise.pure_noise", "pool.alternate", "pool.text_start", "self_forcing.dream_from", "self_forcing.dream_over",
+        "self_forcing.dream_share", "optimization.optimizer", "micro_batches", "seed",
     )  # fmt: skip
     offered = ("initial", "depth", "places", "events", "captions", "baseline")
-    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered)
+    config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered, {"pool.size": "pool"})
     initial = Initial(a.initial, a.depth, a.places, a.events)
     train(config, a.data, a.vae, a.out, settings, a.steps, a.minutes, initial)
 

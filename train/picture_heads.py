@@ -22,11 +22,11 @@ from torch import Tensor
 from tqdm import trange
 
 from train.depth import degrade
+from train.evaluation.picture_heads import KINDS, beacon_measures, half_and_half, kinds_of, text_measures
 from train.evaluation.sheet import to_video
 from train.generator.heads import best_threshold
-from train.generator.measures import average_precision, calibration_error
 from train.street.towns import REPORT_TOWNS, TRAINING_TOWNS, VALIDATION_TOWNS
-from train.street.views import BeaconViews, Facts, beacon_view, beacon_views, fits, texts, told_views
+from train.street.views import beacon_view, beacon_views, fits, texts, told_views
 from world_model.config import ModelConfig
 from world_model.model import WorldModel
 from world_model.picture_heads import (
@@ -46,8 +46,6 @@ from world_model.rollout import generator
 from world_model.weights import find_weights, list_files
 from yume_gym.street.simulator import StreetSimulator
 
-SEVERAL = "several facts"
-KINDS = ("light", "weather", "district", "event", SEVERAL)  # of texts
 START_DISTANCES = 8.0, 22.0  # metres to the beacons of starting pictures
 
 
@@ -143,26 +141,10 @@ def train_beacon(config: ModelConfig, encode: Encoder, autoencoder: str, setting
     head.config = replace(head.config, calibration=pairs)
     threshold = best_threshold(head.probability(found[:, ARRIVED], ARRIVED).numpy(), views.arrived)
     views = beacon_views(config, reported, settings.held_out, settings.seed + 2)
-    head.config = replace(head.config, threshold=threshold, measured=beacon_measures(head, encode, views))
+    with torch.no_grad():
+        found = head(encode(views.pictures))
+    head.config = replace(head.config, threshold=threshold, measured=beacon_measures(head, found, views))
     return head
-
-
-@torch.no_grad()
-def beacon_measures(head: PictureHead, encode: Encoder, views: BeaconViews) -> dict[str, float]:
-    """Average precision and calibration error of both probabilities, and the median error of distances in view, by distance."""
-    found = head(encode(views.pictures))
-    measured = {"views": float(len(views.seen))}
-    for number, name, labels in ((SEEN, "seen", views.seen), (ARRIVED, "arrived", views.arrived)):
-        probability = head.probability(found[:, number], number).numpy()
-        measured[f"{name}/share"] = float(labels.mean())
-        measured[f"{name}/average_precision"] = average_precision(probability, labels)
-        measured[f"{name}/calibration_error"] = calibration_error(probability, labels)
-    error = (found[:, DISTANCE].expm1().numpy() - views.distance).__abs__()
-    for low, high in ((0, 5), (5, 20), (20, 60)):
-        own = views.seen & (views.distance >= low) & (views.distance < high)
-        if own.any():
-            measured[f"distance error/{low} to {high} m"] = float(np.median(error[own]))
-    return {name: round(value, 4) for name, value in measured.items()}
 
 
 def train_text_goal(config: ModelConfig, encode: Encoder, autoencoder: str, settings: Settings) -> PictureHead:
@@ -203,11 +185,6 @@ def train_text_goal(config: ModelConfig, encode: Encoder, autoencoder: str, sett
     return head
 
 
-def kinds_of(told: Sequence[Facts]) -> np.ndarray:
-    """One of `KINDS` for each text: what it tells of."""
-    return np.array([next(iter(facts)) if len(facts) == 1 else SEVERAL for facts in told])
-
-
 def drawn_texts(labels: np.ndarray, kinds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Numbers of as many texts as there are views in labels [views, texts]. All kinds of texts come equally often, and half of
     the texts fit the view of the same place where there is such a text."""
@@ -226,33 +203,6 @@ def balanced(logits: Tensor, wanted: Tensor) -> Tensor:
     return (loss * wanted).sum() / wanted.sum().clamp(min=1) + (loss * (1 - wanted)).sum() / (1 - wanted).sum().clamp(
         min=1
     )
-
-
-def half_and_half(labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(views, texts) of all fitting pairs of labels [views, texts], and of as many drawn others."""
-    fitting, others = np.argwhere(labels), np.argwhere(~labels)
-    drawn = others[rng.choice(len(others), size=min(len(fitting), len(others)), replace=False)]
-    views, told = np.concatenate([fitting, drawn]).T
-    return views, told
-
-
-def text_measures(
-    head: PictureHead, likeness: Tensor, labels: np.ndarray, told: Sequence[Facts], rng: np.random.Generator
-) -> dict[str, float]:
-    """Of half fitting, half other pairs, average precision and calibration error of all texts; of texts of one kind of fact,
-    average precision and how many there are."""
-    measured = {"texts": float(len(told)), "views": float(len(labels))}
-    groups = {name: np.flatnonzero(kinds_of(told) == name) for name in KINDS}
-    for name, own in {"all": np.arange(len(told)), **groups}.items():
-        if not len(own) or not labels[:, own].any():
-            continue
-        rows, columns = half_and_half(labels[:, own], rng)
-        probability, wanted = head.probability(likeness[:, own][rows, columns]).numpy(), labels[:, own][rows, columns]
-        measured[f"{name}/average_precision"] = average_precision(probability, wanted)
-        measured[f"{name}/right"] = float(((probability >= 0.5) == wanted).mean())
-        if name == "all":
-            measured["calibration_error"] = calibration_error(probability, wanted)
-    return {name: round(value, 4) for name, value in measured.items()}
 
 
 def beacon_starts(config: ModelConfig, towns: Sequence[int], count: int, seed: int) -> np.ndarray:

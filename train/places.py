@@ -28,7 +28,8 @@ from train.data.corpus import Corpus
 from train.data.latents import load_vae
 from train.data.shards import HELD_OUT, TrajectoryInfo
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, load_network, prepare_cpu, stage_metadata
+from train.engine.checkpoints import load_network, stage_metadata
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.evaluation.sheet import to_pictures
 from train.street.descriptions import learn_skies, learn_sky_words, learn_views
 from train.street.voxels import Survey, count_bricks, count_voxels, distance_field, mark_walks
@@ -45,6 +46,15 @@ WEIGHTS = "places.safetensors"
 
 
 @dataclass(frozen=True)
+class Drift:
+    """How what a block is told of its past differs from the truth, as in a dream, whose light drifts and comes late."""
+
+    mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
+    outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
+    unheard: float = 0.25  # share of a text's tokens that are left out: other words are to be understood too
+
+
+@dataclass(frozen=True)
 class Settings(Survey):
     """Numbers of this stage."""
 
@@ -52,9 +62,7 @@ class Settings(Survey):
     lr: float = 2e-3
     table_lr: float = 2e-2
     whole: float = 10.0  # weight of the error of a block's mean, beside that of its tokens
-    mixed: float = 0.3  # share of blocks whose picture before has some of the light of another
-    outdated: float = 0.4  # share of blocks whose picture before is an earlier one: a dream's light is late
-    unheard: float = 0.25  # share of a text's tokens that are left out: other words are to be understood too
+    drift: Drift = Drift()
     candidates: int = 9000  # views, of which the most typical of each district are kept for texts to choose from
     captions: int = 8  # of each view that a text can choose, and as many sentences
     texts: int = 120  # of each light and weather
@@ -62,16 +70,11 @@ class Settings(Survey):
 
 
 def see(
-    places: Places,
-    corpus: Corpus,
-    blocks: list[tuple[int, int]],
-    stream: torch.Generator,
-    drift: Settings | None = None,
+    places: Places, corpus: Corpus, blocks: list[tuple[int, int]], stream: torch.Generator, drift: Drift | None = None
 ) -> tuple[Tensor, Tensor]:
     """Learnt and true latents [B, C, K, h, w] of blocks (walk, number from 1 on).
 
-    With the shares of `drift` the picture before is mixed with another or is an earlier one, because a dream's light drifts and
-    comes late, and words set it right; events are then told in any phrasing, with tokens left out.
+    With `drift` the picture before differs from the truth as it says; events are then told in any phrasing, tokens left out.
     """
     stride = corpus.config.vae.temporal_stride
     truth = torch.stack([corpus.block(w, b) for w, b in blocks])
@@ -173,7 +176,7 @@ def train(
         learn_map(places, config, settings, town)
         learn_views(places, config, settings.seed, town, settings.candidates, settings.captions)
     optimizers = _optimizers(places, settings, town)
-    run = Run("places", config, settings, out, {"places": places}, optimizers, {"places": settings.ema})
+    run = Run("places", config, settings, out, Networks({"places": places}, optimizers, {"places": settings.ema}))
     average = run.averaged("places", Places)
     losses: list[float] = []
     for step in run.steps(steps, minutes):
@@ -196,9 +199,8 @@ def train(
     save_file({k: v.contiguous() for k, v in average.state_dict().items()}, out / WEIGHTS)
     earlier = stage_metadata(before, "places") if before is not None else {}
     metadata = _metadata(average, town, run.progress.step, {**figures, **words}, earlier)
-    (out / "places.json").write_text(
-        json.dumps({**json.loads(config.to_json()), "places_training": metadata}, indent=1)
-    )
+    facts = {**json.loads(config.to_json()), "places_training": metadata}
+    (out / "places.json").write_text(json.dumps(facts, indent=1))
 
 
 def _begin(config: ModelConfig, before: Path | None) -> Places:
@@ -226,7 +228,7 @@ def _step(run: Run, places: Places, corpus: Corpus, settings: Settings, number: 
     walks = torch.randint(HELD_OUT, len(corpus), (settings.batch,), generator=stream).tolist()
     numbers = torch.randint(1, corpus.blocks, (settings.batch,), generator=stream).tolist()
     blocks = [(w, settled(corpus.info(w), b, corpus.blocks)) for w, b in zip(walks, numbers)]
-    found, truth = see(places, corpus, blocks, stream, settings)
+    found, truth = see(places, corpus, blocks, stream, settings.drift)
     loss = error_of(found, truth, settings.whole)
     run.accelerator.backward(loss)
     for optimizer, lr in zip(run.optimizers, (settings.table_lr, settings.lr)):

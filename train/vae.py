@@ -21,7 +21,7 @@ from torch import Tensor
 from train.data.latents import WEIGHTS
 from train.data.shards import HELD_OUT, Shard, find_shards
 from train.engine.arguments import read_arguments
-from train.engine.loop import Run, prepare_cpu
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.evaluation.sheet import to_pictures, to_video
 from world_model.config import ModelConfig
 from world_model.rollout import generator
@@ -97,7 +97,7 @@ def train(
     optimizer = torch.optim.AdamW(
         [p for p in vae.parameters() if p.requires_grad], lr=settings.lr, betas=(0.9, 0.95), weight_decay=1e-4
     )
-    run = Run("vae", config, settings, out, {"vae": vae}, [optimizer], {"vae": settings.ema})
+    run = Run("vae", config, settings, out, Networks({"vae": vae}, [optimizer], {"vae": settings.ema}))
     held_out = clips.held_out()
     for step in run.steps(steps, minutes):
         video = clips.draw(settings.batch, settings.seed, "clips", step)

@@ -31,9 +31,10 @@ from train.generator import autoencoder, distill, foundation, heads
 from train.generator.autoencoder import Clips, fit_pca
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
+from train.generator.rollouts import split_episodes
 from train.generator.shapes import SIZES, recorded_config
 from train.generator.windows import LatentSet, Windows
-from train.recordings import EpisodeFiles, RecordingError, open_episodes
+from train.recordings import open_episodes
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.heads import save_heads
@@ -41,7 +42,6 @@ from world_model.text import Conditioning, build_conditioning
 from world_model.vae import PatchVAE
 from world_model.weights import save_weights
 
-HELD_OUT = 0.1  # share of episodes that nothing is trained on, at least one
 STARTS = 16  # starting pictures
 
 
@@ -248,18 +248,6 @@ class WorldTraining:
     def autocast(self) -> torch.autocast:
         """bfloat16 where that is faster than float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=has_fast_bfloat16(self.device))
-
-
-def split_episodes(files: EpisodeFiles) -> tuple[list[int], list[int]]:
-    """Numbers of the held-out episodes (every tenth, at least one) and of those to train on.
-
-    Raises RecordingError for fewer than two episodes.
-    """
-    if len(files) < 2:
-        raise RecordingError(f"{files.folder} holds {len(files)} episode: record two or more, one is held out")
-    every = max(2, round(1 / HELD_OUT))
-    held_out = [e for e in range(len(files)) if e % every == every - 1] or [len(files) - 1]
-    return held_out, [e for e in range(len(files)) if e not in set(held_out)]
 
 
 def check_run(out: Path, config: ModelConfig) -> None:

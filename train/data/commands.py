@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from train.data import sekai
 from train.data.mixture import KINDS, load_captioner, mix, parse_source
+from train.data.poses import PUBLISHED, Thresholds
 from train.data.shards import (
     Header,
     Shard,
@@ -47,25 +48,24 @@ from world_model.config import ModelConfig
 
 
 def render(
-    config: ModelConfig, out: Path, *, walks: int, blocks_per_walk: int = 32, workers: int = 1, seed: int = 0,
-    town_blocks: int = 2, town_seed: int = 0, walks_per_shard: int = 32,
-) -> None:  # fmt: skip
-    """Renders walks 0 .. `walks` - 1 into shards in `out`; whole shards of the same settings are kept.
+    config: ModelConfig, out: Path, recipe: StreetRecipe, *, walks: int, workers: int = 1, walks_per_shard: int = 32
+) -> None:
+    """Renders walks 0 .. `walks` - 1 of a recipe for `config` into shards in `out`; whole shards of the same settings are kept.
 
     Raises ShardError where `out` holds shards of other settings, ValueError for counts below 1.
     """
-    for name, value in (("walks", walks), ("blocks-per-walk", blocks_per_walk), ("walks-per-shard", walks_per_shard)):
+    counts = {"walks": walks, "blocks-per-walk": recipe.blocks_per_walk, "walks-per-shard": walks_per_shard}
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"--{name} must be 1 or more, got {value}")
-    recipe = StreetRecipe.of(config, blocks_per_walk, seed, town_blocks, town_seed)
     source = {
         "world": "street",
-        "town_blocks": town_blocks,
-        "town_seed": town_seed,
+        "town_blocks": recipe.town_blocks,
+        "town_seed": recipe.town_seed,
         "walks_per_shard": walks_per_shard,
         "camera": dataclasses.asdict(config.camera),
     }
-    header = _header(config, blocks_per_walk, seed, source)
+    header = _header(config, recipe.blocks_per_walk, recipe.seed, source)
     shards = {
         shard_path(out, number): range(first, min(first + walks_per_shard, walks))
         for number, first in enumerate(range(0, walks, walks_per_shard))
@@ -96,7 +96,7 @@ def sekai_write(config: ModelConfig, data: Path, out: Path) -> int:
 
 def sekai_read(
     config: ModelConfig, data: Path, out: Path, *, blocks_per_walk: int, walks_per_shard: int = 32,
-    thresholds: sekai.Thresholds = sekai.Thresholds(),  # noqa: B008
+    thresholds: Thresholds = PUBLISHED,
 ) -> int:  # fmt: skip
     """Turns the Sekai-style clips below `data` into shards in `out`; returns the number of walks.
 
@@ -244,7 +244,7 @@ def _add_sekai(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--out", type=Path, required=True)
     command.add_argument("--blocks-per-walk", type=int, default=4, help="shorter clips are skipped, longer ones cut")
     command.add_argument("--walks-per-shard", type=int, default=32)
-    default = sekai.Thresholds()
+    default = PUBLISHED
     command.add_argument(
         "--translation-threshold", type=float, default=default.translation, help="unlabelled clips: least step"
     )
@@ -264,7 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = given.pop("model")
         config = configured(model, given.pop("size"), given.pop("captions", None))
         if command == "render":
-            render(config, given.pop("out"), **given)
+            kind = (given.pop(name) for name in ("blocks_per_walk", "seed", "town_blocks", "town_seed"))
+            render(config, given.pop("out"), StreetRecipe.of(config, *kind), **given)
         elif command == "episodes":
             render_episodes(config, given.pop("out"), **given)
         elif command == "encode":
@@ -281,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         elif command == "sekai-write":
             sekai_write(config, **given)
         else:
-            thresholds = sekai.Thresholds(given.pop("translation_threshold"), given.pop("rotation_threshold"))
+            thresholds = Thresholds(given.pop("translation_threshold"), given.pop("rotation_threshold"))
             sekai_read(config, **given, thresholds=thresholds)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

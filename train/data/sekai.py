@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.labels import Change, ClipError, action_changes, changes, held_at, labelled, read_fields
+from train.data.poses import PUBLISHED, Thresholds, decode_steps, most_held, pose_angles
 from train.data.shards import Header, Trajectory, TrajectoryInfo
 from train.data.video import VideoError, read_video, write_video
 from world_model.actions import Action
@@ -29,19 +29,6 @@ from world_model.camera import CameraConfig, commanded_motion, pose_matrix
 _ARROW_WORDS = {"→": "Right", "←": "Left", "↑": "Up", "↓": "Down"}
 _NO_KEYS, _NO_MOUSE = "None", "·"
 UNTOLD = "A first-person walk."  # caption of a clip that brings none
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Least motion between two poses `stride` frames apart that counts as a key: strict, multiplied by the stride.
-
-    The defaults are those of published clips, whose poses have no scale. Metric poses at low frame rates need larger
-    ones: while turning, a walk straight on drifts sideways within each step.
-    """
-
-    translation: float = 1e-4
-    rotation: float = 1e-3  # radians
-    stride: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,58 +55,13 @@ class Clip:
         """Of move and look, what is held in most of the given frames."""
         starts = [start for start, _ in self.actions]
         held = [self.actions[bisect_right(starts, int(frame)) - 1][1] for frame in frames]
-        return _most(held)
+        return most_held(held)
 
     def words(self, indices: np.ndarray, size: int) -> TrajectoryInfo:
         """Caption and events by block; `indices` are the frames of all blocks of `size`."""
         told = [held_at(self.events, int(block[len(block) // 2])) for block in indices.reshape(-1, size)]
         begun = [b for b, text in enumerate(told) if text != (told[b - 1] if b else None)]
         return TrajectoryInfo(self.caption, tuple((block, told[block], None) for block in begun))
-
-
-# ---------------------------------------------------------------- poses -> keys
-
-
-def decode_steps(poses: np.ndarray, thresholds: Thresholds = Thresholds()) -> list[Action]:
-    """The keys held in each step between `poses` [N, 4, 4]: (N - 1) // stride actions.
-
-    Of the relative pose inverse(current) @ next: z is W or S, x is D or A; of its extrinsic x-y-z Euler angles the
-    second is right or left, the first up or down.
-    """
-    poses = np.asarray(poses, dtype=np.float64)
-    if poses.ndim != 3 or poses.shape[1:] != (4, 4):
-        raise ValueError(f"poses must have the shape [N, 4, 4], got {list(poses.shape)}")
-    kept = poses[:: thresholds.stride]
-    relative = np.linalg.inv(kept[:-1]) @ kept[1:]
-    far, turned = thresholds.translation * thresholds.stride, thresholds.rotation * thresholds.stride
-    vertical = np.arctan2(relative[:, 2, 1], relative[:, 2, 2])
-    horizontal = np.arctan2(-relative[:, 2, 0], np.hypot(relative[:, 2, 1], relative[:, 2, 2]))
-    actions = []
-    for x, z, right, up in zip(relative[:, 0, 3], relative[:, 2, 3], horizontal, vertical, strict=True):
-        keys = [key for key, held in zip("WSDA", (z > far, z < -far, x > far, x < -far), strict=True) if held]
-        arrows = [a for a, held in zip("↑↓→←", (up > turned, up < -turned, right > turned, right < -turned)) if held]
-        actions.append(Action.from_keys("+".join(keys), "".join(arrows)))
-    return actions
-
-
-def decode_action(poses: np.ndarray, thresholds: Thresholds = Thresholds()) -> Action:
-    """The keys and the arrows that most steps of `poses` [N, 4, 4] hold. Raises ValueError where there is no step."""
-    steps = decode_steps(poses, thresholds)
-    if not steps:
-        raise ValueError(f"{len(poses)} poses hold no step of {thresholds.stride} frames")
-    return _most(steps)
-
-
-def _most(actions: list[Action]) -> Action:
-    move = Counter(action.move for action in actions).most_common(1)[0][0]
-    look = Counter(action.look for action in actions).most_common(1)[0][0]
-    return Action(move, look)
-
-
-def pose_angles(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Yaw (without jumps) and pitch [N] of poses [N, 4, 4], radians as in `camera.pose_matrix`; roll is lost."""
-    yaw = np.unwrap(np.arctan2(poses[:, 0, 2], poses[:, 2, 2]))
-    return yaw, np.arcsin(np.clip(-poses[:, 1, 2], -1, 1))
 
 
 # ---------------------------------------------------------------- writing
@@ -184,7 +126,7 @@ def _is_clip(video: Path) -> bool:
     return video.parent.name.startswith("Keys_") or any(video.with_suffix(s).is_file() for s in (".txt", ".npy"))
 
 
-def read_clip(video: Path, thresholds: Thresholds = Thresholds()) -> Clip:
+def read_clip(video: Path, thresholds: Thresholds = PUBLISHED) -> Clip:
     """The labels of one clip. Raises ClipError naming file and field where they are missing, broken or contradictory."""
     label = video.with_suffix(".txt")
     fields = read_fields(label) if label.is_file() else {}
@@ -216,7 +158,7 @@ def _steps(poses: np.ndarray, thresholds: Thresholds) -> list[tuple[int, Action]
 
 
 def read_walks(
-    root: str | os.PathLike, header: Header, camera: CameraConfig, thresholds: Thresholds = Thresholds(),
+    root: str | os.PathLike, header: Header, camera: CameraConfig, thresholds: Thresholds = PUBLISHED,
     on_clip: Callable[[str | None], None] = lambda problem: None,
 ) -> Iterator[Trajectory]:  # fmt: skip
     """Streams the clips below `root` as walks of the header's size, rate and length; a long clip gives several.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,14 @@ def read_arguments(
     numbers: Sequence[str],
     needed: Sequence[str] = (),
     offered: Sequence[str] = (),
+    names: Mapping[str, str] | None = None,
 ) -> tuple[ModelConfig, Any, argparse.Namespace]:
     """The command line of a stage: its model, `settings` with the fields `numbers` as given, and the rest: out, steps, minutes and
-    the `PATHS` that are needed or offered ("captions": how texts reach the model; "baseline": another memory)."""
+    the `PATHS` that are needed or offered ("captions": how texts reach the model; "baseline": another memory).
+
+    Fields of nested settings have a dot, such as "pool.size". `names` says what options are called other than the field itself.
+    """
+    options = {field: (names or {}).get(field, field.rpartition(".")[2]) for field in numbers}
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "model", metavar="MODEL", help="preset name, a config.json, or a folder of weights, released or exported"
@@ -61,8 +67,8 @@ def read_arguments(
     parser.add_argument("--out", type=Path, required=True, help="run folder; a checkpoint in it is resumed")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, help="stop after this much training")
-    for name in numbers:
-        default = getattr(settings, name)
+    for field, name in options.items():
+        default = reduce(getattr, field.split("."), settings)
         flag = f"--{name.replace('_', '-')}"
         if isinstance(default, bool):
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
@@ -75,13 +81,21 @@ def read_arguments(
     missing = [f"--{name}" for name in needed if name in paths and getattr(arguments, name) is None]
     if missing:
         parser.error(f"the following arguments are required: {', '.join(missing)} (or a folder of weights as MODEL)")
-    values = {name: getattr(arguments, name) for name in numbers}
     try:
         given = vars(arguments)
         config = configured(arguments.model, arguments.size, given.get("captions"), given.get("baseline"))
-        return config, settings(**values), arguments
+        found = settings()
+        for field, name in options.items():
+            found = replaced(found, field, getattr(arguments, name))
+        return config, found, arguments
     except (ValueError, OSError) as error:
         parser.error(str(error))
+
+
+def replaced(settings: Any, field: str, value: Any) -> Any:
+    """Settings with another value of a field; "pool.size" is a field of nested ones."""
+    name, _, rest = field.partition(".")
+    return replace(settings, **{name: replaced(getattr(settings, name), rest, value) if rest else value})
 
 
 def configured(model: str, size: str | None, captions: str | None = None, memory: str | None = None) -> ModelConfig:

@@ -19,22 +19,16 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from train.engine import sharding
+from train.engine.checkpoints import PROGRESS
 from train.evaluation.sheet import save_sheet
-from train.street.scene import part_name
 from world_model.config import ModelConfig
-from world_model.priors.names import renamed
-from world_model.weights import Adapt, read_manifest, with_own
 
 Network = TypeVar("Network", bound=nn.Module)
-
-PROGRESS = "progress.pt"  # beside the shards of a checkpoint that many processes wrote
 
 
 def prepare_cpu() -> None:
@@ -76,24 +70,38 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """What a run trains, and what it only calls."""
+
+    models: dict[str, nn.Module]  # by their names in a checkpoint
+    optimizers: list[torch.optim.Optimizer]
+    averaged: dict[str, float]  # decays of the EMAs, by names of models
+    frozen: Sequence[nn.Module] = ()  # networks that are called and not trained; no checkpoint holds them
+
+
 class Run:
     """One training run: `for step in run.steps(n)` counts on from the last checkpoint in `folder`.
 
-    `models` (name -> module) and `optimizers` are saved together with the EMA of the models named in `averaged` (name -> decay)
-    and all of `extra_state` (name -> object; one that an older checkpoint lacks stays as it is, which is said). Learning rates
-    are those of `optimizers`, not the checkpoint's. Draw random numbers from `generator(settings.seed, step)` alone and a resumed
-    run equals an unbroken one.
+    Models, optimizers and averages are saved, and all of `extra_state` (name -> object; one that an older checkpoint lacks stays
+    as it is, which is said). Learning rates are those of the optimizers given, not the checkpoint's. Draw random numbers from
+    `generator(settings.seed, step)` alone and a resumed run equals an unbroken one.
 
-    With several processes all models, their averages and the `frozen` ones, which are DiTs then, are sharded in place, and
+    With several processes all models, their averages and the frozen ones, which are DiTs then, are sharded in place, and
     `extra_state` holds what belongs to this process alone, under names that no other process uses.
     """
 
     def __init__(
-        self, stage: str, config: ModelConfig, settings: Any, folder: Path, models: dict[str, nn.Module],
-        optimizers: list[torch.optim.Optimizer], averaged: dict[str, float], extra_state: Mapping[str, Stateful] | None = None,
-        frozen: Sequence[nn.Module] = (),
-    ) -> None:  # fmt: skip
+        self,
+        stage: str,
+        config: ModelConfig,
+        settings: Any,
+        folder: Path,
+        networks: Networks,
+        extra_state: Mapping[str, Stateful] | None = None,
+    ) -> None:
         self.folder, self.settings = folder, settings
+        models, optimizers, frozen = networks.models, networks.optimizers, networks.frozen
         process = sharding.process_state()
         self.main, self.many = process.is_main_process, process.num_processes > 1
         self.device = sharding.own_device()
@@ -107,7 +115,8 @@ class Run:
         for network in () if self.many else (*models.values(), *frozen):
             network.to(self.device)
         self.ema = {
-            name: AveragedModel(models[name], multi_avg_fn=warm_average(decay)) for name, decay in averaged.items()
+            name: AveragedModel(models[name], multi_avg_fn=warm_average(decay))
+            for name, decay in networks.averaged.items()
         }
         for average in self.ema.values():
             average.requires_grad_(False)
@@ -255,54 +264,3 @@ class Run:
                 thing.load_state_dict(torch.load(path, map_location=self.device, weights_only=True))
             else:
                 tqdm.write(f"{self._checkpoint} holds no {name}: it begins afresh")
-
-
-def load_checkpoint_ema(checkpoint: Path, average: AveragedModel, replaced: Sequence[str] = ()) -> dict[str, Any]:
-    """Fills `average` with the first EMA of a checkpoint, however many processes wrote it, but for parts of the network that are
-    `replaced` afterwards and may be of another shape by now; returns its `Progress`."""
-    shards = checkpoint / sharding.SHARDS
-    if shards.exists():
-        name = next(key.split(".")[1] for key in sharding.sizes_in(shards) if key.startswith("average."))
-        parts = tuple(f"module.{part}." for part in replaced)
-        wanted = {key: value for key, value in average.state_dict().items() if not key.startswith(parts)}
-        sharding.load_shards(shards, {f"average.{name}.{key}": value for key, value in wanted.items()})
-    else:  # accelerate numbers the objects registered by Run: progress first, then the averages
-        held = torch.load(checkpoint / "custom_checkpoint_1.pkl", map_location="cpu", weights_only=True)
-        average.n_averaged.copy_(held.pop("n_averaged"))
-        tensors = {name.removeprefix("module."): value for name, value in held.items()}
-        average.module.load_state_dict(with_own(average.module, tensors, replaced))
-    return load_progress(checkpoint)
-
-
-def load_progress(checkpoint: Path) -> dict[str, Any]:
-    """The `Progress` of a checkpoint, however many processes wrote it and whatever its networks are."""
-    many = (checkpoint / sharding.SHARDS).exists()
-    return torch.load(checkpoint / (PROGRESS if many else "custom_checkpoint_0.pkl"), weights_only=True)
-
-
-def load_network(
-    network: nn.Module, folder: Path | None, name: str, missing: str, what: str, adapt: Adapt | None = None
-) -> None:
-    """Puts the file `name` of a run's folder into `network`, or its part of the DiT in a folder of weights. Raises
-    FileNotFoundError (`missing` says what to do) without either, ValueError where they do not hold `what`. `adapt` makes tensors of
-    another shape of the network fit."""
-    path = folder / name if folder is not None else None
-    prefix = ""
-    if path is not None and not path.is_file():
-        path, prefix = path.with_name("dit.safetensors"), f"{part_name(path.stem)}."
-    if path is None or not path.is_file():
-        raise FileNotFoundError(f"no {name} in {str(folder)!r}: {missing}")
-    try:
-        held = renamed(load_file(path)) if prefix else load_file(path)
-        tensors = {k.removeprefix(prefix): v for k, v in held.items() if k.startswith(prefix)}
-        network.load_state_dict(adapt(tensors) if adapt is not None else tensors)
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{path} does not hold {what} of this model: {error}") from error
-
-
-def stage_metadata(folder: Path, stage: str) -> dict[str, Any]:
-    """Metadata of a stage's training, from its run or from a folder of weights; {} where weights have none."""
-    path = folder / f"{stage}.json"
-    if path.is_file():
-        return json.loads(path.read_text())[f"{stage}_training"]
-    return read_manifest(folder).get(stage, {})

@@ -8,7 +8,7 @@ The same functions as at inference keep history, memory, priors and decoder goin
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,39 +62,52 @@ class Batch:
     truth: Tensor
 
 
-class Pool:
-    """`size` worlds; `sample` takes some of them, `add` returns them one block later.
+@dataclass(frozen=True)
+class PoolSettings:
+    """Which worlds a pool holds, and how long they live."""
 
-    blocks: the longest episode of a world; it ends with its trajectory. memory_blocks: how many past blocks are kept for the
-    gradient of the channel path. text_start: share of worlds that start from a caption alone (T2V), and last one block;
-    "alternate": all worlds of even steps do, and none of odd ones. caption: how often the caption is given though nothing
-    happens. beyond: worlds go on after their trajectory's end, where no truth is known (it is zero), on actions that other worlds
-    of the pool have. Worlds are on `device`.
-    """
+    size: int = 64  # worlds
+    episode_length: int = 24  # blocks: the longest episode of a world; the end of its trajectory comes first
+    text_start: float = 0.4  # share of worlds that start from a caption alone (T2V), and last one block
+    alternate: bool = (
+        False  # instead all worlds of even steps start from a caption, and none of odd ones, as in the paper
+    )
+    caption: float = 0.4  # share of worlds that are given their caption though nothing happens
+    memory_blocks: int = 16  # past blocks that are kept for the gradient of the channel path
+    beyond: bool = (
+        False  # go on after a trajectory's end, on other worlds' actions, where no truth is known (it is zero)
+    )
+
+
+class Pool:
+    """Worlds on `device`; `sample` takes some of them, `add` returns them one block later."""
 
     def __init__(
-        self, corpus: Corpus, conditioning: Conditioning, size: int, seed: int, blocks: int = 12, memory_blocks: int = 16,
-        text_start: float | Literal["alternate"] = 0.4, caption: float = 0.4, device: torch.device | str = "cpu",
-        beyond: bool = False,
-    ) -> None:  # fmt: skip
-        self.corpus, self.conditioning = corpus, conditioning
-        self.size, self.seed, self.blocks, self.memory_blocks = size, seed, blocks, memory_blocks
-        self.text_start, self.caption, self.device, self.beyond = text_start, caption, device, beyond
+        self,
+        corpus: Corpus,
+        conditioning: Conditioning,
+        settings: PoolSettings,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.corpus, self.conditioning, self.settings = corpus, conditioning, settings
+        self.seed, self.device = seed, device
         # text starts of even steps have slots of their own, which are empty between two steps
-        self.entries: list[Entry | None] = [None] * (2 * size if text_start == "alternate" else size)
+        self.entries: list[Entry | None] = [None] * (2 * settings.size if settings.alternate else settings.size)
 
     def sample(self, dit: DiT, vae: VideoVAE, count: int, self_generated: float, step: int) -> Batch:
         """`count` different worlds; those at their end start anew, a share `self_generated` of them on their own history.
 
         Raises ValueError for more than the pool has.
         """
-        if count > self.size:
-            raise ValueError(f"a pool of {self.size} worlds cannot give {count}: make it larger or the batch smaller")
+        s = self.settings
+        if count > s.size:
+            raise ValueError(f"a pool of {s.size} worlds cannot give {count}: make it larger or the batch smaller")
         stream = generator(self.seed, "pool", step)
-        index = torch.randperm(self.size, generator=stream)[:count].tolist()
-        text_start: float = self.text_start if self.text_start != "alternate" else float(step % 2 == 0)
-        if self.text_start == "alternate" and text_start:
-            index = [self.size + i for i in index]
+        index = torch.randperm(s.size, generator=stream)[:count].tolist()
+        text_start = float(step % 2 == 0) if s.alternate else s.text_start
+        if s.alternate and text_start:
+            index = [s.size + i for i in index]
         fresh = [i for i in index if self.entries[i] is None]
         starting = any_process(bool(fresh))
         if fresh:
@@ -121,7 +134,7 @@ class Pool:
     def add(self, batch: Batch, after: WorldBatch, block: History) -> None:
         """The worlds one block later; `block` is what was added to their histories (truth or dream)."""
         rows = zip(batch.index, split_worlds(after), range(len(batch.index)))
-        limit = self.memory_blocks * self.corpus.config.block_latents
+        limit = self.settings.memory_blocks * self.corpus.config.block_latents
         for i, world, row in rows:
             entry = self.entries[i]
             assert entry is not None
@@ -134,7 +147,7 @@ class Pool:
 
     def _on_trajectory(self, entry: Entry) -> bool:
         """Whether a world's next block is one of its trajectory's."""
-        return not self.beyond or entry.block < self.corpus.blocks_of(entry.trajectory)
+        return not self.settings.beyond or entry.block < self.corpus.blocks_of(entry.trajectory)
 
     def _action(self, entry: Entry) -> Action:
         if self._on_trajectory(entry):
@@ -188,9 +201,9 @@ class Pool:
             zip(slots, split_worlds(worlds), plans)
         ):
             if (
-                slot < self.size
+                slot < self.settings.size
                 and trajectory < len(self.corpus)
-                and (self.beyond or last < self.corpus.blocks_of(trajectory))
+                and (self.settings.beyond or last < self.corpus.blocks_of(trajectory))
             ):
                 self.entries[slot] = Entry(
                     trajectory, block, last, bool(self_generated), world, batches.rows(past, slice(row, row + 1))
@@ -216,8 +229,8 @@ class Pool:
             trajectory = draw(min(HELD_OUT, len(corpus) - 1), len(corpus))
             blocks = corpus.blocks_of(trajectory)
             block = draw(0, min(3, blocks) if text_start else max(blocks - 1, 1))
-            last = block if text_start else block + draw(0, self.blocks)
-            last = last if self.beyond else min(last, blocks - 1)
+            last = block if text_start else block + draw(0, self.settings.episode_length)
+            last = last if self.settings.beyond else min(last, blocks - 1)
             plans.append(
                 (trajectory, block, last, text_start, float(torch.rand((), generator=stream)) < self_generated)
             )
@@ -235,7 +248,7 @@ class Pool:
             starts = (pictures, present, Pose(angles[:, 0], angles[:, 1], place))
             worlds = split_worlds(start_worlds(dit, vae, *batches.move(starts, self.device)))
         for i, world, (trajectory, block, last, text_start, dreams) in zip(index, worlds, plans):
-            shown, held = config.start_latents, self.memory_blocks * config.block_latents
+            shown, held = config.start_latents, self.settings.memory_blocks * config.block_latents
             still = world.history.select(torch.arange(world.history.frames - shown, world.history.frames)[None])
             front = still.select(torch.zeros(1, max(held - shown, 0), dtype=torch.int64))
             past = replace(front, present=torch.zeros_like(front.present)).join(still)
@@ -253,7 +266,7 @@ class Pool:
             return rephrased(info, entry.block, stream)
         chance = float(torch.rand((), generator=generator(self.seed, "caption", entry.trajectory, entry.last)))
         needed = not bool(entry.worlds.history.has_past[0])
-        return info.caption if needed or chance < self.caption else None
+        return info.caption if needed or chance < self.settings.caption else None
 
 
 def packed(tree: Any) -> Any:

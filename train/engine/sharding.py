@@ -63,12 +63,11 @@ def settings_by_micro_batch(settings: Any) -> dict[str, Any]:
     numbers = own_micro_batches(settings.micro_batches)
     if settings.micro_batches == 1:
         return {"pool": settings}
-    for name in ("batch", "pool"):
-        if getattr(settings, name) % settings.micro_batches:
-            raise ValueError(
-                f"--{name} {getattr(settings, name)} must be a multiple of --micro-batches {settings.micro_batches}"
-            )
-    batch, pool = settings.batch // settings.micro_batches, settings.pool // settings.micro_batches
+    for name, worlds in (("batch", settings.batch), ("pool", settings.pool.size)):
+        if worlds % settings.micro_batches:
+            raise ValueError(f"--{name} {worlds} must be a multiple of --micro-batches {settings.micro_batches}")
+    batch = settings.batch // settings.micro_batches
+    pool = replace(settings.pool, size=settings.pool.size // settings.micro_batches)
     seeds = {number: generator(settings.seed, "lane", number).initial_seed() for number in numbers}
     return {f"pool_{number}": replace(settings, batch=batch, pool=pool, seed=seed) for number, seed in seeds.items()}
 

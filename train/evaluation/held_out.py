@@ -11,6 +11,7 @@ from train.data.shards import HELD_OUT
 from train.engine.loop import Run
 from train.engine.sharding import own_device
 from train.evaluation.sheet import to_pictures, to_video
+from train.generator.measures import sharpness
 from train.vae import psnr
 from world_model import flow
 from world_model.conditions import Pose
@@ -71,6 +72,14 @@ def held_out_psnr(
     figures = {f"psnr/{name}": psnr(video[:, :, part], truth[:, :, part]) for name, part in reached.items()}
     figures["psnr/still_block1"] = psnr(still[:, :, :size], truth[:, :, :size])
     return figures, truth, video
+
+
+def sharpness_share(video: Tensor, truth: Tensor, size: int) -> dict[str, float]:
+    """Mean gradient of a dream over that of the truth, both [B, 3, T, H, W] in -1..1, by horizon; `size` pictures a block."""
+    dream, true = (np.array([[sharpness(p) for p in clip] for clip in to_pictures(v)]) for v in (video, truth))
+    parts = {n: part for n in HORIZONS if (part := horizon_frames(n, size)).start < true.shape[1]}
+    shares = {name: dream[:, part].mean() / true[:, part].mean() for name, part in parts.items()}
+    return {f"sharpness/{name}": float(shares.get(name, np.nan)) for name in HORIZONS}
 
 
 def evaluate(run: Run, dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning, name: str) -> None:

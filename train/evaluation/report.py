@@ -89,7 +89,7 @@ def as_markdown(report: dict[str, Any]) -> str:
     unrelated = {"unrelated pictures": {"distance": fidelity.pop("unrelated")}}
     parts = (
         f"# Evaluation of `{model['name']}`, {model['steps']} sampler steps",
-        f"{settings['walks']} walks of {settings['horizon']:g} s, {settings['starts']} text starts, "
+        f"{settings['walks']['count']} walks of {settings['walks']['horizon']:g} s, {settings['starts']} text starts, "
         f"{report['events']['dream']['trials']} events, {settings['memory']['scenes']} places returned to. "
         "YumeStreet is the ceiling of every table, a frozen picture the floor.",
         "## Targets", _targets(report["targets"]),

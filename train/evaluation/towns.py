@@ -14,17 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from train.evaluation import control, endurance, events, memory
+from train.evaluation.parts import Evaluation, Settings, identity_of
 from train.evaluation.sheet import save_sheet
-from train.evaluation.store import plain
+from train.evaluation.store import Store, plain
 from train.generator.measures import Interval, bootstrap
+from train.judge.network import WEIGHTS, Judge
 from train.street.towns import REPORT_TOWNS, TOWN_BLOCKS, VALIDATION_TOWNS
+from world_model.model import WorldModel
 
 TOWNS = {"report": REPORT_TOWNS, "validation": VALIDATION_TOWNS}
 WORLDS = ("dream", "street", "frozen")
 DRAWS = 200  # of a bootstrap
 SHEET_TOWNS = 10
+EVENT_TOWNS = 8  # in which events are tried
 EVENT_SKIES = (("day", "clear"), ("overcast", "clear"), ("golden", "clear"), ("night", "clear"))
 
 
@@ -161,18 +166,49 @@ def figures(found: Sequence[Found], seconds: float) -> dict[str, dict[str, Inter
     }
 
 
-def town_settings(settings: Any, town: int, number: int, long: int) -> Any:
-    """What is measured in one town, as `train.evaluate.Settings`."""
+def evaluate_towns(
+    model: WorldModel,
+    metadata: dict[str, Any],
+    out: Path,
+    settings: Settings,
+    seeds: Sequence[int],
+    *,
+    long: int = 0,
+    judge_weights: Path = WEIGHTS,
+    steps: int | None = None,
+) -> str:
+    """Measures the towns of `seeds` in turn, writes the report of them together and returns its page.
+
+    Events are tried in the first `EVENT_TOWNS` towns; the first `long` are walked for ten minutes. `metadata` are the model's
+    manifest, `steps` are of the sampler (None: the model's). Raises as `train.evaluate.evaluate` does.
+    """
+    judge = Judge.load(model.config, judge_weights)
+    found, seconds = [], model.config.frames_per_block / model.config.fps
+    for number, seed in enumerate(tqdm(seeds, desc="towns")):
+        own = town_settings(settings, seed, number, long)
+        store = Store(out / f"town_{seed}", identity_of(metadata, own, judge_weights, steps))
+        found.append(measure(Evaluation(model, judge, own, store, steps), number < EVENT_TOWNS))
+    return write(out, model.config.name, found, seconds)
+
+
+def town_settings(settings: Settings, town: int, number: int, long: int) -> Settings:
+    """What is measured in one town."""
     sky = EVENT_SKIES[number % len(EVENT_SKIES)]
+    horizon = 600.0 if number < long else settings.walks.horizon
     return replace(
-        settings, horizon=600.0 if number < long else settings.horizon, side_horizon=10.0, walks=1, real_walks=8, starts=8,
-        film=0.0, flow_every=10_000, events=events.Plan(before=1, during=4, after=0, scenes=(sky,)),
-        memory=memory.Plan(scenes=2, waits=(2,), out=(2,)), seed=settings.seed + 1000 * town, town=town, town_blocks=TOWN_BLOCKS,
-    )  # fmt: skip
+        settings,
+        walks=replace(settings.walks, count=1, horizon=horizon, side_horizon=10.0, real=8, flow_every=10_000, film=0.0),
+        starts=8,
+        events=events.Plan(before=1, during=4, after=0, scenes=(sky,)),
+        memory=memory.Plan(scenes=2, waits=(2,), out=(2,)),
+        seed=settings.seed + 1000 * town,
+        town=town,
+        town_blocks=TOWN_BLOCKS,
+    )
 
 
-def measure(evaluation: Any, with_events: bool) -> Found:
-    """All that the table asks for of one town. `evaluation` is a `train.evaluate.Evaluation` of it."""
+def measure(evaluation: Evaluation, with_events: bool) -> Found:
+    """All that the table asks for of one town."""
     walks = {name: evaluation.walks(name)[0] for name in WORLDS}
     return Found(
         walks=walks,

@@ -23,6 +23,20 @@ _SSIM_WINDOW = 1.5  # pixels, deviation
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How many walks are measured, how long they are and how closely they are looked at."""
+
+    count: int = 8  # of each world, along the same routes
+    horizon: float = 600.0  # seconds that the dream and the street are walked
+    side_horizon: float = 60.0  # the same for the street through the autoencoder, the frozen picture, other towns
+    real: int = 32  # walks of 10 s that distances are taken to
+    natural: int = 16  # walks of 10 s as in training, for the autoencoder
+    far: int = 4  # in each town that neither the world model nor the judge was trained on
+    flow_every: int = 4  # blocks; optical flow is slow
+    film: float = 20.0  # seconds of the first walk
+
+
+@dataclass(frozen=True)
 class Trial:
     """Where a walk begins and which keys are held."""
 

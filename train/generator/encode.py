@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from train.evaluation.sheet import to_video
-from train.generator.windows import LatentSet
+from train.generator.windows import EventTexts, LatentSet, StepTexts
 from train.recordings import EpisodeFiles, RecordingError
+from world_model import batch as batches
 from world_model.config import ModelConfig
 from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE
@@ -78,12 +79,12 @@ def encode_recording(
     every = np.concatenate(steps)
     actions = files.action[every]
     numbers, encoded, table = encode_actions(config, conditioning, actions)
-    parts = (
-        torch.cat(latents), torch.cat(angles), first, begin, still_rows, encoded, numbers, table, torch.tensor(texts.rows),
-        texts.encode(config, conditioning), torch.tensor(captions), torch.from_numpy(files.reward[every]),
-        torch.from_numpy(files.terminated[every]).float(),
+    told = EventTexts(texts.encode(config, conditioning), torch.tensor(texts.rows), torch.tensor(captions))
+    found = LatentSet(
+        torch.cat(latents), torch.cat(angles), first, begin, still_rows, encoded, StepTexts(table, numbers), told,
+        torch.from_numpy(files.reward[every]), torch.from_numpy(files.terminated[every]).float(),
     )  # fmt: skip
-    return LatentSet(*(part.to(device) for part in parts))
+    return batches.move(found, device)
 
 
 def encode_actions(

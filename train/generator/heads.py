@@ -31,6 +31,24 @@ PRECISION = 0.8  # at which recall is measured
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """How histories and blocks of a recording are made like generated ones."""
+
+    fresh: float = 0.1  # share of steps whose history is the picture before them, standing still, as after a start
+    noise: float = 0.3  # largest deviation of the noise on latents, as on histories of the foundation stage
+    noised: float = 0.5  # share of steps with noise
+
+
+@dataclass(frozen=True)
+class OutOfDistribution:
+    """From which distance on a block is called unfamiliar."""
+
+    fit_blocks: int = 8192  # training blocks that the familiarity is fitted to
+    quantile: float = 0.999  # of held-out distances
+    margin: float = 1.5  # times that quantile: generated blocks are further from the data than held-out ones
+
+
+@dataclass(frozen=True)
 class Settings:
     """Numbers of this stage."""
 
@@ -39,14 +57,10 @@ class Settings:
     weight_decay: float = 0.01
     ema: float = 0.999
     balanced: float = 0.5  # share of a batch that is drawn equally from all groups of steps
-    fresh: float = 0.1  # share of steps whose history is the picture before them, standing still, as after a start
-    noise: float = 0.3  # largest deviation of the noise on latents, as on histories of the foundation stage
-    noised: float = 0.5  # share of steps with noise
+    augmentation: Augmentation = Augmentation()
     frames: int = 4  # of history
-    width: int = 64
-    fit_blocks: int = 8192  # training blocks that the familiarity is fitted to
-    ood_quantile: float = 0.999  # of held-out distances
-    ood_margin: float = 1.5  # times that quantile: generated blocks are further from the data than held-out ones
+    width: int = 64  # channels of the heads
+    ood: OutOfDistribution = OutOfDistribution()
     seed: int = 0
 
 
@@ -113,9 +127,10 @@ class HeadTraining:
     def batch(self, count: int, stream: torch.Generator) -> Batch:
         """Steps with the noise that a generator's own latents are imitated by."""
         steps, weight = self.draw(count, stream)
-        fresh = torch.rand(count, generator=stream, device=self.device) < self.settings.fresh
+        fresh = torch.rand(count, generator=stream, device=self.device) < self.settings.augmentation.fresh
         found = self.steps.gather(steps, weight, fresh)
-        return Batch(noised(found.latents, self.settings, stream), found.action, found.reward, found.terminated, weight)
+        latents = noised(found.latents, self.settings.augmentation, stream)
+        return Batch(latents, found.action, found.reward, found.terminated, weight)
 
     def losses(self, heads: OutcomeHeads, number: int) -> tuple[Tensor, Tensor]:
         """Cross-entropy of rewards and of termination in step `number`."""
@@ -146,7 +161,7 @@ def build_heads(config: ModelConfig, data: LatentSet, settings: Settings) -> Out
     return OutcomeHeads(sizes).to(data.latents.device)
 
 
-def noised(latents: Tensor, settings: Settings, stream: torch.Generator) -> Tensor:
+def noised(latents: Tensor, settings: Augmentation, stream: torch.Generator) -> Tensor:
     """Latents [B, C, F, h, w] of which a share gets noise: white or smooth over 3 x 3 places, as a generator's errors are."""
     strength, choice, smooth = torch.rand(3, len(latents), generator=stream, device=latents.device)
     deviation = settings.noise * strength * (choice < settings.noised)
@@ -162,9 +177,9 @@ def fit_familiarity(heads: OutcomeHeads, training: HeadTraining) -> None:
     """Fits what is familiar to training blocks, drawn uniformly, with the noise of training."""
     settings, stream, total = training.settings, training.stream(-1), len(training._order)
     parts = []
-    for _ in range(-(-min(settings.fit_blocks, 4 * total) // CHUNK)):
+    for _ in range(-(-min(settings.ood.fit_blocks, 4 * total) // CHUNK)):
         found = training.steps.gather(torch.randint(total, (CHUNK,), generator=stream, device=training.device))
-        parts.append(heads.pooled(noised(found.latents, settings, stream), found.action))
+        parts.append(heads.pooled(noised(found.latents, settings.augmentation, stream), found.action))
     heads.familiarity.fit(torch.cat(parts))
 
 
@@ -200,7 +215,7 @@ def calibrate(heads: OutcomeHeads, held_out: LatentSet, settings: Settings = Set
     if bool(ended.any()):
         temperature = best_temperature(end_loss)
         threshold = best_threshold((termination / temperature).sigmoid().cpu().numpy(), ended.cpu().numpy())
-    limit = settings.ood_margin * float(torch.quantile(distance, settings.ood_quantile))
+    limit = settings.ood.margin * float(torch.quantile(distance, settings.ood.quantile))
     return calibrated(heads, Calibration(best_temperature(reward_loss), temperature, threshold, limit))
 
 

@@ -31,6 +31,7 @@ from world_model.vae import VideoVAE
 from world_model.worlds import start_worlds
 
 RECORDING = "recording.json"
+HELD_OUT = 0.1  # share of episodes that nothing is trained on, at least one
 
 
 # ---- what is rolled out -----------------------------------------------------------------------------------------------
@@ -65,6 +66,18 @@ class Split:
                 f"got held out {held_out}, train {len(train)} up to {max(train, default=-1)}"
             )
         return cls(files, held_out, train)
+
+
+def split_episodes(files: EpisodeFiles) -> tuple[list[int], list[int]]:
+    """Numbers of the held-out episodes (every tenth, at least one) and of those to train on.
+
+    Raises RecordingError for fewer than two episodes.
+    """
+    if len(files) < 2:
+        raise RecordingError(f"{files.folder} holds {len(files)} episode: record two or more, one is held out")
+    every = max(2, round(1 / HELD_OUT))
+    held_out = [e for e in range(len(files)) if e % every == every - 1] or [len(files) - 1]
+    return held_out, [e for e in range(len(files)) if e not in set(held_out)]
 
 
 @dataclass(frozen=True)

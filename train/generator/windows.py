@@ -20,6 +20,30 @@ from world_model.tscm import History
 
 
 @dataclass(frozen=True)
+class StepTexts:
+    """Encoded texts, and which of them each step is told."""
+
+    tokens: Tensor  # [n, tokens, text_dim]
+    step: Tensor  # [S] int64 row of `tokens`
+
+
+@dataclass(frozen=True)
+class EventTexts(StepTexts):
+    """Events by step and captions by episode, float16; row 0 is no text."""
+
+    episode: Tensor  # [E] int64 row of `tokens` that describes the episode
+
+    def extended(self, other: EventTexts) -> EventTexts:
+        """These texts, and those of another recording behind them."""
+
+        def joined(mine: Tensor, others: Tensor) -> Tensor:
+            return torch.cat([mine, torch.where(others > 0, others + len(self.tokens), others)])
+
+        tokens = torch.cat([self.tokens, other.tokens])
+        return EventTexts(tokens, joined(self.step, other.step), joined(self.episode, other.episode))
+
+
+@dataclass(frozen=True)
 class LatentSet:
     """A recording, encoded. An episode of n steps has 1 + n * K rows of `latents`: its first picture, then its blocks.
 
@@ -33,11 +57,8 @@ class LatentSet:
     begin: Tensor  # [E + 1] int64 step number at which an episode begins; the last entry is S
     still: Tensor  # [S] int64
     action: Tensor  # [S, A] float32, as `ActionSpec.encode` or the mean caption token
-    action_tokens: Tensor  # [S] int64 row of `captions`
-    captions: Tensor  # [n, action tokens, text_dim] float32; of worlds without captions [1, 0, text_dim]
-    text: Tensor  # [S] int64 row of `texts`; 0 is no text
-    texts: Tensor  # [n, event tokens, text_dim] float16
-    caption: Tensor  # [E] int64 row of `texts` that describes the episode; 0 is none
+    action_texts: StepTexts  # float32 captions of actions; of worlds without them tokens are [1, 0, text_dim]
+    event_texts: EventTexts
     reward: Tensor  # [S] float32
     terminated: Tensor  # [S] float32, 0 or 1
 
@@ -47,20 +68,19 @@ class LatentSet:
 
     def extended(self, other: LatentSet) -> LatentSet:
         """This recording, and another behind it: rows, steps and episodes of this one keep their numbers."""
-        rows, words = len(self.latents), len(self.texts)
-
-        def moved(text: Tensor) -> Tensor:
-            return torch.where(text > 0, text + words, text)
-
+        rows, actions = len(self.latents), self.action_texts
         joined = {
             name: torch.cat([getattr(self, name), getattr(other, name)])
-            for name in ("latents", "angles", "action", "action_tokens", "texts", "reward", "terminated")
+            for name in ("latents", "angles", "action", "reward", "terminated")
         }
         return LatentSet(
-            **joined, captions=self.captions, first=torch.cat([self.first, other.first + rows]),
-            begin=torch.cat([self.begin, other.begin[1:] + self.begin[-1]]), still=torch.cat([self.still, other.still + rows]),
-            text=torch.cat([self.text, moved(other.text)]), caption=torch.cat([self.caption, moved(other.caption)]),
-        )  # fmt: skip
+            **joined,
+            first=torch.cat([self.first, other.first + rows]),
+            begin=torch.cat([self.begin, other.begin[1:] + self.begin[-1]]),
+            still=torch.cat([self.still, other.still + rows]),
+            action_texts=replace(actions, step=torch.cat([actions.step, other.action_texts.step])),
+            event_texts=self.event_texts.extended(other.event_texts),
+        )
 
     def draw(self, count: int, longest: int, stream: torch.Generator, fresh: float = 0.25) -> Spans:
         """`count` spans to train on: uniform over all steps, ages uniform up to `longest` blocks; a share `fresh` is younger
@@ -218,11 +238,12 @@ class Windows:
         turned = data.angles[true_rows] - zero[:, None]
         target = Target(yaw=turned[..., 0].double(), pitch=turned[..., 1].double(), frame=number)
         block = data.latents[true_rows].transpose(1, 2).float()
-        text = data.text[spans.step]
+        events, actions = data.event_texts, data.action_texts
+        text = events.step[spans.step]
         if described:
             told = torch.rand(len(spans), generator=stream, device=lived.device) < described
-            text = torch.where(told & (text == 0), data.caption[spans.episode], text)
-        context = torch.cat([data.texts[text].float(), data.captions[data.action_tokens[spans.step]]], dim=1)
+            text = torch.where(told & (text == 0), events.episode[spans.episode], text)
+        context = torch.cat([events.tokens[text].float(), actions.tokens[actions.step[spans.step]]], dim=1)
         return Window(
             history(held, -history_frames(self.tiers)), history(past, -config.start_latents), target, block, context,
             data.action[spans.step],

@@ -20,13 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.engine.loop import Run, prepare_cpu
+from train.engine.loop import Networks, Run, prepare_cpu
 from train.judge import data as judge_data
+from train.judge.architecture import EARLY, FIRST_THINGS
 from train.judge.data import THINGS, UNKNOWN
 from train.judge.motion import LUMA
 from train.judge.network import (
-    EARLY,
-    FIRST_THINGS,
     SEEN,
     WEIGHTS,
     Judge,
@@ -49,6 +48,15 @@ _LATER = tuple(f"/{kind}" for kind in LATER_EVENTS)  # how the names of their fi
 
 
 @dataclass(frozen=True)
+class Degradation:
+    """What pictures of training are seen through: a dream is never as sharp as the street, and must be read all the same."""
+
+    blurred: float = 0.5  # share of blocks seen through a blur ...
+    passes: int = 5  # ... of up to so many means over 3 x 3 pixels
+    noise: float = 0.025  # largest deviation of the noise added to pictures of 0..1
+
+
+@dataclass(frozen=True)
 class Settings:
     """Numbers of this stage."""
 
@@ -58,11 +66,10 @@ class Settings:
     warmup: int = 50
     ema: float = 0.99
     things: float = 0.6  # share of pictures to look at that show something unusual, which few blocks do
-    blurred: float = 0.5  # share of blocks seen through a blur ...
-    passes: int = 5  # ... of up to so many means over 3 x 3 pixels
-    noise: float = 0.025  # largest deviation of the noise added to pictures of 0..1
+    degradation: Degradation = Degradation()
     seed: int = 0
     only: str | None = None  # "motion", "sight" or "later": the network that is trained; all if None
+    fresh: bool = False  # the network `only` starts afresh, and others go on from given weights
 
 
 class Blocks:
@@ -88,13 +95,13 @@ class Blocks:
         """A batch: grey pictures of blocks [B, K + 1, H, W] and, of other blocks, the last in colour [B, 3, H, W], both 0..1,
         and their labels: of motion for the first, of all else for the second. "loose" [B, 2] is added to the true turn.
 
-        Half are mirrored, half run backwards in time (all motions are then their opposites), some are blurred, all have noise:
-        a dream is never as sharp as the street, and must be read all the same.
+        Half are mirrored, half run backwards in time (all motions are then their opposites), some are blurred, all have noise.
         """
+        through = settings.degradation
         stream = generator("judge", settings.seed, step)
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=stream)))
         chosen = rng.integers(len(self), size=settings.batch)
-        mirrored, reversed_, blurred = rng.random((3, settings.batch)) < [[0.5], [0.5], [settings.blurred]]
+        mirrored, reversed_, blurred = rng.random((3, settings.batch)) < [[0.5], [0.5], [through.blurred]]
         others = rng.integers(len(self), size=settings.batch)
         if len(self.unusual):
             unusual = rng.choice(self.unusual, settings.batch)
@@ -110,10 +117,10 @@ class Blocks:
         sight = to_float(seen_last[:, -1])
         grey = torch.from_numpy(turned @ (LUMA / 255).astype(np.float32))
         grey[reversed_] = grey[reversed_].flip(1)
-        noise = settings.noise * torch.rand(settings.batch, 1, 1, 1, generator=stream)
-        passes = np.where(blurred, rng.integers(1, settings.passes + 1, settings.batch), 0)
+        noise = through.noise * torch.rand(settings.batch, 1, 1, 1, generator=stream)
+        passes = np.where(blurred, rng.integers(1, through.passes + 1, settings.batch), 0)
         for seen in (grey, sight):
-            for number in range(settings.passes):
+            for number in range(through.passes):
                 seen[passes > number] = F.avg_pool2d(seen[passes > number], 3, 1, 1, count_include_pad=False)
             seen += noise * torch.randn(seen.shape, generator=stream)
         # steps are judged after about the true turn every other time, else after the judged one, so that both parts learn at once
@@ -195,18 +202,18 @@ def accuracy(judge: Judge, blocks: Blocks) -> dict[str, float]:
 
 def train(
     config: ModelConfig, data: Path, test: Path, out: Path, weights: Path, settings: Settings, steps: int,
-    initial: Path | None = None, fresh: bool = False,
+    initial: Path | None = None,
 ) -> None:  # fmt: skip
-    """Trains for `steps`, tests and writes the weights; `initial` are weights to go on from, if `fresh` not for what is trained."""
+    """Trains for `steps`, tests and writes the weights; `initial` are weights to go on from."""
     torch.manual_seed(settings.seed)
     judge = Judge.of(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if initial is not None:
-        own = [settings.only] if fresh and settings.only else []
+        own = [settings.only] if settings.fresh and settings.only else []
         judge.load_state_dict(with_own(judge, load_weights(config, initial), own))
     if settings.only == "later":
         judge.sight.eval()  # its means and deviations stay too
     optimizer = torch.optim.AdamW(judge.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
-    run = Run("judge", config, settings, out, {"judge": judge}, [optimizer], {"judge": settings.ema})
+    run = Run("judge", config, settings, out, Networks({"judge": judge}, [optimizer], {"judge": settings.ema}))
     blocks, unseen = (Blocks(folder) for folder in (data, test))
     average = run.averaged("judge", Judge)
     for step in run.steps(steps):
@@ -235,7 +242,7 @@ def train(
         "towns": len(list(data.glob("town_*.safetensors"))),
     }
     before = [] if initial is None else judge_metadata(initial)["training"]
-    before = [done for done in before if not (fresh and done["network"] == settings.only)]
+    before = [done for done in before if not (settings.fresh and done["network"] == settings.only)]
     tested = {"blocks": len(unseen), "town": "one that the judge was not trained on"}
     if settings.only == "later" and initial is not None:  # all else is as accurate as it was, where it was tested
         earlier, later = judge_metadata(initial), {k: v for k, v in figures.items() if k.endswith(_LATER)}
@@ -275,14 +282,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.command == "render":
         judge_data.render(config, given.data, given.towns, given.walks, given.seed, given.first_town, given.later)
     else:
-        train(
-            config,
-            given.data,
-            given.test,
-            given.out,
-            given.weights,
-            Settings(only=given.only),
-            given.steps,
-            given.initial,
-            given.fresh,
-        )
+        settings = Settings(only=given.only, fresh=given.fresh)
+        train(config, given.data, given.test, given.out, given.weights, settings, given.steps, given.initial)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.engine.loop import load_network, stage_metadata
+from train.engine.checkpoints import load_network, stage_metadata
 from world_model.config import ModelConfig
 from world_model.priors.config import EventsConfig, events_of, with_scene
 from world_model.priors.events import Events
