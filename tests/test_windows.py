@@ -1,0 +1,221 @@
+"""Training windows drawn by index, against worlds that are built one by one with the functions of the environment's own rollout."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from toy_generator import (  # noqa: F401  (fixtures, too)
+    LENGTHS,
+    at,
+    data_fixture,
+    dit_fixture,
+    files_fixture,
+    lived,
+    stream,
+    toy_config_fixture,
+    vae_fixture,
+    windows_fixture,
+)
+
+from train.generator import foundation
+from train.generator.encode import encode_recording
+from train.generator.foundation import noised, read_window
+from train.generator.pool import RolloutPool
+from train.generator.windows import LatentSet, Spans, Windows, held_frames, history_frames
+from world_model import flow
+from world_model.config import Tiers
+from world_model.packing import append_tiers
+from world_model.rollout import denoise_block, generator
+from world_model.text import build_conditioning
+from world_model.tscm import History, static_history
+
+
+@pytest.mark.parametrize(("episode", "start", "age"), [(0, 0, 0), (0, 3, 1), (1, 2, 2), (2, 0, 2)])
+def test_a_window_is_what_the_environment_holds(toy_config, data, windows, episode, start, age):
+    """While nothing is drawn at random yet, every frame, number and flag is the same."""
+    window = windows.truth(at(episode, start, age, data), stream())
+    history = lived(toy_config, data, episode, start, age)
+    assert torch.equal(window.history.frame, history.frame)
+    assert torch.equal(window.history.latents, history.latents)
+    assert torch.equal(window.history.present, history.present)
+    size = toy_config.block_latents
+    row = int(data.first[episode]) + 1 + (start + age) * size
+    assert torch.equal(window.data[0].transpose(0, 1), data.latents[row : row + size].float())
+    assert torch.equal(window.target.frame, torch.arange(age * size, (age + 1) * size)[None])
+    assert torch.equal(window.action[0], data.action[data.begin[episode] + start + age])
+
+
+def test_what_was_recorded_after_a_start_is_the_blocks_one_by_one(data, windows):
+    """Also over several blocks, and for worlds of different episodes."""
+    spans = Spans(*(torch.cat(rows) for rows in zip(at(0, 1, 0, data).rows, at(2, 4, 0, data).rows)))
+    blocks = [windows.truth(Spans(spans.episode, spans.start, spans.age + n), stream()).data for n in range(3)]
+    assert torch.equal(windows.recorded(spans, 3), torch.cat(blocks, dim=2))
+
+
+def test_old_frames_are_a_uniform_draw_without_repetition():
+    tiers = Tiers(recent=((1, 1), (2, 2)), initial=2, old=(3, 2))
+    number = torch.full((4000,), 13)  # ten frames have left the recent tiers
+    held = held_frames(tiers, number, stream())
+    assert torch.equal(held[:, 4:], torch.tensor([10, 11, 12]).expand(4000, -1))
+    assert torch.equal(held[:, 0], torch.full((4000,), -history_frames(tiers)))
+    old = held[:, 1:4]
+    assert (old.sort(dim=1).values.diff(dim=1) > 0).all()
+    share = torch.bincount(old.flatten(), minlength=10).float() / 4000
+    assert len(share) == 10
+    assert (share - 0.3).abs().max() < 0.035  # deviation .0072 each
+
+
+def test_the_reservoir_of_the_environment_has_the_same_frames(toy_config, data, windows):
+    """With drawn frames: the same tiers, and old frames out of the same set."""
+    age, size = 9, toy_config.block_latents
+    tiers = toy_config.dit.packing
+    history = lived(toy_config, data, 0, 0, age)
+    window = windows.truth(at(0, 0, age, data), stream())
+    recent = slice(-tiers.recent_frames, None)
+    assert torch.equal(window.history.latents[:, :, recent], history.latents[:, :, recent])
+    left = age * size - tiers.recent_frames
+    for held in (window.history, history):
+        old = held.frame[0, 1 : 1 + tiers.old[0]]
+        assert len(set(old.tolist())) == tiers.old[0]
+        assert (old >= 0).all()
+        assert (old < left).all()
+        rows = data.first[0] + 1 + old
+        assert torch.equal(held.latents[0, :, 1 : 1 + tiers.old[0]].transpose(0, 1), data.latents[rows].float())
+
+
+@torch.no_grad()
+def test_a_batch_is_its_worlds_one_by_one(data, windows, dit):
+    """Batched packing equals the single one: conditions and predictions of worlds of different ages."""
+    single = [at(0, 1, 2, data), at(1, 0, 0, data), at(2, 3, 2, data)]
+    batch = Spans(*(torch.cat(rows) for rows in zip(*(spans.rows for spans in single))))
+    together = windows.truth(batch, stream())
+    noise = torch.randn(together.data.shape, generator=stream(1))
+    sigma = torch.tensor([1.0, 0.5, 0.1])
+    all_at_once = dit(noise, sigma, read_window(dit, together))
+    for i, spans in enumerate(single):
+        alone = windows.truth(spans, stream())
+        output = dit(noise[i : i + 1], sigma[i : i + 1], read_window(dit, alone))
+        torch.testing.assert_close(all_at_once[i : i + 1], output, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_channel_sums_of_a_window_are_those_carried_forward(toy_config, data, windows, dit):
+    """Summed up at once from the window's past, and block after block as a world does it."""
+    age, size = 3, toy_config.block_latents
+    window = windows.truth(at(0, 2, age, data), stream())
+    past, start = window.past, toy_config.start_latents
+    pieces = [slice(past.frames - age * size - start, past.frames - age * size)]
+    pieces += [slice(past.frames - (age - i) * size, past.frames - (age - i - 1) * size) for i in range(age)]
+    decay = toy_config.dit.channel.decay
+    carried = None
+    for piece in pieces:
+        part = past.select(torch.arange(piece.start, piece.stop)[None])
+        new = dit.encode_memory(part)
+        kernels = part.frames // toy_config.dit.channel.patch[0]
+        carried = new if carried is None else carried.add(new, decay**kernels)
+    at_once = dit.encode_memory(past)
+    torch.testing.assert_close(at_once.total, carried.total, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(at_once.norm, carried.norm, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit):
+    """Its rows are the rollout that `append_tiers` and `denoise_block` give, world by world, for the same noise."""
+    pool = RolloutPool(windows, 3, 4, stream(5))
+    pool.last.fill_(3)
+    pool.start.copy_(data.begin[:3])
+    pool.episode.copy_(torch.arange(3))
+    pool.latents[:, 0] = data.latents[data.first]
+    sigmas = flow.sigma_schedule(2, 1.0)
+    tiers, size = toy_config.dit.packing, toy_config.block_latents
+    zero = torch.zeros(1, dtype=torch.float64)
+    picture = pool.latents[0, 0].float()[None, :, None]
+    history = static_history(picture, history_frames(tiers), zero, zero, torch.ones(1, dtype=torch.bool))
+    memory = dit.encode_memory(history.select(torch.arange(-toy_config.start_latents, 0)[None] + history.frames))
+    for block in range(2):  # two blocks of one or two frames: nothing is drawn at random yet
+        rows, _, window = pool.sample(3, stream(block))
+        noise = torch.randn(window.data.shape, generator=stream(10 + block))
+        blocks = denoise_block(dit, read_window(dit, window), noise, sigmas)
+        mine = int((rows == 0).nonzero())
+        conditions = dit.encode_conditions(
+            history, memory, torch.zeros(1, 0, 0), dataclasses.replace(window.target, **{
+                name: getattr(window.target, name)[mine : mine + 1] for name in ("yaw", "pitch", "frame")
+            }), window.action[mine : mine + 1],
+        )  # fmt: skip
+        alone = denoise_block(dit, conditions, noise[mine : mine + 1], sigmas)
+        torch.testing.assert_close(blocks[mine : mine + 1], alone, rtol=1e-3, atol=1e-4)
+        pool.add(rows, blocks, stream(block))
+        stored = pool.latents[0, 1 + block * size : 1 + (block + 1) * size].float()
+        assert torch.equal(stored, blocks[mine].transpose(0, 1).half().float())
+        number = torch.arange(block * size, (block + 1) * size)[None]
+        angle = torch.zeros(1, size, dtype=torch.float64)
+        added = History(stored.transpose(0, 1)[None], number, angle, angle, torch.ones(1, size, dtype=torch.bool))
+        history = append_tiers(history, added, tiers, [generator("old", block)])
+        new, kernels = dit.encode_memory(added), size // toy_config.dit.channel.patch[0]
+        memory = memory.add(new, toy_config.dit.channel.decay**kernels)
+    assert pool.age.tolist() == [2, 2, 2]
+
+
+def test_a_pool_never_leaves_an_episode(data, windows):
+    pool = RolloutPool(windows, 16, 6, stream())
+    for number in range(40):
+        rows, spans, window = pool.sample(8, stream(number))
+        assert (spans.step < data.begin[spans.episode + 1]).all()
+        pool.add(rows, torch.zeros_like(window.data), stream(number))
+    assert pool.age.max() <= 6
+
+
+def test_draws_are_uniform_over_steps_and_inside_their_episode(data):
+    spans = data.draw(3000, 8, stream())
+    assert (spans.start >= data.begin[spans.episode]).all()
+    assert (spans.step < data.begin[spans.episode + 1]).all()
+    share = torch.bincount(spans.episode, minlength=3) / 3000
+    assert (share - torch.tensor(LENGTHS) / sum(LENGTHS)).abs().max() < 0.04
+    assert spans.age.max() == 8
+
+
+def test_noise_levels_reach_both_ends():
+    sigma = foundation.draw_sigma(4000, 0.25, 3.0, stream())
+    assert sigma.max() == 1
+    assert 0 < sigma.min() < 0.01
+    assert abs(float((sigma == 1).float().mean()) - 0.25) < 0.03
+
+
+def test_noise_on_a_history_leaves_the_target_alone(windows, data):
+    window = windows.truth(data.draw(6, 4, stream()), stream())
+    changed = noised(window, foundation.Settings(noised=1.0), stream())
+    assert torch.equal(changed.data, window.data)
+    assert (changed.history.latents != window.history.latents).flatten(1).any(dim=1).all()
+
+
+def test_windows_refuse_what_they_cannot_pack(toy_config, data):
+    released = dataclasses.replace(toy_config, dit=dataclasses.replace(toy_config.dit, packing="released"))
+    with pytest.raises(ValueError, match="packing must be tiers"):
+        Windows(released, data)
+    channel = dataclasses.replace(toy_config.dit.channel, patch=(3, 4, 4))
+    with pytest.raises(ValueError, match="whole kernels"):
+        Windows(dataclasses.replace(toy_config, dit=dataclasses.replace(toy_config.dit, channel=channel)), data)
+
+
+def test_a_recording_that_grows_keeps_its_numbers(files, toy_config, vae, data):
+    """Two parts, one behind the other, are the whole."""
+    conditioning = build_conditioning(toy_config)
+    parts = [encode_recording(toy_config, vae, files, episodes, conditioning) for episodes in ([0], [1, 2])]
+    joined = parts[0].extended(parts[1])
+    for field in dataclasses.fields(LatentSet):
+        if field.name == "texts":  # each part brings a row for "no text"
+            assert torch.equal(joined.texts[joined.text], data.texts[data.text])
+            continue
+        assert torch.equal(getattr(joined, field.name), getattr(data, field.name)), field.name
+
+
+def test_recorded_rows_of_a_pool_stay_recorded(windows, data):
+    """Rows that are not self-generated are told apart, and the share of the others follows what is asked for."""
+    pool = RolloutPool(windows, 200, 6, stream(), share=0.25)
+    assert 0.15 < pool.generated.float().mean() < 0.35
+    pool.last.fill_(0)
+    rows, _, window = pool.sample(200, stream(1))
+    pool.add(rows, window.data, stream(2), share=1.0)
+    assert pool.generated.all()
