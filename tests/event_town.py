@@ -31,14 +31,14 @@ def event_dit_fixture(event_config, make_dit) -> DiT:
     dit.priors[0].events.kind.weight.zero_()
     dit.priors[0].events.kind.bias.zero_()
     for number, (name, *_) in enumerate(scene_of(event_config).events.kinds):
-        words = encoder.encode(EVENTS[name].phrases[0], length)
-        dit.priors[0].events.wording[number] = words
-        dit.priors[0].events.kind.weight[number] = scaled(words[(words != 0).any(dim=1)].mean(dim=0))
+        tokens = encoder.encode(EVENTS[name].phrases[0], length)
+        dit.priors[0].events.wording[number] = tokens
+        dit.priors[0].events.kind.weight[number] = scaled(tokens[(tokens != 0).any(dim=1)].mean(dim=0))
     dit.priors[0].events.kind.bias[-1] = 12.0
     dit.priors[0].events.looks[:, 0, 3] = 1.0
     return dit
 
 
-def words(config: ModelConfig, *texts: str) -> Tensor:
+def text_tokens(config: ModelConfig, *texts: str) -> Tensor:
     encoder = build_text_encoder(config.text)
     return torch.stack([encoder.encode(text, config.text.event_tokens) for text in texts])

@@ -194,30 +194,30 @@ def test_a_stopped_training_goes_on(make, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def words(data_folder, vae_folder, weights_folder, tmp_path) -> list[str]:
+def arguments(data_folder, vae_folder, weights_folder, tmp_path) -> list[str]:
     line = f"debug --data {data_folder} --vae {vae_folder} --initial {weights_folder} --out {tmp_path}"
     return line.split()
 
 
-def test_command_measures_and_writes(words, tmp_path, monkeypatch, capsys):
+def test_command_measures_and_writes(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ablate, "prepare_cpu", lambda: None)
-    ablate.main([*words, "--only", "initial-1"])
+    ablate.main([*arguments, "--only", "initial-1"])
     assert capsys.readouterr().out.strip() == str(tmp_path / "ablations.md")
     assert "| initial-1 | 1 |" in (tmp_path / "ablations.md").read_text()
     assert set(stored(tmp_path)) == {"initial-1"}
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--only", "tscm", "spacial"], r"unknown variant 'spacial': choose from initial-1, .*tscm, spatial-only"),
         (["--only", "distilled-4"], r"unknown variant 'distilled-4'.*need --distilled"),
         (["--distilled", "nowhere"], r"unknown model 'nowhere'"),
     ],
 )
-def test_command_says_what_is_wrong(words, more, said, monkeypatch, capsys):
+def test_command_says_what_is_wrong(arguments, more, message, monkeypatch, capsys):
     monkeypatch.setattr(ablate, "prepare_cpu", lambda: None)
     with pytest.raises(SystemExit) as stopped:
-        ablate.main([*words, *more])
+        ablate.main([*arguments, *more])
     assert stopped.value.code == 2
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)

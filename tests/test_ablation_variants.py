@@ -63,7 +63,7 @@ def test_networks_have_the_paths_of_their_variant(variants, make_history):
         assert part_of(dit, "places") is None or name not in ("without-guide-and-places", "without-places")
 
 
-def held_after(config: ModelConfig, blocks: int) -> list[int]:
+def history_after(config: ModelConfig, blocks: int) -> list[int]:
     """Frames (-1 and less: the start picture) that the history of a world of so many blocks holds."""
     tiers, size = config.dit.packing, config.block_latents
     length = 1 + tiers.old[0] + tiers.recent_frames
@@ -81,7 +81,7 @@ def test_histories_hold_what_their_variant_says(variants):
     """Before the last block that any world dreams."""
     past = list(range((BLOCKS - 1) * 2))
     held = {
-        name: held_after(config, BLOCKS - 1)[1:] for name, (config, _) in variants.items()
+        name: history_after(config, BLOCKS - 1)[1:] for name, (config, _) in variants.items()
     }  # besides the first frame
     assert [frame for frame in held["full-history"] if frame >= 0] == past
     assert sum(frame < 0 for frame in held["full-history"]) == 2  # and the start picture, a block long

@@ -36,22 +36,22 @@ class Scripted:
 
 
 class Obedient:
-    """A world of flat pictures that shows what `Scripted` reads, `late` blocks after it is told; `deaf` to unseen phrasings."""
+    """A world of flat pictures that shows what `Scripted` reads, `late` blocks after the prompt, but for `ignored` texts."""
 
     name = "obedient"
 
-    def __init__(self, late=0, deaf=(), stays=False):
-        self.late, self.deaf, self.stays = late, deaf, stays
+    def __init__(self, late=0, ignored=(), stays=False):
+        self.late, self.ignored, self.stays = late, ignored, stays
 
     def start(self, scene):
         return (0, (LIGHTS.index("overcast"), 0, 255))
 
     def step(self, place, action, event=None):
-        told, code = place
-        told = told + 1 if event else 0
+        age, code = place
+        age = age + 1 if event else 0
         if not event and not self.stays:
             code = (LIGHTS.index("overcast"), 0, 255)
-        if told > self.late and event not in self.deaf:
+        if age > self.late and event not in self.ignored:
             kind = match_event(event)
             code = list(code)
             if kind in THINGS:
@@ -62,7 +62,7 @@ class Obedient:
             if wanted.weather:
                 code[1] = WEATHERS.index(wanted.weather.removeprefix("heavy_"))
             code = tuple(code)
-        return (told, code), np.broadcast_to(np.array(code, np.uint8), (4, 6, 8, 3))
+        return (age, code), np.broadcast_to(np.array(code, np.uint8), (4, 6, 8, 3))
 
 
 class TestEvents:
@@ -87,15 +87,15 @@ class TestEvents:
         )
         assert self.run(Obedient(late=4))["recall"]["seen"] == 0
 
-    def test_deafness_to_unseen_phrasings_shows(self):
-        deaf = tuple(phrase for kind in EVENTS.values() for phrase in kind.held_out)
-        assert self.run(Obedient(deaf=deaf))["recall"] == {"seen": 1, "unseen": 0}
+    def test_ignored_unseen_phrasings_show(self):
+        ignored = tuple(phrase for kind in EVENTS.values() for phrase in kind.held_out)
+        assert self.run(Obedient(ignored=ignored))["recall"] == {"seen": 1, "unseen": 0}
 
     def test_what_never_ends_shows(self):
         figures = self.run(Obedient(stays=True))
         assert figures["gone_after"] == 0 and figures["return_distance"] > 0
 
-    def test_a_frozen_picture_hears_nothing(self, street, judge):
+    def test_a_frozen_picture_follows_no_event(self, street, judge):
         scene, kinds = events.make_scenes(street, replace(self.PLAN, scenes=(("day", "clear"),)), 3)[0]
         found = events.run_scene(Frozen(street.frames_per_block), judge, scene, kinds[:2], self.PLAN, 0)
         assert all(row["seen"] == row["imagined"] for row in found["rows"])
@@ -123,7 +123,7 @@ class TestEvents:
         assert sorted(later) == sorted(LATER_EVENTS) and not set(later) & {k for _, kinds in without for k in kinds}
         assert events.THINGS[-len(LATER_EVENTS) :] == LATER_EVENTS
 
-    def test_a_thing_is_tried_where_the_street_shows_it(self, street):
+    def test_an_object_is_tried_where_the_street_shows_it(self, street):
         """And the street stands where it stood."""
         for scene, kinds in events.make_scenes(street, self.PLAN, 5):
             street.set_state(scene.state)

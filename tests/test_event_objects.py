@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from event_town import FIRE, SNOW, UFO, event_dit_fixture, words  # noqa: F401  (fixtures, too)
+from event_town import FIRE, SNOW, UFO, event_dit_fixture, text_tokens  # noqa: F401  (fixtures, too)
 from torch import Tensor
 
 from world_model.camera import rotation
@@ -31,7 +31,7 @@ from world_model.rollout import generator
 
 
 def test_texts_are_classified_and_replaced_by_their_kinds_wording(event_dit, event_config):
-    prompts = words(event_config, FIRE, "nothing of the sort", "", SNOW, UFO)
+    prompts = text_tokens(event_config, FIRE, "nothing of the sort", "", SNOW, UFO)
     kind = event_dit.priors[0].events.read(prompts)
     assert kind.tolist() == [1, NOTHING, NOTHING, 2, 0]
     assert event_dit.priors[0].events.things(kind).tolist() == [True, False, False, False, True]
@@ -136,17 +136,17 @@ def spotted(dit: DiT, row: int, column: int) -> Events:
     return events
 
 
-STAND = torch.tensor([[[3.0, 20.0]]], dtype=torch.float64)
+POSITION = torch.tensor([[[3.0, 20.0]]], dtype=torch.float64)
 YAW, PITCH = torch.tensor([[0.3]], dtype=torch.float64), torch.tensor([[0.1]], dtype=torch.float64)
 
 
 def drawn(
-    config: ModelConfig, events: Events, kind: int, course: list[float], away: float, centre: Tensor | None = None
+    config: ModelConfig, events: Events, kind: int, object_pose: list[float], depth: float, centre: Tensor | None = None
 ):
     view = torch.zeros(1, config.dit.latent_channels, 1, *config.latent_size)
-    far = torch.full((1, 1, *(2 * side for side in config.latent_size)), away)
-    place = torch.tensor([course], dtype=torch.float64)
-    return events(torch.tensor([kind]), STAND, YAW, PITCH, far, place, torch.tensor([[3]]), view, centre)
+    far = torch.full((1, 1, *(2 * side for side in config.latent_size)), depth)
+    trajectory = torch.tensor([object_pose], dtype=torch.float64)
+    return events(torch.tensor([kind]), POSITION, YAW, PITCH, far, trajectory, torch.tensor([[3]]), view, centre)
 
 
 @pytest.mark.parametrize(("row", "column"), [(24, 24), (10, 30), (30, 12)])
@@ -157,10 +157,11 @@ def test_an_object_is_seen_at_its_position(event_dit, event_config, row, column)
     colour, covered = drawn(event_config, events, 0, [x, z, heading], 90.0, torch.tensor([[[forward, right, up]]]))
     sin, cos = math.sin(heading), math.cos(heading)
     middle = np.array([x + forward * sin + right * cos, z + forward * cos - right * sin])
-    sight = middle - STAND[0, 0].numpy()
-    beside = np.array([sight[1], -sight[0]]) / np.linalg.norm(sight)  # to the right of a camera that looks there
+    direction = middle - POSITION[0, 0].numpy()
+    # to the right of a camera that looks there
+    sideways = np.array([direction[1], -direction[0]]) / np.linalg.norm(direction)
     texel = 2 * float(events.extent[0]) / TEXELS
-    spot = middle + beside * (column + 0.5 - TEXELS / 2) * texel
+    spot = middle + sideways * (column + 0.5 - TEXELS / 2) * texel
     height = up - (row + 0.5 - TEXELS / 2) * texel
     world = np.array([spot[0] - 3.0, event_config.camera.eye_height - height, spot[1] - 20.0])
     ray = rotation(0.3, 0.1).T @ world
@@ -174,10 +175,10 @@ def test_an_object_is_seen_at_its_position(event_dit, event_config, row, column)
 
 
 def test_objects_are_occluded_by_what_is_nearer_and_only_objects_are_drawn(event_dit, event_config):
-    events, course = spotted(event_dit, 24, 24), [3 + 10 * math.sin(0.3), 20 + 10 * math.cos(0.3), 0.0]
-    shares = [float(drawn(event_config, events, 0, course, away)[1].max()) for away in (40.0, 6.0)]
+    events, object_pose = spotted(event_dit, 24, 24), [3 + 10 * math.sin(0.3), 20 + 10 * math.cos(0.3), 0.0]
+    shares = [float(drawn(event_config, events, 0, object_pose, depth)[1].max()) for depth in (40.0, 6.0)]
     assert shares[0] > 0.1 and shares[1] < 1e-3
     for kind in (NOTHING, 2):
-        assert not drawn(event_config, events, kind, course, 40.0)[1].any()
+        assert not drawn(event_config, events, kind, object_pose, 40.0)[1].any()
     behind = [3 - 10 * math.sin(0.3), 20 - 10 * math.cos(0.3), 0.0]
     assert not drawn(event_config, events, 0, behind, 40.0)[1].any()

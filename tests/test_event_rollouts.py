@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from event_town import FIRE, SNOW, STILL, UFO, event_dit_fixture, words  # noqa: F401  (fixtures, too)
+from event_town import FIRE, SNOW, STILL, UFO, event_dit_fixture, text_tokens  # noqa: F401  (fixtures, too)
 from scenes import predicted, standing, state_of, with_state
 from torch import Tensor
 
@@ -31,7 +31,7 @@ def worlds_of(dit: DiT, vae, pictures: list[np.ndarray], count: int) -> WorldBat
 
 
 def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
-    event = words(config, *texts)
+    event = text_tokens(config, *texts)
     table = torch.randn(len(texts), config.text.action_tokens, config.text.dim, generator=generator("action"))
     return torch.cat([event, table], dim=1), table.mean(dim=1)
 
@@ -45,11 +45,11 @@ def stepped(dit: DiT, vae, worlds: WorldBatch, config: ModelConfig, *texts: str)
 def test_a_first_text_describes_the_scene_and_is_no_event(event_dit, event_config, make_vae, pictures, monkeypatch):
     """Words of snow bring snow to a running world; as its first text they are embedded as they are."""
     vae, kinds = make_vae(event_config), []
-    embedded = event_dit.priors[0].events.heard
+    original = event_dit.priors[0].events.heard
     monkeypatch.setattr(
         event_dit.priors[0].events,
         "heard",
-        lambda prompts, kind: kinds.append(kind.tolist()) or embedded(prompts, kind),
+        lambda prompts, kind: kinds.append(kind.tolist()) or original(prompts, kind),
     )
     stepped(event_dit, vae, worlds_of(event_dit, vae, pictures, 2), event_config, SNOW, UFO)
     _, _, block = stepped(event_dit, vae, empty_worlds(event_dit, vae, 2, torch.device("cpu")), event_config, SNOW, UFO)
@@ -78,7 +78,10 @@ def test_event_objects_are_drawn_over_the_prior_mean_with_confidence(event_dit, 
     rays = places.rays(position, yaw, 0 * yaw)
     latents = worlds.history.latents
     look = places.looks(
-        latents[:, :, 0], latents[:, :, -1], worlds.history.has_past, words(event_config, UFO, "nothing of the sort")
+        latents[:, :, 0],
+        latents[:, :, -1],
+        worlds.history.has_past,
+        text_tokens(event_config, UFO, "nothing of the sort"),
     )
     known = places.painted(rays, look)
     away = places.clear_sight(position, yaw, 0 * yaw)
@@ -104,7 +107,7 @@ def test_event_objects_are_drawn_over_the_prior_mean_with_confidence(event_dit, 
     torch.testing.assert_close(predicted(block).guide.detail[1], predicted(without).guide.detail[1])
 
 
-def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_config, make_vae, pictures):
+def test_what_moves_by_itself_is_not_retrieved_where_it_was(event_dit, event_config, make_vae, pictures):
     vae = make_vae(event_config)
     worlds = worlds_of(event_dit, vae, pictures, 2)
     _, _, block = stepped(event_dit, vae, worlds, event_config, UFO, "")

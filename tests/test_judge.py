@@ -117,7 +117,7 @@ class TestTraining:
             )
             assert (labels["things"][k] == 1).any() or not len(blocks.unusual)
 
-    def test_it_learns_a_batch_by_heart(self, folder, config):
+    def test_it_overfits_a_batch(self, folder, config):
         torch.manual_seed(0)
         judge, blocks = Judge.of(config), Blocks(folder)
         batch = blocks.draw(Settings(batch=24), 0)

@@ -93,7 +93,7 @@ class TestLabels:
             street.step(Action())
         assert ruling(street.get_state()) == (3, 0)
 
-    def test_things_are_seen_only_in_the_picture(self, street):
+    def test_objects_are_seen_only_in_the_picture(self, street):
         open_start(street, rng())
         street.set_event("ghost")
         for _ in range(3):
@@ -103,7 +103,7 @@ class TestLabels:
         street.set_state(replace(street.get_state(), yaw=street.yaw + math.pi))
         assert not seen_things(street, street.render()).any()
 
-    def test_walks_are_reproducible_and_whole(self, street, config):
+    def test_trajectories_are_reproducible_and_whole(self, street, config):
         walk, same = make_walk(street, rng(12)), make_walk(street, rng(12))
         assert all(np.array_equal(getattr(walk, name), getattr(same, name)) for name in vars(walk))
         assert walk.frames.shape == (1 + judge_data.BLOCKS * config.frames_per_block, config.height, config.width, 3)
@@ -124,6 +124,6 @@ class TestLabels:
         assert times == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
         assert len(judge_data.load(folder)["motion"]) == 6
 
-    def test_no_walks_is_said(self, tmp_path):
+    def test_missing_trajectories_are_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"train\.judge render"):
             judge_data.load(tmp_path)

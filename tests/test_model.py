@@ -107,7 +107,7 @@ def test_whatever_else_runs_in_the_process_changes_nothing(world_model, world, p
     np.testing.assert_array_equal(np.concatenate(frames), expected)
 
 
-def test_dreaming_leaves_the_global_randomness_alone(world_model, world):
+def test_steps_leave_the_global_randomness_alone(world_model, world):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     world_model.step(world_model.start(None, ["a park"], [1]), [WALK], [RAIN])
@@ -138,7 +138,7 @@ def test_a_state_is_never_changed_so_that_it_can_be_forked(world_model, world):
     np.testing.assert_array_equal(walk(world_model, middle, [WALK, WALK])[1], first)
 
 
-def test_a_fork_under_another_seed_dreams_on_differently(world_model, world):
+def test_a_fork_under_another_seed_goes_on_differently(world_model, world):
     middle, _ = walk(world_model, world, [WALK])
     fork = replace(middle, seeds=(12,))
     assert fork.worlds is middle.worlds
@@ -193,7 +193,7 @@ def test_an_unknown_device_or_dtype_is_named(arguments, message, weights_folder)
         WorldModel.load(weights_folder, **arguments)
 
 
-def test_half_precision_dreams_nearly_the_same(weights_folder, world_model, world, pictures):
+def test_half_precision_gives_nearly_the_same_frames(weights_folder, world_model, world, pictures):
     half = WorldModel.load(weights_folder, device="cpu", dtype="bfloat16")
     _, ours = half.step(half.start(pictures[:1], [""], [11]), [WALK], [RAIN])
     _, right = world_model.step(world, [WALK], [RAIN])

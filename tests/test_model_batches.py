@@ -51,7 +51,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-def test_worlds_side_by_side_equal_each_alone_bitwise(world_model, pictures, threads, monkeypatch):
+def test_worlds_in_parallel_equal_each_alone_bitwise(world_model, pictures, threads, monkeypatch):
     """Three worlds, two at a time on a thread each, against each by itself on one: from pictures and a text, and told
     of something in between."""
     blocks = [([WALK, TURN, BACK], [None, RAIN, None]), ([TURN, WALK, TURN], ["fog", RAIN, None])]
@@ -86,7 +86,7 @@ def test_worlds_side_by_side_equal_each_alone_bitwise(world_model, pictures, thr
     assert set(ran) == {(threading.get_ident(), 1)}
 
 
-def test_dreaming_side_by_side_leaves_later_threads_as_many_as_before(world_model, pictures, threads):
+def test_parallel_rollouts_leave_later_threads_as_many_as_before(world_model, pictures, threads):
     threads(2)
     world_model.step(world_model.start(pictures[:2], ["", ""], [1, 2]), [WALK, TURN], threads=1)
     found: list[int] = []
@@ -96,7 +96,9 @@ def test_dreaming_side_by_side_leaves_later_threads_as_many_as_before(world_mode
     assert found == [2] == [torch.get_num_threads()]
 
 
-def test_the_guide_is_made_beside_the_rest_on_half_of_the_threads_each(world_model, pictures, threads, monkeypatch):
+def test_the_warped_frame_prior_is_computed_in_parallel_on_half_of_the_threads_each(
+    world_model, pictures, threads, monkeypatch
+):
     """On two threads the guide has one of its own; on one it is made where it is asked for. The pictures are the same."""
     ran: list[tuple[int, int]] = []
 
@@ -119,7 +121,7 @@ def test_the_guide_is_made_beside_the_rest_on_half_of_the_threads_each(world_mod
     np.testing.assert_array_equal(shown[:3], shown[3:])
 
 
-def test_an_error_beside_is_told_and_threads_are_as_before(threads):
+def test_an_error_in_parallel_is_raised_and_threads_are_as_before(threads):
     def fails() -> None:
         raise ValueError("no guide")
 

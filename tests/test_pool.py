@@ -132,19 +132,19 @@ def fits(corpus, walk: int, block: int, text) -> bool:
 
 
 def test_a_world_gets_one_phrasing_of_an_event_and_others_get_others(make_pool, corpus, dit, frozen_vae):
-    pool, told = make_pool(12), {}
+    pool, prompts = make_pool(12), {}
     for step in range(24):
         batch = pool.sample(dit, frozen_vae, 12, 0.0, step)
         for text, entry in zip(batch.context[:, :8], drawn(pool, batch), strict=True):
             event = corpus.info(entry.trajectory).event_at(entry.block)
             if event is not None:
-                told.setdefault((entry.trajectory, event, entry.last), []).append(text)
+                prompts.setdefault((entry.trajectory, event, entry.last), []).append(text)
         pool.add(batch, batch.worlds, batch.past)
-    assert max(map(len, told.values())) > 2
-    assert all(torch.equal(text, heard[0]) for heard in told.values() for text in heard)
+    assert max(map(len, prompts.values())) > 2
+    assert all(torch.equal(text, texts[0]) for texts in prompts.values() for text in texts)
     phrasings = {
-        (walk, event): {h[0].sum().item() for (w, e, _), h in told.items() if (w, e) == (walk, event)}
-        for walk, event, _ in told
+        (walk, event): {texts[0].sum().item() for (w, e, _), texts in prompts.items() if (w, e) == (walk, event)}
+        for walk, event, _ in prompts
     }
     assert max(map(len, phrasings.values())) > 1
 
@@ -160,38 +160,38 @@ def test_prompts_are_events_while_they_last_and_captions_now_and_then(make_pool,
     events = {RAIN: range(7, BLOCKS), CAR: range(10, 14)}
     pool = make_pool(60, blocks=1, caption=0.4)
     batch = pool.sample(dit, frozen_vae, 60, 0.0, 0)
-    told = {"event": 0, "caption": 0, "nothing": 0}
+    counts = {"event": 0, "caption": 0, "nothing": 0}
     for row, entry in enumerate(drawn(pool, batch)):
         text, info = batch.context[row, :8], corpus.info(entry.trajectory)
         event = info.event_at(entry.block)
         assert (event is not None) == (entry.block in events.get(entry.trajectory, ()))
         if event is not None:
             assert fits(corpus, entry.trajectory, entry.block, text)
-            told["event"] += 1
+            counts["event"] += 1
         else:
-            told["caption" if text.any() else "nothing"] += 1
+            counts["caption" if text.any() else "nothing"] += 1
             assert not text.any() or torch.equal(text, corpus.text(info.caption))
-    assert told["event"] >= 3
-    assert 0.2 < told["caption"] / (told["caption"] + told["nothing"]) < 0.6
+    assert counts["event"] >= 3
+    assert 0.2 < counts["caption"] / (counts["caption"] + counts["nothing"]) < 0.6
 
 
 def test_a_world_has_its_caption_as_prompt_always_or_never(make_pool, corpus, dit, frozen_vae):
     """Whenever no event is in force, before it and after it; as it was drawn once."""
-    pool, told = make_pool(8, caption=0.5), {}
+    pool, prompted = make_pool(8, caption=0.5), {}
     for step in range(20):
         batch = pool.sample(dit, frozen_vae, 8, 0.0, step)
         for text, entry in zip(batch.context[:, :8], drawn(pool, batch), strict=True):
             info = corpus.info(entry.trajectory)
             if info.event_at(entry.block) is None:
                 assert not text.any() or torch.equal(text, corpus.text(info.caption))
-                told.setdefault((entry.trajectory, entry.last), []).append(bool(text.any()))
+                prompted.setdefault((entry.trajectory, entry.last), []).append(bool(text.any()))
         pool.add(batch, batch.worlds, batch.past)  # a block later; what they look like does not matter here
-    assert all(len(set(heard)) == 1 for heard in told.values())
-    assert max(len(heard) for heard in told.values()) > 5
-    assert {heard[0] for heard in told.values()} == {True, False}
+    assert all(len(set(captions)) == 1 for captions in prompted.values())
+    assert max(len(captions) for captions in prompted.values()) > 5
+    assert {captions[0] for captions in prompted.values()} == {True, False}
 
 
-def test_held_out_walks_are_never_sampled_and_walks_never_overrun(make_pool, dit, frozen_vae):
+def test_held_out_trajectories_are_never_sampled_and_none_is_overrun(make_pool, dit, frozen_vae):
     pool = make_pool(100)
     pool.sample(dit, frozen_vae, 100, 0.0, 0)
     entries = [entry for entry in pool.entries if entry is not None]
@@ -204,7 +204,7 @@ def test_held_out_walks_are_never_sampled_and_walks_never_overrun(make_pool, dit
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 0.35, 0.65), (1.0, 1, 1)])
-def test_a_share_of_new_worlds_dreams(share, low, high, make_pool, dit, frozen_vae):
+def test_a_share_of_new_worlds_is_self_generated(share, low, high, make_pool, dit, frozen_vae):
     pool = make_pool(80, blocks=1)
     dreaming = pool.self_generated(pool.sample(dit, frozen_vae, 80, share, 0))
     assert dreaming.dtype == torch.bool
@@ -228,7 +228,7 @@ def test_more_than_a_pool_has_is_refused(make_pool, dit, frozen_vae):
 # ---- its state --------------------------------------------------------------------------------------------------------
 
 
-def test_a_stored_pool_walks_on_as_if_nothing_had_happened(make_pool, dit, frozen_vae, tmp_path):
+def test_a_stored_pool_goes_on_as_if_nothing_had_happened(make_pool, dit, frozen_vae, tmp_path):
     pool = make_pool(5, text_start=0.2)
     for step in range(6):
         walk_on(pool, dit, frozen_vae, step, 3, dreaming=0.5)

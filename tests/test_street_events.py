@@ -20,7 +20,7 @@ from yume_gym.street.walker import LONGEST_HOLD, Walker
 
 @pytest.mark.parametrize("light", LIGHTS)
 @pytest.mark.parametrize("weather", WEATHERS)
-def test_every_light_and_weather_has_its_look(light: str, weather: str) -> None:
+def test_every_light_and_weather_has_its_appearance(light: str, weather: str) -> None:
     street = StreetSimulator()
 
     def look(a: str, b: str) -> np.ndarray:

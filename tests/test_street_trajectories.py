@@ -18,7 +18,7 @@ from yume_gym.street.simulator import EVENTS as DRAWN_EVENTS
 from yume_gym.street.simulator import StreetSimulator
 
 
-def test_a_walk_depends_on_seed_and_number_alone(walks: list) -> None:
+def test_a_trajectory_depends_on_seed_and_number_alone(walks: list) -> None:
     assert same(render_walk(RECIPE, 3), walks[3])
     assert not np.array_equal(walks[2].frames, walks[3].frames)
     other = dataclasses.replace(RECIPE, seed=6)
@@ -83,7 +83,7 @@ def kinds_of(plan: WalkPlan) -> list[str]:
     return [kind for kind, _, _ in plan.events]
 
 
-def test_events_of_a_walk_come_one_after_another() -> None:
+def test_events_of_a_trajectory_come_one_after_another() -> None:
     """Each lasts 4 to 18 blocks, 0 to 10 blocks after the one before or the first block, and is another one; until the end."""
     eventful = [plan for plan in (plan_walk(np.random.default_rng([2, k]), 32) for k in range(1500)) if plan.events]
     firsts, lengths, gaps = (Counter[int]() for _ in range(3))
@@ -106,7 +106,7 @@ def test_every_event_that_can_be_drawn_is_used() -> None:
     assert EVENT_WEIGHTS.keys() | set(LATER_EVENTS) == EVENTS.keys() == set(DRAWN_EVENTS)
 
 
-def test_walks_are_what_they_were_before_later_kinds() -> None:
+def test_trajectories_are_what_they_were_before_later_kinds() -> None:
     """Drawn from a number alone: these have been trained on, and measured."""
     known = {
         8: ("golden", "rain", (("fireworks", 6, 10), ("snow", 17, 23), ("fog", 27, 40))),

@@ -43,18 +43,18 @@ def tensors_of(worlds: WorldBatch) -> list[Tensor]:
 
 def test_the_scene_field_is_the_prior_where_the_warped_frame_is_empty(town_dit, town_config):
     shape = (2, town_config.dit.latent_channels, town_config.block_latents, *town_config.latent_size)
-    guide, known = (torch.randn(shape, generator=generator(name)) for name in ("guide", "known"))
+    warped, field = (torch.randn(shape, generator=generator(name)) for name in ("guide", "known"))
     valid = torch.zeros(2, 1, *shape[2:])
     valid[0, ..., 3:] = 1.0
     valid[1, ..., 0, :] = 0.25
-    shown = town_dit.priors[0].combined(guide, valid, known)
-    mean, variance = shown.mean, shown.variance
+    prior = town_dit.priors[0].combined(warped, valid, field)
+    mean, variance = prior.mean, prior.variance
     unseen, seen = (town_dit.priors[0].deviation[row].square()[:, None, None, None] for row in (0, 1))
-    assert torch.equal(mean[0, ..., :3], known[0, ..., :3]) and torch.equal(mean[0, ..., 3:], guide[0, ..., 3:])
+    assert torch.equal(mean[0, ..., :3], field[0, ..., :3]) and torch.equal(mean[0, ..., 3:], warped[0, ..., 3:])
     assert torch.equal(variance[0, ..., :3], unseen.expand_as(variance[0, ..., :3]))
     assert torch.equal(variance[0, ..., 3:], seen.expand_as(variance[0, ..., 3:]))
-    torch.testing.assert_close(mean[1, ..., 0, :], 0.75 * known[1, ..., 0, :] + 0.25 * guide[1, ..., 0, :])
-    assert torch.equal(mean[1, ..., 1:, :], known[1, ..., 1:, :])
+    torch.testing.assert_close(mean[1, ..., 0, :], 0.75 * field[1, ..., 0, :] + 0.25 * warped[1, ..., 0, :])
+    assert torch.equal(mean[1, ..., 1:, :], field[1, ..., 1:, :])
 
 
 @torch.no_grad()
@@ -70,8 +70,8 @@ def test_the_next_block_is_rendered_from_its_own_poses(town_dit, town_config, ma
     assert predicted(block).guide is not None and not predicted(block).guide.valid.any()
     nothing = torch.zeros(1, town_config.dit.latent_channels, *town_config.latent_size)
     for world in range(2):
-        told = context[world : world + 1, :8]
-        look = town_dit.priors[0].places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), told)
+        prompt = context[world : world + 1, :8]
+        look = town_dit.priors[0].places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), prompt)
         for latent, frame in enumerate((1, 3)):
             place = state_of(worlds).place[world] + motion.displacement[world, frame]
             expected = town_dit.priors[0].places(
@@ -125,11 +125,11 @@ def test_variance_after_a_changed_text_is_a_kalman_filters(town_dit, town_config
     seen = torch.from_numpy(pictures[:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
     where = standing(torch.zeros(2).double(), torch.tensor([[0.5, 20.0], [41.0, 3.0]]).double())
     worlds = start_worlds(town_dit, vae, seen, torch.ones(2, dtype=torch.bool), where)
-    words = {text: Conditioning(town_config.text).context([Action()], [text])[0] for text in ("a park", "rain", None)}
+    tokens = {text: Conditioning(town_config.text).context([Action()], [text])[0] for text in ("a park", "rain", None)}
     streams = [generator("old", world) for world in range(2)]
-    for told in (("a park", None), ("rain", None), ("rain", None)):
+    for texts in (("a park", None), ("rain", None), ("rain", None)):
         context, motion = (
-            torch.cat([words[text] for text in told]),
+            torch.cat([tokens[text] for text in texts]),
             constrained_motion(town_dit, worlds, [Action()] * 2),
         )
         _, block = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
@@ -143,15 +143,15 @@ def test_variance_after_a_changed_text_is_a_kalman_filters(town_dit, town_config
         worlds, _ = append_and_decode(town_dit, vae, block, predicted(block).guide.latents, streams)
     assert [changed for *_, changed in steps] == [[False, False], [True, False], [False, False]]
     assert [album for _, album, _ in steps] == [[False, False], [True, True], [False, True]]
-    doubts = [0.0, 0.0]
-    for number, (guide, album, changed) in enumerate(steps):
+    variances = [0.0, 0.0]
+    for number, (guide, remembered, changed) in enumerate(steps):
         for world in range(2):
-            valid = 1 / (1 + doubts[world])
-            if album[world] and not changed[world]:  # the same view is in the keyframe memory
+            valid = 1 / (1 + variances[world])
+            if remembered[world] and not changed[world]:  # the same view is in the keyframe memory
                 valid += REMEMBERED * (1 - valid)
             valid *= OUTDATED if changed[world] else 1
-            doubts[world] = min(1.0, 1 - valid + WEAR)
-            for found, expected in ((guide.valid[world], valid), (guide.doubt[world], doubts[world])):
+            variances[world] = min(1.0, 1 - valid + WEAR)
+            for found, expected in ((guide.valid[world], valid), (guide.doubt[world], variances[world])):
                 right = (found - expected).abs() < 1e-4  # but for a pixel in a corner
                 assert right.float().mean() > 0.9, f"block {number} of world {world}: {found} instead of {expected}"
     assert torch.equal(state_of(worlds).doubt, steps[-1][0].doubt)
@@ -187,7 +187,7 @@ def test_a_stored_state_goes_on(town_model, pictures):
             )
 
 
-def test_half_precision_dreams_too(town_folder, pictures):
+def test_half_precision_runs_too(town_folder, pictures):
     model = WorldModel.load(town_folder, device="cpu", dtype="bfloat16")
     assert model.dit.priors[0].places.distance.dtype == torch.uint8
     _, frames = model.step(model.start([pictures[0], None], ["", "a park"], [1, 2]), [WALK, TURN])

@@ -66,7 +66,7 @@ def learnt(two_towns, town_config, data_folder, vae_folder, walks_there, tmp_pat
     return first, second
 
 
-def test_walks_are_in_the_coordinates_of_their_town(two_towns, walks_there, town_config):
+def test_trajectories_are_in_the_coordinates_of_their_town(two_towns, walks_there, town_config):
     corpus, shard = Corpus(two_towns, walks_there), Shard(find_shards(walks_there)[0])
     assert corpus.towns == [1] and town_of(two_towns, shard.header) == 1
     start = APART * scene_of(two_towns).places.period

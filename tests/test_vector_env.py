@@ -285,7 +285,7 @@ def test_nothing_works_before_the_first_reset(world_model):
     assert YumeWorldVectorEnv(1, model=world_model).reset()[0].shape[0] == 1
 
 
-def test_threads_dream_parts_of_the_batch(world_model):
+def test_threads_compute_parts_of_the_batch(world_model):
     one, two = vector(world_model), vector(world_model)
     before = torch.get_num_threads()
     frames = []
