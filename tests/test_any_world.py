@@ -1,114 +1,34 @@
-"""YumeWorld-v0 with models of recorded environments: their actions, rewards, ends, texts and keys, on tiny random weights."""
+"""YumeWorld-v0 with models of recorded environments: every kind of action space, learned rewards and ends."""
 
 from __future__ import annotations
 
 import dataclasses
 import pickle
-import time
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
-from PIL import Image
+from recorded_worlds import (  # noqa: F401  (fixtures, too)
+    GYMNASIUM,
+    SIDE,
+    SPACES,
+    actions_of,
+    folders_fixture,
+    models_fixture,
+    same,
+    sure_heads,
+    with_heads,
+)
 
 import yume_gym  # noqa: F401
 from agents.evaluate import evaluate
 from agents.worlds import Where
-from train.generator.shapes import recorded_config
-from train.recordings import Recording
-from world_model.action_spaces import ActionSpec
-from world_model.config import ModelConfig
-from world_model.heads import Calibration, HeadsConfig, OutcomeHeads, save_heads
 from world_model.model import WorldModel
-from world_model.weights import save_weights
 from yume_gym.env import YumeWorldEnv
-from yume_gym.keyboard import action_space, drawn_keys, keyboard, plain
-from yume_gym.play.dreamer import Dreamer, replay_frames
-from yume_gym.play.replay import read_replay
-from yume_gym.play.session import Session
-from yume_gym.play.start import Start, prepare
-from yume_gym.play.world import Frame
 from yume_gym.rewards import call_reward
-
-SIDE, STARTS = 64, 3
-SPACES = {
-    "discrete": ActionSpec("discrete", (4,), meanings=("NOOP", "FIRE", "RIGHT", "LEFT")),
-    "multi_discrete": ActionSpec("multi_discrete", (3, 2)),
-    "multi_binary": ActionSpec("multi_binary", (2, 2, 2)),
-    "box": ActionSpec("box", low=(-1.0, -1.0), high=(1.0, 1.0)),
-}
-GYMNASIUM = {
-    "discrete": gym.spaces.Discrete(4),
-    "multi_discrete": gym.spaces.MultiDiscrete([3, 2]),
-    "multi_binary": gym.spaces.MultiBinary(3),
-    "box": gym.spaces.Box(-1, 1, (2,), np.float32),
-}
-
-
-def config_of(kind: str) -> ModelConfig:
-    return recorded_config(
-        kind, Recording(f"{kind}-v0", SIDE, SIDE, 10.0, SPACES[kind], frames_per_step=2), False, "tiny"
-    )
-
-
-def heads_of(config: ModelConfig, **changed: object) -> OutcomeHeads:
-    sizes = HeadsConfig(
-        "classes", (-1.0, 0.0, 1.0), config.dit.latent_channels, config.block_latents, config.action_width,
-        width=8, hidden=8, embedding=4, calibration=Calibration(**changed),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return OutcomeHeads(sizes).eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory, make_dit, make_vae) -> dict[str, Path]:
-    """Weights of a model for each action space, with starting pictures and heads; "plain" is without heads."""
-    found = {}
-    for kind in (*SPACES, "plain"):
-        config = config_of("discrete" if kind == "plain" else kind)
-        found[kind] = folder = tmp_path_factory.mktemp(kind)
-        pictures = np.random.default_rng(0).integers(0, 256, (STARTS * SIDE, SIDE, 3), dtype=np.uint8)
-        Image.fromarray(pictures).save(folder / "starts.png")
-        tensors = {"dit.safetensors": make_dit(config).state_dict(), "vae.safetensors": make_vae(config).state_dict()}
-        save_weights(folder, config, tensors, {})
-        if kind != "plain":
-            save_heads(folder, heads_of(config, termination_threshold=1.0))
-    return found
-
-
-@pytest.fixture(scope="module")
-def models(folders) -> dict[str, WorldModel]:
-    return {kind: WorldModel.load(folder, device="cpu", dtype="float32") for kind, folder in folders.items()}
-
-
-def with_heads(model: WorldModel, heads: OutcomeHeads | None) -> WorldModel:
-    return WorldModel(model.config, model.dit, model.vae, model.conditioning, model.starts, heads)
-
-
-def sure_heads(config: ModelConfig, reward: int, ends: float, **changed: object) -> OutcomeHeads:
-    """Heads that always say reward class number `reward`, and the termination logit `ends`."""
-    heads = heads_of(config, **changed)
-    for layer in (heads.reward, heads.termination):
-        layer.weight.zero_()
-        layer.bias.zero_()
-    heads.reward.bias[reward] = 3.0
-    heads.termination.bias.fill_(ends)
-    return heads
-
-
-def actions_of(kind: str, count: int) -> list:
-    space = action_space(SPACES[kind])
-    space.seed(3)
-    return [space.sample() for _ in range(count)]
-
-
-def same(first, second) -> bool:
-    return np.array_equal(first[0], second[0]) and first[1:4] == second[1:4] and first[4].keys() == second[4].keys()
 
 
 @pytest.mark.parametrize("kind", SPACES)
@@ -293,123 +213,3 @@ def test_what_reward_functions_return_is_checked(result, error, words):
 def test_random_agent_plays_any_world(models, kind):
     found = evaluate("random", Where(arguments={"model": models[kind]}, longest=3), episodes=1, worlds=1, seed=0)
     assert found.lengths == (3,)
-
-
-# ---- keys ---------------------------------------------------------------------------------------------------------------
-
-
-def test_names_of_actions_choose_their_keys():
-    names = ("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "UPRIGHTFIRE", "pickup")
-    spec = ActionSpec("discrete", (7,), meanings=names)
-    keys = keyboard(spec)
-    pressed = {"FIRE": {"space"}, "UP": {"↑"}, "RIGHT": {"→"}, "UPRIGHTFIRE": {"↑", "→", "space"}, "pickup": {"6"}}
-    for name, held in pressed.items():
-        assert keys.action(held) == names.index(name)
-        assert drawn_keys(spec, names.index(name)) == ("", "".join(k for k in "↑←↓→" if k in held))
-    assert keys.action(()) == keys.action({"→", "←"}) == 0
-    assert keys.action({"→", "space"}) == 1 and keys.action({"↓", "→"}) == 3  # no action is both: a part of it
-    assert keys.table()[(ord("6"),)] == 6 and keys.table()[(ord(" "),)] == 1
-
-
-def test_actions_without_names_have_numbers():
-    keys = keyboard(ActionSpec("discrete", (12,)))
-    assert [keys.action({str(n)}) for n in range(10)] == list(range(10))
-    assert len(keys.table()) == 9
-
-
-def test_components_have_keys_of_their_own():
-    keys = keyboard(ActionSpec("multi_discrete", (3, 2)))
-    held = [(), {"1"}, {"2"}, {"3"}, {"2", "3"}, {"1", "2"}]
-    assert [keys.action(h).tolist() for h in held] == [[0, 0], [1, 0], [2, 0], [0, 1], [2, 1], [0, 0]]
-    assert len(keys.table()) == 5
-    keys = keyboard(ActionSpec("box", low=(-1.0, 0.0, 0.0), high=(1.0, 1.0, 1.0)))  # steering, gas and brake
-    held = [(), {"←"}, {"→", "↑"}, {"↓"}, {"←", "→"}]
-    assert [keys.action(h).tolist() for h in held] == [[0, 0, 0], [-1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0]]
-
-
-@pytest.mark.parametrize("kind", SPACES)
-def test_every_chord_is_an_action_of_the_space(kind):
-    space, table = action_space(SPACES[kind]), keyboard(SPACES[kind]).table()
-    assert table and all(
-        space.contains(SPACES[kind].check(action)) or kind == "multi_binary" for action in table.values()
-    )
-    assert len({plain(action) for action in table.values()}) == len(table)
-
-
-# ---- play ---------------------------------------------------------------------------------------------------------------
-
-
-def shown(session: Session, until: Callable[[Frame], bool]) -> list[Frame]:
-    """Takes frames until `until` is true of one."""
-    frames: list[Frame] = []
-    end = time.monotonic() + 60
-    while not frames or not until(frames[-1]):
-        assert time.monotonic() < end, frames
-        frame = session.take()
-        if frame is not None:
-            frames.append(frame)
-        time.sleep(session.wait_time())
-    return frames
-
-
-@pytest.mark.parametrize("kind", SPACES)
-def test_a_person_plays_any_world_and_its_replay_is_the_same(models, kind, tmp_path):
-    key = {"discrete": "→", "multi_discrete": "2", "multi_binary": "3", "box": "→"}[kind]
-    action = {"discrete": 2, "multi_discrete": (2, 0), "multi_binary": (0, 0, 1), "box": (1.0, 0.0)}[kind]
-    with Dreamer(models[kind]) as dreamer:
-        dreamer.warm_up()
-        session = dreamer.open(Start(seed=1))
-        session.record(tmp_path / "film.mp4")
-        session.hold({key})
-        frames = shown(session, lambda frame: frame.block == 2 and frame.index == 1)
-        stats = session.stats()
-        session.close()
-    assert frames[0].action.index == plain(SPACES[kind].noop) and frames[-1].action.index == action
-    assert stats.action.keys is None and stats.action.arrows == ("→" if key == "→" else "") and stats.score is not None
-    replay = read_replay(tmp_path / "film.replay")
-    again = list(replay_frames(models[kind], replay))
-    assert len(again) == len(frames)
-    assert all((a.picture == b.picture).all() and a.action == b.action for a, b in zip(frames, again))
-
-
-def test_play_stops_where_the_episode_ends(models):
-    model = models["discrete"]
-    ending = with_heads(model, sure_heads(model.config, 2, 4.0))
-    with Dreamer(ending) as dreamer:
-        session = dreamer.open(Start(seed=1))
-        with pytest.raises(ValueError, match="without text"):
-            session.set_event("rain begins")
-        shown(session, lambda frame: frame.block == 0 and frame.index == 1)
-        time.sleep(0.3)
-        assert session.take() is None
-        assert session.over == "the episode ended" and session.stats().score == 1.0
-        session.restart()
-        assert shown(session, lambda frame: frame.block == 0)[0].block == -1
-
-
-def test_a_window_has_the_models_keys(models, monkeypatch):
-    pygame = pytest.importorskip("pygame")
-    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    from yume_gym.play.controls import Controls
-    from yume_gym.play.window import PlayWindow
-
-    controls = Controls(pygame, keyboard(SPACES["discrete"]).keys)
-    for code in (pygame.K_SPACE, pygame.K_RIGHT, pygame.K_w):
-        assert controls.handle(pygame.event.Event(pygame.KEYDOWN, key=code)) is None
-    assert controls.held == {"space", "→"}
-    controls.handle(pygame.event.Event(pygame.JOYHATMOTION, instance_id=0, hat=0, value=(-1, 0)))
-    assert controls.held == {"space", "→", "←"}
-    with Dreamer(models["discrete"]) as dreamer:
-        window = PlayWindow(dreamer.open(Start(seed=1)))
-        window.run(seconds=1.5)
-    assert window.picture is not None
-
-
-def test_what_other_worlds_cannot_be_shown_with_is_explained(models):
-    pytest.importorskip("starlette")
-    from yume_gym.play.web import check_page
-
-    with pytest.raises(ValueError, match="without --web"):
-        check_page(models["box"].config)
-    with pytest.raises(ValueError, match="leave out the twin"):
-        prepare(models["box"], Start(seed=0, twin=True))

@@ -83,7 +83,7 @@ def test_a_cached_history_is_paid_once_a_block_and_a_joint_one_at_every_step():
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_dreams_and_learns(name, config, make_dit, make_vae, make_history):
+def test_every_baseline_generates_and_learns(name, config, make_dit, make_vae, make_history):
     """Block after block, from a picture and from text; and all its parameters have a gradient."""
     small = baseline(with_dit(replace(config, priors=()), positions="grid"), name)
     dit = make_dit(small)

@@ -12,64 +12,15 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from configs import with_video
-from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from PIL import Image
+from world_env import CONFIG, FORWARD, RIGHT, env_fixture, equal, model_fixture, picture, rollout, weights_fixture  # noqa: F401  (fixtures, too)
 
 import yume_gym  # noqa: F401
 from world_model.actions import Action
-from world_model.model import WorldModel
 from world_model.presets import get_preset
-from world_model.text import Conditioning
-from world_model.weights import save_weights
 from yume_gym.env import YumeWorldEnv
 from yume_gym.pictures import load_picture
-
-# as small as Stable-Baselines3 accepts pictures
-CONFIG = with_video(get_preset("debug"), height=48, width=64)
-FORWARD = Action.from_keys("W").index
-RIGHT = Action.from_keys("", "→").index
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory, make_dit, make_vae) -> Path:
-    """A folder of random weights in which every layer does something."""
-    folder = tmp_path_factory.mktemp("weights")
-    pictures = np.random.default_rng(0).integers(0, 256, (4 * CONFIG.height, CONFIG.width, 3), dtype=np.uint8)
-    Image.fromarray(pictures).save(folder / "starts.png")
-    tensors = {
-        "dit.safetensors": make_dit(CONFIG).state_dict(),
-        "vae.safetensors": make_vae(CONFIG).state_dict(),
-        "text.safetensors": {"actions": Conditioning(CONFIG.text).actions},
-    }
-    save_weights(folder, CONFIG, tensors, {"made": "random weights for tests"})
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(weights) -> WorldModel:
-    return WorldModel.load(weights, device="cpu", dtype="float32")
-
-
-@pytest.fixture
-def env(model):
-    made = YumeWorldEnv(model=model)
-    yield made
-    made.close()
-
-
-def picture(seed: int = 0, size: tuple[int, int] = (CONFIG.height, CONFIG.width)) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-
-
-def rollout(env, seed, actions, **options):
-    first, _ = env.reset(seed=seed, options=options)
-    return [first, *(env.step(action)[0] for action in actions)]
-
-
-def equal(some, others) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(some, others, strict=True))
 
 
 def test_importing_the_package_is_light():
@@ -253,102 +204,10 @@ def test_sampler_steps_are_the_callers_choice(model):
     assert np.array_equal(frames[1], frames[2])
 
 
-BAD_CALLS = [
-    (lambda env: env.reset(options={"image": "/no/such.png"}), FileNotFoundError, "such.png"),
-    (lambda env: env.reset(seed=1, options={"image": __file__}), ValueError, "PNG or JPEG"),
-    (lambda env: env.reset(seed=1, options={"image": picture().astype(float)}), TypeError, "uint8"),
-    (lambda env: env.reset(seed=1, options={"image": picture()[..., 0]}), ValueError, r"\(H, W, 3\)"),
-    (lambda env: env.reset(seed=1, options={"image": picture()[:10]}), ValueError, "16x16"),
-    (lambda env: env.reset(seed=1, options={"image": 3}), TypeError, "PIL image"),
-    (lambda env: env.reset(seed=1, options={"text": ""}), ValueError, "empty"),
-    (lambda env: env.reset(seed=1, options={"text": "x" * 10_000}), ValueError, "10000"),
-    (lambda env: env.reset(seed=1, options={"text": b"park"}), TypeError, "bytes"),
-    (lambda env: env.reset(seed=1, options={"events": [3]}), TypeError, "str"),
-    (lambda env: env.reset(seed=1, options={"pose": 1}), ValueError, "image, text, events"),
-    (lambda env: env.reset(seed="x"), Exception, "(?i)int"),
-    (lambda env: env.step(81), ValueError, "0..80"),
-    (lambda env: env.step(None), TypeError, "integer"),
-    (lambda env: env.trigger_event("x" * 501), ValueError, "at most 500"),
-    (lambda env: env.trigger_event(["rain"]), TypeError, "list"),
-    (lambda env: env.set_state("state"), TypeError, "get_state"),
-]
-
-
-@pytest.mark.parametrize(("call", "error", "words"), BAD_CALLS)
-def test_bad_input_is_explained_and_changes_nothing(env, call, error, words):
-    env.reset(seed=21)
-    expected = [env.step(FORWARD)[0], env.reset()[0]]
-    env.reset(seed=21)
-    with pytest.raises(error, match=words):
-        call(env)
-    got = [env.step(FORWARD)[0]]
-    with pytest.raises(error, match=words):
-        call(env)
-    assert equal([*got, env.reset()[0]], expected)
-
-
-def test_failure_within_the_model_changes_nothing(env, monkeypatch):
-    env.reset(seed=21)
-    expected = [env.step(FORWARD)[0], env.reset()[0]]
-    env.reset(seed=21)
-
-    def broken(*arguments, **named):
-        raise RuntimeError("out of memory")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(env.model, "step", broken)
-        patched.setattr(env.model, "start", broken)
-        with pytest.raises(RuntimeError, match="memory"):
-            env.step(RIGHT)
-        with pytest.raises(RuntimeError, match="memory"):
-            env.reset(seed=4)
-    assert equal([env.step(FORWARD)[0], env.reset()[0]], expected)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "words"),
-    [
-        ({"model": "no-such-model"}, ValueError, "street"),
-        ({"device": "abacus"}, ValueError, "abacus"),
-        ({"dtype": "int4"}, ValueError, "bfloat16"),
-        ({"steps": 0}, ValueError, "steps"),
-        ({"steps": 2.0}, TypeError, "steps"),
-        ({"reward": "score"}, ValueError, "motion"),
-        ({"frames": "first"}, ValueError, "block"),
-        ({"render_mode": "ascii"}, ValueError, "rgb_array"),
-    ],
-)
-def test_bad_arguments_are_explained(weights, arguments, error, words):
-    with pytest.raises(error, match=words):
-        YumeWorldEnv(**{"model": str(weights), **arguments})
-
-
-def test_missing_and_damaged_weights_are_named(weights, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config\.json"):
-        YumeWorldEnv(model=tmp_path)
-    for path in weights.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    damaged = bytearray((tmp_path / "dit.safetensors").read_bytes())
-    damaged[-1] ^= 1
-    (tmp_path / "dit.safetensors").write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"dit\.safetensors.*damaged"):
-        YumeWorldEnv(model=tmp_path)
-    (tmp_path / "dit.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"dit\.safetensors"):
-        YumeWorldEnv(model=tmp_path)
-
-
 def test_a_loaded_model_is_shared_and_keeps_its_device(model):
     assert YumeWorldEnv(model=model).model is YumeWorldEnv(model=model).model is model
     with pytest.raises(ValueError, match="auto"):
         YumeWorldEnv(model=model, device="cpu")
-
-
-def test_nothing_works_before_the_first_reset(model):
-    env = YumeWorldEnv(model=model, render_mode="rgb_array")
-    for call in (lambda: env.step(0), lambda: env.trigger_event("rain"), env.get_state, env.render):
-        with pytest.raises(ResetNeeded, match="reset"):
-            call()
 
 
 def test_rendering_shows_every_frame_once(model):

@@ -1,24 +1,19 @@
-"""Event objects: how texts are classified, where objects are placed, and what of the view they cover."""
+"""Event objects: how texts are classified, where objects are, and how they are drawn."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
-from scenes import predicted, standing, state_of, with_state
+from event_town import FIRE, SNOW, UFO, event_dit_fixture, text_tokens  # noqa: F401  (fixtures, too)
 from torch import Tensor
-from towns import streets
 
-from train.street.voxels import distance_field
-from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.priors.config import scene_of
 from world_model.priors.events import (
     CLEARANCE,
     DETOUR,
@@ -30,55 +25,13 @@ from world_model.priors.events import (
     Events,
 )
 from world_model.priors.places import Places
-from world_model.priors.scene import LEAST
-from world_model.priors.warp import REMEMBERED, USELESS
-from world_model.retrieval import View
-from world_model.rollout import (
-    Sampling,
-    append_and_decode,
-    constrained_motion,
-    dream_block,
-    encode_conditions,
-    generator,
-)
-from world_model.text import build_text_encoder, scaled
-from world_model.worlds import WorldBatch, collate_worlds, empty_worlds, split_worlds, start_worlds
-from yume_gym.street.events import EVENTS
-
-UFO, FIRE, SNOW = (EVENTS[name].phrases[0] for name in ("ufo", "fire", "snow"))
-STILL = Action()
-
-
-@pytest.fixture(scope="module")
-def event_dit(event_config, make_dit) -> DiT:
-    """Random weights in a town of streets. A text is taken for the kind whose first phrasing is most like it."""
-    dit = make_dit(event_config).requires_grad_(False)
-    solid, walkable = streets(event_config)
-    dit.priors[0].places.stand(distance_field(solid, scene_of(event_config).places))
-    dit.priors[0].places.walkable.copy_(walkable)
-    encoder, length = build_text_encoder(event_config.text), event_config.text.event_tokens
-    dit.priors[0].events.extent.copy_(torch.tensor([8.0, 5.0, 8.0]))
-    dit.priors[0].events.kind.weight.zero_()
-    dit.priors[0].events.kind.bias.zero_()
-    for number, (name, *_) in enumerate(scene_of(event_config).events.kinds):
-        words = encoder.encode(EVENTS[name].phrases[0], length)
-        dit.priors[0].events.wording[number] = words
-        dit.priors[0].events.kind.weight[number] = scaled(words[(words != 0).any(dim=1)].mean(dim=0))
-    dit.priors[0].events.kind.bias[-1] = 12.0
-    dit.priors[0].events.looks[:, 0, 3] = 1.0
-    return dit
-
-
-def words(config: ModelConfig, *texts: str) -> Tensor:
-    encoder = build_text_encoder(config.text)
-    return torch.stack([encoder.encode(text, config.text.event_tokens) for text in texts])
-
+from world_model.rollout import generator
 
 # ---- texts ------------------------------------------------------------------------------------------------------------
 
 
 def test_texts_are_classified_and_replaced_by_their_kinds_wording(event_dit, event_config):
-    prompts = words(event_config, FIRE, "nothing of the sort", "", SNOW, UFO)
+    prompts = text_tokens(event_config, FIRE, "nothing of the sort", "", SNOW, UFO)
     kind = event_dit.priors[0].events.read(prompts)
     assert kind.tolist() == [1, NOTHING, NOTHING, 2, 0]
     assert event_dit.priors[0].events.things(kind).tolist() == [True, False, False, False, True]
@@ -183,17 +136,17 @@ def spotted(dit: DiT, row: int, column: int) -> Events:
     return events
 
 
-STAND = torch.tensor([[[3.0, 20.0]]], dtype=torch.float64)
+POSITION = torch.tensor([[[3.0, 20.0]]], dtype=torch.float64)
 YAW, PITCH = torch.tensor([[0.3]], dtype=torch.float64), torch.tensor([[0.1]], dtype=torch.float64)
 
 
 def drawn(
-    config: ModelConfig, events: Events, kind: int, course: list[float], away: float, centre: Tensor | None = None
+    config: ModelConfig, events: Events, kind: int, object_pose: list[float], depth: float, centre: Tensor | None = None
 ):
     view = torch.zeros(1, config.dit.latent_channels, 1, *config.latent_size)
-    far = torch.full((1, 1, *(2 * side for side in config.latent_size)), away)
-    place = torch.tensor([course], dtype=torch.float64)
-    return events(torch.tensor([kind]), View(YAW, PITCH, STAND), far, place, torch.tensor([[3]]), view, centre)
+    far = torch.full((1, 1, *(2 * side for side in config.latent_size)), depth)
+    trajectory = torch.tensor([object_pose], dtype=torch.float64)
+    return events(torch.tensor([kind]), POSITION, YAW, PITCH, far, trajectory, torch.tensor([[3]]), view, centre)
 
 
 @pytest.mark.parametrize(("row", "column"), [(24, 24), (10, 30), (30, 12)])
@@ -204,10 +157,11 @@ def test_an_object_is_seen_at_its_position(event_dit, event_config, row, column)
     colour, covered = drawn(event_config, events, 0, [x, z, heading], 90.0, torch.tensor([[[forward, right, up]]]))
     sin, cos = math.sin(heading), math.cos(heading)
     middle = np.array([x + forward * sin + right * cos, z + forward * cos - right * sin])
-    sight = middle - STAND[0, 0].numpy()
-    beside = np.array([sight[1], -sight[0]]) / np.linalg.norm(sight)  # to the right of a camera that looks there
+    direction = middle - POSITION[0, 0].numpy()
+    # to the right of a camera that looks there
+    sideways = np.array([direction[1], -direction[0]]) / np.linalg.norm(direction)
     texel = 2 * float(events.extent[0]) / TEXELS
-    spot = middle + beside * (column + 0.5 - TEXELS / 2) * texel
+    spot = middle + sideways * (column + 0.5 - TEXELS / 2) * texel
     height = up - (row + 0.5 - TEXELS / 2) * texel
     world = np.array([spot[0] - 3.0, event_config.camera.eye_height - height, spot[1] - 20.0])
     ray = rotation(0.3, 0.1).T @ world
@@ -221,148 +175,10 @@ def test_an_object_is_seen_at_its_position(event_dit, event_config, row, column)
 
 
 def test_objects_are_occluded_by_what_is_nearer_and_only_objects_are_drawn(event_dit, event_config):
-    events, course = spotted(event_dit, 24, 24), [3 + 10 * math.sin(0.3), 20 + 10 * math.cos(0.3), 0.0]
-    shares = [float(drawn(event_config, events, 0, course, away)[1].max()) for away in (40.0, 6.0)]
+    events, object_pose = spotted(event_dit, 24, 24), [3 + 10 * math.sin(0.3), 20 + 10 * math.cos(0.3), 0.0]
+    shares = [float(drawn(event_config, events, 0, object_pose, depth)[1].max()) for depth in (40.0, 6.0)]
     assert shares[0] > 0.1 and shares[1] < 1e-3
     for kind in (NOTHING, 2):
-        assert not drawn(event_config, events, kind, course, 40.0)[1].any()
+        assert not drawn(event_config, events, kind, object_pose, 40.0)[1].any()
     behind = [3 - 10 * math.sin(0.3), 20 - 10 * math.cos(0.3), 0.0]
     assert not drawn(event_config, events, 0, behind, 40.0)[1].any()
-
-
-# ---- in a dream -------------------------------------------------------------------------------------------------------
-
-
-def worlds_of(dit: DiT, vae, pictures: list[np.ndarray], count: int) -> WorldBatch:
-    seen = torch.from_numpy(np.stack(pictures[:count])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    place = torch.tensor([[0.5, 20.0]] * count, dtype=torch.float64)
-    yaw = torch.full((count,), 0.2, dtype=torch.float64)
-    return start_worlds(dit, vae, seen, torch.ones(count, dtype=torch.bool), standing(yaw, place))
-
-
-def context_of(config: ModelConfig, *texts: str) -> tuple[Tensor, Tensor]:
-    event = words(config, *texts)
-    table = torch.randn(len(texts), config.text.action_tokens, config.text.dim, generator=generator("action"))
-    return torch.cat([event, table], dim=1), table.mean(dim=1)
-
-
-def stepped(dit: DiT, vae, worlds: WorldBatch, config: ModelConfig, *texts: str):
-    motion = constrained_motion(dit, worlds, [STILL] * len(texts))
-    ready, block = encode_conditions(dit, vae, worlds, motion, *context_of(config, *texts))
-    return motion, ready, block
-
-
-def test_a_first_text_describes_the_scene_and_is_no_event(event_dit, event_config, make_vae, pictures, monkeypatch):
-    """Words of snow bring snow to a running world; as its first text they are embedded as they are."""
-    vae, kinds = make_vae(event_config), []
-    embedded = event_dit.priors[0].events.heard
-    monkeypatch.setattr(
-        event_dit.priors[0].events,
-        "heard",
-        lambda prompts, kind: kinds.append(kind.tolist()) or embedded(prompts, kind),
-    )
-    stepped(event_dit, vae, worlds_of(event_dit, vae, pictures, 2), event_config, SNOW, UFO)
-    _, _, block = stepped(event_dit, vae, empty_worlds(event_dit, vae, 2, torch.device("cpu")), event_config, SNOW, UFO)
-    assert kinds == [[2, 0]] * 2 + [[NOTHING, NOTHING]] * 2 and predicted(block).covered is None
-
-
-def test_event_objects_are_drawn_over_the_prior_mean_with_confidence(event_dit, event_config, make_vae, pictures):
-    vae = make_vae(event_config)
-    worlds = worlds_of(event_dit, vae, pictures, 2)
-    plain = copy.deepcopy(event_dit)
-    plain.priors[0].events = None
-    _, ready, block = stepped(event_dit, vae, worlds, event_config, UFO, "nothing of the sort")
-    _, bare, without = stepped(plain, vae, worlds, event_config, UFO, "nothing of the sort")
-    assert torch.equal(ready.mean[1], bare.mean[1]) and torch.equal(ready.variance[1], bare.variance[1])
-    places, events, kind = event_dit.priors[0].places, event_dit.priors[0].events, torch.tensor([0, NOTHING])
-    begun = events.begin(kind, places, state_of(worlds).place, worlds.yaw)
-    assert (
-        torch.equal(predicted(block).course[0, :3], begun[0])
-        and not predicted(block).course[1, :4].any()
-        and predicted(block).course[:, 4].tolist() == [0, 1]
-    )
-    frames = event_config.block_latents
-    ages = torch.arange(frames)[None]
-    position = state_of(worlds).place[:, None].expand(-1, frames, -1)
-    yaw = worlds.yaw[:, None].expand(-1, frames)
-    rays = places.rays(position, yaw, 0 * yaw)
-    latents = worlds.history.latents
-    look = places.looks(
-        latents[:, :, 0], latents[:, :, -1], worlds.history.has_past, words(event_config, UFO, "nothing of the sort")
-    )
-    known = places.painted(rays, look)
-    away = places.clear_sight(position, yaw, 0 * yaw)
-    things, covered = events(
-        kind, View(yaw, 0 * yaw, position), away, predicted(block).course[:, :3], ages.expand(2, -1), known
-    )
-    stride = event_config.vae.temporal_stride
-    share, thing = (part.repeat_interleave(stride, dim=2) for part in (covered, things))
-
-    def over(view: Tensor) -> Tensor:
-        return ((1 - share) * vae.decode(view)[0] + share * thing).clamp(-1, 1)
-
-    seen = over(predicted(without).guide.latents)
-    latents = vae.encode(seen)
-    expected = torch.lerp(vae.encode(over(known)), latents, predicted(block).guide.valid)
-    coverage = covered.unflatten(3, (-1, 8)).unflatten(5, (-1, 8)).mean(dim=(4, 6))
-    torch.testing.assert_close(ready.variance[0], (bare.variance * (1 - coverage) + LEAST * coverage)[0])
-    torch.testing.assert_close(ready.mean[0], expected[0], atol=1e-5, rtol=1e-4)
-    assert 0.05 < covered[0].mean() < 0.95 and torch.equal(predicted(block).covered, covered[:, :, -1])
-    # the residual that latents lose of an object is added where the block shows it as it was drawn
-    detail = (1 - share) * predicted(without).guide.detail + share * (seen - vae.decode(latents)[0])
-    torch.testing.assert_close(predicted(block).guide.detail[0], detail[0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(predicted(block).guide.detail[1], predicted(without).guide.detail[1])
-
-
-def test_what_moves_by_itself_is_not_looked_up_where_it_was(event_dit, event_config, make_vae, pictures):
-    vae = make_vae(event_config)
-    worlds = worlds_of(event_dit, vae, pictures, 2)
-    _, _, block = stepped(event_dit, vae, worlds, event_config, UFO, "")
-    covered = torch.zeros_like(predicted(block).covered)
-    covered[0, 0, 8:16, 16:24] = 0.9
-    noise = torch.zeros(2, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
-    streams = [generator("draw", i) for i in range(2)]
-    hidden = dataclasses.replace(block.predictions[0], auxiliary=dataclasses.replace(predicted(block), covered=covered))
-    after, _ = append_and_decode(event_dit, vae, dataclasses.replace(block, predictions=(hidden,)), noise, streams)
-    useless, margin = state_of(after).doubt[:, 0] >= USELESS, (slice(4, 20), slice(12, 28))
-    assert useless[0][margin].all() and useless.sum() == 16 * 16
-    _, _, later = stepped(event_dit, vae, after, event_config, UFO, "")
-    assert predicted(later).guide.valid[0, 0, 0, 1, 2] <= REMEMBERED < predicted(later).guide.valid[1].min()
-    album = append_and_decode(event_dit, vae, later, noise, streams)[0].priors[0].album
-    kept = [torch.equal(album.pictures[i], state_of(after).album.pictures[i]) for i in range(2)]
-    assert kept == [True, False]  # the picture that shows the object is not added
-
-
-def test_an_event_keeps_its_position_until_another_begins(event_dit, event_config, make_vae, pictures):
-    vae, walk = make_vae(event_config), Action.from_keys("W", "→")
-    worlds, courses = worlds_of(event_dit, vae, pictures, 1), []
-    sigmas = torch.tensor([1.0, 0.0])
-    for number, text in enumerate(["", UFO, UFO, "nothing of the sort", FIRE]):
-        noise = torch.zeros(1, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
-        context, pooled = context_of(event_config, text)
-        worlds, *_ = dream_block(
-            event_dit, vae, worlds, [walk], context, pooled, Sampling(noise, sigmas), [generator("old", number)]
-        )
-        courses.append(state_of(worlds).course[0])
-    assert not courses[0].any() and courses[1][3] == event_config.block_latents
-    assert torch.equal(courses[1], courses[2]) and torch.equal(courses[2][:4], courses[3][:4])
-    assert courses[4][3] == 4 * event_config.block_latents and not torch.equal(courses[4][:3], courses[1][:3])
-    pair = collate_worlds([worlds, with_state(worlds, course=2 * state_of(worlds).course)])
-    for world, times in zip(split_worlds(pair), (1, 2)):
-        assert torch.equal(state_of(world).course, times * state_of(worlds).course)
-
-
-def test_only_texts_that_may_change_the_light_lower_the_confidence(event_dit, event_config, make_vae, pictures):
-    """An object that comes or goes leaves all else as it was; an unknown text may change anything."""
-    vae, other = make_vae(event_config), "nothing of the sort"
-    noise = torch.zeros(1, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
-    expected = {("", UFO): False, (UFO, FIRE): False, (UFO, ""): False, (UFO, SNOW): True, (SNOW, ""): True, (SNOW, UFO): True,
-                ("", other): True, (other, ""): True, (UFO, UFO): False, (SNOW, SNOW): False}  # fmt: skip
-    for (before, after), changed in expected.items():
-        worlds = worlds_of(event_dit, vae, pictures, 1)
-        _, _, block = stepped(event_dit, vae, worlds, event_config, before)
-        worlds, _ = append_and_decode(event_dit, vae, block, noise, [generator("draw")])
-        assert predicted(stepped(event_dit, vae, worlds, event_config, after)[2]).changed.tolist() == [changed], (
-            before,
-            after,
-        )

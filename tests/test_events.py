@@ -202,5 +202,5 @@ def test_caption_wording_is_the_generators_choice_alone():
         ("something else entirely", (None, None, None)),
     ],
 )
-def test_people_can_ask_for_a_street_in_words(text, expected):
+def test_people_can_ask_for_a_street_in_a_text(text, expected):
     assert captions.parse_text(text) == expected

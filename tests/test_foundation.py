@@ -186,7 +186,7 @@ def test_every_part_of_the_network_learns(trainer, config, make_dit):
     assert silent <= {"empty"}  # only worlds from a text reach that one
 
 
-def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, config, corpus, make_dit):
+def test_clean_worlds_take_recorded_latents_and_self_generated_ones_their_own(trainer, config, corpus, make_dit):
     dit, met = make_dit(config), set()
     for number in range(2, 14):  # from step 2 on the share of dreaming worlds is at its full 0.7
         before = list(trainer.pool.entries)
@@ -203,7 +203,7 @@ def test_clean_worlds_take_the_truth_and_dreaming_ones_their_dream(trainer, conf
     assert met == {True, False}
 
 
-def test_nobody_dreams_before_it_is_time(config, corpus, frozen_vae, make_dit):
+def test_no_world_is_self_generated_before_it_is_time(config, corpus, frozen_vae, make_dit):
     late = SelfForcing(dream_from=100, dream_over=1, dream_share=1.0)
     trainer = Trainer(config, corpus, frozen_vae, replace(QUICK, self_forcing=late))
     for number in (0, 50, 99):
@@ -239,7 +239,7 @@ def test_overfits_one_batch(config, corpus, frozen_vae, make_dit):
 # ---- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_compares_the_dream_with_the_walk(config, corpus, frozen_vae, make_dit, trainer):
+def test_evaluation_compares_the_rollout_with_the_recording(config, corpus, frozen_vae, make_dit, trainer):
     figures, truth, video = held_out_psnr(make_dit(config), frozen_vae, corpus, trainer.conditioning, blocks=5)
     assert truth.shape == video.shape == (HELD_OUT, 3, 20, 32, 48)
     assert torch.equal(truth[1], to_video(corpus.frames(1, 3, 5)))
@@ -250,7 +250,7 @@ def test_evaluation_compares_the_dream_with_the_walk(config, corpus, frozen_vae,
     assert figures["psnr/still_block1"] == pytest.approx(still)
 
 
-def test_contact_sheet_shows_truth_above_dream(config, corpus, frozen_vae, make_dit, trainer, tmp_path):
+def test_contact_sheet_shows_the_recording_above_the_rollout(config, corpus, frozen_vae, make_dit, trainer, tmp_path):
     dit = make_dit(config).train()
     run = Run("foundation", config, QUICK, tmp_path, Networks({"dit": dit}, [], {"dit": 0.9}))
     evaluate(run, dit, frozen_vae, corpus, trainer.conditioning, "look")
@@ -263,7 +263,7 @@ def test_contact_sheet_shows_truth_above_dream(config, corpus, frozen_vae, make_
 # ---- whole runs -------------------------------------------------------------------------------------------------------
 
 
-def leave(folder: Path) -> dict[str, Tensor]:
+def run_state(folder: Path) -> dict[str, Tensor]:
     """All that a run is, in tensors: weights, averages, both optimizers, and the worlds of the pool."""
     found = load_file(folder / "checkpoint" / "model.safetensors")
 
@@ -289,7 +289,7 @@ def test_training_resumes_exactly(config, data_folder, vae_folder, depth_folder,
 
     def run(name: str) -> dict[str, Tensor]:
         train(config, data_folder, vae_folder, tmp_path / name, QUICK, 6, None, Initial(depth=depth_folder))
-        return leave(tmp_path / name)
+        return run_state(tmp_path / name)
 
     whole = run("whole")
     assert any(name.startswith("pool.pt/past") for name in whole)

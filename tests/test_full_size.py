@@ -123,7 +123,7 @@ def test_the_full_size_trains_from_released_files_to_a_distilled_world(workshop)
     assert [stage.get("stage", "released") for stage in manifest["training"]] == ["released", "foundation", "distill"]
 
 
-def test_a_trained_world_starts_from_picture_and_text_hears_an_event_and_is_restored(workshop):
+def test_a_trained_world_starts_from_picture_and_text_follows_an_event_and_is_restored(workshop):
     folder = workshop / "runs" / "distill-weights"
     config = ModelConfig.from_json((folder / "config.json").read_text())
     assert (

@@ -81,11 +81,11 @@ def modules() -> dict[str, Path]:
 
 def import_graph() -> dict[str, set[str]]:
     """Which of our modules each of our modules imports when it is imported."""
-    known, graph = modules(), {}
-    for name, path in known.items():
+    ours, graph = modules(), {}
+    for name, path in ours.items():
         body = when_imported(ast.parse(path.read_text(encoding="utf-8")).body)
         targets = names_in(ast.Module(list(body), []), path)
-        graph[name] = {t if t in known else t.rpartition(".")[0] for t in targets} & known.keys() - {name}
+        graph[name] = {t if t in ours else t.rpartition(".")[0] for t in targets} & ours.keys() - {name}
     return graph
 
 
@@ -119,7 +119,7 @@ def test_a_circle_is_found(tmp_path):
 INTERFACE = {"base", "config", "registry", "names"}
 
 
-def test_the_core_knows_no_prior_by_name():
+def test_the_core_names_no_prior():
     """Each is behind the interface; only benchmarks and training may look inside."""
     core = [path for path in files("world_model") if path.parent.name != "priors"]
     for path in core:
@@ -128,11 +128,13 @@ def test_the_core_knows_no_prior_by_name():
     for path in (ROOT / "world_model" / "priors" / f"{name}.py" for name in ("base", "config", "names")):
         assert not any(name.startswith("world_model.priors.scene") for name in imported(path))
     for name in ("dit", "rollout", "worlds", "conditions", "model", "tscm"):
-        words = set(re.findall(r"[a-z_]+", (ROOT / "world_model" / f"{name}.py").read_text(encoding="utf-8").lower()))
-        assert not words & {"album", "finder", "guide", "places", "depthnet", "sceneprior", "scene"}, f"{name}.py"
+        names_used = set(
+            re.findall(r"[a-z_]+", (ROOT / "world_model" / f"{name}.py").read_text(encoding="utf-8").lower())
+        )
+        assert not names_used & {"album", "finder", "guide", "places", "depthnet", "sceneprior", "scene"}, f"{name}.py"
 
 
-def test_every_part_is_looked_at():
+def test_every_part_is_checked():
     assert files("world_model")
     assert files("yume_gym")
     assert {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))} <= OURS

@@ -96,7 +96,7 @@ def test_weights_between_two_runs(config, run_folder, vae_folder, data_folder, d
     assert not (tmp_path / "none").exists()
 
 
-def test_exported_weights_dream_what_the_average_dreams(config, exported, run_folder, frozen_vae):
+def test_exported_weights_generate_what_the_average_generates(config, exported, run_folder, frozen_vae):
     """Within one grey level: kernels may round by how a file's tensors lie in memory. Weights are float16 on disk."""
     model = WorldModel.load(exported[0], device="cpu")
     average = load_ema(config, run_folder)[0].half().float()

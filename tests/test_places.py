@@ -139,7 +139,7 @@ def test_one_period_further_on_all_is_the_same(boxed):
     assert not torch.allclose(boxed(place + SMALL.period / 2, *view, look), here, atol=1e-3)
 
 
-def test_light_and_weather_come_from_pictures_that_were_seen_and_from_words(boxed):
+def test_light_and_weather_come_from_pictures_that_were_seen_and_from_texts(boxed):
     boxed = copy.deepcopy(boxed)
     boxed.look, boxed.glance, boxed.skies = nn.Identity(), nn.Linear(2 * 48, 1), torch.zeros(LIGHTS, WEATHERS, 1)
     nn.init.zeros_(boxed.glance.weight), nn.init.zeros_(boxed.glance.bias)

@@ -192,7 +192,7 @@ def quick_samples(monkeypatch) -> None:
     monkeypatch.setattr(F, "grid_sample", sampled)
 
 
-def test_presets_with_guides_are_counted(quick_samples):
+def test_presets_with_warped_frame_priors_are_counted(quick_samples):
     config = get_preset("debug")
     block = count_block(config, 3000)
     assert block.packing == "tiers" and block.history == 3000
@@ -203,7 +203,7 @@ def test_presets_with_guides_are_counted(quick_samples):
     assert count_text(config.text) == Part(0)
 
 
-def test_a_town_known_by_heart_is_counted(town_config, quick_samples):
+def test_a_memorised_town_is_counted(town_config, quick_samples):
     """Its parameters, and a network on the tokens of a block, on top of the same model without one."""
     without = with_scene(town_config, places=None)
     found, rest = (costs._dit(config, 1) for config in (town_config, without))

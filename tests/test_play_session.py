@@ -131,7 +131,7 @@ def test_bad_input_is_refused(dreamer) -> None:
         session.restart(Start(image=np.zeros((32, 32, 3), np.uint8), twin=True))
 
 
-def test_several_players_share_the_dream_without_touching_each_other(dreamer, fast_model) -> None:
+def test_several_players_share_the_model_without_touching_each_other(dreamer, fast_model) -> None:
     alone = watch(dreamer.open(Start(seed=7)), 21)
     players = [*dreamer.sessions, dreamer.open(Start(seed=7)), dreamer.open(Start(seed=8))]
     with pytest.raises(SessionsFull, match="all 3 places"):

@@ -184,7 +184,7 @@ def test_what_players_type_is_text(site, visit):
     shows(page, "#event-text", "fireworks")
 
 
-def test_a_picture_is_where_the_dream_begins(site, visit, config, tmp_path):
+def test_a_picture_is_where_the_rollout_begins(site, visit, config, tmp_path):
     page = visit(site)
     is_live(page)
     halves = np.zeros((60, 90, 3), np.uint8)
@@ -304,7 +304,7 @@ def test_pause_restart_and_the_numbers_by_keyboard(site, visit):
     assert page.locator("#hud").is_hidden()
 
 
-def test_the_street_beside_the_dream(serve_play, world_model, visit, config):
+def test_the_ground_truth_beside_the_rollout(serve_play, world_model, visit, config):
     Twin(config).begin(0, None)  # compiles the street, where that was never done before
     with serve_play(world_model, twin=True) as address:
         page = visit(address)

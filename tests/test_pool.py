@@ -1,150 +1,29 @@
-"""The corpus, and worlds that walk through it: what training reads is what was walked."""
+"""The rollout pool: worlds that follow the recorded trajectories, and its stored state."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 import torch
+from rollout_pool import (  # noqa: F401  (fixtures, too)
+    BLOCKS,
+    CAR,
+    RAIN,
+    SILENT,
+    SIZE,
+    WALKS,
+    conditioning_fixture,
+    dit_fixture,
+    drawn,
+    make_pool_fixture,
+    same,
+    tensors,
+    walk_on,
+)
 from scenes import state_of
-from torch import Tensor
 
-from train.data.corpus import Corpus
-from train.data.shards import HELD_OUT, Shard, find_shards
-from train.engine.pool import POSITION_ERROR, Batch, Entry, Pool, PoolSettings
-from train.evaluation.sheet import to_video
-from world_model.dit import DiT
-from world_model.rollout import append_and_decode, commanded_motions, encode_conditions, generator
-from world_model.text import Conditioning, build_text_encoder, mean_token
+from train.engine.pool import POSITION_ERROR
+from world_model.text import mean_token
 from yume_gym.street.events import EVENTS
-
-WALKS, BLOCKS, SIZE = 7, 16, 2  # of the corpus; SIZE is latent frames of a block
-# the walks that are trained on: no event, rain from block 7 on, a car in blocks 10 to 13
-SILENT, RAIN, CAR = 4, 5, 6
-
-
-@pytest.fixture(scope="module")
-def dit(config, make_dit) -> DiT:
-    return make_dit(config).requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def conditioning(config) -> Conditioning:
-    return Conditioning(config.text)
-
-
-@pytest.fixture
-def make_pool(corpus, conditioning):
-    """make_pool(size, ...): long episodes and no text starts unless asked for."""
-    return lambda size=3, seed=0, **given: Pool(
-        corpus, conditioning, PoolSettings(size, **{"episode_length": 16, "text_start": 0.0, **given}), seed
-    )
-
-
-def walk_on(pool: Pool, dit: DiT, vae, step: int, count: int | None = None, dreaming: float = 0.0) -> Batch:
-    """One block of some worlds by the truth, as training does it; returns the sampled batch."""
-    batch = pool.sample(dit, vae, pool.settings.size if count is None else count, dreaming, step)
-    _, ahead = encode_conditions(dit, vae, batch.worlds, batch.motion, batch.context, batch.pooled)
-    streams = [generator("old", step)] * len(batch.index)
-    after, _ = append_and_decode(dit, vae, ahead, batch.truth, streams)
-    pool.add(batch, after, ahead.history(batch.truth))
-    return batch
-
-
-def drawn(pool: Pool, batch: Batch) -> list[Entry]:
-    """The pool's entries of a batch that was drawn and not put back yet."""
-    entries = [pool.entries[slot] for slot in batch.index]
-    assert None not in entries
-    return entries
-
-
-def tensors(value) -> list[Tensor]:
-    """All tensors inside."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in tensors(item)]
-    if hasattr(value, "__dataclass_fields__"):
-        return [tensor for field in fields(value) for tensor in tensors(getattr(value, field.name))]
-    return []
-
-
-def same(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(tensors(a), tensors(b), strict=True))
-
-
-# ---- the corpus -------------------------------------------------------------------------------------------------------
-
-
-def test_corpus_gives_what_is_on_disk(corpus, config, data_folder, frozen_vae):
-    shard = Shard(find_shards(data_folder)[0])
-    assert len(corpus) == WALKS and corpus.blocks == BLOCKS
-    walk = shard.trajectory(RAIN)
-    video = to_video(walk.frames)
-    for block in (0, 9):
-        with torch.no_grad():
-            latents = frozen_vae.encode(video[None, :, 4 * block : 4 * block + 4])[0]
-        torch.testing.assert_close(corpus.block(RAIN, block), latents, atol=5e-3, rtol=2e-3)  # float16 on disk
-        assert corpus.action(RAIN, block).index == walk.action[block]
-        assert (corpus.frames(RAIN, block, 2) == walk.frames[4 * block : 4 * block + 8]).all()
-    assert torch.equal(corpus.picture(RAIN, 9), video[:, 35])
-    assert corpus.direction(RAIN, 9) == (float(walk.yaw[35]), float(walk.pitch[35]))
-    assert corpus.position(RAIN, 9) == (float(walk.position[35, 0]), float(walk.position[35, 1]))
-    assert torch.equal(corpus.picture(RAIN, 0), video[:, 0])  # the picture before a walk is not stored
-    assert corpus.info(RAIN) == walk.info
-
-
-def test_texts_are_encoded_once_and_nothing_is_zeros(corpus, config):
-    text = corpus.info(RAIN).event_at(7)
-    assert text and corpus.info(RAIN).event_at(6) is None
-    encoded = build_text_encoder(config.text).encode(text, config.text.event_tokens)
-    torch.testing.assert_close(corpus.text(text), encoded, atol=1e-2, rtol=2e-3)
-    assert [corpus.info(CAR).event_at(block) is None for block in (9, 10, 13, 14)] == [True, False, False, True]
-    assert not corpus.text(None).any() and not corpus.text("").any()
-    assert corpus.text(corpus.info(SILENT).caption).any()
-
-
-def test_motion_is_the_true_cameras(corpus, config, data_folder):
-    """Of several walks at once, from where the block before ended; where nothing stood in the way it is the commanded one."""
-    walks, blocks = [SILENT, RAIN, CAR, RAIN], [3, 0, 12, 9]
-    motion = corpus.motion(walks, blocks)
-    shard, free = Shard(find_shards(data_folder)[0]), 0
-    for row, (number, block) in enumerate(zip(walks, blocks)):
-        walk, before = shard.trajectory(number), max(4 * block - 1, 0)
-        now = slice(4 * block, 4 * block + 4)
-        assert motion.yaw[row].tolist() == walk.yaw[now].tolist()
-        assert motion.pitch[row].tolist() == walk.pitch[now].tolist()
-        moved = torch.from_numpy(walk.position[now]).double() - torch.from_numpy(walk.position[before]).double()
-        assert torch.equal(motion.displacement[row], moved)
-        if block and not walk.blocked[block]:
-            angles = (torch.tensor([angle[before]]).double() for angle in (walk.yaw, walk.pitch))
-            commanded = commanded_motions(config, [corpus.action(number, block)], *angles)
-            torch.testing.assert_close(motion.displacement[row], commanded.displacement[0], atol=1e-4, rtol=0)
-            torch.testing.assert_close(motion.yaw[row], commanded.yaw[0], atol=1e-5, rtol=0)
-            free += 1
-    assert free
-    assert motion.displacement.dtype == motion.yaw.dtype == torch.float64
-
-
-def test_prior_deviation_is_of_latents_and_of_the_warped_frames_error(corpus, config, frozen_vae):
-    """The warped frame is worth having: visible tokens are nearer to it than to zero. First row against plain numpy."""
-    dit = DiT(config)
-    torch.nn.init.zeros_(dit.priors[0].depth.head.weight)  # nothing but the ground
-    everywhere, seen = corpus.prior_deviation(dit.priors[0], frozen_vae)
-    latents = corpus.latents[HELD_OUT:, :, SIZE:].astype("float64")  # a walk's first block has no warped frame
-    expected = (latents**2).mean(axis=(0, 2, 3, 4)) ** 0.5
-    torch.testing.assert_close(everywhere.double(), torch.from_numpy(expected), atol=1e-3, rtol=1e-3)
-    assert (seen > 0).all() and seen.square().sum() < 0.7 * everywhere.square().sum()
-
-
-def test_a_folder_that_was_never_encoded_is_refused(config, tmp_path):
-    with pytest.raises(FileNotFoundError):
-        Corpus(config, tmp_path)
-    (tmp_path / "shard_00000.safetensors").touch()
-    (tmp_path / "shard_00000.json").touch()
-    with pytest.raises(FileNotFoundError, match=r"python -m train\.data debug encode"):
-        Corpus(config, tmp_path)
-
 
 # ---- the pool ---------------------------------------------------------------------------------------------------------
 
@@ -253,19 +132,19 @@ def fits(corpus, walk: int, block: int, text) -> bool:
 
 
 def test_a_world_gets_one_phrasing_of_an_event_and_others_get_others(make_pool, corpus, dit, frozen_vae):
-    pool, told = make_pool(12), {}
+    pool, prompts = make_pool(12), {}
     for step in range(24):
         batch = pool.sample(dit, frozen_vae, 12, 0.0, step)
         for text, entry in zip(batch.context[:, :8], drawn(pool, batch), strict=True):
             event = corpus.info(entry.trajectory).event_at(entry.block)
             if event is not None:
-                told.setdefault((entry.trajectory, event, entry.last), []).append(text)
+                prompts.setdefault((entry.trajectory, event, entry.last), []).append(text)
         pool.add(batch, batch.worlds, batch.past)
-    assert max(map(len, told.values())) > 2
-    assert all(torch.equal(text, heard[0]) for heard in told.values() for text in heard)
+    assert max(map(len, prompts.values())) > 2
+    assert all(torch.equal(text, texts[0]) for texts in prompts.values() for text in texts)
     phrasings = {
-        (walk, event): {h[0].sum().item() for (w, e, _), h in told.items() if (w, e) == (walk, event)}
-        for walk, event, _ in told
+        (walk, event): {texts[0].sum().item() for (w, e, _), texts in prompts.items() if (w, e) == (walk, event)}
+        for walk, event, _ in prompts
     }
     assert max(map(len, phrasings.values())) > 1
 
@@ -281,38 +160,38 @@ def test_prompts_are_events_while_they_last_and_captions_now_and_then(make_pool,
     events = {RAIN: range(7, BLOCKS), CAR: range(10, 14)}
     pool = make_pool(60, episode_length=1, caption=0.4)
     batch = pool.sample(dit, frozen_vae, 60, 0.0, 0)
-    told = {"event": 0, "caption": 0, "nothing": 0}
+    counts = {"event": 0, "caption": 0, "nothing": 0}
     for row, entry in enumerate(drawn(pool, batch)):
         text, info = batch.context[row, :8], corpus.info(entry.trajectory)
         event = info.event_at(entry.block)
         assert (event is not None) == (entry.block in events.get(entry.trajectory, ()))
         if event is not None:
             assert fits(corpus, entry.trajectory, entry.block, text)
-            told["event"] += 1
+            counts["event"] += 1
         else:
-            told["caption" if text.any() else "nothing"] += 1
+            counts["caption" if text.any() else "nothing"] += 1
             assert not text.any() or torch.equal(text, corpus.text(info.caption))
-    assert told["event"] >= 3
-    assert 0.2 < told["caption"] / (told["caption"] + told["nothing"]) < 0.6
+    assert counts["event"] >= 3
+    assert 0.2 < counts["caption"] / (counts["caption"] + counts["nothing"]) < 0.6
 
 
 def test_a_world_has_its_caption_as_prompt_always_or_never(make_pool, corpus, dit, frozen_vae):
     """Whenever no event is in force, before it and after it; as it was drawn once."""
-    pool, told = make_pool(8, caption=0.5), {}
+    pool, prompted = make_pool(8, caption=0.5), {}
     for step in range(20):
         batch = pool.sample(dit, frozen_vae, 8, 0.0, step)
         for text, entry in zip(batch.context[:, :8], drawn(pool, batch), strict=True):
             info = corpus.info(entry.trajectory)
             if info.event_at(entry.block) is None:
                 assert not text.any() or torch.equal(text, corpus.text(info.caption))
-                told.setdefault((entry.trajectory, entry.last), []).append(bool(text.any()))
+                prompted.setdefault((entry.trajectory, entry.last), []).append(bool(text.any()))
         pool.add(batch, batch.worlds, batch.past)  # a block later; what they look like does not matter here
-    assert all(len(set(heard)) == 1 for heard in told.values())
-    assert max(len(heard) for heard in told.values()) > 5
-    assert {heard[0] for heard in told.values()} == {True, False}
+    assert all(len(set(captions)) == 1 for captions in prompted.values())
+    assert max(len(captions) for captions in prompted.values()) > 5
+    assert {captions[0] for captions in prompted.values()} == {True, False}
 
 
-def test_held_out_walks_are_never_sampled_and_walks_never_overrun(make_pool, dit, frozen_vae):
+def test_held_out_trajectories_are_never_sampled_and_none_is_overrun(make_pool, dit, frozen_vae):
     pool = make_pool(100)
     pool.sample(dit, frozen_vae, 100, 0.0, 0)
     entries = [entry for entry in pool.entries if entry is not None]
@@ -325,7 +204,7 @@ def test_held_out_walks_are_never_sampled_and_walks_never_overrun(make_pool, dit
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.5, 0.35, 0.65), (1.0, 1, 1)])
-def test_a_share_of_new_worlds_dreams(share, low, high, make_pool, dit, frozen_vae):
+def test_a_share_of_new_worlds_is_self_generated(share, low, high, make_pool, dit, frozen_vae):
     pool = make_pool(80, episode_length=1)
     dreaming = pool.self_generated(pool.sample(dit, frozen_vae, 80, share, 0))
     assert dreaming.dtype == torch.bool
@@ -349,7 +228,7 @@ def test_more_than_a_pool_has_is_refused(make_pool, dit, frozen_vae):
 # ---- its state --------------------------------------------------------------------------------------------------------
 
 
-def test_a_stored_pool_walks_on_as_if_nothing_had_happened(make_pool, dit, frozen_vae, tmp_path):
+def test_a_stored_pool_goes_on_as_if_nothing_had_happened(make_pool, dit, frozen_vae, tmp_path):
     pool = make_pool(5, text_start=0.2)
     for step in range(6):
         walk_on(pool, dit, frozen_vae, step, 3, dreaming=0.5)

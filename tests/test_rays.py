@@ -90,7 +90,7 @@ def test_rays_end_at_a_box_on_the_ground_or_in_the_sky(boxed):
     assert sky.sum() > 500 and not met[sky].any() and away.max() <= FARTHEST
 
 
-def test_only_what_is_taller_than_trees_ends_the_sight():
+def test_only_what_is_taller_than_trees_ends_a_ray():
     """A row of houses ten metres tall behind a hedge of five, and the way to both in closed form."""
     config = replace(SMALL, period=40.0, height=12.0)
     places = Places(config, CAMERA, (4, 6), channels=8, text=5)
@@ -166,7 +166,7 @@ def test_rays_end_at_parts_of_voxels():
         assert (right & (expected > low) & (expected < high)).sum() > 5
 
 
-def test_where_things_stand_is_kept_with_the_weights():
+def test_the_geometry_is_kept_with_the_weights():
     config = replace(SMALL, fine=2, bricks=3)
     places, again = (Places(config, CAMERA, (4, 6), channels=8, text=5) for _ in range(2))
     distance = torch.full((CELLS, LEVELS, CELLS), 40, dtype=torch.uint8)

@@ -142,7 +142,7 @@ def first_block(model: WorldModel, picture: np.ndarray) -> torch.Tensor:
     ],
     ids=lambda value: "+".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
-def test_options_change_precision_and_place_not_the_dream(options, tolerance, original_release, model, picture):
+def test_options_change_precision_and_device_not_the_frames(options, tolerance, original_release, model, picture):
     if "quantize" in options:
         pytest.importorskip("torchao")
     other = WorldModel.load(original_release, **{"device": "cpu", "dtype": "float32", "size": SIZE, **options})

@@ -68,7 +68,8 @@ def worlds(dit, vae, config, make_videos) -> WorldBatch:
         )
 
 
-def dream(dit, vae, worlds, context, pooled, step: int, seeds=(5, 6), actions=(WALK, TURN), exit_step=None):
+def generate_block(dit, vae, worlds, context, pooled, step: int, actions=(WALK, TURN), exit_step=None):
+    seeds = (5, 6)
     noise = block_noise(dit.config, seeds, [step] * len(seeds))
     streams = [generator("old frames", seed, step) for seed in seeds]
     return dream_block(dit, vae, worlds, actions, context, pooled, Sampling(noise, SIGMAS, exit_step), streams)
@@ -130,7 +131,7 @@ def test_a_text_start_has_no_past(dit, vae, config):
 
 @torch.no_grad()
 def test_splitting_and_joining_are_inverses(dit, vae, worlds, context, pooled):
-    worlds, _, _ = dream(dit, vae, worlds, context, pooled, 0)
+    worlds, _, _ = generate_block(dit, vae, worlds, context, pooled, 0)
     again = collate_worlds(split_worlds(worlds))
     assert all(torch.equal(a, b) for a, b in zip(tensors(worlds), tensors(again), strict=True))
     swapped = split_worlds(collate_worlds(split_worlds(worlds)[::-1]))[1]
@@ -153,7 +154,7 @@ def test_a_blocks_latents_have_the_poses_of_their_last_pictures(dit, vae, worlds
     history = block.history(torch.zeros(2, 8, 2, 4, 6))
     assert torch.equal(history.yaw, motion.yaw[:, [1, 3]])
     assert history.frame.tolist() == [[0, 1], [0, 1]]
-    after, latents, video = dream(dit, vae, worlds, context, pooled, 0, actions=(TURN, TURN))
+    after, latents, video = generate_block(dit, vae, worlds, context, pooled, 0, actions=(TURN, TURN))
     assert torch.equal(after.yaw, motion.yaw[:, -1])
     assert torch.equal(after.history.latents[:, :, -2:], latents)
     assert torch.equal(after.picture, video[:, :, -1])
@@ -169,7 +170,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     for step in range(4):
         motion = commanded_motions(config, [WALK, TURN], worlds.yaw, worlds.pitch)
         guides.append(predicted(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]).guide)
-        worlds, block, video = dream(dit, vae, worlds, context, pooled, step)
+        worlds, block, video = generate_block(dit, vae, worlds, context, pooled, step)
         latents.append((block, worlds.history))
         videos.append(video)
     blocks = [history.select(torch.tensor(2 * [[4, 5]])) for _, history in latents]
@@ -189,7 +190,7 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
 def test_a_worlds_size_never_grows(dit, vae, worlds, context, pooled):
     sizes, frames = {tuple(t.shape for t in tensors(worlds))}, worlds.history.latents.shape[2]
     for step in range(12):
-        worlds, _, _ = dream(dit, vae, worlds, context, pooled, step)
+        worlds, _, _ = generate_block(dit, vae, worlds, context, pooled, step)
         sizes.add(tuple(t.shape for t in tensors(worlds)))
         assert worlds.frame.tolist() == 2 * [2 * step + 2]
         assert worlds.history.frame[:, 3:].tolist() == 2 * [[2 * step - 1, 2 * step, 2 * step + 1]]
@@ -208,8 +209,8 @@ def prediction_of(dit, vae, worlds, context, pooled, actions=(WALK, TURN)) -> Ah
 
 def with_prompts(context: Tensor, *texts: str) -> Tensor:
     """The same actions with other prompt embeddings in the first 8 tokens; "" is no text."""
-    words = [torch.randn(8, context.shape[-1], generator=generator("text", text)) * bool(text) for text in texts]
-    return torch.cat([torch.stack(words), context[:, 8:]], dim=1)
+    prompts = [torch.randn(8, context.shape[-1], generator=generator("text", text)) * bool(text) for text in texts]
+    return torch.cat([torch.stack(prompts), context[:, 8:]], dim=1)
 
 
 @torch.no_grad()
@@ -218,7 +219,7 @@ def test_the_confidence_in_earlier_pictures_drops_where_the_text_changes(dit, va
     park = with_prompts(context, "park", "")
     for step in range(2):
         assert prediction_of(dit, vae, worlds, park, pooled).changed.tolist() == [False, False]
-        worlds, _, _ = dream(dit, vae, worlds, park, pooled, step)
+        worlds, _, _ = generate_block(dit, vae, worlds, park, pooled, step)
     assert state_of(worlds).album.filled.sum(dim=1).tolist() == [2, 2]
     emptied = with_state(worlds, album=state_of(worlds).album.without(torch.tensor([True, False])))
     unchanged, bare = (prediction_of(dit, vae, state, park, pooled).guide for state in (worlds, emptied))
@@ -235,9 +236,9 @@ def test_the_confidence_in_earlier_pictures_drops_where_the_text_changes(dit, va
 def test_the_keyframe_memory_is_cleared_where_the_text_changes(dit, vae, worlds, context, pooled):
     """And the picture that was dreamt under the new text is its first entry."""
     kept, texts = [], [("park", ""), ("park", ""), ("rain", ""), ("rain", ""), ("rain", "fog")]
-    for step, said in enumerate(texts):
+    for step, prompts in enumerate(texts):
         before = worlds
-        worlds, _, _ = dream(dit, vae, worlds, with_prompts(context, *said), pooled, step)
+        worlds, _, _ = generate_block(dit, vae, worlds, with_prompts(context, *prompts), pooled, step)
         kept.append(state_of(worlds).album.filled.sum(dim=1).tolist())
     assert kept == [[1, 1], [2, 2], [0, 3], [1, 3], [2, 0]]
     shown = ((before.picture[0].clamp(-1, 1) + 1) * 127.5).round()
@@ -254,7 +255,7 @@ def test_a_change_is_another_text_in_a_world_that_has_begun(before, now, changed
     """Silence is a text like others; a world's first text changes nothing, and neither do its actions."""
     first, then = (with_prompts(context, text, text) for text in (before, now))
     assert not prediction_of(dit, vae, worlds, first, pooled).changed.any()
-    worlds, _, _ = dream(dit, vae, worlds, first, pooled, 0)
+    worlds, _, _ = generate_block(dit, vae, worlds, first, pooled, 0)
     then[:, 8:] += 1
     assert prediction_of(dit, vae, worlds, then, pooled, (TURN, TURN)).changed.tolist() == [changed, changed]
 
@@ -284,7 +285,7 @@ def test_denoising_is_euler_on_the_velocity(prediction, dit, vae, config, make_d
 
 @torch.no_grad()
 def test_leaving_at_the_last_step_is_not_leaving_early(dit, vae, worlds, context, pooled):
-    whole, last, early = (dream(dit, vae, worlds, context, pooled, 0, exit_step=e) for e in (None, 3, 2))
+    whole, last, early = (generate_block(dit, vae, worlds, context, pooled, 0, exit_step=e) for e in (None, 3, 2))
     torch.testing.assert_close(last[1], whole[1], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(last[2], whole[2], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(early[1], whole[1], atol=1e-3)
@@ -316,8 +317,8 @@ def test_gradient_flows_through_the_exit_step_alone(exit_step, dit, vae, config,
 
 def test_gradient_reaches_the_compressors_but_not_the_past(dit, vae, worlds, context, pooled):
     """A block's estimate teaches how history is embedded and summed up; into the latents before it nothing flows back."""
-    after, past, video = dream(dit, vae, worlds, context, pooled, 0, exit_step=1)
-    _, latents, _ = dream(dit, vae, after, context, pooled, 1, exit_step=1)
+    after, past, video = generate_block(dit, vae, worlds, context, pooled, 0, exit_step=1)
+    _, latents, _ = generate_block(dit, vae, after, context, pooled, 1, exit_step=1)
     assert past.requires_grad
     assert not after.history.latents.requires_grad
     assert not video.requires_grad

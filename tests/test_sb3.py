@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from test_any_world import SPACES, folders, models, sure_heads, with_heads  # noqa: F401  (fixtures, too)
+from recorded_worlds import SPACES, folders_fixture, models_fixture, sure_heads, with_heads  # noqa: F401  (fixtures, too)
 
 sb3 = pytest.importorskip("stable_baselines3")
 contrib = pytest.importorskip("sb3_contrib")
@@ -33,11 +33,11 @@ def bright(previous: np.ndarray, action: Any, current: np.ndarray) -> tuple[floa
 
 
 @pytest.fixture
-def envs(models) -> VecEnv:  # noqa: F811
+def envs(models) -> VecEnv:
     return make_vec_env("YumeWorld-v0", 3, seed=0, model=models["discrete"], reward=bright, max_episode_steps=3)
 
 
-def test_it_is_sb3s_dummy_vec_env_but_for_the_batch(models, folders):  # noqa: F811
+def test_it_is_sb3s_dummy_vec_env_but_for_the_batch(models, folders):
     arguments = {"reward": bright, "max_episode_steps": 3}
     mine = make_vec_env(n_envs=3, model=models["discrete"], batch_invariant=True, **arguments)
     single = {"model": str(folders["discrete"]), "device": "cpu", "dtype": "float32", "disable_env_checker": True}
@@ -90,14 +90,14 @@ def test_algorithms_learn_and_are_saved(envs, algorithm, policy, arguments, tmp_
 
 
 @pytest.mark.parametrize("kind", SPACES)
-def test_every_action_space(models, kind):  # noqa: F811
+def test_every_action_space(models, kind):
     envs = make_vec_env(n_envs=2, seed=0, model=models[kind], max_episode_steps=2)
     agent = sb3.PPO("MlpPolicy", envs, n_steps=3, batch_size=6, n_epochs=1, device="cpu").learn(6)
     mean, _ = evaluate_policy(agent, envs, n_eval_episodes=2, warn=False)
     assert np.isfinite(mean)
 
 
-def test_wrappers_evaluation_and_checkpoints(envs, models, tmp_path):  # noqa: F811
+def test_wrappers_evaluation_and_checkpoints(envs, models, tmp_path):
     stacked = VecTransposeImage(VecFrameStack(envs, 2))
     assert stacked.observation_space.shape == (6, 64, 64)
     other = make_vec_env(n_envs=2, seed=9, model=models["discrete"], reward=bright, max_episode_steps=3)
@@ -114,7 +114,7 @@ def test_wrappers_evaluation_and_checkpoints(envs, models, tmp_path):  # noqa: F
     assert (tmp_path / "evaluations.npz").exists()
 
 
-def test_ends_are_told_apart(models):  # noqa: F811
+def test_ends_are_told_apart(models):
     model = models["discrete"]
     ending = with_heads(model, sure_heads(model.config, 2, 4.0))
     envs = make_vec_env(n_envs=2, model=ending)

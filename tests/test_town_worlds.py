@@ -1,79 +1,30 @@
-"""Worlds in a memorised town: where they start, what their prior is, and their weights."""
+"""Worlds in a memorised town: what their prior is, and their weights."""
 
 from __future__ import annotations
 
 import json
 import pickle
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from memorised_town import TURN, WALK, town_dit_fixture, town_folder_fixture, town_model_fixture  # noqa: F401  (fixtures, too)
 from safetensors import safe_open
 from scenes import predicted, standing, state_of, with_state
 from torch import Tensor
-from towns import streets
 
 from train.data.shards import HELD_OUT
-from train.street.voxels import distance_field
 from world_model.actions import Action
-from world_model.dit import DiT
 from world_model.model import WorldModel, WorldState
 from world_model.priors.config import scene_of
-from world_model.priors.finder import Finder
 from world_model.priors.warp import OUTDATED, REMEMBERED, WEAR
 from world_model.rollout import append_and_decode, commanded_motions, constrained_motion, encode_conditions, generator
 from world_model.text import Conditioning
-from world_model.weights import save_weights
 from world_model.worlds import WorldBatch, empty_worlds, split_worlds, start_worlds
 
-WALK, TURN = Action.from_keys("W"), Action.from_keys("", "→")
-
-
 # ---- worlds that stand in a town --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def town_dit(town_config, make_dit) -> DiT:
-    """Random weights in which every layer does something, a town of streets, and views from all over them."""
-    dit, rng = make_dit(town_config).requires_grad_(False), np.random.default_rng(5)
-    solid, walkable = streets(town_config)
-    dit.priors[0].places.stand(distance_field(solid, scene_of(town_config).places))
-    dit.priors[0].places.walkable.copy_(walkable)
-    cells = walkable.nonzero().numpy()
-    cells = (cells[rng.integers(len(cells), size=len(dit.priors[0].places.views))] + 0.5) * scene_of(
-        town_config
-    ).places.cell
-    yaws = rng.uniform(-np.pi, np.pi, (len(cells), 1))
-    dit.priors[0].places.views.copy_(torch.from_numpy(np.concatenate([cells, yaws], axis=1)))
-    return dit
-
-
-POSES = [(0.5, 20.0, 0.0), (41.0, 3.0, 1.5), (20.0, 39.0, -1.6)]
-
-
-@pytest.fixture(scope="module")
-def town_folder(town_config, town_dit, make_vae, pictures, tmp_path_factory) -> Path:
-    """A whole weights folder of a model of a town: three starting pictures and where they were taken."""
-    folder = tmp_path_factory.mktemp("town")
-    Image.fromarray(np.concatenate(pictures[:3])).save(folder / "starts.png")
-    (folder / "starts.json").write_text(json.dumps(POSES))
-    torch.manual_seed(0)
-    finder = Finder(scene_of(town_config).places.period, (town_config.height, town_config.width))
-    tensors = {
-        "dit.safetensors": town_dit.state_dict(), "vae.safetensors": make_vae(town_config).state_dict(),
-        "text.safetensors": {"actions": Conditioning(town_config.text).actions}, "finder.safetensors": finder.state_dict(),
-    }  # fmt: skip
-    save_weights(folder, town_config, tensors, {"made": "random weights for tests"})
-    return folder
-
-
-@pytest.fixture
-def town_model(town_folder) -> WorldModel:
-    return WorldModel.load(town_folder, device="cpu", dtype="float32")
 
 
 def tensors_of(worlds: WorldBatch) -> list[Tensor]:
@@ -92,18 +43,18 @@ def tensors_of(worlds: WorldBatch) -> list[Tensor]:
 
 def test_the_scene_field_is_the_prior_where_the_warped_frame_is_empty(town_dit, town_config):
     shape = (2, town_config.dit.latent_channels, town_config.block_latents, *town_config.latent_size)
-    guide, known = (torch.randn(shape, generator=generator(name)) for name in ("guide", "known"))
+    warped, field = (torch.randn(shape, generator=generator(name)) for name in ("guide", "known"))
     valid = torch.zeros(2, 1, *shape[2:])
     valid[0, ..., 3:] = 1.0
     valid[1, ..., 0, :] = 0.25
-    shown = town_dit.priors[0].combined(guide, valid, known)
-    mean, variance = shown.mean, shown.variance
+    prior = town_dit.priors[0].combined(warped, valid, field)
+    mean, variance = prior.mean, prior.variance
     unseen, seen = (town_dit.priors[0].deviation[row].square()[:, None, None, None] for row in (0, 1))
-    assert torch.equal(mean[0, ..., :3], known[0, ..., :3]) and torch.equal(mean[0, ..., 3:], guide[0, ..., 3:])
+    assert torch.equal(mean[0, ..., :3], field[0, ..., :3]) and torch.equal(mean[0, ..., 3:], warped[0, ..., 3:])
     assert torch.equal(variance[0, ..., :3], unseen.expand_as(variance[0, ..., :3]))
     assert torch.equal(variance[0, ..., 3:], seen.expand_as(variance[0, ..., 3:]))
-    torch.testing.assert_close(mean[1, ..., 0, :], 0.75 * known[1, ..., 0, :] + 0.25 * guide[1, ..., 0, :])
-    assert torch.equal(mean[1, ..., 1:, :], known[1, ..., 1:, :])
+    torch.testing.assert_close(mean[1, ..., 0, :], 0.75 * field[1, ..., 0, :] + 0.25 * warped[1, ..., 0, :])
+    assert torch.equal(mean[1, ..., 1:, :], field[1, ..., 1:, :])
 
 
 @torch.no_grad()
@@ -119,8 +70,8 @@ def test_the_next_block_is_rendered_from_its_own_poses(town_dit, town_config, ma
     assert predicted(block).guide is not None and not predicted(block).guide.valid.any()
     nothing = torch.zeros(1, town_config.dit.latent_channels, *town_config.latent_size)
     for world in range(2):
-        told = context[world : world + 1, :8]
-        look = town_dit.priors[0].places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), told)
+        prompt = context[world : world + 1, :8]
+        look = town_dit.priors[0].places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), prompt)
         for latent, frame in enumerate((1, 3)):
             place = state_of(worlds).place[world] + motion.displacement[world, frame]
             expected = town_dit.priors[0].places(
@@ -160,73 +111,6 @@ def test_a_world_in_company_equals_it_alone(town_model, pictures):
         assert all(torch.equal(a, b) for a, b in zip(alone, company, strict=True))
 
 
-def test_shipped_pictures_are_not_searched_for(town_model, pictures, monkeypatch):
-    def never(*_: object) -> None:
-        raise AssertionError("searched")
-
-    monkeypatch.setattr(Finder, "find", never)
-    state = town_model.start([pictures[2], pictures[1].copy()], ["", ""], [1, 2])
-    for world, pose in enumerate((POSES[2], POSES[1])):
-        assert state_of(state.worlds).place[world].tolist() == list(pose[:2])
-        assert float(state.worlds.yaw[world]) == pose[2]
-        assert (state.worlds.history.yaw[world] == pose[2]).all()
-    with pytest.raises(AssertionError, match="searched"):
-        town_model.start([pictures[3]], [""], [1])
-
-
-def test_other_pictures_are_searched_for(town_model, pictures):
-    """The world starts where `locate` says, and one can stand there; the error is that of the rendered town."""
-    (x, z, yaw), error = town_model.locate(pictures[3])
-    state = town_model.start([pictures[3]], [""], [1])
-    assert (*state_of(state.worlds).place[0].tolist(), float(state.worlds.yaw)) == (x, z, yaw)
-    with torch.no_grad():
-        picture = torch.from_numpy(pictures[3]).permute(2, 0, 1)[None].float() / 127.5 - 1
-        latents = town_model.vae.encode(picture[:, :, None].expand(-1, -1, 2, -1, -1))[:, :, 0]
-        places, view = town_model.dit.priors[0].places, torch.tensor([[[x, z]]], dtype=torch.float64)
-        look = places.looks(latents, latents, torch.ones(1, dtype=torch.bool), torch.zeros(1, 1, 16))
-        there = places(view, torch.tensor([[yaw]]), torch.zeros(1, 1), look)[:, :, 0]
-    rest, own = (x.flatten(2) - x.flatten(2).mean(dim=2, keepdim=True) for x in (there - latents, latents))
-    assert error == pytest.approx(float(rest.square().sum() / own.square().sum()), rel=1e-3)
-    assert places.free(view[0]).all()
-
-
-def test_models_without_a_town_find_nothing(world_model, pictures):
-    with pytest.raises(ValueError, match="'debug' knows no town"):
-        world_model.locate(pictures[0])
-
-
-def test_a_text_start_is_at_a_walkable_position(town_model):
-    """At one of the views, sampled by the text's tokens and the seed; each of them is on a street."""
-    state = town_model.start(None, ["a park"] * 6, [1, 2, 3, 4, 5, 6])
-    places, worlds = town_model.dit.priors[0].places, state.worlds
-    assert places.free(state_of(worlds).place).all()
-    assert len({tuple(place) for place in state_of(worlds).place.tolist()}) > 3
-    stand = torch.cat([state_of(worlds).place, worlds.yaw[:, None]], dim=1)
-    assert (stand[:, None] == places.views.double()).all(dim=-1).any(dim=1).all()
-    for world in range(6):
-        pose = places.somewhere(generator("place", world + 1), town_model.conditioning.event("a park")[None])
-        assert torch.equal(pose, stand[world])
-    assert torch.equal(town_model.start(None, ["a park"], [4]).worlds.priors[0].place[0], state_of(worlds).place[3])
-
-
-def test_a_text_start_is_where_the_text_leads(town_model):
-    """One view is made certain for a text; other texts, and none, go elsewhere."""
-    places, seeds = town_model.dit.priors[0].places, [1, 2]
-    towards = town_model.conditioning.event("a park")[:2].mean(dim=0)  # two words, the rest is padding
-    places.where.weight.zero_()[7] = 100 * towards
-    places.where.weight[8] = -100 * towards
-    places.where.bias.zero_()
-
-    def stands(text: str | None) -> list[list[float]]:
-        worlds = town_model.start(None, [text] * len(seeds), seeds).worlds
-        return torch.cat([state_of(worlds).place, worlds.yaw[:, None]], dim=1).tolist()
-
-    there = places.views[7].double().tolist()
-    assert stands("a park") == len(seeds) * [there]
-    for text in ("snow falls", None):
-        assert there not in stands(text)
-
-
 # ---- a text that changes ----------------------------------------------------------------------------------------------
 
 
@@ -241,11 +125,11 @@ def test_variance_after_a_changed_text_is_a_kalman_filters(town_dit, town_config
     seen = torch.from_numpy(pictures[:2]).permute(0, 3, 1, 2).float() / 127.5 - 1
     where = standing(torch.zeros(2).double(), torch.tensor([[0.5, 20.0], [41.0, 3.0]]).double())
     worlds = start_worlds(town_dit, vae, seen, torch.ones(2, dtype=torch.bool), where)
-    words = {text: Conditioning(town_config.text).context([Action()], [text])[0] for text in ("a park", "rain", None)}
+    tokens = {text: Conditioning(town_config.text).context([Action()], [text])[0] for text in ("a park", "rain", None)}
     streams = [generator("old", world) for world in range(2)]
-    for told in (("a park", None), ("rain", None), ("rain", None)):
+    for texts in (("a park", None), ("rain", None), ("rain", None)):
         context, motion = (
-            torch.cat([words[text] for text in told]),
+            torch.cat([tokens[text] for text in texts]),
             constrained_motion(town_dit, worlds, [Action()] * 2),
         )
         _, block = encode_conditions(town_dit, vae, worlds, motion, context, context[:, 8:].mean(dim=1))
@@ -259,15 +143,15 @@ def test_variance_after_a_changed_text_is_a_kalman_filters(town_dit, town_config
         worlds, _ = append_and_decode(town_dit, vae, block, predicted(block).guide.latents, streams)
     assert [changed for *_, changed in steps] == [[False, False], [True, False], [False, False]]
     assert [album for _, album, _ in steps] == [[False, False], [True, True], [False, True]]
-    doubts = [0.0, 0.0]
-    for number, (guide, album, changed) in enumerate(steps):
+    variances = [0.0, 0.0]
+    for number, (guide, remembered, changed) in enumerate(steps):
         for world in range(2):
-            valid = 1 / (1 + doubts[world])
-            if album[world] and not changed[world]:  # the same view is in the keyframe memory
+            valid = 1 / (1 + variances[world])
+            if remembered[world] and not changed[world]:  # the same view is in the keyframe memory
                 valid += REMEMBERED * (1 - valid)
             valid *= OUTDATED if changed[world] else 1
-            doubts[world] = min(1.0, 1 - valid + WEAR)
-            for found, expected in ((guide.valid[world], valid), (guide.doubt[world], doubts[world])):
+            variances[world] = min(1.0, 1 - valid + WEAR)
+            for found, expected in ((guide.valid[world], valid), (guide.doubt[world], variances[world])):
                 right = (found - expected).abs() < 1e-4  # but for a pixel in a corner
                 assert right.float().mean() > 0.9, f"block {number} of world {world}: {found} instead of {expected}"
     assert torch.equal(state_of(worlds).doubt, steps[-1][0].doubt)
@@ -303,7 +187,7 @@ def test_a_stored_state_goes_on(town_model, pictures):
             )
 
 
-def test_half_precision_dreams_too(town_folder, pictures):
+def test_half_precision_runs_too(town_folder, pictures):
     model = WorldModel.load(town_folder, device="cpu", dtype="bfloat16")
     assert model.dit.priors[0].places.distance.dtype == torch.uint8
     _, frames = model.step(model.start([pictures[0], None], ["", "a park"], [1, 2]), [WALK, TURN])

@@ -9,8 +9,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from toy_generator import toy_episode
 
-from tests.test_generator import toy_episode
 from train.generator import adversarial
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage

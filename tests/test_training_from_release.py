@@ -255,7 +255,7 @@ def test_runs_that_cannot_be_exported_say_why(config, released, original_release
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_trained_on_joined_captions_hears_them_so(original_release, clips_folder, tmp_path):
+def test_what_is_trained_on_joined_captions_is_prompted_with_them(original_release, clips_folder, tmp_path):
     """Encoded on the fly; the export says so in its config, and needs no table of actions."""
     config = configured(str(original_release), "32x64")
     optimization = foundation.Optimization("adamw", lr=1e-5, warmup=1)

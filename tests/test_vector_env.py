@@ -11,7 +11,7 @@ import pytest
 import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from test_any_world import SPACES, folders, models, sure_heads, with_heads  # noqa: F401  (fixtures, too)
+from recorded_worlds import SPACES, folders_fixture, models_fixture, sure_heads, with_heads  # noqa: F401  (fixtures, too)
 
 import yume_gym  # noqa: F401
 from world_model.model import WorldModel
@@ -125,7 +125,7 @@ def test_street_in_one_batch_is_within_a_grey_level_of_single_worlds():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("frames", ["last", "block"])
-def test_every_autoreset_mode_is_gymnasiums(folders, models, mode, frames):  # noqa: F811
+def test_every_autoreset_mode_is_gymnasiums(folders, models, mode, frames):
     """Ends by reward and by length, beside Gymnasium's SyncVectorEnv: every array and every info is the same."""
 
     def reward(previous: np.ndarray, action: int, current: np.ndarray) -> tuple[float, bool]:
@@ -152,7 +152,7 @@ def test_every_autoreset_mode_is_gymnasiums(folders, models, mode, frames):  # n
 
 
 @pytest.mark.parametrize("kind", [*SPACES, "plain"])
-def test_every_recorded_model_runs_in_a_batch(models, kind):  # noqa: F811
+def test_every_recorded_model_runs_in_a_batch(models, kind):
     model = models[kind]
     envs = vector(model, 3)
     assert envs.single_action_space == YumeWorldEnv(model).action_space
@@ -171,7 +171,7 @@ def test_every_recorded_model_runs_in_a_batch(models, kind):  # noqa: F811
             assert infos["reward_confidence"][i] == pytest.approx(info["reward_confidence"], abs=1e-3)
 
 
-def test_learned_ends_and_strange_blocks(models):  # noqa: F811
+def test_learned_ends_and_strange_blocks(models):
     model = models["discrete"]
     ending = with_heads(model, sure_heads(model.config, 2, 4.0))
     envs = vector(ending, 2, autoreset_mode="SameStep")
@@ -285,7 +285,7 @@ def test_nothing_works_before_the_first_reset(world_model):
     assert YumeWorldVectorEnv(1, model=world_model).reset()[0].shape[0] == 1
 
 
-def test_threads_dream_parts_of_the_batch(world_model):
+def test_threads_compute_parts_of_the_batch(world_model):
     one, two = vector(world_model), vector(world_model)
     before = torch.get_num_threads()
     frames = []

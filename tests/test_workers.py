@@ -211,7 +211,7 @@ def test_a_busy_neighbour_is_seen():
             process.wait()
 
 
-def test_an_environment_dreams_the_same_beside_busy_neighbours(world_model, monkeypatch):
+def test_an_environment_shows_the_same_next_to_busy_neighbours(world_model, monkeypatch):
     env = YumeWorldEnv(world_model)
     before, frames = torch.get_num_threads(), []
     try:

@@ -106,7 +106,7 @@ class AdversarialDistillation(distill.Distillation):
         self.vae = vae
 
     def student(self) -> DiT:
-        """The moved frames where these were in view, since they are sharp, and elsewhere the mean of what may follow, which is not."""
+        """The moved frames where these were in view, and elsewhere the mean of what may follow."""
         student = super().student().requires_grad_(False)
         seeing = student.blocks[self.config.dit.output.flow_layer :]
         parts = (
