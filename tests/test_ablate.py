@@ -17,9 +17,9 @@ from stopped import stopped_after
 
 from train import ablate
 from train import foundation as stage
-from train.ablate import COLUMNS, SAMPLED, SETTINGS, Ablation, sharpness_share
-from train.evaluation.ablations import plot
-from train.evaluation.held_out import HORIZONS
+from train.ablate import SAMPLED, SETTINGS, Ablation
+from train.evaluation.ablations import COLUMNS, plot
+from train.evaluation.held_out import HORIZONS, sharpness_share
 from train.evaluation.store import StoreError
 from world_model.dit import DiT
 from world_model.weights import load_tensors

@@ -195,7 +195,8 @@ def test_a_text_start_has_no_past_and_the_caption(parts):
     spans = Spans(torch.tensor([1, 0]), torch.tensor([STEPS, 0]), torch.tensor([3, 1]))
     stream = torch.Generator().manual_seed(0)
     texts = torch.arange(6.0).view(2, 3, 1).half()
-    data = dataclasses.replace(windows.data, texts=texts, caption=torch.tensor([0, 1]))
+    told = dataclasses.replace(windows.data.event_texts, tokens=texts, episode=torch.tensor([0, 1]))
+    data = dataclasses.replace(windows.data, event_texts=told)
     described = copy.copy(windows)
     described.data = data
     window = dataclasses.replace(windows.truth(spans, stream), context=torch.full((2, 5, 1), 9.0))

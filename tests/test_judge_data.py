@@ -10,8 +10,9 @@ import pytest
 from judge_data import folder_fixture, rng, street_fixture  # noqa: F401  (fixtures, too)
 
 from train.judge import data as judge_data
+from train.judge.architecture import FIRST_THINGS
 from train.judge.data import THINGS, UNKNOWN, make_walk, motion_between, ruling, seen_things
-from train.judge.network import FIRST_THINGS, classes_of
+from train.judge.network import classes_of
 from train.street.routes import balanced_route, open_start
 from world_model.actions import ALL_ACTIONS, Action
 from world_model.camera import commanded_motion

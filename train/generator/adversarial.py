@@ -137,9 +137,9 @@ class AdversarialDistillation(distill.Distillation):
 
     def rollout(self, student: DiT, number: int) -> ClipRollout:
         made = super().rollout(student, number)
-        window, data = made.window, self.windows.data
+        window = made.window
         text = window.context[:, : self.config.text.event_tokens].mean(dim=1)
-        caption = data.texts[data.caption[made.spans.episode]].float().mean(dim=1)
+        caption = self.windows.data.event_texts.of_episodes(made.spans.episode).mean(dim=1)
         asked = torch.cat([window.action, text, caption], dim=1)
         seen = window.history.has_past[:, None, None, None, None]
         newest = window.history.latents[:, :, -1:] * seen

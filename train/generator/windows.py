@@ -33,6 +33,10 @@ class EventTexts(StepTexts):
 
     episode: Tensor  # [E] int64 row of `tokens` that describes the episode
 
+    def of_episodes(self, episodes: Tensor) -> Tensor:
+        """[B, tokens, text_dim] float32: the captions of episodes [B]."""
+        return self.tokens[self.episode[episodes]].float()
+
     def extended(self, other: EventTexts) -> EventTexts:
         """These texts, and those of another recording behind them."""
 
@@ -206,7 +210,7 @@ class Windows:
         """`window` with the `chosen` [B] bool worlds as text starts (T2V): no past, and told the caption of their episode."""
         kept = ~chosen[:, None]
         context = window.context.clone()
-        told = self.data.texts[self.data.caption[spans.episode]].float()
+        told = self.data.event_texts.of_episodes(spans.episode)
         context[:, : told.shape[1]] = torch.where(chosen[:, None, None], told, context[:, : told.shape[1]])
         history, past = (replace(part, present=part.present & kept) for part in (window.history, window.past))
         return replace(window, history=history, past=past, context=context)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from train.recordings import Episode, EpisodeWriter, Recording, RecordingError
+from train.recordings import Episode, EpisodeWriter, Provenance, Recording, RecordingError
 from train.street.towns import TOWN_BLOCKS, TRAINING_TOWNS
 from train.street.walks import ATMOSPHERES, EVENT_BLOCKS, EVENT_GAP, EVENT_SHARE, EVENT_WEIGHTS, LATER_EVENTS, WalkPlan
 from world_model.action_spaces import ActionSpec
@@ -173,8 +173,8 @@ def render_episodes(
     }
     recording = Recording(
         env="YumeStreet", height=config.height, width=config.width, fps=config.fps, action=ActionSpec(),
-        frames_per_step=config.frames_per_block, original_size=(config.height, config.width), policy="walker", seed=seed,
-        source=source,
+        frames_per_step=config.frames_per_block,
+        provenance=Provenance(original_size=(config.height, config.width), policy="walker", seed=seed, source=source),
     )  # fmt: skip
     tasks = [
         EpisodeTask(config, seed, town, number, blocks, TOWN_BLOCKS)
