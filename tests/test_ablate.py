@@ -24,7 +24,7 @@ from train.evaluation.store import StoreError
 from world_model.dit import DiT
 from world_model.weights import load_tensors
 
-QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=3)
+QUICK = replace(SETTINGS, batch=2, noise_samples=1, pool=replace(SETTINGS.pool, size=3))
 
 
 @pytest.fixture(scope="module", autouse=True)

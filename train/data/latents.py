@@ -23,8 +23,9 @@ from tqdm import tqdm
 from train.data.shards import Shard, ShardError, Trajectory, find_shards, latents_path, write_tensors
 from world_model.actions import Action
 from world_model.camera import commanded_motion
+from world_model.conditions import Motion
 from world_model.config import ModelConfig
-from world_model.priors.warp import Guide
+from world_model.priors.warp import Guide, PosedPicture
 from world_model.released.files import is_released, open_release, read_vae
 from world_model.released.placement import LoadOptions
 from world_model.vae import Autoencoder, DecoderCache, VideoVAE, build_vae
@@ -139,7 +140,7 @@ def block_guides(config: ModelConfig, guide: GuideFn, video: Tensor, walk: Traje
     ]
     yaws, pitches, moves = (torch.from_numpy(np.stack(part)) for part in zip(*motions))
     yaw, pitch = (torch.from_numpy(angles[last]) for angles in (walk.yaw, walk.pitch))
-    return guide(video[:, last].transpose(0, 1), yaw, pitch, yaws, pitches, moves)
+    return guide(PosedPicture(video[:, last].transpose(0, 1), yaw, pitch), Motion(yaws, pitches, moves))
 
 
 def _sha256(path: Path) -> str:
