@@ -15,6 +15,7 @@ from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
 from world_model.appearance_flow import SOURCES, AppearanceFlow, move
 from world_model.conditions import Target
+from world_model.config import Tiers
 from world_model.detail import DetailHead
 from world_model.dit import DiT
 from world_model.tscm import History, static_history
@@ -81,6 +82,13 @@ def test_sources_are_the_newest_frame_and_the_ends_of_the_blocks_before(toy):
     latents = torch.arange(frames).float()[None, None, :, None, None].expand(1, config.dit.latent_channels, -1, 2, 4)
     history = History(latents, *(torch.zeros(1, frames) for _ in range(3)), torch.ones(1, frames, dtype=torch.bool))
     assert flow.sources(history)[0, :, 0, 0, 0].tolist() == [8 - n * config.block_latents for n in range(SOURCES)]
+
+
+def test_a_history_that_lacks_the_sources_is_refused(toy):
+    config, _ = toy
+    short = config.with_history(packing=Tiers(recent=((1, 1), (2, 2))))
+    with pytest.raises(ValueError, match="with the newest 7 frames, got Tiers"):
+        AppearanceFlow(short)
 
 
 def test_large_displacements_are_found_from_coarse_pictures(toy):

@@ -25,6 +25,7 @@ from world_model.priors.events import (
     Events,
 )
 from world_model.priors.places import Places
+from world_model.retrieval import View
 from world_model.rollout import generator
 
 # ---- texts ------------------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def drawn(
     view = torch.zeros(1, config.dit.latent_channels, 1, *config.latent_size)
     far = torch.full((1, 1, *(2 * side for side in config.latent_size)), depth)
     trajectory = torch.tensor([object_pose], dtype=torch.float64)
-    return events(torch.tensor([kind]), POSITION, YAW, PITCH, far, trajectory, torch.tensor([[3]]), view, centre)
+    return events(torch.tensor([kind]), View(YAW, PITCH, POSITION), far, trajectory, torch.tensor([[3]]), view, centre)
 
 
 @pytest.mark.parametrize(("row", "column"), [(24, 24), (10, 30), (30, 12)])

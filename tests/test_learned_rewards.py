@@ -152,10 +152,10 @@ def test_a_text_pays_for_fitting_better_and_ends_where_it_fits(model, pictures, 
     state = begin_reward(bound, one)
     assert 0 < state.value < 1 and state.value == bound.fit(pictures[0])
     value, ended, after = step_reward(bound, state, one, 0, other)
-    assert value == pytest.approx(after.fit - state.fit + (1.0 if ended else 0.0))
+    assert value == pytest.approx(after.value - state.value + (1.0 if ended else 0.0))
     sure = TextGoal("a snowy night", threshold=1e-6, bonus=2.0).bind(model)
     value, ended, _ = step_reward(sure, begin_reward(sure, one), one, 0, other)
-    assert ended and value == pytest.approx(after.fit - state.fit + 2)
+    assert ended and value == pytest.approx(after.value - state.value + 2)
     with pytest.raises(ValueError, match="its own text"):
         TextGoal("a sunny day").bind(model).check(state)
 

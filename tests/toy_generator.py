@@ -62,7 +62,7 @@ def files_fixture(request, tmp_path_factory) -> EpisodeFiles:
 @pytest.fixture(name="toy_config", scope="module")
 def toy_config_fixture(files) -> ModelConfig:
     config = recorded_config("toy", files.recording, files.has_text, "tiny")
-    tiers = Tiers(recent=((1, 1), (2, 2)), initial=2, old=(2, 2))
+    tiers = Tiers(recent=((1, 1), (6, 2)), initial=2, old=(2, 2))
     config = config.with_history(packing=tiers)
     dit = dataclasses.replace(config.dit, latent_channels=12)
     return dataclasses.replace(config, dit=dit, vae=dataclasses.replace(config.vae, latent_channels=12, width=0))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from world_model.config import ModelConfig
+from world_model.config import ModelConfig, Tiers
 from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
 
@@ -45,6 +45,12 @@ class AppearanceFlow(nn.Module):
             raise ValueError(
                 f"{config.name}: appearance flow needs latents that are linear in the pixels of single pictures: autoencoder "
                 f"'patch' with a temporal stride of 1"
+            )
+        tiers, frames = c.history.packing, 1 + (SOURCES - 1) * config.block_latents
+        if not isinstance(tiers, Tiers) or tiers.recent_frames < frames:
+            raise ValueError(
+                f"{config.name}: appearance flow moves the last pictures of {SOURCES} blocks; its history must be tiers with the "
+                f"newest {frames} frames, got {tiers}"
             )
         self.stride, self.patch, self.block = stride, c.patch, config.block_latents
         channels, width = c.dim // 4, c.dim // 3
