@@ -269,7 +269,7 @@ class DiT(HistoryEmbedding):
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
         mean, flow = self.flow(tokens, self.flow.sources(history))
-        visible = self.flow.visible(flow)
+        visible = self.flow.visible(flow) * history.has_past[:, None, None, None, None]
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
         tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)
         return replace(conditions, bias=tokens, mean=mean, flow=flow, visible=visible)
@@ -288,9 +288,7 @@ class DiT(HistoryEmbedding):
         if self.detail is not None and conditions.visible is not None:
             features = unpatch(self.detail.features(tokens), grid, p)
             out = out + self.detail(features, x, conditions.mean, conditions.visible)
-        if self.refine is not None and conditions.visible is not None:
-            features = unpatch(self.refine.features(tokens), grid, p)
-            out = out * (1 - conditions.visible) + self.refine(features, x, conditions.mean, conditions.visible)
+            out = out * (1 - conditions.visible)
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
@@ -303,4 +301,9 @@ class DiT(HistoryEmbedding):
             )
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
-        return DetailedPrediction(mean + deviation * out, error)
+        made = mean + deviation * out
+        if self.refine is not None and conditions.visible is not None:
+            _, deviation = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
+            features = unpatch(self.refine.features(tokens), grid, p)
+            made = made + deviation * self.refine(features, x, made, conditions.visible)
+        return DetailedPrediction(made, error)
