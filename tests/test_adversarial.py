@@ -101,16 +101,12 @@ def test_the_discriminator_sees_start_and_newest_picture_and_the_block(parts, tr
 
 def test_each_loss_moves_its_own_network(trainer):
     student, critic = trainer.student(), trainer.critic()
-    with torch.no_grad():
-        student.flow.displacement.bias.view(-1, SOURCES, 3)[..., 0] = 9.0  # so that something is out of view
     made = trainer.rollout(student, 1)
     critic.requires_grad_(False)
     trainer.generator_loss(critic, made, 1).backward()
     assert all(p.grad is None for p in critic.parameters())
     moved = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert {"head.head.weight", "detail.leave.weight", "refine.leave.weight"} <= moved
-    still = ("flow.", "blocks.0.", "patch_embedding_1x", "time_embedding", "action_embedding")
-    assert not any(name.startswith(still) for name in moved)  # what says how frames move
+    assert moved and all(name.startswith("refine.") for name in moved)  # what moves and what paints stay as they are
     student.zero_grad()
     critic.requires_grad_(True)
     trainer.critic_loss(critic, made, 1).backward()
