@@ -33,7 +33,8 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     `gymnasium.make_vec("YumeWorld-v0", num_envs=8, vectorization_mode="vector_entry_point")` makes it; `make_vec` without
     a mode does, too. The worlds may differ in age, seed, start and events. Each has the noise that it has alone. A batched
     matrix product rounds differently: frames of the first step are within one grey level of those of `YumeWorldEnv`, but for
-    up to 1% of values, and later ones drift apart. With `batch_invariant=True` they are equal bit by bit, at the speed of one after another.
+    up to 1% of values, and later ones drift apart. With `batch_invariant=True` they are equal bit by bit, at the speed of
+    one after another.
 
     ## Spaces
 
