@@ -69,9 +69,7 @@ class DiT(HistoryEmbedding):
         self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.output.residual else None
         self.flow = AppearanceFlow(config) if c.output.flow_layer else None
         self.flow_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.output.flow_layer else None
-        # what was out of view is painted by the first; what is in view is moved, and changed by the second alone
         self.detail = DetailHead(config) if c.output.flow_layer else None
-        self.refine = DetailHead(config) if c.output.flow_layer else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.reset_parameters()
@@ -288,7 +286,6 @@ class DiT(HistoryEmbedding):
         if self.detail is not None and conditions.visible is not None:
             features = unpatch(self.detail.features(tokens), grid, p)
             out = out + self.detail(features, x, conditions.mean, conditions.visible)
-            out = out * (1 - conditions.visible)
         level = sigma.to(x.dtype).reshape(x.shape[0], 1, -1, 1, 1)
         if level.shape[2] not in (1, x.shape[2]):  # a level for every token
             level = level.reshape(x.shape[0], 1, *grid)
@@ -301,9 +298,4 @@ class DiT(HistoryEmbedding):
             )
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
-        made = mean + deviation * out
-        if self.refine is not None and conditions.visible is not None:
-            _, deviation = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
-            features = unpatch(self.refine.features(tokens), grid, p)
-            made = made + deviation * self.refine(features, x, made, conditions.visible)
-        return DetailedPrediction(made, error)
+        return DetailedPrediction(mean + deviation * out, error)

@@ -36,7 +36,7 @@ SCALES = 3  # at most, at which a discriminator judges
 class Settings(distill.Settings):
     """Numbers of this stage."""
 
-    generator_lr: float = 2e-4
+    generator_lr: float = 1e-4
     critic_lr: float = 2e-4
     critic_steps: int = 1
     episode_length: int = 12
@@ -106,13 +106,19 @@ class AdversarialDistillation(distill.Distillation):
         self.vae = vae
 
     def student(self) -> DiT:
-        """The moved frames where these were in view, and elsewhere the mean of what may follow."""
-        student = super().student()
-        if student.refine is not None:
-            student.requires_grad_(False)
-            student.refine.requires_grad_(True)
+        """The moved frames and nothing else: they are sharp, and the mean of what may follow is not."""
+        student = super().student().requires_grad_(False)
+        seeing = student.blocks[self.config.dit.output.flow_layer :]
+        parts = student.patch_embedding, student.flow_embedding, seeing, student.head, student.detail, student.variances
+        for part in (p for p in parts if p is not None):
+            part.requires_grad_(True)
+        # all layers' sums of the past are one tensor: a gradient of one would run through all
+        for layer in student.layers:
+            if layer.channel is not None:
+                layer.channel.requires_grad_(False)
+        if student.flow is not None and student.detail is not None:
             with torch.no_grad():
-                for parameter in student.refine.leave.parameters():
+                for parameter in (*student.head.head.parameters(), *student.detail.leave.parameters()):
                     parameter.zero_()
         return student
 
