@@ -150,7 +150,7 @@ def parts_of(names: Iterable[str]) -> list[str]:
 def cost(dit: DiT, vae: VideoVAE, corpus: Corpus, conditioning: Conditioning) -> dict[str, float]:
     """Median milliseconds of a dreamt block of one world, decoding included, and its history tokens at the first and last block."""
     config, device = dit.config, own_device()
-    sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
+    sigmas = flow.schedule_of(config.sampler)
     present = torch.ones(1, dtype=torch.bool, device=device)
     worlds = start_worlds(dit, vae, corpus.picture(0, 0)[None].to(device), present)
     times, tokens = [], []

@@ -93,7 +93,7 @@ class Distiller:
         self.exits, self.device = settings.seed if exits is None else exits, own_device()
         worlds = replace(settings.pool, beyond=not settings.truth)
         self.pool = Pool(corpus, self.conditioning, worlds, settings.seed, self.device)
-        self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
+        self.sigmas = flow.schedule_of(config.sampler)
 
     def rollout(self, dit: DiT, number: int, learn: bool) -> tuple[Batch, Motion, Tensor]:
         """One more block of some worlds, dreamt up to a random exit step (one for all): what it was dreamt from, and latents.

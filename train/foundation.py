@@ -180,7 +180,7 @@ class Trainer:
             dreaming = self.pool.self_generated(batch)
             dreams = bool(dreaming.any())
             if any_process(dreams):  # a sharded network is called by all processes or by none
-                sigmas = flow.sigma_schedule(s.self_forcing.dream_steps, self.config.sampler.shift)
+                sigmas = flow.schedule_of(self.config.sampler, s.self_forcing.dream_steps)
                 start = torch.randn(added.shape, generator=stream) if dreams else torch.zeros(added.shape)
                 start = start.to(self.device) * self.config.sampler.temperature
                 dream = denoise_block(dit, conditions, start, sigmas)

@@ -275,8 +275,8 @@ class DiT(HistoryEmbedding):
     def _predict(self, x: Tensor, sigma: Tensor, conditions: Conditions, tokens: Tensor) -> DetailedPrediction:
         """The prediction, and the expected logarithm of its squared error where the model has one.
 
-        With `residual`, the network says place by place how much it expects to change: where nothing does, the prediction is the
-        newest frame at every noise level.
+        With `residual`, the network says place by place how much it expects to change: where nothing does, the prediction is where
+        it starts from (the moved frames, or the newest one) at every noise level.
         """
         p = self.config.dit.patch
         grid = (x.shape[2] // p[0], x.shape[3] // p[1], x.shape[4] // p[2])

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from world_model.config import SamplerConfig
+
 Prediction = Literal["velocity", "data"]
 # x0-predicting networks have an undefined velocity at sigma 0; below this the division is not sharpened further
 MIN_SIGMA = 0.02
@@ -26,6 +28,11 @@ def sigma_schedule(steps: int, shift: float) -> Tensor:
     if steps < 1:
         raise ValueError(f"a sampler needs at least 1 step, got {steps}")
     return shift_sigma(1 - torch.arange(steps + 1, dtype=torch.float64) / steps, shift)
+
+
+def schedule_of(sampler: SamplerConfig, steps: int | None = None) -> Tensor:
+    """`sigma_schedule` of a model's sampler, with its own number of steps or another: every rollout takes its noise levels here."""
+    return sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
 
 
 def add_noise(data: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:

@@ -162,7 +162,7 @@ class WorldModel:
             )
         actions = [self.config.action.check(action) for action in actions]
         sampler = self.config.sampler
-        sigmas = flow.sigma_schedule(sampler.steps if steps is None else steps, sampler.shift)
+        sigmas = flow.schedule_of(sampler, steps)
         prompts = [event or text for event, text in zip(events, state.texts)]
 
         @torch.inference_mode()
@@ -264,7 +264,7 @@ class WorldModel:
         nothing = empty_worlds(self.dit, self.vae, 1, self.device, pose)
         sampler = self.config.sampler
         noise = block_noise(self.config, [seed], [-1], sampler.start_temperature).to(self.device)
-        sigmas = flow.sigma_schedule(sampler.start_steps, sampler.shift)
+        sigmas = flow.schedule_of(sampler, sampler.start_steps)
         after, _, _ = dream_block(
             self.dit,
             self.vae,

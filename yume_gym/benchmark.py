@@ -132,7 +132,7 @@ def benchmark(env: YumeWorldEnv, street: YumeStreetEnv, blocks: int = 300) -> Re
 def time_parts(model: WorldModel, state: WorldState) -> dict[str, float]:
     """Median milliseconds of the parts of one block of one world: conditions, denoising, decoding and remembering."""
     config, world, action = model.config, state.worlds, [Action.from_keys("W", "→")]
-    sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
+    sigmas = flow.schedule_of(config.sampler)
     noise = block_noise(config, state.seeds, state.steps).to(model.device, model.dtype)
     steps = f"{config.sampler.steps} denoising steps"
     samples: dict[str, list[float]] = {"text, history and priors": [], steps: [], "decoding and remembering": []}

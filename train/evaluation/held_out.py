@@ -30,7 +30,7 @@ def roll_out(
 ) -> Tensor:
     """Dreams the true actions and events of `walks` from before `block`: video [B, 3, blocks * T, H, W]."""
     config, device = dit.config, own_device()
-    sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
+    sigmas = flow.schedule_of(config.sampler)
     pictures = torch.stack([corpus.picture(walk, block) for walk in walks]).to(device)
     angles = torch.tensor([corpus.direction(walk, block) for walk in walks], dtype=torch.float64, device=device)
     present = torch.ones(len(walks), dtype=torch.bool, device=device)

@@ -64,7 +64,7 @@ class Distillation:
         self.config, self.windows, self.teacher, self.settings = config, windows, teacher, settings
         self.device = windows.data.latents.device
         self.pool = RolloutPool(windows, settings.pool, settings.episode_length, self.stream(-1, 0))
-        self.sigmas = flow.sigma_schedule(config.sampler.steps, config.sampler.shift)
+        self.sigmas = flow.schedule_of(config.sampler)
 
     def stream(self, number: int, kind: int) -> torch.Generator:
         """Random numbers of one purpose in one step."""

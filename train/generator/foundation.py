@@ -126,7 +126,7 @@ class Foundation:
         self.device = windows.data.latents.device
         self.own = min(max(round(settings.batch * settings.self_generated_share), 1), settings.batch - 1)
         self.pool = RolloutPool(windows, 4 * self.own, settings.episode_length, self.stream(-1), share=0.0)
-        self.sigmas = flow.sigma_schedule(settings.self_generated_steps, config.sampler.shift)
+        self.sigmas = flow.schedule_of(config.sampler, settings.self_generated_steps)
 
     def stream(self, number: int) -> torch.Generator:
         """Random numbers of one step: a resumed run draws what an unbroken one would."""

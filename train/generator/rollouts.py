@@ -205,8 +205,7 @@ class RecordedWorld:
         pictures = to_video(trial.pictures[:, :1])[:, :, 0].to(self.device)
         present = torch.ones(len(pictures), dtype=torch.bool, device=self.device)
         worlds = start_worlds(self.dit, self.vae, pictures, present)
-        sampler = self.config.sampler
-        sigmas = flow.sigma_schedule(sampler.steps, sampler.shift)
+        sigmas = flow.schedule_of(self.config.sampler)
         for number in range(trial.steps):
             actions = [self.config.action.check(action) for action in trial.actions[:, number]]
             words = self.conditioning.context(actions, [texts[number] for texts in trial.texts])

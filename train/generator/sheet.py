@@ -26,7 +26,7 @@ def roll_out(
     """Latents [B, C, blocks * K, h, w] made from the first pictures of `spans` (of age 0) under the recorded actions."""
     windows, device = Windows(config, data), data.latents.device
     stream = torch.Generator(device).manual_seed(seed)
-    sigmas = flow.sigma_schedule(steps or config.sampler.steps, config.sampler.shift)
+    sigmas = flow.schedule_of(config.sampler, steps)
     size = config.block_latents
     held = torch.zeros(len(spans), 1 + blocks * size, *data.latents.shape[1:], device=device)
     held[:, 0] = data.latents[data.still[spans.start]].float()

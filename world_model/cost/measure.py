@@ -88,7 +88,7 @@ class Stage:
     @torch.no_grad()
     def block(self, steps: int) -> Tensor:
         """Conditions and `steps` Euler steps; no decoding."""
-        sigmas = flow.sigma_schedule(steps, self.config.sampler.shift)
+        sigmas = flow.schedule_of(self.config.sampler, steps)
         return denoise_block(self.dit, self._conditions()[0], self.noise, sigmas)
 
     def _conditions(self) -> Any:
