@@ -1,4 +1,4 @@
-"""Teaches what pictures of the street show, for rewards: `python -m train.picture_heads --model street [--out FOLDER]`.
+"""Teaches what pictures of the street show, for rewards: `python -m train.picture_heads --model street`.
 
 Two heads on the latents of a model's autoencoder: `beacon` (is a pillar of light in view, how far is it, is it reached) and
 `text_goal` (does a text fit the picture). Both learn from rendered views of training towns, are calibrated on other towns, and

@@ -1,4 +1,4 @@
-"""Worlds between two blocks (`state.WorldBatch`): how they begin, and how several are one batch.
+"""Worlds between two blocks (`memory.WorldBatch`): how they begin, and how several are one batch.
 
 Shapes: B worlds, C latent channels, h x w latent size, H x W pixels.
 """

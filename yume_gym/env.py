@@ -130,7 +130,7 @@ class YumeWorldEnv(FirstPersonEnv):
     |---------------------------|-------------------------------------------------------------------------|
     | `reward_confidence`       | probability of the predicted reward, 0..1                               |
     | `termination_probability` | that the episode ends with this step, 0..1                              |
-    | `out_of_distribution`     | whether this block is unlike all training data (`HeadsConfig`)          |
+    | `out_of_distribution`     | whether this block is unlike all training data (`Calibration`)          |
 
     ## Arguments
 

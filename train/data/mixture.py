@@ -10,7 +10,7 @@ Videos are not copied. What a source may have beside `<id>.mp4`, anywhere below 
     <id>.npy, <id>.npz                  poses; `extrinsics` [.., N, 3 or 4, 4] of an npz are c2w or w2c, which has to be said
 
 Keys come from the fields, the folder's name or the poses. A clip with none of these is told to stand still, or, with
-`--keys estimate`, what pose estimation sees (train/evaluation/pose.py). Training draws sources by weight (`Mixture.order`).
+`--keys estimate`, what pose estimation sees (train/evaluation/pose.py). Training draws sources by weight (`order`).
 """
 
 from __future__ import annotations
