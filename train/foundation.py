@@ -1,4 +1,9 @@
-"""Foundation training of the DiT: `python -m train.foundation street --data DIR --vae RUN --out RUN [--minutes 60]`.
+"""Foundation training of the DiT.
+
+    python -m train.foundation street --data DIR --vae RUN --depth RUN --places RUN --events RUN --out RUN [--minutes 60]
+
+`street` has a scene prior, whose parts are learnt by stages before this one (docs/train-street.md). Without --depth, --places and
+--events it raises FileNotFoundError, unless --initial names weights that have these parts.
 
 Rectified flow on the next block given its history (Yume1.5, section 3.2), with what makes a world last on top:
 text starts and picture starts mixed, still-image histories (every world starts with one), noised histories, and, from

@@ -65,7 +65,7 @@ class Settings:
 
     minutes: float = 60.0
     size: str = "small"
-    flow: bool = True  # whether the newest picture is moved (world_model/appearance_flow.py)
+    flow: bool = True  # whether earlier pictures are moved, four of them (world_model/appearance_flow.py)
     device: str = "auto"
     compile: bool = False
     seed: int = 0
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default=Settings.size)
     parser.add_argument(
         "--flow", action=argparse.BooleanOptionalAction, default=Settings.flow,
-        help="move the newest picture by learnt displacements: for pictures that scroll or turn",
+        help="move four earlier pictures by learnt displacements, else none: for pictures that scroll or turn",
     )  # fmt: skip
     parser.add_argument("--device", default=Settings.device, help="auto, cpu, cuda ...")
     parser.add_argument(

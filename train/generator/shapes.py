@@ -36,7 +36,8 @@ FINE_TOKENS = 64  # of a picture; larger pictures are read in tokens of 2 x 2 la
 def recorded_config(
     name: str, recording: Recording, has_text: bool, size: str = "small", flow: bool = True
 ) -> ModelConfig:
-    """A generator for worlds like those of a recording; with `flow` it moves its newest picture (appearance_flow.py).
+    """A generator for worlds like those of a recording. With `flow` it moves four earlier pictures, else none
+    (appearance_flow.py).
 
     Raises ValueError for an unknown size.
     """
