@@ -71,7 +71,9 @@ def action_space(spec: ActionSpec) -> gym.Space:
         return gym.spaces.MultiDiscrete(list(spec.sizes))
     if spec.kind == "multi_binary":
         return gym.spaces.MultiBinary(len(spec.sizes))
-    return gym.spaces.Box(np.asarray(spec.low, np.float32), np.asarray(spec.high, np.float32), dtype=np.float32)
+    if spec.kind == "box":
+        return gym.spaces.Box(np.asarray(spec.low, np.float32), np.asarray(spec.high, np.float32), dtype=np.float32)
+    raise ValueError(f"no Gymnasium space is known for actions of kind {spec.kind!r}: add it to action_space")
 
 
 def check_action(spec: ActionSpec, action: Any) -> Any:

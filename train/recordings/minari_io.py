@@ -18,8 +18,7 @@ from train.recordings.format import Episode, Provenance, Recording, RecordingErr
 from train.recordings.pictures import as_rgb, find_pictures, resized, said
 from train.recordings.spaces import Actions
 from train.recordings.writer import EpisodeWriter
-from world_model.action_spaces import ActionSpec
-from world_model.actions import NUM_ACTIONS
+from yume_gym.keyboard import action_space
 
 _EPISODES_AT_ONCE = 32  # of a recording in memory while it is written
 
@@ -80,7 +79,7 @@ def write_minari(folder: Path, dataset_id: str) -> int:
                 dataset_id,
                 buffers,
                 observation_space=spaces.Box(0, 255, size, np.uint8),
-                action_space=_space(about.action),
+                action_space=action_space(about.action),
                 algorithm_name=about.provenance.policy,
                 jpeg_encoding=False,
                 description=f"Recorded by yume_gym: {json.dumps(about.to_json())}",
@@ -122,13 +121,3 @@ def _buffers(files: Any, numbers: range) -> Iterator[Any]:
             terminations=episode.terminated.astype(bool).tolist(),
             truncations=episode.truncated.astype(bool).tolist(),
         )
-
-
-def _space(spec: ActionSpec) -> spaces.Space:
-    if spec.kind == "box":
-        return spaces.Box(np.array(spec.low, np.float32), np.array(spec.high, np.float32))
-    if spec.kind == "multi_discrete":
-        return spaces.MultiDiscrete(list(spec.sizes))
-    if spec.kind == "multi_binary":
-        return spaces.MultiBinary(len(spec.sizes))
-    return spaces.Discrete(NUM_ACTIONS if spec.kind == "first_person" else spec.sizes[0])
