@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from train.engine.optimization import TwoTimescale
 from train.generator import adversarial
 from train.generator.adversarial import AdversarialDistillation, Discriminator, preferred
 from train.generator.autoencoder import Clips, fit_pca
@@ -62,7 +63,13 @@ def parts(tmp_path_factory):
 def trainer(parts) -> AdversarialDistillation:
     config, vae, windows, dit = parts
     settings = adversarial.Settings(
-        batch=3, pool=4, episode_length=4, critic_warmup=1, width=4, truth=0.0, text_start=0.0
+        batch=3,
+        pool=4,
+        episode_length=4,
+        updates=TwoTimescale(generator_every=1, critic_warmup=1),
+        width=4,
+        truth=0.0,
+        text_start=0.0,
     )
     made = settings.trainer(config, windows, dit, vae)
     assert isinstance(made, AdversarialDistillation)
@@ -182,7 +189,14 @@ def test_a_discriminator_knows_where_on_the_screen_a_place_is():
 
 def test_the_recorded_block_pulls_by_its_squared_distance(parts):
     config, vae, windows, dit = parts
-    given = dict(batch=3, pool=4, episode_length=4, critic_warmup=0, width=4, text_start=0.0)
+    given = dict(
+        batch=3,
+        pool=4,
+        episode_length=4,
+        updates=TwoTimescale(generator_every=1, critic_warmup=0),
+        width=4,
+        text_start=0.0,
+    )
     near, far = (adversarial.Settings(**given, truth=truth).trainer(config, windows, dit, vae) for truth in (0.0, 0.5))
     critic = near.critic()
     made = near.rollout(near.student(), 0)
@@ -210,7 +224,14 @@ def test_a_text_start_has_no_past_and_the_caption(parts):
 def test_text_starts_leave_the_pool_to_go_on_from_its_pictures(parts):
     """The block of a text start is judged beside nothing that came before; the pool keeps the recorded block in its stead."""
     config, vae, windows, dit = parts
-    settings = adversarial.Settings(batch=4, pool=4, episode_length=4, critic_warmup=0, width=4, text_start=1.0)
+    settings = adversarial.Settings(
+        batch=4,
+        pool=4,
+        episode_length=4,
+        updates=TwoTimescale(generator_every=1, critic_warmup=0),
+        width=4,
+        text_start=1.0,
+    )
     trainer = settings.trainer(config, windows, dit, vae)
     made = trainer.rollout(trainer.student(), 0)
     assert not made.window.history.has_past.any()

@@ -19,8 +19,9 @@ from train.data.labels import ClipError
 from train.data.latents import LatentsOnly, encode_walk
 from train.data.shards import Header, Trajectory, TrajectoryInfo
 from train.data.video import write_video
+from train.engine.optimization import Optimization
 from train.engine.pool import Pool, PoolSettings
-from train.foundation import Optimization, SelfForcing, Settings
+from train.foundation import SelfForcing, Settings
 from world_model.actions import Action
 from world_model.camera import pose_matrix
 from world_model.config import ModelConfig

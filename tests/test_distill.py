@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from train import distill as stage
-from train.distill import Distiller, Settings, TwoTimescale, dmd_direction, dmd_loss, train
+from train.distill import Distiller, Settings, dmd_direction, dmd_loss, train
+from train.engine.optimization import TwoTimescale
 from train.engine.pool import Batch, PoolSettings
 from train.evaluation.sheet import to_pictures
 from train.foundation import flow_loss

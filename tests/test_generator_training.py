@@ -18,6 +18,7 @@ from toy_generator import (  # noqa: F401  (fixtures, too)
     windows_fixture,
 )
 
+from train.engine.optimization import TwoTimescale
 from train.generator import distill, foundation
 from train.generator.autoencoder import moving_weight
 from train.generator.foundation import Foundation, measure_residuals, read_window
@@ -77,7 +78,7 @@ def test_foundation_learns_the_toy(toy_config, windows):
     torch.manual_seed(0)
     dit = DiT(toy_config)
     measure_residuals(dit, windows)
-    settings = foundation.Settings(batch=8, noise_samples=2, self_generated_from=0.5, episode_length=6)
+    settings = foundation.Settings(batch=8, self_generated=foundation.SelfGenerated(begin=0.5, episode_length=6))
     trainer = Foundation(toy_config, windows, settings)
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3, betas=(0.9, 0.95))
     shares = []
@@ -91,7 +92,9 @@ def test_foundation_learns_the_toy(toy_config, windows):
 
 
 def test_distillation_moves_the_generator_alone_when_it_is_its_turn(toy_config, windows, dit):
-    settings = distill.Settings(batch=2, pool=4, episode_length=4, critic_steps=2, critic_warmup=2)
+    settings = distill.Settings(
+        batch=2, pool=4, episode_length=4, updates=TwoTimescale(generator_every=2, critic_warmup=2)
+    )
     trainer = distill.Distillation(toy_config, windows, dit, settings)
     assert [number for number in range(7) if trainer.learns(number)] == [2, 4, 6]
     student = DiT(toy_config)

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from train import foundation
 from train.engine.loop import Networks, Run
+from train.engine.optimization import Optimization
 from train.engine.pool import PoolSettings
 from train.export import load_ema
-from train.foundation import Optimization, Settings
+from train.foundation import Settings
 from train.land import STARTS, Network, Parts, export_with_priors, starting_pictures
 from world_model.actions import Action
 from world_model.dit import DiT

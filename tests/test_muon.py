@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from train.engine.muon import Muon, orthogonalise
-from train.foundation import optimizers
+from train.engine.optimization import optimizers
 from world_model.rollout import generator
 
 

@@ -26,6 +26,7 @@ from train import distill, foundation
 from train.engine import sharding
 from train.engine.checkpoints import load_checkpoint_ema
 from train.engine.loop import Run
+from train.engine.optimization import Optimization, TwoTimescale
 from train.engine.pool import PoolSettings
 from world_model.config import ChannelConfig, ModelConfig
 from world_model.dit import DiT
@@ -37,14 +38,14 @@ QUICK = foundation.Settings(
     noise_samples=2,
     micro_batches=2,
     pool=PoolSettings(4),
-    optimization=foundation.Optimization(lr=1e-3, warmup=2),
+    optimization=Optimization(lr=1e-3, warmup=2),
     self_forcing=foundation.SelfForcing(dream_from=1, dream_over=1, dream_share=0.7),
 )
 DISTIL = distill.Settings(
     batch=2,
     micro_batches=2,
     pool=PoolSettings(4),
-    updates=distill.TwoTimescale(generator_lr=1e-3, critic_lr=1e-3, generator_every=2, critic_warmup=1),
+    updates=TwoTimescale(generator_lr=1e-3, critic_lr=1e-3, generator_every=2, critic_warmup=1),
     guidance=1.0,
 )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from train.engine.optimization import Optimization
 from train.generator import autoencoder, foundation
 from train.generator.encode import encode_recording
 from train.generator.sheet import roll_out
@@ -19,7 +20,11 @@ from train.world import Recipe, Settings, WorldTraining
 
 # so few steps that noise levels below 1 would only be a distraction: what is asked is the mean of what may come
 FOUNDATION = foundation.Settings(
-    lr=4e-3, ema=0.97, pure_noise=1.0, noised=0.0, text_start=0.0, self_generated_from=0.95
+    optimization=Optimization(lr=4e-3, warmup=50),
+    ema=0.97,
+    noise=foundation.Noise(noised=0.0, pure=1.0),
+    texts=foundation.Texts(start=0.0),
+    self_generated=foundation.SelfGenerated(begin=0.95),
 )
 RECIPE = Recipe(autoencoder.Settings(clips=300), FOUNDATION, steps={"autoencoder": 5, "heads": 10})
 DRIVER = "train.recordings.policies:car_racing"

@@ -21,6 +21,7 @@ from torch import Tensor
 from train import foundation
 from train import places as stage
 from train.data.shards import HELD_OUT, TrajectoryInfo
+from train.engine.optimization import Optimization
 from train.engine.pool import PoolSettings
 from train.land import STARTS, Network, Parts, export_with_priors, starting_pictures
 from train.places import (
@@ -252,9 +253,7 @@ def test_a_model_is_trained_and_exported_with_its_town(
 ):
     """The scene field comes from its run and is not trained on; the exported folder starts worlds where its pictures were
     taken."""
-    settings = foundation.Settings(
-        batch=2, noise_samples=1, pool=PoolSettings(2), optimization=foundation.Optimization(warmup=1)
-    )
+    settings = foundation.Settings(batch=2, noise_samples=1, pool=PoolSettings(2), optimization=Optimization(warmup=1))
     folders = (town_config, data_folder, vae_folder)
     with pytest.raises(FileNotFoundError, match="--places, a run of train"):
         foundation.train(*folders, tmp_path / "run", settings, 0, None, foundation.Initial(depth=depth_folder))

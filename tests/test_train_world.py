@@ -11,6 +11,7 @@ import pytest
 import torch
 from toy_generator import toy_episode
 
+from train.engine.optimization import TwoTimescale
 from train.generator import adversarial
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
@@ -58,7 +59,9 @@ def test_all_stages_ran_and_the_folder_is_whole(trained):
 def test_distillation_by_a_discriminator(trained, tmp_path):
     """A stage like the others: it runs, leaves a checkpoint, and changes the layers that see the noise alone."""
     training = copy.copy(trained[2])
-    distil = adversarial.Settings(batch=2, pool=4, episode_length=3, critic_warmup=1, width=4)
+    distil = adversarial.Settings(
+        batch=2, pool=4, episode_length=3, updates=TwoTimescale(generator_every=1, critic_warmup=1), width=4
+    )
     recipe = dataclasses.replace(WITH_DISTILLATION, distill=distil, steps={"distill": 3})
     training.out, training.recipe, training.steps = tmp_path, recipe, {}
     windows = Windows(

@@ -185,7 +185,7 @@ def test_noise_levels_reach_both_ends():
 
 def test_noise_on_a_history_leaves_the_target_alone(windows, data):
     window = windows.truth(data.draw(6, 4, stream()), stream())
-    changed = noised(window, foundation.Settings(noised=1.0), stream())
+    changed = noised(window, foundation.Noise(noised=1.0), stream())
     assert torch.equal(changed.data, window.data)
     assert (changed.history.latents != window.history.latents).flatten(1).any(dim=1).all()
 

@@ -26,13 +26,14 @@ from train.data.latents import load_vae, origin_of
 from train.data.shards import find_shards, latents_path
 from train.engine.arguments import PATHS
 from train.engine.loop import prepare_cpu
+from train.engine.optimization import Optimization
 from train.engine.pool import PoolSettings
 from train.engine.sharding import own_device
 from train.evaluation.ablations import page, plot
 from train.evaluation.held_out import held_out_psnr, sharpness_share
 from train.evaluation.store import Store
 from train.export import load_ema
-from train.foundation import Initial, Optimization, SelfForcing, Settings, train
+from train.foundation import Initial, SelfForcing, Settings, train
 from train.street.scene import part_name, scene_prior
 from world_model import baselines, flow
 from world_model.config import ModelConfig, Tiers

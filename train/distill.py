@@ -23,6 +23,7 @@ from train.data.latents import LatentsOnly, load_vae
 from train.data.texts import open_conditioning
 from train.engine.arguments import initial_dit, read_arguments
 from train.engine.loop import Networks, Run, prepare_cpu
+from train.engine.optimization import TwoTimescale
 from train.engine.pool import Batch, Pool, PoolSettings
 from train.engine.sharding import mean_over_processes, own_device, settings_by_micro_batch
 from train.evaluation.held_out import evaluate
@@ -35,16 +36,6 @@ from world_model.rollout import Sampling, constrained_motion, dream_block, encod
 from world_model.text import Conditioning, build_conditioning
 from world_model.tscm import ChannelMemory
 from world_model.vae import VideoVAE
-
-
-@dataclass(frozen=True)
-class TwoTimescale:
-    """Learning rates of generator and critic, and how often each learns (two time-scale update rule)."""
-
-    generator_lr: float = 2e-5
-    critic_lr: float = 2e-4
-    generator_every: int = 4  # critic steps a generator step
-    critic_warmup: int = 50  # steps in which the critic alone learns
 
 
 @dataclass(frozen=True)

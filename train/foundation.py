@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from train.data.clips import open_corpus
 from train.data.corpus import Corpus
@@ -29,7 +29,7 @@ from train.depth import load_depth
 from train.engine.arguments import initial_dit, read_arguments
 from train.engine.deepen import deepened
 from train.engine.loop import Networks, Run, prepare_cpu
-from train.engine.muon import Muon
+from train.engine.optimization import Optimization, optimizers
 from train.engine.pool import Batch, Pool, PoolSettings
 from train.engine.sharding import any_process, mean_over_processes, own_device, settings_by_micro_batch
 from train.evaluation.held_out import evaluate
@@ -44,17 +44,6 @@ from world_model.dit import DiT
 from world_model.rollout import append_and_decode, denoise_block, encode_conditions, generator
 from world_model.text import Conditioning, build_conditioning
 from world_model.vae import VideoVAE
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """The optimizer and the course of its learning rate."""
-
-    optimizer: str = "muon"  # or "adamw": large networks on many GPUs
-    lr: float = 1.5e-3
-    warmup: int = 60  # steps over which the learning rate rises
-    cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
-    weight_decay: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -94,18 +83,6 @@ class Settings:
     self_forcing: SelfForcing = SelfForcing()
     ema: float = 0.998
     seed: int = 0
-
-
-def optimizers(dit: nn.Module, lr: float, weight_decay: float, kind: str = "muon") -> list[torch.optim.Optimizer]:
-    """ "muon": Muon for the matrices inside the blocks, AdamW for everything else. "adamw": AdamW alone."""
-    if kind not in ("muon", "adamw"):
-        raise ValueError(f"unknown optimizer {kind!r}: choose muon or adamw")
-    named = list(dit.named_parameters())
-    matrices = [p for n, p in named if n.startswith("blocks.") and p.dim() == 2] if kind == "muon" else []
-    taken = {id(p) for p in matrices}
-    rest = [p for _, p in named if id(p) not in taken]
-    adam = torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=weight_decay)
-    return [Muon(matrices, lr=lr, weight_decay=weight_decay), adam] if matrices else [adam]
 
 
 def channel_weight(dit: DiT) -> Tensor | float:

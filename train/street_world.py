@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
+from train.engine.optimization import Optimization
 from train.generator import adversarial, distill, foundation
 from train.generator.encode import encode_recording
 from train.generator.fit import Stage
@@ -50,14 +51,17 @@ BLOCKS = 32  # of an episode
 SHEET_TOWNS, SHEET_BLOCKS = 6, (1, 2, 4, 8, 12, 20, 30)
 GPU = Recipe(
     foundation=foundation.Settings(
-        batch=160, noise_samples=2, lr=1.5e-3, warmup=200, self_generated_from=0.5, longest=BLOCKS
+        batch=160,
+        longest=BLOCKS,
+        optimization=Optimization(warmup=200),
+        self_generated=foundation.SelfGenerated(begin=0.5),
     ),
     distill=distill.Settings(batch=64, pool=256, episode_length=BLOCKS, guidance=2.0),
     shares={"autoencoder": 0.1, "foundation": 0.6, "distill": 0.3},
 )
 CPU = Recipe(
     foundation=foundation.Settings(
-        batch=24, noise_samples=1, self_generated_from=1.0, self_generated_steps=1, longest=BLOCKS
+        batch=24, noise_samples=1, longest=BLOCKS, self_generated=foundation.SelfGenerated(begin=1.0, steps=1)
     ),
     distill=distill.Settings(episode_length=BLOCKS),
     shares={"autoencoder": 0.07, "foundation": 0.93, "distill": 0.0},

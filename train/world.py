@@ -25,8 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
+from train.engine.optimization import optimizers
 from train.engine.precision import has_fast_bfloat16
-from train.foundation import optimizers
 from train.generator import autoencoder, distill, foundation, heads
 from train.generator.autoencoder import Clips, fit_pca
 from train.generator.encode import encode_recording
@@ -137,9 +137,10 @@ class WorldTraining:
         dit, windows = self.network(), Windows(self.config, data)
         foundation.measure_residuals(dit, windows)
         trainer = foundation.Foundation(self.config, windows, s)
-        both = optimizers(dit, s.lr, s.weight_decay, s.optimizer)
+        opt = s.optimization
+        both = optimizers(dit, opt.lr, opt.weight_decay, opt.optimizer)
         stage = self.stage(
-            "foundation", {"dit": dit}, {"dit": both}, {"dit": s.ema}, s.cooldown, {"pool": trainer.pool}
+            "foundation", {"dit": dit}, {"dit": both}, {"dit": s.ema}, opt.cooldown, {"pool": trainer.pool}, opt.warmup
         )
         compute = self.compiled(dit)
 
@@ -161,7 +162,7 @@ class WorldTraining:
         critic = trainer.critic().train().requires_grad_(True).to(self.device)
         adam = {
             name: [torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.0, 0.999), weight_decay=0.0)]
-            for name, model, lr in (("dit", student, s.generator_lr), ("critic", critic, s.critic_lr))
+            for name, model, lr in (("dit", student, s.updates.generator_lr), ("critic", critic, s.updates.critic_lr))
         }
         stage = self.stage(
             "distill", {"dit": student, "critic": critic}, adam, {"dit": s.ema}, 0.0, {"pool": trainer.pool}
@@ -226,8 +227,8 @@ class WorldTraining:
 
     # ---- what stages share ----------------------------------------------------------------------------------------------
 
-    def stage(self, name, models, optimizers, averaged, cooldown, kept=None) -> Stage:
-        budget = Budget(self.recipe.shares[name] * self.settings.minutes, warmup=50, cooldown=max(cooldown, 1e-9))
+    def stage(self, name, models, optimizers, averaged, cooldown, kept=None, warmup=50) -> Stage:
+        budget = Budget(self.recipe.shares[name] * self.settings.minutes, warmup=warmup, cooldown=max(cooldown, 1e-9))
         if name in self.recipe.steps:
             budget = replace(budget, steps=self.recipe.steps[name], warmup=10)
         return Stage(name, self.out / "stages" / name, budget, models, optimizers, averaged, kept)

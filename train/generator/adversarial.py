@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from train.engine.optimization import TwoTimescale
 from train.generator import distill
 from train.generator.windows import Windows
 from world_model.config import ModelConfig
@@ -36,9 +37,7 @@ SCALES = 3  # at most, at which a discriminator judges
 class Settings(distill.Settings):
     """Numbers of this stage."""
 
-    generator_lr: float = 1e-4
-    critic_lr: float = 2e-4
-    critic_steps: int = 1
+    updates: TwoTimescale = TwoTimescale(generator_lr=1e-4, generator_every=1)
     episode_length: int = 12
     truth: float = 0.3  # at every age: without it contrast grows from block to block
     text_start: float = 0.3

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from train.distill import dmd_direction, dmd_loss
+from train.engine.optimization import TwoTimescale
 from train.generator.foundation import flow_loss, read_window
 from train.generator.pool import RolloutPool
 from train.generator.windows import Spans, Window, Windows
@@ -33,10 +34,7 @@ class Settings:
     batch: int = 8  # worlds a step
     pool: int = 32  # worlds that live on the generator's blocks
     episode_length: int = 24  # blocks that a rollout lasts at most
-    generator_lr: float = 2e-5
-    critic_lr: float = 1e-4
-    critic_steps: int = 5  # critic steps a generator step
-    critic_warmup: int = 50  # critic steps before the first generator step
+    updates: TwoTimescale = TwoTimescale(critic_lr=1e-4, generator_every=5)
     text_start: float = 0.0  # share of new worlds whose first block is generated from the caption alone (T2V)
     guidance: float = 0.0  # w of c + w (c - u), where u is the teacher's score without the event's text
     truth: float = 0.0  # weight of the squared distance to the recorded block
@@ -80,7 +78,8 @@ class Distillation:
 
     def learns(self, number: int) -> bool:
         """Whether the generator is updated in step `number`."""
-        return number >= self.settings.critic_warmup and number % self.settings.critic_steps == 0
+        rule = self.settings.updates
+        return number >= rule.critic_warmup and number % rule.generator_every == 0
 
     def rollout(self, student: DiT, number: int) -> Rollout:
         """One more block of some worlds, up to a random exit step, which is the same for all of them.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from train.engine.optimization import Optimization
 from train.generator.pool import RolloutPool
 from train.generator.windows import Window, Windows
 from world_model import batch, flow
@@ -22,28 +23,45 @@ FLOW_WEIGHT = 2.0  # of the appearance flow's own loss beside the flow-matching 
 
 
 @dataclass(frozen=True)
+class Noise:
+    """Noise on histories, and levels of the noise that is taken away again."""
+
+    history: float = 0.3  # largest deviation of the noise added to a history
+    noised: float = 0.5  # share of worlds with a noised history
+    pure: float = 0.25  # share of draws at noise level 1, where a sampler begins; the rest cover (0, 1]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What worlds are told."""
+
+    described: float = 0.3  # share of worlds without an event that are told the caption
+    start: float = 0.05  # share of worlds with no past at all: the block is generated from text (T2V)
+    dropout: float = 0.1  # share of worlds that are told nothing, for guidance in distillation
+
+
+@dataclass(frozen=True)
+class SelfGenerated:
+    """Histories that the generator made itself."""
+
+    begin: float = 0.4  # share of the run after which they are mixed in
+    share: float = 0.5  # of the batch that may live on them; at the end all of these do
+    steps: int = 2  # sampler steps
+    episode_length: int = 24  # blocks that one lasts at most
+
+
+@dataclass(frozen=True)
 class Settings:
     """Numbers of this stage."""
 
     batch: int = 8  # worlds a step
     noise_samples: int = 2  # noise draws that share one world's history
-    lr: float = 2e-3
-    warmup: int = 50  # steps
-    cooldown: float = 0.3  # last share of the run over which the learning rate falls to a twentieth
-    weight_decay: float = 0.01
-    ema: float = 0.999
-    pure_noise: float = 0.25  # share of draws at noise level 1, where a sampler begins
-    history_noise: float = 0.3  # largest deviation of the noise added to a history
-    noised: float = 0.5  # share of worlds with a noised history
-    described: float = 0.3  # share of worlds without an event that are told the caption
-    text_start: float = 0.05  # share of worlds with no past at all: the block is generated from text (T2V)
-    text_dropout: float = 0.1  # share of worlds that are told nothing, for guidance in distillation
-    self_generated_from: float = 0.4  # share of the run after which self-generated histories are mixed in
-    self_generated_share: float = 0.5  # share of the batch that may live on them; at the end all of these do
-    self_generated_steps: int = 2  # sampler steps of such a history
-    episode_length: int = 24  # blocks that a self-generated history lasts at most
     longest: int = 200  # blocks: oldest world in training
-    optimizer: str = "muon"  # or "adamw"
+    optimization: Optimization = Optimization(lr=2e-3, warmup=50)
+    noise: Noise = Noise()
+    texts: Texts = Texts()
+    self_generated: SelfGenerated = SelfGenerated()
+    ema: float = 0.999
     seed: int = 0
 
 
@@ -88,11 +106,11 @@ def likelihood(error: Tensor, logarithm: Tensor) -> Tensor:
     return (((error / logarithm.exp()) + logarithm) * (logarithm / 2).exp().detach()).mean()
 
 
-def noised(window: Window, settings: Settings, stream: torch.Generator) -> Window:
+def noised(window: Window, settings: Noise, stream: torch.Generator) -> Window:
     """Adds noise to the histories of some worlds: a generator that saw only clean ones would drift (GameNGen, section 3.2.1)."""
     device, count = stream.device, len(window.data)
     strength, choice = (torch.rand(count, generator=stream, device=device) for _ in range(2))
-    deviation = (settings.history_noise * strength * (choice < settings.noised))[:, None, None, None, None]
+    deviation = (settings.history * strength * (choice < settings.noised))[:, None, None, None, None]
 
     def corrupt(latents: Tensor) -> Tensor:
         return latents + deviation * torch.randn(latents.shape, generator=stream, device=device)
@@ -124,9 +142,10 @@ class Foundation:
     def __init__(self, config: ModelConfig, windows: Windows, settings: Settings) -> None:
         self.config, self.windows, self.settings = config, windows, settings
         self.device = windows.data.latents.device
-        self.own = min(max(round(settings.batch * settings.self_generated_share), 1), settings.batch - 1)
-        self.pool = RolloutPool(windows, 4 * self.own, settings.episode_length, self.stream(-1), share=0.0)
-        self.sigmas = flow.schedule_of(config.sampler, settings.self_generated_steps)
+        own = settings.self_generated
+        self.own = min(max(round(settings.batch * own.share), 1), settings.batch - 1)
+        self.pool = RolloutPool(windows, 4 * self.own, own.episode_length, self.stream(-1), share=0.0)
+        self.sigmas = flow.schedule_of(config.sampler, own.steps)
 
     def stream(self, number: int) -> torch.Generator:
         """Random numbers of one step: a resumed run draws what an unbroken one would."""
@@ -135,7 +154,8 @@ class Foundation:
     def loss(self, dit: DiT, number: int, done: float) -> tuple[Tensor, Tensor]:
         """`flow_loss` of step `number`, after the share `done` of the run."""
         s, stream = self.settings, self.stream(number)
-        share = min(1.0, max(0.0, done - s.self_generated_from) / max(1e-6, (1 - s.self_generated_from) / 2))
+        begin = s.self_generated.begin
+        share = min(1.0, max(0.0, done - begin) / max(1e-6, (1 - begin) / 2))
         rows, spans, lived = self.pool.sample(self.own, stream)
         block = lived.data
         if share:
@@ -145,9 +165,9 @@ class Foundation:
             block = torch.where(self.pool.generated[rows, None, None, None, None], made, block)
         self.pool.add(rows, block, stream, share)
         drawn = self.windows.data.draw(s.batch - self.own, s.longest, stream)
-        window = batch.collate([lived, self.windows.truth(drawn, stream, s.described)])
-        window = silent(noised(window, s, stream), s.text_dropout, self.config.text.event_tokens, stream)
-        chosen = torch.rand(s.batch, generator=stream, device=self.device) < s.text_start
+        window = batch.collate([lived, self.windows.truth(drawn, stream, s.texts.described)])
+        window = silent(noised(window, s.noise, stream), s.texts.dropout, self.config.text.event_tokens, stream)
+        chosen = torch.rand(s.batch, generator=stream, device=self.device) < s.texts.start
         window = self.windows.from_text(window, batch.collate([spans, drawn]), chosen)
         conditions = read_window(dit, window)
         moving = window.data.new_zeros(())
@@ -156,7 +176,7 @@ class Foundation:
             moving = FLOW_WEIGHT * dit.flow.loss(conditions.flow, conditions.mean, sources, window.data)
         conditions = conditions.repeat(s.noise_samples)
         data = window.data.repeat_interleave(s.noise_samples, 0)
-        sigma = draw_sigma(len(data), s.pure_noise, self.config.sampler.shift, stream)
+        sigma = draw_sigma(len(data), s.noise.pure, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream, device=self.device)
         loss, unexplained = flow_loss(dit, conditions, data, sigma, noise)
         return loss + moving, unexplained
