@@ -119,8 +119,9 @@ def test_the_warped_frame_of_a_block_is_the_frame_before_it(walks: list, autoenc
     video = torch.from_numpy(walk.frames.copy()).permute(3, 0, 1, 2).float() / 127.5 - 1
     told = {}
 
-    def still(picture, yaw, pitch, yaws, pitches, moves):
-        told.update(yaw=yaw, yaws=yaws, moves=moves)
+    def still(last, motion):
+        told.update(yaw=last.yaw, yaws=motion.yaw)
+        picture = last.picture
         shown = picture[:, :, None].expand(-1, -1, DEBUG.frames_per_block, -1, -1)
         return autoencoder.encode(shown), torch.ones(len(picture), 1, DEBUG.block_latents, *DEBUG.latent_size)
 

@@ -212,6 +212,7 @@ def test_a_busy_neighbour_is_seen():
 
 
 def test_an_environment_shows_the_same_next_to_busy_neighbours(world_model, monkeypatch):
+    """But for rounding: on some processors fewer threads add up in another order."""
     env = YumeWorldEnv(world_model)
     before, frames = torch.get_num_threads(), []
     try:
@@ -224,7 +225,8 @@ def test_an_environment_shows_the_same_next_to_busy_neighbours(world_model, monk
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    np.testing.assert_array_equal(*frames)
+    alone, beside = np.asarray(frames).astype(int)
+    assert np.abs(alone - beside).max() <= 1 and (alone == beside).mean() > 0.99
 
 
 def test_gymnasiums_wrappers_find_what_they_need(world_model, tmp_path):
