@@ -95,10 +95,17 @@ def learn(where: Where, settings: Settings, out: Path) -> PPO:
     else:
         normalised = VecNormalize(worlds, norm_obs=False, gamma=settings.gamma)
         model = PPO(
-            "CnnPolicy", normalised, learning_rate=settings.lr, n_steps=settings.rollout, batch_size=settings.batch,
-            n_epochs=settings.epochs, gamma=settings.gamma, ent_coef=settings.entropy, seed=settings.seed,
+            "CnnPolicy",
+            normalised,
+            learning_rate=settings.lr,
+            n_steps=settings.rollout,
+            batch_size=settings.batch,
+            n_epochs=settings.epochs,
+            gamma=settings.gamma,
+            ent_coef=settings.entropy,
+            seed=settings.seed,
             tensorboard_log=str(out),
-        )  # fmt: skip
+        )
     left = settings.steps - model.num_timesteps
     if left > 0:
         model.learn(left, Progress(out, settings.steps, model.num_timesteps), reset_num_timesteps=False)

@@ -30,10 +30,17 @@ SEED = 2026  # of the walks: none that a model was trained on
 CLEAR_DAY = 0  # seed of a starting picture by day
 # and the keys held: what comes is best seen by who stays
 EVENTS = {
-    "night falls": "W", "heavy rain": "W", "it starts snowing": "W", "thick fog": "W",
-    "a UFO flies by": "", "a ghost appears": "", "a building is on fire": "", "a tornado whirls through the street": "",
-    "a dinosaur stomps into the street": "", "giant soap bubbles drift past": "",
-}  # fmt: skip
+    "night falls": "W",
+    "heavy rain": "W",
+    "it starts snowing": "W",
+    "thick fog": "W",
+    "a UFO flies by": "",
+    "a ghost appears": "",
+    "a building is on fire": "",
+    "a tornado whirls through the street": "",
+    "a dinosaur stomps into the street": "",
+    "giant soap bubbles drift past": "",
+}
 AFTER = (0, 1, 2, 4, 8)  # blocks
 TEXTS = (
     "First-person view of a sunny street with shops",

@@ -21,8 +21,22 @@ from world_model.actions import Action
 from yume_gym.hud import Shot, contact_sheet, draw_hud
 
 # keys, arrows, steps of half a second: along the street, with looks to the sides that come back to it
-WALK = (("W", "", 6), ("", "→", 2), ("", "←", 2), ("W", "", 5), ("W", "←", 2), ("W", "→", 2), ("W", "", 4), ("", "←", 4),
-        ("", "→", 4), ("W", "", 4), ("", "↑", 1), ("", "↓", 1), ("W+D", "", 2), ("W", "", 1))  # fmt: skip
+WALK = (
+    ("W", "", 6),
+    ("", "→", 2),
+    ("", "←", 2),
+    ("W", "", 5),
+    ("W", "←", 2),
+    ("W", "→", 2),
+    ("W", "", 4),
+    ("", "←", 4),
+    ("", "→", 4),
+    ("W", "", 4),
+    ("", "↑", 1),
+    ("", "↓", 1),
+    ("W+D", "", 2),
+    ("W", "", 1),
+)
 EVENT_AT = 0.4  # of the walk
 SHEET_COLUMNS = 6
 SHEET_ROWS = 3

@@ -51,9 +51,11 @@ def town_folder_fixture(town_config, town_dit, make_vae, pictures, tmp_path_fact
     torch.manual_seed(0)
     finder = Finder(scene_of(town_config).places.period, (town_config.height, town_config.width))
     tensors = {
-        "dit.safetensors": town_dit.state_dict(), "vae.safetensors": make_vae(town_config).state_dict(),
-        "text.safetensors": {"actions": Conditioning(town_config.text).actions}, "finder.safetensors": finder.state_dict(),
-    }  # fmt: skip
+        "dit.safetensors": town_dit.state_dict(),
+        "vae.safetensors": make_vae(town_config).state_dict(),
+        "text.safetensors": {"actions": Conditioning(town_config.text).actions},
+        "finder.safetensors": finder.state_dict(),
+    }
     save_weights(folder, town_config, tensors, {"made": "random weights for tests"})
     return folder
 

@@ -42,9 +42,16 @@ def config_of(kind: str) -> ModelConfig:
 
 def heads_of(config: ModelConfig, **changed: object) -> OutcomeHeads:
     sizes = HeadsConfig(
-        "classes", (-1.0, 0.0, 1.0), config.dit.latent_channels, config.block_latents, config.action_width,
-        width=8, hidden=8, embedding=4, calibration=Calibration(**changed),
-    )  # fmt: skip
+        "classes",
+        (-1.0, 0.0, 1.0),
+        config.dit.latent_channels,
+        config.block_latents,
+        config.action_width,
+        width=8,
+        hidden=8,
+        embedding=4,
+        calibration=Calibration(**changed),
+    )
     torch.manual_seed(0)
     return OutcomeHeads(sizes).eval().requires_grad_(False)
 

@@ -40,9 +40,19 @@ SHRUNKEN: ModelConfig = replace(
     text=replace(FULL.text, dim=32, t5=T5),
 )
 DIT_CONFIG = {
-    "_class_name": "WanModel", "_diffusers_version": "0.33.0", "dim": 48, "eps": 1e-6, "ffn_dim": 96, "freq_dim": 32, "in_dim": 48,
-    "model_type": "ti2v", "num_heads": 2, "num_layers": 2, "out_dim": 48, "text_len": 512,
-}  # fmt: skip
+    "_class_name": "WanModel",
+    "_diffusers_version": "0.33.0",
+    "dim": 48,
+    "eps": 1e-6,
+    "ffn_dim": 96,
+    "freq_dim": 32,
+    "in_dim": 48,
+    "model_type": "ti2v",
+    "num_heads": 2,
+    "num_layers": 2,
+    "out_dim": 48,
+    "text_len": 512,
+}
 
 
 def stirred(module: nn.Module, seed: int) -> dict[str, Tensor]:

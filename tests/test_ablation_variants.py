@@ -48,10 +48,15 @@ def test_variants_change_what_they_say_and_nothing_else(variants, town_config):
         for name, (config, _) in variants.items()
     }
     assert changed == {
-        "tscm": set(), "spatial-only": {"channel"}, "sliding-window": {"packing", "channel"},
-        "full-history": {"packing", "channel"}, "without-self-forcing": set(), "joint-history": {"attention"},
-        "without-places": {"places"}, "without-guide-and-places": {"depth", "album", "places", "events", "kind"},
-    }  # fmt: skip
+        "tscm": set(),
+        "spatial-only": {"channel"},
+        "sliding-window": {"packing", "channel"},
+        "full-history": {"packing", "channel"},
+        "without-self-forcing": set(),
+        "joint-history": {"attention"},
+        "without-places": {"places"},
+        "without-guide-and-places": {"depth", "album", "places", "events", "kind"},
+    }
     shares = {name: settings.self_forcing.dream_share for name, (_, settings) in variants.items()}
     assert shares.pop("without-self-forcing") == 0 and set(shares.values()) == {0.7}
 
@@ -143,12 +148,17 @@ def test_weights_that_fit_are_taken_over_and_the_rest_is_named(config, corpus, f
         assert all(torch.equal(own[key], given[key]) for key in own.keys() & given.keys())
     channel, no = ["blocks.*.channel", "channel_embedding"], []
     assert named == {
-        "tscm": {"fresh": no, "left_out": no}, "spatial-only": {"fresh": no, "left_out": channel},
+        "tscm": {"fresh": no, "left_out": no},
+        "spatial-only": {"fresh": no, "left_out": channel},
         "sliding-window": {"fresh": no, "left_out": channel},
         "full-history": {"fresh": no, "left_out": [*channel, "patch_embedding_2x"]},
-        "without-self-forcing": {"fresh": no, "left_out": no}, "joint-history": {"fresh": no, "left_out": no},
-        "without-guide-and-places": {"fresh": no, "left_out": ["prior_embeddings", "priors.*.depth", "priors.*.deviation"]},
-    }  # fmt: skip
+        "without-self-forcing": {"fresh": no, "left_out": no},
+        "joint-history": {"fresh": no, "left_out": no},
+        "without-guide-and-places": {
+            "fresh": no,
+            "left_out": ["prior_embeddings", "priors.*.depth", "priors.*.deviation"],
+        },
+    }
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,14 @@ from world_model.tscm import History, static_history
 from world_model.vae import PatchVAE
 
 RECORDING = Recording(
-    env="toy", height=16, width=32, fps=8, action=ActionSpec("discrete", (3,)), frames_per_step=2,
+    env="toy",
+    height=16,
+    width=32,
+    fps=8,
+    action=ActionSpec("discrete", (3,)),
+    frames_per_step=2,
     provenance=Provenance(original_size=(16, 32), policy="random"),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

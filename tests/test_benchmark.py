@@ -20,11 +20,17 @@ def small(monkeypatch) -> None:
 
 def result(**changes) -> Result:
     values = dict(
-        setup=Setup("a machine", "debug", frames_per_block=4, fps=8), blocks=300, block=Times(100.0, 120.0),
-        frames_per_second=40.0, real_time=5.0, young=Age(20, Times(100.0, 110.0), Times(200.0, 210.0), 2**30),
-        old=Age(300, Times(102.0, 110.0), Times(201.0, 210.0), 2**30), parts={"denoising": 60.0}, street_frames_per_second=160.0,
+        setup=Setup("a machine", "debug", frames_per_block=4, fps=8),
+        blocks=300,
+        block=Times(100.0, 120.0),
+        frames_per_second=40.0,
+        real_time=5.0,
+        young=Age(20, Times(100.0, 110.0), Times(200.0, 210.0), 2**30),
+        old=Age(300, Times(102.0, 110.0), Times(201.0, 210.0), 2**30),
+        parts={"denoising": 60.0},
+        street_frames_per_second=160.0,
         block_times=(100.0,) * 300,
-    )  # fmt: skip
+    )
     return Result(**{**values, **changes})
 
 

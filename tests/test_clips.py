@@ -60,9 +60,14 @@ def _walk(action: Action, blocks: int, size: int, seed: int) -> Trajectory:
     colours = rng.integers(0, 256, (blocks * size, 1, 1, 3)).repeat(32, axis=1).repeat(48, axis=2).astype(np.uint8)
     angles = np.linspace(0.1 * seed, 0.1 * seed + 0.5, blocks * size, dtype=np.float32)
     return Trajectory(
-        colours, np.full(blocks, action.index, np.uint8), angles, angles * 0.1, np.zeros((blocks * size, 2), np.float32),
-        np.zeros(blocks, np.uint8), TrajectoryInfo(f"Street number {seed}.", ((0, "rain sets in", "rain"),) if seed == 2 else ()),
-    )  # fmt: skip
+        colours,
+        np.full(blocks, action.index, np.uint8),
+        angles,
+        angles * 0.1,
+        np.zeros((blocks * size, 2), np.float32),
+        np.zeros(blocks, np.uint8),
+        TrajectoryInfo(f"Street number {seed}.", ((0, "rain sets in", "rain"),) if seed == 2 else ()),
+    )
 
 
 @pytest.fixture

@@ -42,8 +42,15 @@ def slow_forward(dit: DiT, x: Tensor, sigma: Tensor, given: dict, see_target: bo
     time = dit.time_projection(embedded).unflatten(-1, (6, -1))[:, of_token]
     text, tokens = dit.text_embedding(given["context"]), torch.cat([history, target], 1)
     memory_table = rotary_table(
-        dit.positions.kernels(given["target"].frame.double(), given["target"].yaw, given["target"].pitch, (frames, rows, columns),
-                                (1, *c.patch[1:])), dit.channel_frequencies)  # fmt: skip
+        dit.positions.kernels(
+            given["target"].frame.double(),
+            given["target"].yaw,
+            given["target"].pitch,
+            (frames, rows, columns),
+            (1, *c.patch[1:]),
+        ),
+        dit.channel_frequencies,
+    )
     for i, block in enumerate(dit.blocks):
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (block.modulation[:, None] + time).unbind(2)
         normed = modulate(tokens, shift, scale, c.layer.eps)

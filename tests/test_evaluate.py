@@ -19,10 +19,11 @@ from train.evaluation.walks import Plan
 from train.judge.network import Judge
 
 TINY = Settings(
-    Plan(count=2, horizon=1.0, side_horizon=1.0, real=2, natural=1, far=1, flow_every=2, film=1.0), starts=1,
+    Plan(count=2, horizon=1.0, side_horizon=1.0, real=2, natural=1, far=1, flow_every=2, film=1.0),
+    starts=1,
     events=events.Plan(before=1, during=1, after=0, scenes=(("overcast", "clear"),)),
     memory=memory.Plan(scenes=2, waits=(1,), out=(1,)),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

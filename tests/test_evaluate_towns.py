@@ -33,9 +33,21 @@ def town(number: int, blocks: int = 20) -> Found:
     }
     near = {"turn_2": {"return": 1.0, "away": 4.0, "unrelated": 5.0}}
     far = {"turn_2": {"return": 3.0, "away": 4.0, "unrelated": 5.0}}
-    rows = [{"kind": "rain", "phrasing": p, "seen": p == "seen", "first_block": 1, "gone": None, "imagined": False,
-             "control": 1.0, "control_without": 1.0, "return_distance": 0.0, "during_distance": 0.0}
-            for p in ("seen", "unseen")]  # fmt: skip
+    rows = [
+        {
+            "kind": "rain",
+            "phrasing": p,
+            "seen": p == "seen",
+            "first_block": 1,
+            "gone": None,
+            "imagined": False,
+            "control": 1.0,
+            "control_without": 1.0,
+            "return_distance": 0.0,
+            "during_distance": 0.0,
+        }
+        for p in ("seen", "unseen")
+    ]
     return Found(
         walks=walks,
         real={"features": rng.normal(size=(60, 4)).astype(np.float32)},

@@ -157,8 +157,18 @@ def test_only_texts_that_may_change_the_light_lower_the_confidence(event_dit, ev
     """An object that comes or goes leaves all else as it was; an unknown text may change anything."""
     vae, other = make_vae(event_config), "nothing of the sort"
     noise = torch.zeros(1, event_config.dit.latent_channels, event_config.block_latents, *event_config.latent_size)
-    expected = {("", UFO): False, (UFO, FIRE): False, (UFO, ""): False, (UFO, SNOW): True, (SNOW, ""): True, (SNOW, UFO): True,
-                ("", other): True, (other, ""): True, (UFO, UFO): False, (SNOW, SNOW): False}  # fmt: skip
+    expected = {
+        ("", UFO): False,
+        (UFO, FIRE): False,
+        (UFO, ""): False,
+        (UFO, SNOW): True,
+        (SNOW, ""): True,
+        (SNOW, UFO): True,
+        ("", other): True,
+        (other, ""): True,
+        (UFO, UFO): False,
+        (SNOW, SNOW): False,
+    }
     for (before, after), changed in expected.items():
         worlds = worlds_of(event_dit, vae, pictures, 1)
         _, _, block = stepped(event_dit, vae, worlds, event_config, before)

@@ -39,9 +39,17 @@ SIZE = (32, 64)
 EVENT = "a meteor falls"
 # what is shrunken of a documented command: its sizes, nothing else
 SMALL = {
-    "--size": "32x64", "--micro-batches": "2", "--batch": "2", "--pool": "4", "--steps": "4", "--warmup": "1",
-    "--critic-warmup": "0", "--generator-every": "1", "--dream-from": "2", "--dream-over": "1",
-}  # fmt: skip
+    "--size": "32x64",
+    "--micro-batches": "2",
+    "--batch": "2",
+    "--pool": "4",
+    "--steps": "4",
+    "--warmup": "1",
+    "--critic-warmup": "0",
+    "--generator-every": "1",
+    "--dream-from": "2",
+    "--dream-over": "1",
+}
 
 
 def documented(page: Path) -> list[list[str]]:

@@ -20,11 +20,20 @@ def record(**arrays):
     actions = np.random.default_rng(0).integers(0, 81, 400)
     motion = control.commanded_of(actions, UNITS)
     whole = {
-        "action": actions, "switch": np.arange(400) % 2 == 0, "said": actions, "motion": motion, "turn": motion[:, 2],
-        "tilt": motion[:, 3], "features": np.random.default_rng(1).normal(size=(400, 128)), "sharpness": np.ones(400),
-        "colour": np.ones((400, 6)), "change": np.ones(400), "psnr": np.full(400, 30.0), "ssim": np.ones(400),
+        "action": actions,
+        "switch": np.arange(400) % 2 == 0,
+        "said": actions,
+        "motion": motion,
+        "turn": motion[:, 2],
+        "tilt": motion[:, 3],
+        "features": np.random.default_rng(1).normal(size=(400, 128)),
+        "sharpness": np.ones(400),
+        "colour": np.ones((400, 6)),
+        "change": np.ones(400),
+        "psnr": np.full(400, 30.0),
+        "ssim": np.ones(400),
         "distance": np.zeros(400),
-    }  # fmt: skip
+    }
     return {**whole, **arrays}
 
 

@@ -131,9 +131,14 @@ def vision_language_model(folder: Path) -> None:
         "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endfor %}assistant"
     )
     LlavaProcessor(
-        images, tokenizer, patch_size=8, vision_feature_select_strategy="default", image_token="<image>",
-        num_additional_image_tokens=1, chat_template=template,
-    ).save_pretrained(folder)  # fmt: skip
+        images,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        image_token="<image>",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    ).save_pretrained(folder)
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8

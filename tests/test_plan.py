@@ -52,15 +52,21 @@ KEYS = Path(os.environ.get("YUME_FIXTURES", Path(__file__).parents[2] / "shared"
 
 # yume-5b's code paths at a hundred-thousandth of its size
 SMALL = ModelConfig(
-    name="small", video=VideoConfig(height=64, width=96, fps=16, block_latents=8, start_latents=5),
+    name="small",
+    video=VideoConfig(height=64, width=96, fps=16, block_latents=8, start_latents=5),
     dit=DiTConfig(
-        dim=48, heads=2, layers=4, latent_channels=8, text_dim=16,
-        layer=LayerConfig(ffn_dim=80), embedding=EmbeddingConfig(freq_dim=16),
+        dim=48,
+        heads=2,
+        layers=4,
+        latent_channels=8,
+        text_dim=16,
+        layer=LayerConfig(ffn_dim=80),
+        embedding=EmbeddingConfig(freq_dim=16),
         history=HistoryConfig(channel=ChannelConfig(dim=24, heads=2, patch=(8, 4, 4))),
     ),
     vae=VAEConfig(kind="patch", spatial_stride=8, temporal_stride=4, latent_channels=8, width=8, depth=1),
     text=TextConfig(kind="hashed", dim=16, event_tokens=10, action_tokens=6),
-)  # fmt: skip
+)
 
 
 def variant(config: ModelConfig = SMALL, **changes) -> ModelConfig:
@@ -246,9 +252,12 @@ def test_a_history_past_the_released_packing_is_refused_and_tiers_go_on(made, mo
         return replace(made.blocks[0], history=history, packing=kind, attention=config.dit.history.attention)
 
     stubs = {
-        "count_block": block, "count_parameters": lambda config: (10_000, 2_000), "count_decoder": lambda config: made.decoder,
-        "count_text": lambda config: made.text, "count_training": lambda config, history: made.training,
-    }  # fmt: skip
+        "count_block": block,
+        "count_parameters": lambda config: (10_000, 2_000),
+        "count_decoder": lambda config: made.decoder,
+        "count_text": lambda config: made.text,
+        "count_training": lambda config, history: made.training,
+    }
     for name, stub in stubs.items():
         monkeypatch.setattr(command, name, stub)
     found = make_plan(SMALL, [5, 3000], baselines=["full-history"])

@@ -49,9 +49,20 @@ def test_the_description_on_disk_is_flat(tmp_path):
     EpisodeWriter(tmp_path, recording())
     values = json.loads((tmp_path / "dataset.json").read_text())
     assert list(values) == [
-        "env", "height", "width", "fps", "action", "frames_per_step", "frame_skip", "resize", "original_size", "policy",
-        "seed", "source", "format",
-    ]  # fmt: skip
+        "env",
+        "height",
+        "width",
+        "fps",
+        "action",
+        "frames_per_step",
+        "frame_skip",
+        "resize",
+        "original_size",
+        "policy",
+        "seed",
+        "source",
+        "format",
+    ]
     assert (values["original_size"], values["seed"], values["source"], values["format"]) == (
         [0, 0],
         3,
@@ -207,8 +218,14 @@ TAMPERED = {
     "newer format": (lambda at: _json(at / "dataset.json", format=2), "format 2, this version reads 1"),
     "bad action space": (lambda at: _json(at / "dataset.json", action={"kind": "discrete"}), "damaged"),
     "other size": (lambda at: _json(at / "dataset.json", height=24), "'frames' is U8"),
-    "other actions": (lambda at: _json(at / "dataset.json", action={"kind": "box", "low": [0], "high": [1]}), "'action'"),
-    "pictures per step": (lambda at: _json(at / "dataset.json", frames_per_step=2), "'frames' has 5 entries, .* ask for 9"),
+    "other actions": (
+        lambda at: _json(at / "dataset.json", action={"kind": "box", "low": [0], "high": [1]}),
+        "'action'",
+    ),
+    "pictures per step": (
+        lambda at: _json(at / "dataset.json", frames_per_step=2),
+        "'frames' has 5 entries, .* ask for 9",
+    ),
     "file cut short": (lambda at: _cut(at / "episodes_00001.safetensors"), "damaged"),
     "file missing": (lambda at: (at / "episodes_00001.safetensors").unlink(), "missing, though its .json exists"),
     "first file missing": (lambda at: (at / "episodes_00000.json").unlink(), "is not whole, though episodes_00001"),
@@ -216,15 +233,20 @@ TAMPERED = {
     "fewer words": (lambda at: (at / "episodes_00000.json").write_text('{"episodes": []}'), "'length' has 1 entries"),
     "no reward": (lambda at: _rewrite(at / "episodes_00000.safetensors", reward=None), "lacks the tensor 'reward'"),
     "no pictures": (lambda at: _rewrite(at / "episodes_00000.safetensors", frames=None), "lacks the tensor 'frames'"),
-    "lengths": (lambda at: _rewrite(at / "episodes_00000.safetensors", length=np.array([5])), "4 entries, .* ask for 5"),
+    "lengths": (
+        lambda at: _rewrite(at / "episodes_00000.safetensors", length=np.array([5])),
+        "4 entries, .* ask for 5",
+    ),
     "empty episode": (lambda at: _rewrite(at / "episodes_00000.safetensors", length=np.array([0])), "has 0 steps"),
     "sizes mixed": (
-        lambda at: _rewrite(at / "episodes_00001.safetensors", frames=np.zeros((5, 24, 16, 3), np.uint8)), "'frames' is"
+        lambda at: _rewrite(at / "episodes_00001.safetensors", frames=np.zeros((5, 24, 16, 3), np.uint8)),
+        "'frames' is",
     ),
     "extra in one": (
-        lambda at: _rewrite(at / "episodes_00001.safetensors", **{"extra.yaw": np.zeros(5, np.float32)}), "different extra"
+        lambda at: _rewrite(at / "episodes_00001.safetensors", **{"extra.yaw": np.zeros(5, np.float32)}),
+        "different extra",
     ),
-}  # fmt: skip
+}
 
 
 def _cut(path) -> None:

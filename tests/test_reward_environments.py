@@ -140,9 +140,13 @@ def test_states_of_another_reward_are_refused_and_change_nothing(world_model, pi
     forged: list[tuple[int, Any]] = [
         (0, dataclasses.replace(states[0].episode.reward_state, value=float("nan"))),
         (0, dataclasses.replace(states[0].episode.reward_state, value=-1.0)),
-        (0, 3), (2, ()), (2, (3,)), (2, [states[2].episode.reward_state[0]]),
-        (2, (states[2].episode.reward_state[0] * np.float32("nan"),)), (2, (states[2].episode.reward_state[0][:1],)),
-    ]  # fmt: skip
+        (0, 3),
+        (2, ()),
+        (2, (3,)),
+        (2, [states[2].episode.reward_state[0]]),
+        (2, (states[2].episode.reward_state[0] * np.float32("nan"),)),
+        (2, (states[2].episode.reward_state[0][:1],)),
+    ]
     for number, value in forged:
         moment = dataclasses.replace(states[number].episode, reward_state=value)
         with pytest.raises(ValueError, match="another reward"):

@@ -54,10 +54,18 @@ DISTIL = distill.Settings(
 def like_released(config) -> ModelConfig:
     """The code paths of yume-5b at the size of the small world: packing that grows, joint attention, velocity, no priors."""
     return with_dit(
-        replace(config, priors=()), packing="released", prediction="velocity", positions="grid", mlp_conv=False,
-        activation="gelu_tanh", screen=False, pooled_action=False, attention="joint", patch=(1, 2, 2),
+        replace(config, priors=()),
+        packing="released",
+        prediction="velocity",
+        positions="grid",
+        mlp_conv=False,
+        activation="gelu_tanh",
+        screen=False,
+        pooled_action=False,
+        attention="joint",
+        patch=(1, 2, 2),
         channel=ChannelConfig(dim=16, heads=2, patch=(2, 4, 4)),
-    )  # fmt: skip
+    )
 
 
 # ---- two processes ----------------------------------------------------------------------------------------------------
@@ -65,9 +73,16 @@ def like_released(config) -> ModelConfig:
 
 def _child(rank: int, port: int, environment: dict[str, str], function: Callable, arguments: tuple, log: Path) -> None:
     os.environ.update(
-        environment, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo", ACCELERATE_USE_CPU="true",
-    )  # fmt: skip
+        environment,
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        LOCAL_WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        GLOO_SOCKET_IFNAME="lo",
+        ACCELERATE_USE_CPU="true",
+    )
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(1)
     try:

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from train import street_world
 from train.recordings import RecordingError
-from train.street_world import CPU, GPU, TextTable, join_parts, wait_for, write_parts
+from train.street.text_table import TextTable
+from train.street_world import CPU, GPU, join_parts, wait_for, write_parts
 
 
 def test_weights_come_back_from_their_parts(tmp_path, monkeypatch):

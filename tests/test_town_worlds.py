@@ -75,9 +75,11 @@ def test_the_next_block_is_rendered_from_its_own_poses(town_dit, town_config, ma
         for latent, frame in enumerate((1, 3)):
             place = state_of(worlds).place[world] + motion.displacement[world, frame]
             expected = town_dit.priors[0].places(
-                place[None, None], motion.yaw[world : world + 1, frame : frame + 1],
-                motion.pitch[world : world + 1, frame : frame + 1], look,
-            )  # fmt: skip
+                place[None, None],
+                motion.yaw[world : world + 1, frame : frame + 1],
+                motion.pitch[world : world + 1, frame : frame + 1],
+                look,
+            )
             torch.testing.assert_close(ready.mean[world, :, latent], expected[0, :, 0], atol=1e-4, rtol=1e-4)
     assert ready.mean.std() > 0.05
 

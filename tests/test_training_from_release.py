@@ -222,9 +222,15 @@ def test_worlds_of_distillation_outlive_short_clips(clips, conditioning, release
             assert torch.equal(batch.truth[0], clips.block(entry.trajectory, entry.block))
         noise = torch.randn(batch.truth.shape, generator=random)
         after, _, _ = dream_block(
-            dit, LatentsOnly(wan), batch.worlds, batch.actions, batch.context, batch.pooled,
-            Sampling(noise, torch.tensor([1.0, 0.0], dtype=torch.float64)), [random],
-        )  # fmt: skip
+            dit,
+            LatentsOnly(wan),
+            batch.worlds,
+            batch.actions,
+            batch.context,
+            batch.pooled,
+            Sampling(noise, torch.tensor([1.0, 0.0], dtype=torch.float64)),
+            [random],
+        )
         newest = torch.arange(after.history.frames - 8, after.history.frames)[None]
         pool.add(batch, after, after.history.select(newest))
     assert oldest >= 6 and len(set(beyond)) > 1

@@ -19,11 +19,24 @@ RELEASED = {
     6: [(1, 0, 1, False), (2, 1, -1, False), (1, -1, None, False)],
     22: [(1, 0, 1, False), (4, 1, -5, False), (2, -5, -3, False), (1, -3, None, False)],
     86: [(1, 0, 1, False), (8, 1, -21, False), (4, -21, -5, False), (2, -5, -3, False), (1, -3, None, False)],
-    342: [(2, 0, 1, False), (16, 1, -85, False), (8, -85, -21, False), (4, -21, -5, False), (2, -5, -3, False),
-          (1, -3, None, False)],
-    1366: [(2, 0, 1, False), (16, 1, -341, True), (16, -341, -85, False), (8, -85, -21, False), (4, -21, -5, False),
-           (2, -5, -3, False), (1, -3, None, False)],
-}  # fmt: skip
+    342: [
+        (2, 0, 1, False),
+        (16, 1, -85, False),
+        (8, -85, -21, False),
+        (4, -21, -5, False),
+        (2, -5, -3, False),
+        (1, -3, None, False),
+    ],
+    1366: [
+        (2, 0, 1, False),
+        (16, 1, -341, True),
+        (16, -341, -85, False),
+        (8, -85, -21, False),
+        (4, -21, -5, False),
+        (2, -5, -3, False),
+        (1, -3, None, False),
+    ],
+}
 
 
 def numbered(first: int, count: int, batch: int = 1) -> History:

@@ -14,9 +14,25 @@ def test_every_kind_is_measured_and_written(weights_folder, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     figures, picture = tmp_path / "figures.json", tmp_path / "figures.png"
     vector_benchmark.main(
-        ["--model", str(weights_folder), "--worlds", "1", "2", "--rounds", "1", "--steps", "2", "--others-up-to", "1",
-         "--processor", "--json", str(figures), "--plot", str(picture)]
-    )  # fmt: skip
+        [
+            "--model",
+            str(weights_folder),
+            "--worlds",
+            "1",
+            "2",
+            "--rounds",
+            "1",
+            "--steps",
+            "2",
+            "--others-up-to",
+            "1",
+            "--processor",
+            "--json",
+            str(figures),
+            "--plot",
+            str(picture),
+        ]
+    )
     rows = json.loads(figures.read_text())["rows"]
     kinds = {(row["kind"], row["worlds"]) for row in rows}
     assert kinds == {(kind, 1) for kind in (BATCH, INVARIANT, SYNC, ASYNC)} | {(BATCH, 2)}

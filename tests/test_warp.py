@@ -170,9 +170,14 @@ def test_worlds_and_views_are_warped_each_by_its_own_command():
     video, valid = warp(pictures, inverse, yaw, pitch, yaws, pitches, walked, CAMERA)
     for world, view in np.ndindex(2, 2):
         one, seen = moved(
-            float(yaw[world]), float(pitch[world]), float(yaws[world, view]), float(pitches[world, view]),
-            walked[world, view].tolist(), pictures[world : world + 1], inverse[world : world + 1],
-        )  # fmt: skip
+            float(yaw[world]),
+            float(pitch[world]),
+            float(yaws[world, view]),
+            float(pitches[world, view]),
+            walked[world, view].tolist(),
+            pictures[world : world + 1],
+            inverse[world : world + 1],
+        )
         assert (video[world, :, view] - one).abs().mean() < 1e-3
         assert (valid[world, 0, view] != seen).float().mean() < 0.002
 

@@ -140,10 +140,15 @@ def test_a_pool_lives_on_what_the_generator_made(toy_config, data, windows, dit)
         blocks = denoise_block(dit, read_window(dit, window), noise, sigmas)
         mine = int((rows == 0).nonzero())
         conditions = dit.encode_conditions(
-            history, memory, torch.zeros(1, 0, 0), dataclasses.replace(window.target, **{
-                name: getattr(window.target, name)[mine : mine + 1] for name in ("yaw", "pitch", "frame")
-            }), window.action[mine : mine + 1],
-        )  # fmt: skip
+            history,
+            memory,
+            torch.zeros(1, 0, 0),
+            dataclasses.replace(
+                window.target,
+                **{name: getattr(window.target, name)[mine : mine + 1] for name in ("yaw", "pitch", "frame")},
+            ),
+            window.action[mine : mine + 1],
+        )
         alone = denoise_block(dit, conditions, noise[mine : mine + 1], sigmas)
         torch.testing.assert_close(blocks[mine : mine + 1], alone, rtol=1e-3, atol=1e-4)
         pool.add(rows, blocks, stream(block))

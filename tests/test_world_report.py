@@ -110,9 +110,16 @@ class TestTrials:
         own = rollouts.RecordedWorld(world_model.config, world_model.dit, world_model.vae, world_model.conditioning)
         nothing = np.zeros((1, 3), np.float32)
         trial = rollouts.Trial(
-            np.zeros(1, int), np.zeros(1, int), pictures[:1, None], nothing > 0, np.array([actions]), (("", "rain", "rain"),),
-            nothing, nothing > 0, (7,),
-        )  # fmt: skip
+            np.zeros(1, int),
+            np.zeros(1, int),
+            pictures[:1, None],
+            nothing > 0,
+            np.array([actions]),
+            (("", "rain", "rain"),),
+            nothing,
+            nothing > 0,
+            (7,),
+        )
         for action, text, (frames, _) in zip(actions, trial.texts[0], own.rollout(trial)):
             state, wanted = world_model.step(state, [Action.from_index(action)], [text])
             assert (frames == wanted).all()
@@ -127,9 +134,16 @@ class TestTrials:
             own = rollouts.RecordedWorld(config, DiT(config), world.vae, build_conditioning(config))
         nothing, actions = np.zeros((2, 2), np.float32), np.broadcast_to(rollouts.neutral_action(spec), (2, 2, 2))
         trial = rollouts.Trial(
-            np.zeros(2, int), np.zeros(2, int), np.zeros((2, 1, SIDE, SIDE, 3), np.uint8), nothing > 0, actions,
-            ((None, None),) * 2, nothing, nothing > 0, (0, 1),
-        )  # fmt: skip
+            np.zeros(2, int),
+            np.zeros(2, int),
+            np.zeros((2, 1, SIDE, SIDE, 3), np.uint8),
+            nothing > 0,
+            actions,
+            ((None, None),) * 2,
+            nothing,
+            nothing > 0,
+            (0, 1),
+        )
         assert [frames.shape for frames, _ in own.rollout(trial)] == [(2, 1, SIDE, SIDE, 3)] * 2
 
     def test_decoding_at_once_equals_the_rollouts_stream(self, world, split):

@@ -28,9 +28,14 @@ TOY = Recording(
 )
 TRAIN, HELD_OUT = (0, 1, 2, 3, 4, 5), (6, 7)
 SETTINGS = report.Settings(
-    starts=5, horizon=12, batch=3, long_worlds=2, marks=(4, 12),
-    judge=judging.Settings(minutes=5.0, steps=150, batch=24), timed=2,
-)  # fmt: skip
+    starts=5,
+    horizon=12,
+    batch=3,
+    long_worlds=2,
+    marks=(4, 12),
+    judge=judging.Settings(minutes=5.0, steps=150, batch=24),
+    timed=2,
+)
 
 
 def square(rng: np.random.Generator) -> Episode:

@@ -176,9 +176,16 @@ class Ablation:
     """
 
     def __init__(
-        self, config: ModelConfig, data: Path, vae: Path, initial: Path, out: Path, settings: Settings = SETTINGS,
-        steps: int = 150, distilled: Path | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: ModelConfig,
+        data: Path,
+        vae: Path,
+        initial: Path,
+        out: Path,
+        settings: Settings = SETTINGS,
+        steps: int = 150,
+        distilled: Path | None = None,
+    ) -> None:
         self.config, self.data, self.vae_folder, self.out, self.steps = config, data, vae, out, steps
         self.variants = variants_of(config, settings)
         self.weights = {"initial": initial} | ({"distilled": distilled} if distilled is not None else {})
@@ -189,9 +196,13 @@ class Ablation:
         self.vae, fingerprint = load_vae(config, vae, str(own_device()))
         self.corpus, self.conditioning = Corpus(config, data), Conditioning(config.text)
         self.identity = {
-            "version": VERSION, "model": dataclasses.asdict(config), "settings": dataclasses.asdict(settings), "steps": steps,
-            "data": [origin_of(latents_path(path)) for path in find_shards(data)], "vae": fingerprint,
-        }  # fmt: skip
+            "version": VERSION,
+            "model": dataclasses.asdict(config),
+            "settings": dataclasses.asdict(settings),
+            "steps": steps,
+            "data": [origin_of(latents_path(path)) for path in find_shards(data)],
+            "vae": fingerprint,
+        }
         # distilled weights come and go: what belongs to them lies apart
         folders = {name: out if name == "initial" else out / name for name in self.weights}
         self.stores = {
@@ -282,9 +293,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     try:
         ablation = Ablation(
-            get_preset(given.model), given.data, given.vae, find_weights(given.initial), given.out,
-            replace(SETTINGS, batch=given.batch), given.steps, find_weights(given.distilled) if given.distilled else None,
-        )  # fmt: skip
+            get_preset(given.model),
+            given.data,
+            given.vae,
+            find_weights(given.initial),
+            given.out,
+            replace(SETTINGS, batch=given.batch),
+            given.steps,
+            find_weights(given.distilled) if given.distilled else None,
+        )
         ablation.run(given.seeds, given.only)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -75,9 +75,15 @@ class Distiller:
     """
 
     def __init__(
-        self, config: ModelConfig, corpus: Corpus, vae: VideoVAE, settings: Settings, real: DiT,
-        conditioning: Conditioning | None = None, exits: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        config: ModelConfig,
+        corpus: Corpus,
+        vae: VideoVAE,
+        settings: Settings,
+        real: DiT,
+        conditioning: Conditioning | None = None,
+        exits: int | None = None,
+    ) -> None:
         self.config, self.corpus, self.vae, self.settings = config, corpus, vae, settings
         self.real = real
         self.conditioning = conditioning or build_conditioning(config)
@@ -250,9 +256,19 @@ def train(
 def main() -> None:
     prepare_cpu()
     names = (
-        "batch", "pool.size", "pool.episode_length", "pool.text_start", "updates.generator_lr", "updates.critic_lr",
-        "updates.generator_every", "updates.critic_warmup", "guidance", "truth", "micro_batches", "seed",
-    )  # fmt: skip
+        "batch",
+        "pool.size",
+        "pool.episode_length",
+        "pool.text_start",
+        "updates.generator_lr",
+        "updates.critic_lr",
+        "updates.generator_every",
+        "updates.critic_warmup",
+        "guidance",
+        "truth",
+        "micro_batches",
+        "seed",
+    )
     called = {"pool.size": "pool", "pool.episode_length": "blocks"}
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae", "initial"), names=called)
     train(config, a.data, a.vae, a.initial, a.out, settings, a.steps, a.minutes)

@@ -33,9 +33,15 @@ from world_model.weights import find_weights, read_manifest
 
 
 def evaluate(
-    model: WorldModel, metadata: dict[str, Any], out: Path, settings: Settings, *, judge_weights: Path = WEIGHTS,
-    steps: int | None = None, teacher: dict[str, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    model: WorldModel,
+    metadata: dict[str, Any],
+    out: Path,
+    settings: Settings,
+    *,
+    judge_weights: Path = WEIGHTS,
+    steps: int | None = None,
+    teacher: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Measures what is not yet in `out`, writes the report there and returns it. `metadata` are the model's manifest.
 
     Raises StoreError where `out` holds the evaluation of something else, FileNotFoundError or ValueError without a fitting judge.

@@ -102,9 +102,14 @@ def errors(finder: Finder, views: tuple[Tensor, Tensor]) -> dict[str, float]:
 
 
 def train(
-    config: ModelConfig, data: Path, out: Path, settings: Settings, steps: int, minutes: float | None,
+    config: ModelConfig,
+    data: Path,
+    out: Path,
+    settings: Settings,
+    steps: int,
+    minutes: float | None,
     initial: Path | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Trains until `steps` or `minutes`, from the finder of the folder `initial` if given, evaluates and writes the weights."""
     torch.manual_seed(settings.seed)
     places = places_of(config)

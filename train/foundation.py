@@ -256,10 +256,23 @@ def train(
 def main() -> None:
     prepare_cpu()
     names = (
-        "batch", "pool.size", "pool.episode_length", "noise_samples", "optimization.lr", "optimization.warmup", "ema",
-        "noise.pure_noise", "pool.alternate", "pool.text_start", "self_forcing.dream_from", "self_forcing.dream_over",
-        "self_forcing.dream_share", "optimization.optimizer", "micro_batches", "seed",
-    )  # fmt: skip
+        "batch",
+        "pool.size",
+        "pool.episode_length",
+        "noise_samples",
+        "optimization.lr",
+        "optimization.warmup",
+        "ema",
+        "noise.pure_noise",
+        "pool.alternate",
+        "pool.text_start",
+        "self_forcing.dream_from",
+        "self_forcing.dream_over",
+        "self_forcing.dream_share",
+        "optimization.optimizer",
+        "micro_batches",
+        "seed",
+    )
     offered = ("initial", "depth", "places", "events", "captions", "baseline")
     config, settings, a = read_arguments(__doc__, Settings, names, ("data", "vae"), offered, {"pool.size": "pool"})
     initial = Initial(a.initial, a.depth, a.places, a.events)

@@ -41,9 +41,15 @@ from yume_gym.street.simulator import StreetSimulator
 
 # (light, weather) of the starting pictures: mostly a clear day
 STARTS = [("day", "clear")] * 16 + [
-    ("overcast", "clear"), ("golden", "clear"), ("golden", "clear"), ("night", "clear"),
-    ("overcast", "rain"), ("overcast", "snow"), ("day", "fog"), ("night", "clear"),
-]  # fmt: skip
+    ("overcast", "clear"),
+    ("golden", "clear"),
+    ("golden", "clear"),
+    ("night", "clear"),
+    ("overcast", "rain"),
+    ("overcast", "snow"),
+    ("day", "fog"),
+    ("night", "clear"),
+]
 
 
 def starting_pictures(config: ModelConfig, seed: int = 1000) -> tuple[np.ndarray, list[tuple[float, float, float]]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import subprocess
 import sys
 import time
@@ -32,16 +31,17 @@ from train.engine.optimization import Optimization
 from train.generator import adversarial, distill, foundation
 from train.generator.encode import encode_recording
 from train.generator.fit import Stage
-from train.generator.shapes import MINILM, SIZES, recorded_config
+from train.generator.shapes import SIZES, recorded_config
 from train.generator.sheet import save_rollouts
 from train.generator.windows import LatentSet, Spans, Windows
 from train.recordings import RecordingError, open_episodes, read_recording
-from train.street.episodes import EpisodeTask, every_phrase, first_caption, render_episodes
-from train.street.towns import TOWN_BLOCKS, TRAINING_TOWNS, VALIDATION_TOWNS
+from train.street.episodes import render_episodes
+from train.street.text_table import TextTable, write_texts
+from train.street.towns import TRAINING_TOWNS, VALIDATION_TOWNS
 from train.world import Recipe, Settings, WorldTraining
 from world_model.dit import DiT
 from world_model.presets import get_preset
-from world_model.text import Conditioning, build_text_encoder
+from world_model.text import Conditioning
 from world_model.vae import PatchVAE
 from world_model.weights import load_dit, load_into
 
@@ -66,28 +66,6 @@ CPU = Recipe(
     distill=distill.Settings(episode_length=BLOCKS),
     shares={"autoencoder": 0.07, "foundation": 0.93, "distill": 0.0},
 )
-
-
-class TextTable:
-    """Encoded texts from a file, for machines without the text encoder. Raises ValueError for a text that is not in it."""
-
-    def __init__(self, path: Path) -> None:
-        held = load_file(path)
-        texts = json.loads(bytes(held["texts"].tolist()).decode())
-        self._rows, self._tokens = {text: i for i, text in enumerate(texts)}, held["tokens"]
-        self.actions = held["actions"].float()
-
-    def encode(self, text: str, length: int) -> Tensor:
-        if text and text not in self._rows:
-            raise ValueError(
-                f"{text!r} is not in the table of texts: write it anew with `python -m train.street_world texts`"
-            )
-        tokens = self._tokens[self._rows[text]].float() if text else torch.zeros_like(self._tokens[0]).float()
-        if len(tokens) != length:
-            raise ValueError(
-                f"the table of texts holds {len(tokens)} tokens each, the model wants {length}: write it anew"
-            )
-        return tokens
 
 
 class StreetTraining(WorldTraining):
@@ -184,21 +162,6 @@ def join_parts(folder: Path) -> dict[str, dict[str, Tensor]]:
     return files
 
 
-def write_texts(out: Path, towns: int, seed: int, length: int = MINILM.event_tokens) -> int:
-    """Encodes the action captions, all phrasings of events, and the captions of the episodes that `train` renders."""
-    config = get_preset("street")
-    encoder = build_text_encoder(config.text)
-    trained = [(town, number) for town in TRAINING_TOWNS[:towns] for number in range(2)]
-    shown = [(town, 0) for town in VALIDATION_TOWNS[:SHEET_TOWNS]]
-    tasks = [EpisodeTask(config, seed, town, number, BLOCKS, TOWN_BLOCKS) for town, number in trained + shown]
-    texts = sorted({*every_phrase(), *(first_caption(task) for task in tqdm(tasks, desc="captions"))})
-    tokens = torch.stack([encoder.encode(text, length).half() for text in tqdm(texts, desc="texts")])
-    words = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
-    actions = Conditioning(config.text).actions.half()
-    save_file({"tokens": tokens, "texts": words, "actions": actions}, out)
-    return len(texts)
-
-
 def wait_for(folder: Path, episodes: int, renderer: subprocess.Popen) -> Iterator[int]:
     """Yields how many episodes there are until there are enough. Raises RecordingError if the renderer ends before that."""
     while True:
@@ -229,9 +192,15 @@ def planned(recipe: Recipe, discriminator: float, initial: bool) -> Recipe:
 
 
 def train(
-    out: Path, settings: Settings, towns: int, workers: int, texts: Path | None, initial: Path | None, peak: float,
+    out: Path,
+    settings: Settings,
+    towns: int,
+    workers: int,
+    texts: Path | None,
+    initial: Path | None,
+    peak: float,
     discriminator: float = 0.0,
-) -> None:  # fmt: skip
+) -> None:
     """Everything within `settings.minutes`, beginning with the first rendered frame."""
     began = time.monotonic()
     data = out / "data"
@@ -252,9 +221,16 @@ def train(
                 shape = dataclasses.replace(shape, sampler=dataclasses.replace(shape.sampler, steps=1, start_steps=1))
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
                 training = StreetTraining(
-                    data, out, dataclasses.replace(settings, minutes=left), recipe, bar, shape, conditioning,
-                    initial=initial, peak=peak,
-                )  # fmt: skip
+                    data,
+                    out,
+                    dataclasses.replace(settings, minutes=left),
+                    recipe,
+                    bar,
+                    shape,
+                    conditioning,
+                    initial=initial,
+                    peak=peak,
+                )
                 training.all()
             write_parts(out)
             validation_sheet(out, training)
@@ -297,13 +273,16 @@ def main() -> None:
     command.add_argument("--initial", type=Path, help="folder of weights to go on from")
     command.add_argument("--peak", type=float, default=0.0, help="the card's bfloat16 peak, TFLOP/s")
     command.add_argument(
-        "--discriminator", type=float, default=0.0, metavar="SHARE",
+        "--discriminator",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
         help="share of the minutes for adversarial distillation, instead of distribution matching by two scores",
-    )  # fmt: skip
+    )
     command.add_argument("--compile", action="store_true", help="compile the layers")
     given = vars(parser.parse_args())
     if given.pop("command") == "texts":
-        print(f"{write_texts(given['out'], given['towns'], 0)} texts in {given['out']}")
+        print(f"{write_texts(given['out'], given['towns'], SHEET_TOWNS, BLOCKS)} texts in {given['out']}")
         return
     most = 1.0 if given["initial"] else 0.8
     if not 0 <= given["discriminator"] <= most:

@@ -80,9 +80,14 @@ def reconstruction_loss(video: Tensor, reference: Tensor) -> Tensor:
 
 
 def train(
-    config: ModelConfig, data: Path, out: Path, settings: Settings, steps: int, minutes: float | None,
+    config: ModelConfig,
+    data: Path,
+    out: Path,
+    settings: Settings,
+    steps: int,
+    minutes: float | None,
     initial: Path | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Trains until `steps` or `minutes`, evaluates and writes the weights; `initial`: weights whose PCA is kept."""
     clips = Clips(data, settings.latent_frames * config.vae.temporal_stride)
     torch.manual_seed(settings.seed)

@@ -80,9 +80,15 @@ class WorldTraining:
     """All stages over one recording; what each leaves is the next one's beginning."""
 
     def __init__(
-        self, data: Path, out: Path, settings: Settings, recipe: Recipe = Recipe(), bar: tqdm | None = None,
-        config: ModelConfig | None = None, conditioning: Conditioning | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        data: Path,
+        out: Path,
+        settings: Settings,
+        recipe: Recipe = Recipe(),
+        bar: tqdm | None = None,
+        config: ModelConfig | None = None,
+        conditioning: Conditioning | None = None,
+    ) -> None:
         self.files, self.out, self.settings, self.recipe, self.bar = open_episodes(data), out, settings, recipe, bar
         self.held_out, self.episodes = split_episodes(self.files)
         self.config = config or recorded_config(
@@ -268,14 +274,19 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=Settings.minutes, help="training time of all stages together")
     parser.add_argument("--size", choices=sorted(SIZES), default=Settings.size)
     parser.add_argument(
-        "--flow", action=argparse.BooleanOptionalAction, default=Settings.flow,
+        "--flow",
+        action=argparse.BooleanOptionalAction,
+        default=Settings.flow,
         help="move four earlier pictures by learnt displacements, else none: for pictures that scroll or turn",
-    )  # fmt: skip
+    )
     parser.add_argument("--device", default=Settings.device, help="auto, cpu, cuda ...")
     parser.add_argument(
-        "--distill", type=float, default=0.0, metavar="SHARE",
+        "--distill",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
         help="share of the minutes for distillation, taken from the foundation; minutes of a CPU made it worse (docs/worlds.md)",
-    )  # fmt: skip
+    )
     parser.add_argument("--compile", action="store_true", help="compile the layers: worth a minute on a GPU")
     parser.add_argument("--seed", type=int, default=Settings.seed)
     given = vars(parser.parse_args())

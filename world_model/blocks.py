@@ -64,9 +64,16 @@ class Block(nn.Module):
             )
 
     def forward(
-        self, x: Tensor, time: Tensor, context: KeyValue | None, table: Tensor, grids: list[Grid], past: KeyValue | None = None,
-        memory: tuple[Tensor, Tensor] | None = None, memory_table: Tensor | None = None,
-    ) -> tuple[Tensor, KeyValue]:  # fmt: skip
+        self,
+        x: Tensor,
+        time: Tensor,
+        context: KeyValue | None,
+        table: Tensor,
+        grids: list[Grid],
+        past: KeyValue | None = None,
+        memory: tuple[Tensor, Tensor] | None = None,
+        memory_table: Tensor | None = None,
+    ) -> tuple[Tensor, KeyValue]:
         """x [B, L, D], time [B, L or 1, 6, D]; returns x and this layer's rotated keys and values.
 
         `past` is attended to besides x. `memory` is read by the last tokens only, as many as `memory_table` has.

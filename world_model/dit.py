@@ -97,9 +97,13 @@ class DiT(HistoryEmbedding):
     # ---- forward ------------------------------------------------------------------------------------------------------
 
     def encode_conditions(
-        self, history: History | None, memory: ChannelMemory | None, context: Tensor, target: Target,
+        self,
+        history: History | None,
+        memory: ChannelMemory | None,
+        context: Tensor,
+        target: Target,
         pooled: Tensor | None = None,
-    ) -> Conditions:  # fmt: skip
+    ) -> Conditions:
         """What all sampler steps of a block share, of words and of the past.
 
         context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
@@ -252,10 +256,16 @@ class DiT(HistoryEmbedding):
         pairs, channel = conditions.history.pairs, conditions.channel
         for i in numbers:
             tokens, _ = self._run(
-                self.blocks[i], tokens, time, conditions.context[i], conditions.table, grids,
+                self.blocks[i],
+                tokens,
+                time,
+                conditions.context[i],
+                conditions.table,
+                grids,
                 pairs[i] if i < len(pairs) else None,
-                (channel.memory.total[i], channel.memory.norm[i]) if channel else None, channel.table if channel else None,
-            )  # fmt: skip
+                (channel.memory.total[i], channel.memory.norm[i]) if channel else None,
+                channel.table if channel else None,
+            )
         return tokens
 
     def _moved(self, conditions: Conditions, history: History, grid: Grid) -> Conditions:

@@ -84,9 +84,15 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def view_directions(
-    yaw: Tensor, pitch: Tensor, rows: int, columns: int, row_stride: float, column_stride: float, size: tuple[int, int],
+    yaw: Tensor,
+    pitch: Tensor,
+    rows: int,
+    columns: int,
+    row_stride: float,
+    column_stride: float,
+    size: tuple[int, int],
     camera: CameraConfig,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Where the centres of a token grid look: [B, F, rows, columns, 2] (elevation up, azimuth right), radians.
 
     yaw, pitch: [B, F] of the camera. Strides are a token's size in pixels; size is the picture's (height, width).

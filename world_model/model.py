@@ -48,9 +48,14 @@ class WorldModel:
     """
 
     def __init__(
-        self, config: ModelConfig, dit: DiT, vae: VideoVAE, conditioning: Conditioning, starts: np.ndarray | None = None,
+        self,
+        config: ModelConfig,
+        dit: DiT,
+        vae: VideoVAE,
+        conditioning: Conditioning,
+        starts: np.ndarray | None = None,
         heads: OutcomeHeads | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """starts: shipped pictures uint8 [n, H, W, 3]. heads: what reads reward and termination; without them there is none."""
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae

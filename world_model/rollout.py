@@ -156,9 +156,15 @@ def append_and_decode(
 
 
 def dream_block(
-    dit: DiT, vae: VideoVAE, worlds: WorldBatch, actions: Sequence[Action], context: Tensor, pooled: Tensor, sampling: Sampling,
+    dit: DiT,
+    vae: VideoVAE,
+    worlds: WorldBatch,
+    actions: Sequence[Action],
+    context: Tensor,
+    pooled: Tensor,
+    sampling: Sampling,
     streams: Sequence[torch.Generator],
-) -> tuple[WorldBatch, Tensor, Tensor]:  # fmt: skip
+) -> tuple[WorldBatch, Tensor, Tensor]:
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
     motion = constrained_motion(dit, worlds, actions)
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)

@@ -31,10 +31,17 @@ NUMBERS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "0")
 
 # SDL's key codes: what `pygame.K_w`, `pygame.K_RIGHT` ... are, without importing pygame
 CODES = {
-    "W": ord("w"), "S": ord("s"), "A": ord("a"), "D": ord("d"),
-    "→": 0x4000004F, "←": 0x40000050, "↓": 0x40000051, "↑": 0x40000052,
-    SPACE: ord(" "), **{number: ord(number) for number in NUMBERS},
-}  # fmt: skip
+    "W": ord("w"),
+    "S": ord("s"),
+    "A": ord("a"),
+    "D": ord("d"),
+    "→": 0x4000004F,
+    "←": 0x40000050,
+    "↓": 0x40000051,
+    "↑": 0x40000052,
+    SPACE: ord(" "),
+    **{number: ord(number) for number in NUMBERS},
+}
 _OPPOSITE = (("←", "→"), ("↑", "↓"))
 _NAMED = re.compile(r"(UP|FORWARD|DOWN|BACKWARD)?(LEFT|RIGHT)?(FIRE)?")
 _KEYS = {"UP": "↑", "FORWARD": "↑", "DOWN": "↓", "BACKWARD": "↓", "LEFT": "←", "RIGHT": "→", "FIRE": SPACE}

@@ -19,8 +19,24 @@ from yume_gym.episode_reward import EpisodeReward
 from yume_gym.latent_rewards import GoalPicture, Latents, Novelty
 from yume_gym.learned_rewards import Beacon, TextGoal
 
-__all__ = ["LEARNED", "REWARDS", "Beacon", "EpisodeReward", "GoalPicture", "Latents", "Novelty", "Reward", "RewardFn", "TextGoal",
-           "begin_reward", "call_reward", "find_reward", "motion", "restore_reward", "step_reward"]  # fmt: skip
+__all__ = [
+    "LEARNED",
+    "REWARDS",
+    "Beacon",
+    "EpisodeReward",
+    "GoalPicture",
+    "Latents",
+    "Novelty",
+    "Reward",
+    "RewardFn",
+    "TextGoal",
+    "begin_reward",
+    "call_reward",
+    "find_reward",
+    "motion",
+    "restore_reward",
+    "step_reward",
+]
 
 
 class RewardFn(Protocol):

@@ -53,9 +53,14 @@ class Result:
 
 
 def benchmark(
-    model: WorldModel, worlds: Sequence[int], rounds: int = 3, turn: int = 16, others_up_to: int = 16,
-    clock: Callable[[], float] = time.perf_counter, **arguments: Any,
-) -> Result:  # fmt: skip
+    model: WorldModel,
+    worlds: Sequence[int],
+    rounds: int = 3,
+    turn: int = 16,
+    others_up_to: int = 16,
+    clock: Callable[[], float] = time.perf_counter,
+    **arguments: Any,
+) -> Result:
     """Measures the batch with each number of `worlds`, and the other kinds with up to `others_up_to`, processes on a CPU only. A
     turn is about `turn` steps of all worlds together. clock: seconds. arguments: of `YumeWorldEnv`.
 

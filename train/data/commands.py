@@ -95,9 +95,14 @@ def sekai_write(config: ModelConfig, data: Path, out: Path) -> int:
 
 
 def sekai_read(
-    config: ModelConfig, data: Path, out: Path, *, blocks_per_walk: int, walks_per_shard: int = 32,
+    config: ModelConfig,
+    data: Path,
+    out: Path,
+    *,
+    blocks_per_walk: int,
+    walks_per_shard: int = 32,
     thresholds: Thresholds = PUBLISHED,
-) -> int:  # fmt: skip
+) -> int:
     """Turns the Sekai-style clips below `data` into shards in `out`; returns the number of walks.
 
     Broken clips are named, skipped and counted. Raises FileNotFoundError without any clip, ShardError if none was
@@ -126,9 +131,15 @@ def sekai_read(
 
 def _header(config: ModelConfig, blocks_per_walk: int, seed: int, source: dict[str, object]) -> Header:
     return Header(
-        preset=config.name, height=config.height, width=config.width, fps=config.fps,
-        frames_per_block=config.frames_per_block, blocks_per_walk=blocks_per_walk, seed=seed, source=source,
-    )  # fmt: skip
+        preset=config.name,
+        height=config.height,
+        width=config.width,
+        fps=config.fps,
+        frames_per_block=config.frames_per_block,
+        blocks_per_walk=blocks_per_walk,
+        seed=seed,
+        source=source,
+    )
 
 
 def _rendered(tasks: list[tuple[StreetRecipe, int]], workers: int) -> Generator[Trajectory, None, None]:

@@ -94,15 +94,19 @@ def render_pairs(
             place, yaw, pitch = path[:, :2], path[:, 2], path[:, 3]
             still = _pictures(street, without)
             facts = {
-                "with": _pictures(street, with_it[last]), "without": still[:, last],
+                "with": _pictures(street, with_it[last]),
+                "without": still[:, last],
                 "view": vae.encode(as_float(still)[None])[0].half(),
-                "kind": torch.tensor(kind), "walk": torch.tensor(walk),
-                "place": place, "yaw": yaw, "pitch": pitch,
+                "kind": torch.tensor(kind),
+                "walk": torch.tensor(walk),
+                "place": place,
+                "yaw": yaw,
+                "pitch": pitch,
                 "course": torch.tensor(stands, dtype=torch.float64),
                 "away": places.clear_sight(place[None], yaw[None], pitch[None])[0].half(),
                 "centre": torch.tensor([_centre(happening, s.frame / config.fps, stands) for s in with_it[last]]),
                 "age": torch.arange(age, age + len(path)),
-            }  # fmt: skip
+            }
             for key, value in facts.items():
                 rows.setdefault(key, []).append(value)
     return {key: torch.stack(values) for key, values in rows.items()}

@@ -61,9 +61,14 @@ def parse_source(kind: str, text: str) -> Source:
 
 
 def mix(
-    config: ModelConfig, sources: Sequence[Source], out: Path, *, extrinsics: str | None = None, estimate: bool = False,
+    config: ModelConfig,
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    extrinsics: str | None = None,
+    estimate: bool = False,
     captioner: Captioner | None = None,
-) -> list[Source]:  # fmt: skip
+) -> list[Source]:
     """Writes the mixture `out`, and returns the sources with their numbers of clips. A clip that is there already is kept.
 
     extrinsics: "c2w" or "w2c", what the matrices of npz files are. estimate: keys by pose estimation where nothing tells them.
@@ -107,9 +112,15 @@ def read_tables(folder: Path) -> dict[str, str]:
 
 
 def _write(
-    config: ModelConfig, kind: str, video: Path, place: Path, caption: str | None, extrinsics: str | None, estimate: bool,
+    config: ModelConfig,
+    kind: str,
+    video: Path,
+    place: Path,
+    caption: str | None,
+    extrinsics: str | None,
+    estimate: bool,
     captioner: Captioner | None,
-) -> None:  # fmt: skip
+) -> None:
     """One clip of the mixture; its text is written last, so that a clip with a text is whole."""
     if place.with_suffix(".txt").is_file():
         return

@@ -98,10 +98,13 @@ def write_walk(
         write_video(video, walk.frames[start:end], header.fps)
         np.save(stem.with_suffix(".npy"), np.array(poses))
         lines = {
-            "Start Frame": start + 1, "End Frame": end, "Duration": f"{end - start} frames",
-            "Keys": action.keys or _NO_KEYS, "Mouse": action.arrows or _NO_MOUSE,
+            "Start Frame": start + 1,
+            "End Frame": end,
+            "Duration": f"{end - start} frames",
+            "Keys": action.keys or _NO_KEYS,
+            "Mouse": action.arrows or _NO_MOUSE,
             "Caption": walk.info.caption,
-        } | ({"Event": texts[first]} if texts[first] else {})  # fmt: skip
+        } | ({"Event": texts[first]} if texts[first] else {})
         text = "\n".join(f"{field}: {value}" for field, value in lines.items())
         stem.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
     return videos
@@ -158,9 +161,12 @@ def _steps(poses: np.ndarray, thresholds: Thresholds) -> list[tuple[int, Action]
 
 
 def read_walks(
-    root: str | os.PathLike, header: Header, camera: CameraConfig, thresholds: Thresholds = PUBLISHED,
+    root: str | os.PathLike,
+    header: Header,
+    camera: CameraConfig,
+    thresholds: Thresholds = PUBLISHED,
     on_clip: Callable[[str | None], None] = lambda problem: None,
-) -> Iterator[Trajectory]:  # fmt: skip
+) -> Iterator[Trajectory]:
     """Streams the clips below `root` as walks of the header's size, rate and length; a long clip gives several.
 
     Angles and positions are those of the poses where a clip has some (positions in the poses' own unit), else the

@@ -141,9 +141,14 @@ class Shard:
     def trajectory(self, index: int) -> Trajectory:
         """Trajectory number `index` with all its frames."""
         return Trajectory(
-            frames=self.frames(index), action=self.action[index], yaw=self.yaw[index], pitch=self.pitch[index],
-            position=self.position[index], blocked=self.blocked[index], info=self.walks[index],
-        )  # fmt: skip
+            frames=self.frames(index),
+            action=self.action[index],
+            yaw=self.yaw[index],
+            pitch=self.pitch[index],
+            position=self.position[index],
+            blocked=self.blocked[index],
+            info=self.walks[index],
+        )
 
     def _check(self) -> None:
         missing = sorted(LAYOUT.keys() - set(self._file.keys()))
@@ -248,8 +253,13 @@ def find_shards(directory: str | os.PathLike) -> list[Path]:
 
 def _shape(name: str, header: Header) -> tuple[int, ...]:
     sizes = {
-        "T": header.frames_per_walk, "B": header.blocks_per_walk, "H": header.height, "W": header.width, "2": 2, "3": 3,
-    }  # fmt: skip
+        "T": header.frames_per_walk,
+        "B": header.blocks_per_walk,
+        "H": header.height,
+        "W": header.width,
+        "2": 2,
+        "3": 3,
+    }
     return tuple(sizes[letter] for letter in LAYOUT[name][1])
 
 

@@ -144,9 +144,13 @@ class Run:
         `save` and `log` inside the loop belong to the end of a step: they count it as done.
         """
         bar = tqdm(
-            initial=self.progress.step, total=last, desc=str(self.folder), dynamic_ncols=True, mininterval=5,
+            initial=self.progress.step,
+            total=last,
+            desc=str(self.folder),
+            dynamic_ncols=True,
+            mininterval=5,
             disable=not self.main,
-        )  # fmt: skip
+        )
         while self.progress.step < last:
             if minutes is not None and sharding.any_process(self.minutes > minutes):
                 break

@@ -13,10 +13,13 @@ from train.evaluation.held_out import HORIZONS
 Stored = Sequence[Mapping[str, Any]]  # results of one variant, one a seed
 Sampled = tuple[str, int]  # whose weights ("initial", "distilled"), and sampler steps
 COLUMNS = {
-    **{f"PSNR {name}, dB": f"psnr/{name}" for name in HORIZONS}, **{f"sharpness {name}": f"sharpness/{name}" for name in HORIZONS},
-    "ms a block": "milliseconds", "history tokens, first block": "history_tokens/first", "last block": "history_tokens/last",
+    **{f"PSNR {name}, dB": f"psnr/{name}" for name in HORIZONS},
+    **{f"sharpness {name}": f"sharpness/{name}" for name in HORIZONS},
+    "ms a block": "milliseconds",
+    "history tokens, first block": "history_tokens/first",
+    "last block": "history_tokens/last",
     "parameters": "parameters",
-}  # fmt: skip
+}
 
 
 def spread_of(results: Stored, figure: str) -> tuple[float, float]:
@@ -51,10 +54,13 @@ def page(
         f"# Ablations of {name}",
         f"{steps} steps of foundation training from the same weights; mean ± standard deviation over seeds. Sharpness: the "
         "dream's mean gradient over the truth's. How to read this: docs/ablations.md.",
-        "## Trained variants", table(n for n in results if n not in sampled),
+        "## Trained variants",
+        table(n for n in results if n not in sampled),
         "\n".join(weights(variant, what) for variant, what in trained.items() if variant in results),
-        "## Sampler steps on given weights", table(n for n in results if n in sampled), "![ablations](ablations.png)",
-    )  # fmt: skip
+        "## Sampler steps on given weights",
+        table(n for n in results if n in sampled),
+        "![ablations](ablations.png)",
+    )
     return "\n\n".join(parts) + "\n"
 
 

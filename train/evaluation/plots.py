@@ -172,9 +172,14 @@ def _memory(axes: Axes, worlds: dict[str, Any]) -> None:
     for k, name in enumerate(("street", "dream")):
         for offset, figure, hatch in ((0, "return", ""), (1, "away", "//"), (2, "unrelated", "..")):
             axes.bar(
-                np.arange(len(trials)) + 0.13 * (3 * k + offset) - 0.33, [worlds[name][t][figure] or 0 for t in trials], 0.12,
-                color=COLOURS[name], hatch=hatch, edgecolor="white", label=f"{LABELS[name]}: {figure}",
-            )  # fmt: skip
+                np.arange(len(trials)) + 0.13 * (3 * k + offset) - 0.33,
+                [worlds[name][t][figure] or 0 for t in trials],
+                0.12,
+                color=COLOURS[name],
+                hatch=hatch,
+                edgecolor="white",
+                label=f"{LABELS[name]}: {figure}",
+            )
     axes.set_xticks(range(len(trials)), [t.replace("turn_", "90°, wait ").replace("walk_", "out ") for t in trials])
     axes.set(title="perceptual distance to the departure (return: low is memory)")
     axes.legend(fontsize=8)

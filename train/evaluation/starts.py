@@ -18,9 +18,17 @@ from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator
 ATTRIBUTES = {"light": LIGHTS, "weather": WEATHERS, "district": DISTRICTS}
 # what captions speak of is drawn evenly, not as often as in training: a model that always dreams a clear day must not pass
 SKIES = (
-    ("day", "clear"), ("night", "clear"), ("overcast", "rain"), ("golden", "clear"), ("day", "snow"), ("day", "fog"),
-    ("overcast", "clear"), ("night", "snow"), ("overcast", "fog"), ("night", "rain"),
-)  # fmt: skip
+    ("day", "clear"),
+    ("night", "clear"),
+    ("overcast", "rain"),
+    ("golden", "clear"),
+    ("day", "snow"),
+    ("day", "fog"),
+    ("overcast", "clear"),
+    ("night", "snow"),
+    ("overcast", "fog"),
+    ("night", "rain"),
+)
 
 
 def make_scenes(street: StreetSimulator, count: int, seed: int) -> list[tuple[Scene, dict[str, int]]]:

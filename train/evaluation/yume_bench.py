@@ -41,9 +41,19 @@ from yume_gym.street.simulator import StreetSimulator
 SIZE, FPS, FRAMES = "544x960", 16, 96
 # held throughout a video: keys alone, and the commonest pairs
 HELD = (
-    ("W", ""), ("", "→"), ("S", ""), ("", "←"), ("A", ""), ("", "↑"), ("D", ""), ("", "↓"),
-    ("W", "→"), ("W", "←"), ("W+A", ""), ("W+D", ""),
-)  # fmt: skip
+    ("W", ""),
+    ("", "→"),
+    ("S", ""),
+    ("", "←"),
+    ("A", ""),
+    ("", "↑"),
+    ("D", ""),
+    ("", "↓"),
+    ("W", "→"),
+    ("W", "←"),
+    ("W+A", ""),
+    ("W+D", ""),
+)
 ESTIMATORS = {"instruction_following_judge": "inverse dynamics", "instruction_following_pose": "pose estimation"}
 
 

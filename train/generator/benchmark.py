@@ -32,9 +32,15 @@ def unet_step(height: int, width: int) -> tuple[Callable[[], None], int]:
     from diffusers import UNet2DModel
 
     network = UNet2DModel(
-        sample_size=(height, width), in_channels=3 * (DIAMOND_FRAMES + 1), out_channels=3, block_out_channels=(64,) * 4,
-        down_block_types=("DownBlock2D",) * 4, up_block_types=("UpBlock2D",) * 4, layers_per_block=2, add_attention=False,
-    ).eval()  # fmt: skip
+        sample_size=(height, width),
+        in_channels=3 * (DIAMOND_FRAMES + 1),
+        out_channels=3,
+        block_out_channels=(64,) * 4,
+        down_block_types=("DownBlock2D",) * 4,
+        up_block_types=("UpBlock2D",) * 4,
+        layers_per_block=2,
+        add_attention=False,
+    ).eval()
     pictures = torch.randn(1, 3 * (DIAMOND_FRAMES + 1), height, width)
 
     @torch.inference_mode()

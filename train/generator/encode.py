@@ -52,9 +52,13 @@ def encode_episode(
 
 
 def encode_recording(
-    config: ModelConfig, vae: VideoVAE, files: EpisodeFiles, episodes: Sequence[int], conditioning: Conditioning,
+    config: ModelConfig,
+    vae: VideoVAE,
+    files: EpisodeFiles,
+    episodes: Sequence[int],
+    conditioning: Conditioning,
     device: torch.device | str = "cpu",
-) -> LatentSet:  # fmt: skip
+) -> LatentSet:
     """A `LatentSet` of the given episodes. Raises RecordingError for a recording that does not fit `config`, or no episodes."""
     check_fits(config, files)
     if not len(episodes):
@@ -81,9 +85,17 @@ def encode_recording(
     numbers, encoded, table = encode_actions(config, conditioning, actions)
     told = EventTexts(texts.encode(config, conditioning), torch.tensor(texts.rows), torch.tensor(captions))
     found = LatentSet(
-        torch.cat(latents), torch.cat(angles), first, begin, still_rows, encoded, StepTexts(table, numbers), told,
-        torch.from_numpy(files.reward[every]), torch.from_numpy(files.terminated[every]).float(),
-    )  # fmt: skip
+        torch.cat(latents),
+        torch.cat(angles),
+        first,
+        begin,
+        still_rows,
+        encoded,
+        StepTexts(table, numbers),
+        told,
+        torch.from_numpy(files.reward[every]),
+        torch.from_numpy(files.terminated[every]).float(),
+    )
     return batches.move(found, device)
 
 

@@ -64,10 +64,15 @@ class Stage:
     """
 
     def __init__(
-        self, name: str, folder: Path, budget: Budget, models: Mapping[str, nn.Module],
-        optimizers: Mapping[str, list[torch.optim.Optimizer]], averaged: Mapping[str, float],
+        self,
+        name: str,
+        folder: Path,
+        budget: Budget,
+        models: Mapping[str, nn.Module],
+        optimizers: Mapping[str, list[torch.optim.Optimizer]],
+        averaged: Mapping[str, float],
         kept: Mapping[str, Kept] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name, self.folder, self.budget = name, folder, budget
         self.models, self.optimizers, self.kept = dict(models), dict(optimizers), dict(kept or {})
         self.average: dict[str, AveragedModel] = {
@@ -119,11 +124,13 @@ class Stage:
         """Writes the checkpoint beside the old one, then replaces it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         state = {
-            "step": self.step, "seconds": self.seconds, "models": {n: m.state_dict() for n, m in self.models.items()},
+            "step": self.step,
+            "seconds": self.seconds,
+            "models": {n: m.state_dict() for n, m in self.models.items()},
             "averages": {n: m.state_dict() for n, m in self.average.items()},
             "optimizers": {n: [o.state_dict() for o in own] for n, own in self.optimizers.items()},
             "kept": {n: k.state_dict() for n, k in self.kept.items()},
-        }  # fmt: skip
+        }
         unfinished = self.folder / "checkpoint.pt.unfinished"
         torch.save(state, unfinished)
         os.replace(unfinished, self.folder / "checkpoint.pt")

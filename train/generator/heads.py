@@ -155,9 +155,14 @@ def build_heads(config: ModelConfig, data: LatentSet, settings: Settings) -> Out
     """Fresh heads for the rewards of a recording. Raises ValueError for rewards that are not finite."""
     kind, values = reward_classes(data.reward)
     sizes = HeadsConfig(
-        kind, values, config.dit.latent_channels, config.block_latents, config.action_width,
-        frames=settings.frames, width=settings.width,
-    )  # fmt: skip
+        kind,
+        values,
+        config.dit.latent_channels,
+        config.block_latents,
+        config.action_width,
+        frames=settings.frames,
+        width=settings.width,
+    )
     return OutcomeHeads(sizes).to(data.latents.device)
 
 

@@ -191,9 +191,13 @@ class Steps:
 
 
 def train_judge(
-    folder: Path, files: EpisodeFiles, train: Sequence[int], held_out: Sequence[int], settings: Settings,
+    folder: Path,
+    files: EpisodeFiles,
+    train: Sequence[int],
+    held_out: Sequence[int],
+    settings: Settings,
     device: torch.device | str = "cpu",
-) -> Judge:  # fmt: skip
+) -> Judge:
     """The judge of a recording, kept in `folder`: trained until `settings.minutes` are spent, unless it was before.
 
     Raises ValueError where `folder` holds a judge of other pictures or actions.

@@ -79,9 +79,11 @@ def reward_figures(
     rows = {**rows, "shuffled": _shuffled(first, alive, seed)}
     if (typical != 0).mean() > DENSE:
         scores = {
-            name: bootstrap(lambda at, p=predicted: r_squared(recorded[at][alive[at]], p[at][alive[at]]), len(alive), seed=seed)  # type: ignore[misc]
+            name: bootstrap(
+                lambda at, p=predicted: r_squared(recorded[at][alive[at]], p[at][alive[at]]), len(alive), seed=seed
+            )  # type: ignore[misc]
             for name, predicted in rows.items()
-        }  # fmt: skip
+        }
         return {"kind": "dense", "dense": scores}
     least = float(np.median(sizes)) / 2
     figures: dict[str, Any] = {"kind": "events", "threshold": least}
@@ -107,9 +109,11 @@ def event_figures(predicted: np.ndarray, true: np.ndarray, alive: np.ndarray, se
 
     matched, found, wanted = counts.sum(axis=0)
     return {
-        "recall": bootstrap(share(2), len(counts), seed=seed), "precision": bootstrap(share(1), len(counts), seed=seed),
-        "missed": int(wanted - matched), "false": int(found - matched),
-    }  # fmt: skip
+        "recall": bootstrap(share(2), len(counts), seed=seed),
+        "precision": bootstrap(share(1), len(counts), seed=seed),
+        "missed": int(wanted - matched),
+        "false": int(found - matched),
+    }
 
 
 def false_success(
@@ -125,11 +129,13 @@ def termination_figures(probability: np.ndarray, ended: np.ndarray) -> dict[str,
     that of a constant 0."""
     ended = np.asarray(ended, bool)
     return {
-        "steps": len(ended), "ends": int(ended.sum()), "average_precision": average_precision(probability, ended),
+        "steps": len(ended),
+        "ends": int(ended.sum()),
+        "average_precision": average_precision(probability, ended),
         "average_precision_constant": float(ended.mean()) if ended.any() else np.nan,
         "calibration_error": calibration_error(probability, ended),
         "calibration_error_constant_0": calibration_error(np.zeros(len(ended)), ended),
-    }  # fmt: skip
+    }
 
 
 def survival_figures(steps: np.ndarray, ended: np.ndarray, limit: int, seed: int = 0) -> dict[str, Any]:
@@ -139,8 +145,10 @@ def survival_figures(steps: np.ndarray, ended: np.ndarray, limit: int, seed: int
     quartiles = np.percentile(cut, (25, 50, 75)).tolist() if len(cut) else [np.nan] * 3
     return {
         "mean": bootstrap(lambda at: mean_survival(steps[at], ended[at], limit), len(steps), seed=seed),
-        "quartiles": quartiles, "lives": len(steps), "ended": int((ended & (steps <= limit)).sum()),
-    }  # fmt: skip
+        "quartiles": quartiles,
+        "lives": len(steps),
+        "ended": int((ended & (steps <= limit)).sum()),
+    }
 
 
 def survival(probability: np.ndarray, files: EpisodeFiles, episodes: Sequence[int], seed: int = 0) -> dict[str, Any]:
@@ -149,9 +157,10 @@ def survival(probability: np.ndarray, files: EpisodeFiles, episodes: Sequence[in
     limit, lengths = probability.shape[1], files.lengths[list(episodes)]
     ended = files.terminated[files.starts[list(episodes)] + lengths - 1].astype(bool)
     return {
-        "limit": limit, "rollout": survival_figures(first_event(events), np.any(events, axis=1), limit, seed),
+        "limit": limit,
+        "rollout": survival_figures(first_event(events), np.any(events, axis=1), limit, seed),
         "recorded": survival_figures(lengths, ended, limit, seed),
-    }  # fmt: skip
+    }
 
 
 def _shuffled(predicted: np.ndarray, alive: np.ndarray, seed: int) -> np.ndarray:

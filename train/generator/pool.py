@@ -54,9 +54,12 @@ class RolloutPool:
         room = data.begin[spans.episode + 1] - 1 - spans.start
         drawn, choice = (torch.rand(len(rows), generator=stream, device=rows.device) for _ in range(2))
         fresh = {
-            "episode": spans.episode, "start": spans.start, "age": spans.age, "generated": choice < share,
+            "episode": spans.episode,
+            "start": spans.start,
+            "age": spans.age,
+            "generated": choice < share,
             "last": (drawn * self.episode_length).long().minimum(room),
-        }  # fmt: skip
+        }
         for name, new in fresh.items():
             own = getattr(self, name)
             own[rows] = torch.where(ended, new, own[rows])

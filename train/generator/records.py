@@ -44,9 +44,12 @@ def _measure_one(judge: Judge, video: np.ndarray, truth: np.ndarray, size: int) 
     said, features = judge.read(pairs.reshape(-1, *pairs.shape[2:]))
     distance = judge.distance(*(v[:, :, -1].reshape(-1, *v.shape[3:]) for v in (own, true)))
     return {
-        **look(video, size), "psnr": psnr(own, true, kept=2), "distance": distance.reshape(worlds, steps),
-        "said": said.reshape(worlds, steps, -1), "features": features.reshape(worlds, steps, -1),
-    }  # fmt: skip
+        **look(video, size),
+        "psnr": psnr(own, true, kept=2),
+        "distance": distance.reshape(worlds, steps),
+        "said": said.reshape(worlds, steps, -1),
+        "features": features.reshape(worlds, steps, -1),
+    }
 
 
 def before(truth: np.ndarray, size: int) -> np.ndarray:
@@ -81,9 +84,13 @@ def record(world: World, judge: Judge, trial: Trial, reader: OutcomeReader | Non
     through = np.concatenate([truth[:, :1], world.through(truth)], axis=1)
     video, outcomes = roll(world, trial, reader)
     videos = {
-        "rollout": video, "recorded": truth, "autoencoder": through, "start": np.repeat(truth[:, :1], truth.shape[1], axis=1),
-        "neutral": roll(world, neutral, None)[0], "before": before(truth, size),
-    }  # fmt: skip
+        "rollout": video,
+        "recorded": truth,
+        "autoencoder": through,
+        "start": np.repeat(truth[:, :1], truth.shape[1], axis=1),
+        "neutral": roll(world, neutral, None)[0],
+        "before": before(truth, size),
+    }
     found: Record = {"held": held, "alive": trial.alive, "reward": trial.reward, "terminated": trial.terminated}
     for row, shown in videos.items():
         for name, values in measure(judge, shown, truth, size).items():

@@ -74,9 +74,14 @@ class WorldReport:
     """All parts, each computed once and stored."""
 
     def __init__(
-        self, world: World, judge: Judge, split: Split, settings: Settings, store: Store,
+        self,
+        world: World,
+        judge: Judge,
+        split: Split,
+        settings: Settings,
+        store: Store,
         reader: outcomes.OutcomeReader | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.world, self.judge, self.split, self.settings, self.store, self.reader = (
             world,
             judge,
@@ -97,9 +102,13 @@ class WorldReport:
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "fidelity": lambda: fidelity(found, self.settings.horizon, self.settings.seed),
             "distribution": lambda: self.distribution(found),
-            "control": lambda: self.control(found), "speed": self.speed, "reward": lambda: self.reward(found),
-            "termination": self.termination, "drift": self.drift, "survival": self.survival,
-        }  # fmt: skip
+            "control": lambda: self.control(found),
+            "speed": self.speed,
+            "reward": lambda: self.reward(found),
+            "termination": self.termination,
+            "drift": self.drift,
+            "survival": self.survival,
+        }
         return {"places": {"starts": len(self.starts), "others": len(self.others)}} | {
             name: self.store.result(name, make) for name, make in parts.items()
         }
@@ -230,9 +239,12 @@ def world_report(folder: Path, out: Path, settings: Settings, device: str = "cpu
     metadata = read_manifest(folder)
     path = folder / judging.NAME
     identity = {
-        "version": VERSION, "model": {name: f for name, f in metadata["files"].items() if name != path.name},
-        "judge": judging.fingerprint(path), "held-out episodes": list(split.held_out), "settings": dataclasses.asdict(settings),
-    }  # fmt: skip
+        "version": VERSION,
+        "model": {name: f for name, f in metadata["files"].items() if name != path.name},
+        "judge": judging.fingerprint(path),
+        "held-out episodes": list(split.held_out),
+        "settings": dataclasses.asdict(settings),
+    }
     store = Store(out, identity)
     report = WorldReport(world, judge, split, settings, store, outcomes.outcome_reader(folder, world))
     return finish(report, judging.judge_metadata(path), metadata.get("training"))
@@ -242,11 +254,15 @@ def finish(report: WorldReport, judge: dict[str, Any], training: Any = None) -> 
     """Runs all parts of a report and writes its files."""
     recording, split = report.split.files.recording, report.split
     about = {
-        "model": report.world.config.name, "sampler_steps": report.world.config.sampler.steps, "training": training,
-        "environment": recording.env, "policy": recording.provenance.policy,
-        "held_out": len(split.held_out), "train": len(split.train),
+        "model": report.world.config.name,
+        "sampler_steps": report.world.config.sampler.steps,
+        "training": training,
+        "environment": recording.env,
+        "policy": recording.provenance.policy,
+        "held_out": len(split.held_out),
+        "train": len(split.train),
         "held_out_steps": int(split.files.lengths[list(split.held_out)].sum()),
-    }  # fmt: skip
+    }
     found = plain({"about": about, "settings": dataclasses.asdict(report.settings), "judge": judge, **report.run()})
     found["misses"] = page.misses(found)
     page.write(report.store.folder, found, report.measured()["sheet"], report.lasting()["pictures"])

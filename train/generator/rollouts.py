@@ -116,9 +116,10 @@ def draw_starts(files: EpisodeFiles, episodes: Sequence[int], count: int, horizo
     Of episodes too short for that, the first half. Fewer rows where there are fewer places.
     """
     places = [
-        (episode, step) for episode in episodes
+        (episode, step)
+        for episode in episodes
         for step in range(max(int(files.lengths[episode]) - horizon + 1, (int(files.lengths[episode]) + 1) // 2))
-    ]  # fmt: skip
+    ]
     drawn = np.random.default_rng((seed, 0)).permutation(len(places))[:count]
     return np.array([places[number] for number in drawn])
 

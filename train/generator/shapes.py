@@ -52,27 +52,42 @@ def recorded_config(
     places = recording.height // stride, recording.width // stride
     fold = 2 if places[0] * places[1] > FINE_TOKENS and not any(n % 2 for n in places) else 1
     dit = DiTConfig(
-        dim=dim, heads=heads, layers=layers, patch=(block, fold, fold), latent_channels=latent, text_dim=text.dim,
+        dim=dim,
+        heads=heads,
+        layers=layers,
+        patch=(block, fold, fold),
+        latent_channels=latent,
+        text_dim=text.dim,
         layer=LayerConfig(ffn_dim=hidden, mlp_conv=fold == 1, activation="relu_squared"),
         embedding=EmbeddingConfig(
             freq_dim=64, positions="view_sphere" if captions else "centred", screen=True, pooled_action=True
         ),
         history=HistoryConfig(
-            packing=history_tiers(block, fold), channel=ChannelConfig(dim=48, heads=3, patch=(block, 4, 4), decay=0.95),
-            attention="cached", recent_frames=4, max_age=128,
+            packing=history_tiers(block, fold),
+            channel=ChannelConfig(dim=48, heads=3, patch=(block, 4, 4), decay=0.95),
+            attention="cached",
+            recent_frames=4,
+            max_age=128,
         ),
         output=OutputConfig(prediction="data", residual=True, flow_layer=layers // 2 if flow else 0),
-    )  # fmt: skip
+    )
     return ModelConfig(
         name=name,
         video=VideoConfig(
-            height=recording.height, width=recording.width, fps=max(1, round(recording.fps)), block_latents=block,
+            height=recording.height,
+            width=recording.width,
+            fps=max(1, round(recording.fps)),
+            block_latents=block,
             start_latents=block,
         ),
         dit=dit,
-        vae=VAEConfig(kind="patch", spatial_stride=stride, temporal_stride=1, latent_channels=latent, width=64, depth=2),
-        text=text, sampler=SamplerConfig(steps=3, shift=1.0, start_steps=3), action=recording.action,
-    )  # fmt: skip
+        vae=VAEConfig(
+            kind="patch", spatial_stride=stride, temporal_stride=1, latent_channels=latent, width=64, depth=2
+        ),
+        text=text,
+        sampler=SamplerConfig(steps=3, shift=1.0, start_steps=3),
+        action=recording.action,
+    )
 
 
 def history_tiers(block: int, fold: int) -> Tiers:

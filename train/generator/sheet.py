@@ -41,7 +41,7 @@ def roll_out(
 
 def save_rollouts(
     path: Path, config: ModelConfig, dit: DiT, vae: VideoVAE, data: LatentSet, spans: Spans, blocks: Sequence[int]
-) -> None:  # fmt: skip
+) -> None:
     """A row of recorded pictures above a row of generated ones for each of `spans`, at the ends of the given `blocks`."""
     last = max(blocks)
     pairs = Windows(config, data).recorded(spans, last), roll_out(config, dit, data, spans, last)

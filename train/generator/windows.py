@@ -222,7 +222,7 @@ class Windows:
 
     def _window(
         self, source: Tensor, base: Tensor, still: Tensor, spans: Spans, stream: torch.Generator, described: float
-    ) -> Window:  # fmt: skip
+    ) -> Window:
         config, data = self.config, self.data
         lived = spans.age * config.block_latents
         begun = self._begun(spans)
@@ -249,6 +249,10 @@ class Windows:
             text = torch.where(told & (text == 0), events.episode[spans.episode], text)
         context = torch.cat([events.tokens[text].float(), actions.tokens[actions.step[spans.step]]], dim=1)
         return Window(
-            history(held, -history_frames(self.tiers)), history(past, -config.start_latents), target, block, context,
+            history(held, -history_frames(self.tiers)),
+            history(past, -config.start_latents),
+            target,
+            block,
+            context,
             data.action[spans.step],
-        )  # fmt: skip
+        )

@@ -45,13 +45,26 @@ class InverseDynamicsModel(nn.Module):
         self.focal, self.turns = focal, turns
         rows, columns = -(-height // 16), -(-width // 16)
         self.turning = nn.Sequential(
-            nn.AvgPool2d(2), _stage(pictures, 16, 5), _stage(16, 32), _stage(32, 48), nn.Flatten(),
-            nn.Linear(48 * rows * columns, FEATURES - STEP_FEATURES), nn.ReLU(),
-        )  # fmt: skip
+            nn.AvgPool2d(2),
+            _stage(pictures, 16, 5),
+            _stage(16, 32),
+            _stage(32, 48),
+            nn.Flatten(),
+            nn.Linear(48 * rows * columns, FEATURES - STEP_FEATURES),
+            nn.ReLU(),
+        )
         self.stepping = nn.Sequential(
-            _stage(pictures, 16, 5), _stage(16, 32), _stage(32, 32, stride=1), _stage(32, 64), _stage(64, 64, stride=1),
-            _stage(64, 96), _stage(96, 32, 1, 1), nn.Flatten(), nn.Linear(32 * rows * columns, STEP_FEATURES), nn.ReLU(),
-        )  # fmt: skip
+            _stage(pictures, 16, 5),
+            _stage(16, 32),
+            _stage(32, 32, stride=1),
+            _stage(32, 64),
+            _stage(64, 64, stride=1),
+            _stage(64, 96),
+            _stage(96, 32, 1, 1),
+            nn.Flatten(),
+            nn.Linear(32 * rows * columns, STEP_FEATURES),
+            nn.ReLU(),
+        )
         self.look, self.rotation = (nn.Linear(FEATURES - STEP_FEATURES, count) for count in (len(LOOKS), 2))
         self.move, self.translation = (nn.Linear(STEP_FEATURES, count) for count in (len(MOVES), 2))
 

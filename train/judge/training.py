@@ -201,9 +201,15 @@ def accuracy(judge: Judge, blocks: Blocks) -> dict[str, float]:
 
 
 def train(
-    config: ModelConfig, data: Path, test: Path, out: Path, weights: Path, settings: Settings, steps: int,
+    config: ModelConfig,
+    data: Path,
+    test: Path,
+    out: Path,
+    weights: Path,
+    settings: Settings,
+    steps: int,
     initial: Path | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Trains for `steps`, tests and writes the weights; `initial` are weights to go on from."""
     torch.manual_seed(settings.seed)
     judge = Judge.of(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

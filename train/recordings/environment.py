@@ -86,11 +86,17 @@ class RecordSettings:
             )
         resize = "stretch" if made.resize == "none" else made.resize
         return cls(
-            recording.env, json.dumps(source["env_kwargs"]), tuple(source.get("imports", ())), made.policy, made.frame_skip,
-            source["max_episode_steps"], recording.fps * made.frame_skip, made.seed,
+            recording.env,
+            json.dumps(source["env_kwargs"]),
+            tuple(source.get("imports", ())),
+            made.policy,
+            made.frame_skip,
+            source["max_episode_steps"],
+            recording.fps * made.frame_skip,
+            made.seed,
             PictureSettings((recording.height, recording.width), resize, source["pictures"]),
             TextSettings(source["task_text"], source["text_key"]),
-        )  # fmt: skip
+        )
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -124,13 +130,21 @@ class RecordedEnv(gymnasium.Env[np.ndarray, Any]):
         original, size = (shown[0], shown[1]), settings.pictures.size
         fps, says = self._frames_per_second()
         provenance = Provenance(
-            settings.frame_skip, settings.pictures.resize_of(original), original, settings.policy, settings.seed,
+            settings.frame_skip,
+            settings.pictures.resize_of(original),
+            original,
+            settings.policy,
+            settings.seed,
             source={
-                "world": "gymnasium", "env_kwargs": settings.kwargs, "imports": list(settings.imports), "pictures": source,
-                "text_key": settings.texts.key, "task_text": settings.texts.caption,
+                "world": "gymnasium",
+                "env_kwargs": settings.kwargs,
+                "imports": list(settings.imports),
+                "pictures": source,
+                "text_key": settings.texts.key,
+                "task_text": settings.texts.caption,
                 "max_episode_steps": settings.max_episode_steps,
             },
-        )  # fmt: skip
+        )
         rate = fps / settings.frame_skip
         self.recording = Recording(settings.env, *size, rate, self.actions.spec, provenance=provenance)
         self.notes = [

@@ -118,10 +118,16 @@ class EpisodeFiles:
         frames = self.frames(index)
         steps = slice(self.starts[index], self.starts[index] + self.lengths[index])
         return Episode(
-            frames, self.action[steps], self.reward[steps], self.terminated[steps], self.truncated[steps],
-            self.captions[index], self.texts[index], self.infos[index],
+            frames,
+            self.action[steps],
+            self.reward[steps],
+            self.terminated[steps],
+            self.truncated[steps],
+            self.captions[index],
+            self.texts[index],
+            self.infos[index],
             {name: self.extra(name, index) for name in self.extras},
-        )  # fmt: skip
+        )
 
     def _file(self, number: int) -> Any:
         if number not in self._open:

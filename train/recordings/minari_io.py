@@ -46,9 +46,11 @@ def read_minari(dataset_id: str, out: Path, settings: RecordSettings) -> Episode
     actions = Actions(dataset.action_space)
     wanted = settings.pictures
     provenance = Provenance(
-        resize=wanted.resize_of(original), original_size=original, policy="minari",
+        resize=wanted.resize_of(original),
+        original_size=original,
+        policy="minari",
         source={"world": "minari", "dataset": dataset_id, "pictures": source, "task_text": settings.texts.caption},
-    )  # fmt: skip
+    )
     env = dataset.env_spec.id if dataset.env_spec else dataset_id
     recording = Recording(env, *wanted.size, settings.fps or DEFAULT_FPS, actions.spec, provenance=provenance)
     origin = "--fps" if settings.fps else "assumed: --fps sets it"
@@ -103,9 +105,14 @@ def _episode(data: Any, source: str, actions: Actions, settings: RecordSettings)
     frames = np.stack([resized(as_rgb(picture), size, resize) for picture in observations])
     ends = {name: np.asarray(getattr(data, name), np.uint8) for name in ("terminations", "truncations")}
     return Episode(
-        frames, np.stack([actions.stored(action) for action in data.actions]), np.asarray(data.rewards, np.float32),
-        ends["terminations"], ends["truncations"], settings.texts.caption, info={"minari_episode": int(data.id)},
-    )  # fmt: skip
+        frames,
+        np.stack([actions.stored(action) for action in data.actions]),
+        np.asarray(data.rewards, np.float32),
+        ends["terminations"],
+        ends["truncations"],
+        settings.texts.caption,
+        info={"minari_episode": int(data.id)},
+    )
 
 
 def _buffers(files: Any, numbers: range) -> Iterator[Any]:

@@ -55,10 +55,15 @@ class EpisodeRecorder:
                 self._hear(texts, len(rows), info)
         actions, rewards, terminations, truncations = zip(*rows)
         return Episode(
-            np.stack(frames), np.array(actions, self.recording.action.dtype), np.array(rewards, np.float32),
-            np.array(terminations, np.uint8), np.array(truncations, np.uint8), settings.texts.caption, tuple(texts),
+            np.stack(frames),
+            np.array(actions, self.recording.action.dtype),
+            np.array(rewards, np.float32),
+            np.array(terminations, np.uint8),
+            np.array(truncations, np.uint8),
+            settings.texts.caption,
+            tuple(texts),
             {"index": index, "env_seed": env_seed},
-        )  # fmt: skip
+        )
 
     def _hear(self, texts: list[TextChange], step: int, info: dict[str, Any]) -> None:
         """Adds the text in force from `step` on, where it is another than before."""

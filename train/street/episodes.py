@@ -126,15 +126,23 @@ def render_episode(task: EpisodeTask) -> Episode:
     camera = np.concatenate(looks).astype(np.float32)
     last = np.arange(task.blocks) == task.blocks - 1
     return Episode(
-        frames=np.concatenate(frames), action=np.array(actions, np.int64), reward=np.zeros(task.blocks, np.float32),
-        terminated=np.zeros(task.blocks, np.uint8), truncated=last.astype(np.uint8), caption=caption,
+        frames=np.concatenate(frames),
+        action=np.array(actions, np.int64),
+        reward=np.zeros(task.blocks, np.float32),
+        terminated=np.zeros(task.blocks, np.uint8),
+        truncated=last.astype(np.uint8),
+        caption=caption,
         texts=tuple((block, None if kind is None else _phrase(kind, words)) for block, kind in changes.items()),
         info={
-            "town": task.town, "number": task.number, "light": plan.light, "weather": plan.weather,
-            "district": surroundings["district"], "kinds": [[block, kind] for block, kind in changes.items()],
+            "town": task.town,
+            "number": task.number,
+            "light": plan.light,
+            "weather": plan.weather,
+            "district": surroundings["district"],
+            "kinds": [[block, kind] for block, kind in changes.items()],
         },
         extra={"yaw": camera[:, 0], "pitch": camera[:, 1], "position": camera[:, 2:]},
-    )  # fmt: skip
+    )
 
 
 def first_caption(task: EpisodeTask) -> str:
@@ -152,9 +160,16 @@ def every_phrase() -> set[str]:
 
 
 def render_episodes(
-    config: ModelConfig, out: Path, *, towns: int, episodes_per_town: int = 2, blocks: int = 32,
-    first_town: int = TRAINING_TOWNS.start, workers: int = 1, seed: int = 0,
-) -> None:  # fmt: skip
+    config: ModelConfig,
+    out: Path,
+    *,
+    towns: int,
+    episodes_per_town: int = 2,
+    blocks: int = 32,
+    first_town: int = TRAINING_TOWNS.start,
+    workers: int = 1,
+    seed: int = 0,
+) -> None:
     """Renders `episodes_per_town` episodes of so many `blocks` in each of `towns` towns, those from `first_town` on.
 
     What stands in `out` of the same settings is kept and continued. Raises RecordingError where it was made with others, or for
@@ -172,10 +187,14 @@ def render_episodes(
         "camera": dataclasses.asdict(config.camera),
     }
     recording = Recording(
-        env="YumeStreet", height=config.height, width=config.width, fps=config.fps, action=ActionSpec(),
+        env="YumeStreet",
+        height=config.height,
+        width=config.width,
+        fps=config.fps,
+        action=ActionSpec(),
         frames_per_step=config.frames_per_block,
         provenance=Provenance(original_size=(config.height, config.width), policy="walker", seed=seed, source=source),
-    )  # fmt: skip
+    )
     tasks = [
         EpisodeTask(config, seed, town, number, blocks, TOWN_BLOCKS)
         for town in range(first_town, first_town + towns)

@@ -119,9 +119,15 @@ def count_block(config: ModelConfig, history: int) -> Block:
     footprint = Footprint(**{name: _onward(config, *found) for name, found in sizes.items()})
     grid = config.token_grid
     return Block(
-        history, packing.name, config.dit.history.attention, tokens[0],
-        grid[0] * grid[1] * grid[2], *costs, config.sampler.steps, footprint,
-    )  # fmt: skip
+        history,
+        packing.name,
+        config.dit.history.attention,
+        tokens[0],
+        grid[0] * grid[1] * grid[2],
+        *costs,
+        config.sampler.steps,
+        footprint,
+    )
 
 
 def count_training(config: ModelConfig, history: int) -> Training:
@@ -252,11 +258,20 @@ def _wan_decoder(config: ModelConfig) -> Part:
 
     with torch.device("meta"):
         vae: Any = AutoencoderKLWan(
-            base_dim=config.vae.width or 160, decoder_base_dim=config.vae.decoder_width or 256,
-            z_dim=config.vae.latent_channels, dim_mult=[1, 2, 4, 4], num_res_blocks=2,
-            attn_scales=[], temperal_downsample=[False, True, True], is_residual=True, in_channels=12, out_channels=12,
-            patch_size=2, scale_factor_spatial=16, scale_factor_temporal=4,
-        )  # fmt: skip
+            base_dim=config.vae.width or 160,
+            decoder_base_dim=config.vae.decoder_width or 256,
+            z_dim=config.vae.latent_channels,
+            dim_mult=[1, 2, 4, 4],
+            num_res_blocks=2,
+            attn_scales=[],
+            temperal_downsample=[False, True, True],
+            is_residual=True,
+            in_channels=12,
+            out_channels=12,
+            patch_size=2,
+            scale_factor_spatial=16,
+            scale_factor_temporal=4,
+        )
     vae.to(DTYPE)
     vae.clear_cache()
 

@@ -128,9 +128,16 @@ def measure(
                 took = seconds(partial(stage.block, steps), device)
                 flops = counted.conditions.flops + steps * counted.step.flops
                 rows.append(
-                    {"attention": attention, "compiled": backend, "steps": steps, "seconds": took, "flops": flops,
-                     "share_of_peak": flops / took / peak.flops if peak else None, "bytes": _used(device)}
-                )  # fmt: skip
+                    {
+                        "attention": attention,
+                        "compiled": backend,
+                        "steps": steps,
+                        "seconds": took,
+                        "flops": flops,
+                        "share_of_peak": flops / took / peak.flops if peak else None,
+                        "bytes": _used(device),
+                    }
+                )
             del stage
     decode = _decode(config, device, dtype)
     for row in rows:
@@ -142,8 +149,16 @@ def measure(
     training = {"seconds": took, "flops": flops, "share_of_peak": share, "bytes": _used(device)}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     size = [config.height, config.width]
-    return {"model": config.name, "size": size, "history": history, "device": name, "dtype": str(dtype),
-            "blocks": rows, "decode": decode, "foundation_step": training}  # fmt: skip
+    return {
+        "model": config.name,
+        "size": size,
+        "history": history,
+        "device": name,
+        "dtype": str(dtype),
+        "blocks": rows,
+        "decode": decode,
+        "foundation_step": training,
+    }
 
 
 @torch.no_grad()

@@ -122,9 +122,15 @@ def make_plan(
             except ValueError as error:
                 refused.append(f"history {history}, {name}: {error}")
     return Plan(
-        config, *count_parameters(config), blocks, refused, count_decoder(config), count_text(config.text),
-        count_training(config, trained_at), trained_at,
-    )  # fmt: skip
+        config,
+        *count_parameters(config),
+        blocks,
+        refused,
+        count_decoder(config),
+        count_text(config.text),
+        count_training(config, trained_at),
+        trained_at,
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -155,14 +161,28 @@ def report(plan: Plan, utilisation: float, gpus: Sequence[int] = (8, 16, 64)) ->
     parts = [
         f"{config.name} at {config.height}x{config.width}, {config.fps} frames/s: a block is {config.block_latents} latents, "
         f"{config.frames_per_block} frames, {plan.blocks[0].target_tokens} tokens, {config.sampler.steps} sampler steps.",
-        _table(["weights", "parameters", "in bfloat16"], [[n, f"{p:,}", _size(p * DTYPE.itemsize)] for n, p in weights]),
+        _table(
+            ["weights", "parameters", "in bfloat16"], [[n, f"{p:,}", _size(p * DTYPE.itemsize)] for n, p in weights]
+        ),
         "One block of one world, in FLOP (a multiplication and an addition are two): the conditions, once; each sampler step; "
         "decoding; all. Memory: the embedded history or its keys and values; the text's keys and values; the most that the DiT "
         "has alive besides its weights; the whole GPU with the weights of DiT and autoencoder and with decoding, the text "
         "encoder elsewhere.",
         _table(
-            ["history", "packing", "attention", "history tokens", "conditions", "step", "decode", "block",
-             "history memory", "text memory", "DiT peak", "GPU"],
+            [
+                "history",
+                "packing",
+                "attention",
+                "history tokens",
+                "conditions",
+                "step",
+                "decode",
+                "block",
+                "history memory",
+                "text memory",
+                "DiT peak",
+                "GPU",
+            ],
             [_row(plan, block) for block in plan.blocks],
         ),
         *(f"No figure for {why}" for why in plan.refused),
@@ -174,7 +194,7 @@ def report(plan: Plan, utilisation: float, gpus: Sequence[int] = (8, 16, 64)) ->
             ["history", "packing", "attention", *(d.name for d in DEVICES)],
             [[*_name(block), *(_speed(plan, block, d, utilisation) for d in DEVICES)] for block in plan.blocks],
         ),
-    ]  # fmt: skip
+    ]
     needs = {n: plan.distillation(n) for n in gpus}
     parts += [
         f"Distillation, memory of each GPU, one world each at {plan.trained_at} history latents: sharded float32 weights, "

@@ -63,9 +63,13 @@ class Places(DistanceField):
         self.look = nn.Sequential(nn.Linear(2 * BANDS * channels + 1 + text, 64), nn.ReLU(), nn.Linear(64, config.look))
         # what means do not tell, such as rain before dark walls; starts as nothing
         self.sight = nn.Sequential(
-            nn.Conv2d(channels, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 48, 3, 2, padding=1), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        )  # fmt: skip
+            nn.Conv2d(channels, 48, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(48, 48, 3, 2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
         self.glance = nn.Linear(2 * 48, config.look)
         nn.init.zeros_(self.glance.weight)
         nn.init.zeros_(self.glance.bias)
@@ -75,9 +79,11 @@ class Places(DistanceField):
         self.where = nn.Linear(text, towns * VIEWS)
         nn.init.constant_(self.where.bias[VIEWS:], UNKNOWN)
         self.paint = nn.Sequential(
-            nn.Linear(inputs * config.rays**2 + config.look, config.width), nn.ReLU(),
-            nn.Linear(config.width, config.width), nn.ReLU(),
-        )  # fmt: skip
+            nn.Linear(inputs * config.rays**2 + config.look, config.width),
+            nn.ReLU(),
+            nn.Linear(config.width, config.width),
+            nn.ReLU(),
+        )
         self.blend = nn.Conv2d(config.width, config.width, 3, padding=1)  # of neighbouring tokens
         self.head = nn.Linear(config.width, channels)
 

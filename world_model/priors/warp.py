@@ -32,9 +32,15 @@ OUTDATED = 0.25  # validity of a picture from before the text in force changed
 
 
 def warp(
-    picture: Tensor, inverse: Tensor, yaw: Tensor, pitch: Tensor, yaws: Tensor, pitches: Tensor, displacement: Tensor,
+    picture: Tensor,
+    inverse: Tensor,
+    yaw: Tensor,
+    pitch: Tensor,
+    yaws: Tensor,
+    pitches: Tensor,
+    displacement: Tensor,
     camera: CameraConfig,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Pictures seen from elsewhere.
 
     picture [B, 3, H, W] and inverse distances [B, H, W] (1 / metres, along rays) seen at yaw, pitch [B]; the new views at
@@ -135,9 +141,14 @@ class PosedPicture:
 
 @torch.no_grad()
 def guide_block(
-    depth: DepthNet, vae: VideoVAE, last: PosedPicture, motion: Motion, recalled: Recalled | None = None,
-    cache: DecoderCache | None = None, trust: Tensor | None = None,
-) -> Guide:  # fmt: skip
+    depth: DepthNet,
+    vae: VideoVAE,
+    last: PosedPicture,
+    motion: Motion,
+    recalled: Recalled | None = None,
+    cache: DecoderCache | None = None,
+    trust: Tensor | None = None,
+) -> Guide:
     """The guide of a block of this commanded `motion` after the `last` picture; `cache` is the decoder's before it.
 
     What the last picture does not show, or only in doubt, is filled in from the `recalled` one with validity REMEMBERED.

@@ -55,8 +55,14 @@ class LoadOptions:
     offload: Offload = "none"
 
     def __post_init__(self) -> None:
-        known = {"text": get_args(Text), "captions": (None, *get_args(Captions)), "quantize": (None, *get_args(Quantized)),
-                 "offload": get_args(Offload), "dtype": ("auto", *DTYPES), "vae_dtype": ("auto", *DTYPES)}  # fmt: skip
+        known = {
+            "text": get_args(Text),
+            "captions": (None, *get_args(Captions)),
+            "quantize": (None, *get_args(Quantized)),
+            "offload": get_args(Offload),
+            "dtype": ("auto", *DTYPES),
+            "vae_dtype": ("auto", *DTYPES),
+        }
         for name, values in known.items():
             value = self.__dict__[name]
             if not any(value is one or (isinstance(value, str) and value == one) for one in values):

@@ -56,9 +56,12 @@ def sizes(shapes: dict[str, Shape], event_tokens: int, action_tokens: int) -> Te
         raise ValueError(f"no UMT5 encoder: the tensor {error} is missing or misshapen") from error
     layers = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.block."))
     return TextConfig(
-        "umt5", dim, event_tokens, action_tokens,
+        "umt5",
+        dim,
+        event_tokens,
+        action_tokens,
         t5=T5Config(layers, heads, attention // heads, ffn_dim, vocabulary),
-    )  # fmt: skip
+    )
 
 
 def build_umt5(config: TextConfig) -> nn.Module:

@@ -55,9 +55,15 @@ class Controls:
         self._keys = {CODES[key]: key for key in keys}
         self._walks = not set(WALKING).isdisjoint(keys)
         self._commands: dict[int, CommandName] = {
-            pygame.K_r: "restart", pygame.K_n: "another", pygame.K_p: "pause", pygame.K_SPACE: "pause",
-            pygame.K_f: "clip", pygame.K_TAB: "hud", pygame.K_t: "view", pygame.K_ESCAPE: "quit",
-        }  # fmt: skip
+            pygame.K_r: "restart",
+            pygame.K_n: "another",
+            pygame.K_p: "pause",
+            pygame.K_SPACE: "pause",
+            pygame.K_f: "clip",
+            pygame.K_TAB: "hud",
+            pygame.K_t: "view",
+            pygame.K_ESCAPE: "quit",
+        }
         self._down: set[str] = set()
         self._kept: frozenset[str] = frozenset()
         self._pads: dict[int, Any] = {}

@@ -152,10 +152,17 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, host: str, port: int, announce: Callable[[str], None] | None = None) -> None:
         super().__init__(
             uvicorn.Config(
-                app, host=host, port=port, log_level="warning", ws_max_size=MAX_MESSAGE, ws_ping_interval=PING,
-                ws_ping_timeout=2 * PING, ws_per_message_deflate=False, timeout_graceful_shutdown=2,
+                app,
+                host=host,
+                port=port,
+                log_level="warning",
+                ws_max_size=MAX_MESSAGE,
+                ws_ping_interval=PING,
+                ws_ping_timeout=2 * PING,
+                ws_per_message_deflate=False,
+                timeout_graceful_shutdown=2,
             )
-        )  # fmt: skip
+        )
         self._announce = announce
 
     async def startup(self, sockets: list | None = None) -> None:

@@ -89,10 +89,17 @@ class Link:
         config = self._lobby.config
         self._player, self._session = player, session
         self._say(
-            "welcome", session=player.key, resumed=resumed, model=config.name, fps=config.fps, height=config.height,
-            width=config.width, block=config.frames_per_block / config.fps, twin=self._lobby.twin,
+            "welcome",
+            session=player.key,
+            resumed=resumed,
+            model=config.name,
+            fps=config.fps,
+            height=config.height,
+            width=config.width,
+            block=config.frames_per_block / config.fps,
+            twin=self._lobby.twin,
             events=[{"kind": kind.name, "phrases": kind.phrases} for kind in EVENT_KINDS],
-        )  # fmt: skip
+        )
         self._pump = asyncio.create_task(self._play(session))
 
     def waiting(self, position: int) -> None:
@@ -184,10 +191,19 @@ class Link:
     def _report(self, session: Session) -> None:
         stats = session.stats()
         self._say(
-            "state", seed=stats.seed, event=stats.event, paused=stats.paused, blocks=stats.blocks,
-            keys=stats.action.keys, look=stats.action.arrows, blockTime=stats.block_time,
-            players=self._lobby.present, dropped=self._outbox.dropped, twin=session.start.twin, finished=session.finished,
-        )  # fmt: skip
+            "state",
+            seed=stats.seed,
+            event=stats.event,
+            paused=stats.paused,
+            blocks=stats.blocks,
+            keys=stats.action.keys,
+            look=stats.action.arrows,
+            blockTime=stats.block_time,
+            players=self._lobby.present,
+            dropped=self._outbox.dropped,
+            twin=session.start.twin,
+            finished=session.finished,
+        )
 
     async def _show(self) -> None:
         """Sends frames as the line permits."""
@@ -202,11 +218,19 @@ class Link:
     def _pack(self, number: int, due: float, frame: Frame) -> bytes:
         pictures = [jpeg(picture) for picture in (frame.picture, frame.twin) if picture is not None]
         header = {
-            "n": number, "due": round(1000 * due, 2), "sent": round(1000 * perf_counter(), 2), "world": frame.world,
-            "block": frame.block, "index": frame.index, "keys": frame.action.keys, "look": frame.action.arrows,
-            "event": frame.event, "streetEvent": frame.street_event, "sizes": [len(picture) for picture in pictures],
+            "n": number,
+            "due": round(1000 * due, 2),
+            "sent": round(1000 * perf_counter(), 2),
+            "world": frame.world,
+            "block": frame.block,
+            "index": frame.index,
+            "keys": frame.action.keys,
+            "look": frame.action.arrows,
+            "event": frame.event,
+            "streetEvent": frame.street_event,
+            "sizes": [len(picture) for picture in pictures],
             "seq": None if frame.delay is None else self._followed(due - frame.delay),
-        }  # fmt: skip
+        }
         head = json.dumps(header, separators=(",", ":")).encode()
         return struct.pack(">H", len(head)) + head + b"".join(pictures)
 

@@ -67,24 +67,32 @@ LIGHTINGS: dict[str, Lighting] = {
     "day": Lighting(
         Sky(top=(0.16, 0.42, 0.88), horizon=(0.72, 0.86, 0.98), cloud=(1.0, 1.0, 1.0), cover=0.9),
         Sun(colour=(0.52, 0.47, 0.36), direction=tuple(SUN_BY_DAY), disc=1, high=1, low=0),
-        ambient=(0.60, 0.64, 0.72), haze=0.004, dark=0,
+        ambient=(0.60, 0.64, 0.72),
+        haze=0.004,
+        dark=0,
     ),
     "overcast": Lighting(
         Sky(top=(0.60, 0.64, 0.70), horizon=(0.80, 0.82, 0.85), cloud=(0.52, 0.55, 0.61), cover=0.8),
         Sun(colour=(0.04, 0.04, 0.04), direction=tuple(SUN_BY_DAY), disc=0, high=0, low=0),
-        ambient=(0.76, 0.78, 0.82), haze=0.006, dark=0,
+        ambient=(0.76, 0.78, 0.82),
+        haze=0.006,
+        dark=0,
     ),
     "golden": Lighting(
         Sky(top=(0.36, 0.38, 0.66), horizon=(1.0, 0.66, 0.36), cloud=(1.0, 0.62, 0.52), cover=0.9),
         Sun(colour=(0.72, 0.40, 0.12), direction=tuple(SUN_LOW), disc=1, high=0, low=1),
-        ambient=(0.60, 0.46, 0.47), haze=0.006, dark=0.25,
+        ambient=(0.60, 0.46, 0.47),
+        haze=0.006,
+        dark=0.25,
     ),
     "night": Lighting(
         Sky(top=(0.015, 0.025, 0.09), horizon=(0.07, 0.08, 0.20), cloud=(0.12, 0.13, 0.24), cover=0.5),
         Sun(colour=(0.08, 0.09, 0.15), direction=tuple(SUN_BY_DAY), disc=0.7, high=0, low=0),
-        ambient=(0.24, 0.26, 0.40), haze=0.004, dark=1,
+        ambient=(0.24, 0.26, 0.40),
+        haze=0.004,
+        dark=1,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,15 @@ def tram(event: EventState, age: float, weight: float) -> Rows:
     alpha = weight * max(0.0, min(1.0, (20.0 + gone) / 2.5, (30.0 - gone) / 2.5))
 
     def block(
-        offset: float, height: float, long: float, tall: float, wide: float, colour: P.Colour, emit: float = 0.0,
+        offset: float,
+        height: float,
+        long: float,
+        tall: float,
+        wide: float,
+        colour: P.Colour,
+        emit: float = 0.0,
         stripes: float = 0.0,
-    ) -> list[float]:  # fmt: skip
+    ) -> list[float]:
         centre = (x, height, z + direction * offset) if along_z else (x + direction * offset, height, z)
         half = (wide, tall, long) if along_z else (long, tall, wide)
         material = P.STRIPES if stripes else P.PLAIN

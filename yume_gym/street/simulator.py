@@ -110,9 +110,14 @@ class StreetSimulator:
     def like(cls, view: View, town_seed: int = 0, blocks: int = 2) -> StreetSimulator:
         """A town in the picture size, rate, block length and camera of a model's config, or of another simulator."""
         return cls(
-            height=view.height, width=view.width, fps=view.fps, frames_per_block=view.frames_per_block,
-            camera=view.camera, town_seed=town_seed, blocks=blocks,
-        )  # fmt: skip
+            height=view.height,
+            width=view.width,
+            fps=view.fps,
+            frames_per_block=view.frames_per_block,
+            camera=view.camera,
+            town_seed=town_seed,
+            blocks=blocks,
+        )
 
     def reset(
         self,
