@@ -78,12 +78,14 @@ def reward_figures(
     first = next(iter(rows.values()))
     rows = {**rows, "shuffled": _shuffled(first, alive, seed)}
     if (typical != 0).mean() > DENSE:
-        scores = {
-            name: bootstrap(
-                lambda at, p=predicted: r_squared(recorded[at][alive[at]], p[at][alive[at]]), len(alive), seed=seed
-            )  # type: ignore[misc]
-            for name, predicted in rows.items()
-        }
+
+        def explained(predicted: np.ndarray) -> Any:
+            def of(at: np.ndarray) -> float:
+                return r_squared(recorded[at][alive[at]], predicted[at][alive[at]])
+
+            return bootstrap(of, len(alive), seed=seed)
+
+        scores = {name: explained(predicted) for name, predicted in rows.items()}
         return {"kind": "dense", "dense": scores}
     least = float(np.median(sizes)) / 2
     figures: dict[str, Any] = {"kind": "events", "threshold": least}
