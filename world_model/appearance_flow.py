@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
@@ -115,13 +116,11 @@ class AppearanceFlow(nn.Module):
         Convolutions over that frame put the borders of displacements where those of things are; tokens are too coarse for it."""
         _, a, b = self.patch
         rows, columns = newest.shape[-2] // a, newest.shape[-1] // b
-        features = rearrange(
-            self.features(tokens), "B (F h w) (n a b) -> B F n (h a) (w b)", h=rows, w=columns, a=a, b=b
-        )
-        groups = features.shape[1]
-        seen = newest[:, None].expand(-1, groups, -1, -1, -1).to(features.dtype)
-        hidden = self.enter(torch.cat([features, seen], dim=2).flatten(0, 1))
-        hidden = torch.relu(self.blocks(hidden))
+        groups = tokens.shape[1] // (rows * columns)
+        features = unpatch(self.features(tokens), (groups, rows, columns), (1, a, b))
+        seen = newest[:, :, None].expand(-1, -1, groups, -1, -1).to(features.dtype)
+        places = rearrange(torch.cat([features, seen], dim=1), "B C F h w -> (B F) C h w")
+        hidden = torch.relu(self.blocks(self.enter(places)))
         with torch.autocast(tokens.device.type, enabled=False):
             weight, bias = (self.displacement.get_parameter(name).float() for name in ("weight", "bias"))
             raw = F.conv2d(hidden.float(), weight, bias)

@@ -68,9 +68,8 @@ class HistoryConfig:
 
     packing: Literal["released", "full"] | Tiers | Retrieval = "released"  # "full": every frame at the finest size
     channel: ChannelConfig | None = field(default_factory=ChannelConfig)  # None: no channel path
-    attention: Literal["joint", "cached"] = (
-        "joint"  # "cached": keys and values of the history are computed once a block
-    )
+    # "cached": keys and values of the history are computed once a block
+    attention: Literal["joint", "cached"] = "joint"
     recent_frames: int = 0  # newest history frames whose latents are concatenated to the target's, as DIAMOND does
     max_age: int = 1024  # latent frames; older history counts as this old
 
@@ -102,9 +101,10 @@ class OutputConfig:
     """What the network's output means (flow.py), and where a data prediction starts from."""
 
     prediction: Literal["velocity", "data"] = "velocity"
-    residual: bool = False  # preconditioning: a data prediction starts from the newest history frame, not from zero
-    # first layers, which alone read the history, do not see the noisy block and say how earlier frames move (appearance_flow.py);
-    # 0: no such thing
+    # preconditioning: a data prediction starts from the newest history frame, or from moved frames, not from zero
+    residual: bool = False
+    # first layers, which alone read the patches of the history, do not see the noisy block and say how earlier frames move
+    # (appearance_flow.py); 0: no such thing
     flow_layer: int = 0
 
 

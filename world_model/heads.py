@@ -43,9 +43,8 @@ class Calibration:
     reward_temperature: float = 1.0  # logits are divided by it
     termination_temperature: float = 1.0
     termination_threshold: float = 0.5  # probability from which an episode ends
-    ood_threshold: float | None = (
-        None  # distance above which a block is out of distribution; None: not measured, none is
-    )
+    # distance above which a block is out of distribution; None: not measured, none is
+    ood_threshold: float | None = None
     ood_patience: int = 3  # blocks in a row that have to be out of distribution to truncate an episode
 
     def __post_init__(self) -> None:

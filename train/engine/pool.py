@@ -69,14 +69,12 @@ class PoolSettings:
     size: int = 64  # worlds
     episode_length: int = 24  # blocks: the longest episode of a world; the end of its trajectory comes first
     text_start: float = 0.4  # share of worlds that start from a caption alone (T2V), and last one block
-    alternate: bool = (
-        False  # instead all worlds of even steps start from a caption, and none of odd ones, as in the paper
-    )
+    # instead all worlds of even steps start from a caption, and none of odd ones, as in the paper
+    alternate: bool = False
     caption: float = 0.4  # share of worlds that are given their caption though nothing happens
     memory_blocks: int = 16  # past blocks that are kept for the gradient of the channel path
-    beyond: bool = (
-        False  # go on after a trajectory's end, on other worlds' actions, where no truth is known (it is zero)
-    )
+    # go on after a trajectory's end, on other worlds' actions, where no truth is known (it is zero)
+    beyond: bool = False
 
 
 class Pool:

@@ -134,12 +134,13 @@ class AdversarialDistillation(distill.Distillation):
         asked = torch.cat([window.action, text, caption], dim=1)
         seen = window.history.has_past[:, None, None, None, None]
         newest = window.history.latents[:, :, -1:] * seen
-        before = self.windows.clip(made.spans, 1)[:, :, :1] * seen
+        clip = self.windows.clip(made.spans, 1)
+        clip[:, :, :1] *= seen
         start, _ = self.vae.decode(window.history.latents[:, :, :1] * seen)
-        recorded, _ = self.vae.decode(torch.cat([before, window.data], dim=2))
+        recorded, _ = self.vae.decode(clip)
         with torch.set_grad_enabled(self.learns(number)):
             generated, _ = self.vae.decode(torch.cat([newest, made.latents], dim=2))
-        recorded, generated = (torch.cat([start, clip], dim=2) for clip in (recorded, generated))
+        recorded, generated = (torch.cat([start, pictures], dim=2) for pictures in (recorded, generated))
         return ClipRollout(window, made.spans, made.latents, recorded, generated, asked)
 
     def critic_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:

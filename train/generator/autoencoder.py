@@ -33,9 +33,8 @@ class Settings:
     lr: float = 1e-3
     warmup: int = 50  # steps
     cooldown: float = 0.4  # last share of the run over which the learning rate falls
-    latent_noise: float = (
-        0.05  # deviation of the noise on normalised latents: the decoder forgives a generator's errors
-    )
+    # deviation of the noise on normalised latents: the decoder forgives a generator's errors
+    latent_noise: float = 0.05
     ema: float = 0.998
     seed: int = 0
 

@@ -13,9 +13,8 @@ from numpy.linalg import eigh, eigvalsh, svd
 
 PEAK = 255.0
 LUMA = np.array([0.299, 0.587, 0.114])
-LEAST_SPREAD = (
-    0.1  # of the features' mean one: what hardly ever changes in real pictures would else outweigh all the rest
-)
+# of the features' mean one: what hardly ever changes in real pictures would else outweigh all the rest
+LEAST_SPREAD = 0.1
 DRAWS = 1000  # resamples of a bootstrap
 
 Interval = tuple[float, float, float]  # value, and the ends of its 95% interval

@@ -17,16 +17,14 @@ from world_model.priors.places import Places
 
 CELL = 4.0  # metres
 HEADINGS = 16
-CANDIDATES = (
-    32  # of the network: the likeliest that one can stand at are kept anyhow, of the others those that look best
-)
+# of the network: the likeliest that one can stand at are kept anyhow, of the others those that look best
+CANDIDATES = 32
 LIKELIEST = 4
 # (candidates kept, metres, radians) of each round: candidates are moved by -1, 0 and 1 of these along both axes and around
 ROUNDS = ((8, 1.6, 0.14), (4, 0.6, 0.06), (2, 0.2, 0.02), (1, 0.07, 0.007))
 UNLIKE, WIDER = 0.6, 4  # how unlike is in doubt: then so many times as many candidates are tried and kept
-ELSEWHERE = (
-    0.9  # a picture in doubt is taken for a further town only where that is less unlike than the first by this factor
-)
+# a picture in doubt is taken for a further town only where that is less unlike than the first by this factor
+ELSEWHERE = 0.9
 INDOORS = 1e3  # added to the errors of poses where nobody can stand
 
 
