@@ -13,7 +13,7 @@ from train.generator.shapes import recorded_config
 from train.recordings import Provenance, Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
-from world_model.appearance_flow import SOURCES, AppearanceFlow, move
+from world_model.appearance_flow import SOURCES, AppearanceFlow, Moves, move, toned
 from world_model.conditions import Target
 from world_model.config import Tiers
 from world_model.detail import DetailHead
@@ -120,7 +120,7 @@ def test_large_displacements_are_found_from_coarse_pictures(toy):
                 .expand(-1, -1, 3, -1, -1, -1)
             )
             mean = flow.latents(move(flow.pictures(sources.transpose(1, 2)), moves, 1))
-            flow.loss(moves, mean, sources, data).backward()
+            flow.loss(Moves(moves, torch.zeros(1, 1, 6, 2, 4)), mean, sources, data).backward()
             optimizer.step()
         return float(shift[0, 0, 0].detach())
 
@@ -159,6 +159,30 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     torch.testing.assert_close(moved.mean, expected, rtol=0, atol=1e-4)
 
 
+def test_gain_and_offset_are_of_places_and_go_over_smoothly():
+    pictures, tone = torch.rand(2, 1, 3, 16, 24), torch.zeros(2, 1, 6, 2, 3)
+    torch.testing.assert_close(toned(pictures, tone), pictures)
+    tone[:, :, :3], tone[:, :, 5] = -0.75, 0.5  # three quarters darker, half a unit bluer
+    expected = 0.25 * pictures + torch.tensor([0, 0, 0.5])[:, None, None]
+    torch.testing.assert_close(toned(pictures, tone), expected)
+    tone.zero_()[:, :, 3, :, 0] = 1.0  # red on the left
+    red = (toned(pictures, tone) - pictures)[0, 0, 0, 3]
+    torch.testing.assert_close(red[[0, 3, 12, 23]], torch.tensor([1.0, 1.0, 0.0, 0.0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(red[7] + red[8], torch.tensor(1.0))
+
+
+def test_colours_may_leave_those_of_the_newest_frame(toy):
+    """Night falls: no picture of the past is dark."""
+    config, vae = toy
+    torch.manual_seed(0)
+    dit = DiT(config).requires_grad_(False)
+    dit.flow.read_autoencoder(vae)
+    dit.flow.tone.bias.view(-1, 6)[:, 3:] = -4.0
+    conditions, latents = conditions_of(dit, config)
+    pictures = dit.flow.pictures(latents.expand_as(conditions.mean))
+    torch.testing.assert_close(conditions.mean, dit.flow.latents(pictures - 4), rtol=0, atol=1e-3)
+
+
 def test_what_was_in_view_is_where_displacements_lead_to(toy):
     """Pixels that come from 12 to the right: the last 12 of 32 were out of view. A share of them is taken from a source in view."""
     config, _ = toy
@@ -179,7 +203,7 @@ def test_displacements_depend_on_what_the_newest_picture_shows_nearby(toy):
     newest = torch.randn(1, config.dit.latent_channels, 2, 4)
     changed = newest.clone()
     changed[:, :, 0, 0] += 1
-    moved = (flow.displacements(tokens, changed) - flow.displacements(tokens, newest)).abs()
+    moved = (flow.moves(tokens, changed).flow - flow.moves(tokens, newest).flow).abs()
     assert moved.shape == (1, config.block_latents, SOURCES, 3, 4, 8)
     by_place = moved.amax(dim=(0, 1, 2, 3))
     assert by_place[:, :4].min() > 0  # two latent places, of 2 x 2 displacements each
@@ -237,7 +261,7 @@ def test_a_world_of_few_moving_things_does_without():
     config = recorded_config("toy", RECORDING, False, "tiny", flow=False)
     dit = DiT(config).requires_grad_(False)
     conditions, latents = conditions_of(dit, config)
-    assert dit.flow is None and conditions.flow is None
+    assert dit.flow is None and conditions.moves is None
     torch.testing.assert_close(conditions.mean, latents.expand_as(conditions.mean))
 
 

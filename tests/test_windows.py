@@ -181,6 +181,24 @@ def test_draws_are_uniform_over_steps_and_inside_their_episode(data):
     assert spans.age.max() == 8
 
 
+def test_draws_can_favour_steps_at_which_the_text_changes(data):
+    """Against a loop over steps."""
+    told = torch.zeros(data.steps, dtype=torch.int64)
+    told[4:7], told[data.begin[1] + 2 :] = 1, 2
+    data = dataclasses.replace(data, event_texts=dataclasses.replace(data.event_texts, step=told))
+    texts, wanted = told.tolist(), []
+    for begin, end in zip(data.begin.tolist(), data.begin.tolist()[1:]):
+        told = [0, *texts[begin:end]]
+        changed = [now != before for before, now in zip(told, told[1:])]
+        wanted += [begin + i for i in range(end - begin) if changed[i] or (i and changed[i - 1])]
+    assert wanted and len(wanted) < data.steps and data.changes.tolist() == wanted
+    spans = data.draw(2000, 8, stream(), changed=1.0)
+    assert set(spans.step.tolist()) == set(wanted)
+    half = data.draw(2000, 8, stream(), changed=0.5)
+    share = torch.isin(half.step, torch.tensor(wanted)).float().mean()
+    assert abs(share - (0.5 + 0.5 * len(wanted) / data.steps)) < 0.05
+
+
 def test_noise_levels_reach_both_ends():
     sigma = foundation.draw_sigma(4000, 0.25, 3.0, stream())
     assert sigma.max() == 1

@@ -4,6 +4,8 @@ Finn et al. 2016, arXiv 1605.07157).
 A camera that turns moves every pixel, and a paddle moves a few. The network says from where in each source each place of the next
 pictures comes, and how much of it to take. Sources are the newest picture and the last ones of the blocks before: what was seen
 before a look aside is still in these. Nothing about cameras is built in: displacements are learnt from recordings.
+Light that changes moves nothing, so each place of the blended picture also gets a gain and an offset (the generalised dynamic
+image model, Negahdaripour 1998, eq. 4).
 Latents of `PatchVAE` are linear in pixels, so that pictures are moved between its linear decoder and encoder.
 
 Shapes: B worlds, L tokens, D width, C latent channels, K latent frames of a block, N sources, h x w latent size, H x W pixels,
@@ -13,6 +15,7 @@ s = H / h.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +32,18 @@ SOURCES = 4  # pictures that are moved, a block apart, newest first
 DEPTH = 2  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
+
+
+@dataclass(frozen=True)
+class Moves:
+    """How a block is made of its sources.
+
+    flow [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: for each source displacements in pixels, from where each place comes
+    relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 of red, green and blue, and to an offset of 0.
+    """
+
+    flow: Tensor
+    tone: Tensor
 
 
 class AppearanceFlow(nn.Module):
@@ -59,6 +74,7 @@ class AppearanceFlow(nn.Module):
         self.enter = nn.Conv2d(channels + c.latent_channels, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
         self.displacement = nn.Conv2d(width, c.patch[0] * CELLS**2 * SOURCES * 3, 1)
+        self.tone = nn.Conv2d(width, c.patch[0] * 2 * 3, 1)
         pixels = 3 * stride**2
         self.register_buffer("encode", torch.eye(c.latent_channels, pixels))
         self.register_buffer("encode_bias", torch.zeros(c.latent_channels))
@@ -68,9 +84,9 @@ class AppearanceFlow(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """No displacements, and nearly all of the newest picture."""
-        nn.init.zeros_(self.displacement.weight)
-        nn.init.zeros_(self.displacement.get_parameter("bias"))
+        """No displacements, nearly all of the newest picture, and its colours."""
+        for parameter in (*self.displacement.parameters(), *self.tone.parameters()):
+            nn.init.zeros_(parameter)
         self.displacement.get_parameter("bias").view(-1, SOURCES, 3)[:, 0, 2] = NEWEST
 
     def sources(self, history: History) -> Tensor:
@@ -86,17 +102,15 @@ class AppearanceFlow(nn.Module):
         self.decode.copy_(vae.to_pixels.weight * vae.scale)
         self.decode_bias.copy_(vae.to_pixels.bias + vae.to_pixels.weight @ vae.mean)
 
-    def forward(self, tokens: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens [B, L, D] of the block, sources [B, N, C, h, w] -> the blended frames [B, C, K, h, w], and for each source
-        displacements in pixels and logits [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: where each place comes from, relative
-        to itself.
+    def forward(self, tokens: Tensor, sources: Tensor) -> tuple[Tensor, Moves]:
+        """tokens [B, L, D] of the block, sources [B, N, C, h, w] -> the blended frames [B, C, K, h, w], and how they were made.
 
-        Latents of the blended frames stay within those of the sources, channel by channel."""
-        flow = self.displacements(tokens, sources[:, 0])
-        moved = self.latents(move(self.pictures(sources.transpose(1, 2)), flow, 1, "bicubic"))
+        Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset."""
+        moves = self.moves(tokens, sources[:, 0])
+        moved = self.latents(move(self.pictures(sources.transpose(1, 2)), moves.flow, 1, "bicubic"))
         # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
         least, most = (bound(sources.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
-        return moved.clamp(least, most), flow
+        return self.latents(toned(self.pictures(moved.clamp(least, most)), moves.tone)), moves
 
     def visible(self, flow: Tensor) -> Tensor:
         """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the displacements and logits of
@@ -110,8 +124,8 @@ class AppearanceFlow(nn.Module):
         share = (inside * logit.softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 
-    def displacements(self, tokens: Tensor, newest: Tensor) -> Tensor:
-        """Displacements and logits of `forward`, of tokens and the newest latent frame [B, C, h, w].
+    def moves(self, tokens: Tensor, newest: Tensor) -> Moves:
+        """How a block is made of its sources, by tokens and the newest latent frame [B, C, h, w].
 
         Convolutions over that frame put the borders of displacements where those of things are; tokens are too coarse for it."""
         _, a, b = self.patch
@@ -122,10 +136,15 @@ class AppearanceFlow(nn.Module):
         places = rearrange(torch.cat([features, seen], dim=1), "B C F h w -> (B F) C h w")
         hidden = torch.relu(self.blocks(self.enter(places)))
         with torch.autocast(tokens.device.type, enabled=False):
-            weight, bias = (self.displacement.get_parameter(name).float() for name in ("weight", "bias"))
-            raw = F.conv2d(hidden.float(), weight, bias)
-        return rearrange(
-            raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=CELLS, b=CELLS, n=SOURCES, d=3
+            raw, tone = (
+                F.conv2d(hidden.float(), layer.weight.float(), layer.get_parameter("bias").float())
+                for layer in (self.displacement, self.tone)
+            )
+        return Moves(
+            rearrange(
+                raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=CELLS, b=CELLS, n=SOURCES, d=3
+            ),
+            rearrange(tone, "(B F) (p d) h w -> B (F p) d h w", F=groups, d=6),
         )
 
     def pictures(self, latents: Tensor) -> Tensor:
@@ -140,14 +159,14 @@ class AppearanceFlow(nn.Module):
         with torch.autocast(pictures.device.type, enabled=False):
             return F.linear(patches, self.encode, self.encode_bias).movedim(-1, 1)
 
-    def loss(self, flow: Tensor, mean: Tensor, sources: Tensor, data: Tensor) -> Tensor:
+    def loss(self, moves: Moves, mean: Tensor, sources: Tensor, data: Tensor) -> Tensor:
         """Mean absolute difference between the blended frames and the true block `data` [B, C, K, h, w], at several sizes of
-        pixels: large displacements are learnt from coarse pictures. `flow` and `mean` are those of `forward`."""
+        pixels: large displacements are learnt from coarse pictures. `moves` and `mean` are those of `forward`."""
         before, target = self.pictures(sources.transpose(1, 2)), self.pictures(data)
         total = (self.pictures(mean) - target).abs().mean()
         for scale in SCALES[1:]:
             small, wanted = (F.avg_pool2d(x.flatten(0, 1), scale).unflatten(0, x.shape[:2]) for x in (before, target))
-            total = total + (move(small, flow, scale) - wanted).abs().mean()
+            total = total + (toned(move(small, moves.flow, scale), moves.tone) - wanted).abs().mean()
         return total / len(SCALES)
 
 
@@ -167,3 +186,10 @@ def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> 
     share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
     moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=worlds, K=frames)
     return (moved * share).sum(dim=1).transpose(1, 2)
+
+
+def toned(pictures: Tensor, tone: Tensor) -> Tensor:
+    """Pictures [B, K, 3, H, W] with gains and offsets [B, K, 6, h, w] in addition to 1 and 0."""
+    fine = F.interpolate(tone.flatten(0, 1), size=pictures.shape[-2:], mode="bilinear", align_corners=False)
+    gain, offset = fine.unflatten(0, tone.shape[:2]).chunk(2, dim=2)
+    return pictures * (1 + gain) + offset

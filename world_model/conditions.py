@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from world_model import batch
+from world_model.appearance_flow import Moves
 from world_model.blocks import Grid
 from world_model.layers import KeyValue
 from world_model.memory import WorldBatch
@@ -128,8 +129,8 @@ class Conditions:
     pooled: Tensor | None  # [B, D] pooled action
     mean: Tensor | None = None  # [B, C, K, h, w]
     variance: Tensor | None = None  # [B, C, K, h, w]
-    # of appearance flow: displacements and logits [B, K, N, 3 (x, y, logit), rows, columns], and what was in view [B, 1, K, h, w]
-    flow: Tensor | None = None
+    # of appearance flow: how the block is made of earlier frames, and what was in view [B, 1, K, h, w]
+    moves: Moves | None = None
     visible: Tensor | None = None
 
     def repeat(self, times: int) -> Conditions:

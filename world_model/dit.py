@@ -276,11 +276,11 @@ class DiT(HistoryEmbedding):
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
-        mean, flow = self.flow(tokens, self.flow.sources(history))
-        visible = self.flow.visible(flow) * history.has_past[:, None, None, None, None]
+        mean, moves = self.flow(tokens, self.flow.sources(history))
+        visible = self.flow.visible(moves.flow) * history.has_past[:, None, None, None, None]
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
         tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)
-        return replace(conditions, bias=tokens, mean=mean, flow=flow, visible=visible)
+        return replace(conditions, bias=tokens, mean=mean, moves=moves, visible=visible)
 
     def _predict(self, x: Tensor, sigma: Tensor, conditions: Conditions, tokens: Tensor) -> DetailedPrediction:
         """The prediction, and the expected logarithm of its squared error where the model has one.

@@ -36,7 +36,8 @@ class Texts:
     """What worlds are told."""
 
     described: float = 0.3  # share of worlds without an event that are told the caption
-    start: float = 0.05  # share of worlds with no past at all: the block is generated from text (T2V)
+    changed: float = 0.3  # share of worlds that are told something else since this block or the one before
+    start: float = 0.1  # share of worlds with no past at all: the block is generated from text (T2V)
     dropout: float = 0.1  # share of worlds that are told nothing, for guidance in distillation
 
 
@@ -164,16 +165,16 @@ class Foundation:
                 made = denoise_block(dit, read_window(dit, lived), noise, self.sigmas)
             block = torch.where(self.pool.generated[rows, None, None, None, None], made, block)
         self.pool.add(rows, block, stream, share)
-        drawn = self.windows.data.draw(s.batch - self.own, s.longest, stream)
+        drawn = self.windows.data.draw(s.batch - self.own, s.longest, stream, changed=s.texts.changed)
         window = batch.collate([lived, self.windows.truth(drawn, stream, s.texts.described)])
         window = silent(noised(window, s.noise, stream), s.texts.dropout, self.config.text.event_tokens, stream)
         chosen = torch.rand(s.batch, generator=stream, device=self.device) < s.texts.start
         window = self.windows.from_text(window, batch.collate([spans, drawn]), chosen)
         conditions = read_window(dit, window)
         moving = window.data.new_zeros(())
-        if dit.flow is not None and conditions.flow is not None and conditions.mean is not None:
+        if dit.flow is not None and conditions.moves is not None and conditions.mean is not None:
             sources = dit.flow.sources(window.history)
-            moving = FLOW_WEIGHT * dit.flow.loss(conditions.flow, conditions.mean, sources, window.data)
+            moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, conditions.mean, sources, window.data)
         conditions = conditions.repeat(s.noise_samples)
         data = window.data.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.noise.pure, self.config.sampler.shift, stream)

@@ -10,6 +10,7 @@ h x w latent size, F frames that a history holds, P frames of past for the chann
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -86,11 +87,28 @@ class LatentSet:
             event_texts=self.event_texts.extended(other.event_texts),
         )
 
-    def draw(self, count: int, longest: int, stream: torch.Generator, fresh: float = 0.25) -> Spans:
+    @cached_property
+    def changes(self) -> Tensor:
+        """[n] int64 steps before which the text changed, and the steps after those; those with a text that opens an episode."""
+        text = self.event_texts.step
+        before = torch.cat([text[:1] * 0, text[:-1]])
+        before[self.begin[:-1]] = 0
+        changed = text != before
+        after = changed.roll(1)
+        after[self.begin[:-1]] = False
+        return (changed | after).nonzero()[:, 0]
+
+    def draw(
+        self, count: int, longest: int, stream: torch.Generator, fresh: float = 0.25, changed: float = 0.0
+    ) -> Spans:
         """`count` spans to train on: uniform over all steps, ages uniform up to `longest` blocks; a share `fresh` is younger
-        than eight blocks, since every world is at first."""
+        than eight blocks, since every world is at first. A share `changed` is drawn from `changes`, where there are any: what
+        a text means is seen there; later the history shows it."""
         device = self.latents.device
         step = torch.randint(self.steps, (count,), generator=stream, device=device)
+        if changed and len(self.changes):
+            told = self.changes[torch.randint(len(self.changes), (count,), generator=stream, device=device)]
+            step = torch.where(torch.rand(count, generator=stream, device=device) < changed, told, step)
         episode = torch.searchsorted(self.begin, step, right=True) - 1
         block = step - self.begin[episode]
         uniform, young = (torch.rand(count, generator=stream, device=device) for _ in range(2))

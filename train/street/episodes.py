@@ -1,8 +1,9 @@
 """Episodes of YumeStreet in many towns, in the format of `train/recordings`: what the general model learns streets from.
 
 Each is a pure function of (seed, town, number in that town). All 17 kinds of events come equally often, told in one of the
-phrasings for training. Every so often the walker turns round and back, or goes back the way it came, so that places come
-into view again.
+phrasings for training. Episodes of even numbers are walked as people do; every so often the walker turns round and back, or goes
+back the way it came, so that places come into view again. Those of odd numbers are routes on which all 81 actions come equally
+often: a walker goes straight on for most of the time.
 
 Pictures carry yaw and pitch (float32, radians) and position (float32 [., 2]: x, z in metres) as extra arrays.
 """
@@ -13,7 +14,7 @@ import dataclasses
 import json
 import math
 import multiprocessing
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -23,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from train.recordings import Episode, EpisodeWriter, Provenance, Recording, RecordingError
+from train.street.routes import balanced_route
 from train.street.towns import TOWN_BLOCKS, TRAINING_TOWNS
 from train.street.walks import ATMOSPHERES, EVENT_BLOCKS, EVENT_GAP, EVENT_SHARE, EVENT_WEIGHTS, LATER_EVENTS, WalkPlan
 from world_model.action_spaces import ActionSpec
@@ -109,7 +111,7 @@ def render_episode(task: EpisodeTask) -> Episode:
     street = _street(task.config, task.town, task.town_blocks)
     plan = plan_episode(planner, task.blocks)
     frames = [street.reset(start, light=plan.light, weather=plan.weather)[None]]
-    walker = ReturningWalker(feet, street)
+    act = actor(task, feet, street)
     surroundings = street.surroundings()
     caption = scene_caption(surroundings, words)
     changes = _changes(plan, task.blocks)
@@ -118,7 +120,7 @@ def render_episode(task: EpisodeTask) -> Episode:
     for block in range(task.blocks):
         if block in changes:
             street.set_event(changes[block])
-        action = walker.act()
+        action = act()
         states, _ = street.ahead(action)
         looks.append([(state.yaw, state.pitch, state.x, state.z) for state in states])
         frames.append(street.step(action).frames)
@@ -143,6 +145,13 @@ def render_episode(task: EpisodeTask) -> Episode:
         },
         extra={"yaw": camera[:, 0], "pitch": camera[:, 1], "position": camera[:, 2:]},
     )
+
+
+def actor(task: EpisodeTask, rng: np.random.Generator, street: StreetSimulator) -> Callable[[], Action]:
+    """What says the next action of an episode."""
+    if task.number % 2:
+        return iter(balanced_route(street, rng, task.blocks).actions).__next__
+    return ReturningWalker(rng, street).act
 
 
 def first_caption(task: EpisodeTask) -> str:
@@ -184,6 +193,7 @@ def render_episodes(
         "episodes_per_town": episodes_per_town,
         "blocks": blocks,
         "town_blocks": TOWN_BLOCKS,
+        "policies": ["walker", "balanced"],
         "camera": dataclasses.asdict(config.camera),
     }
     recording = Recording(
@@ -193,7 +203,7 @@ def render_episodes(
         fps=config.fps,
         action=ActionSpec(),
         frames_per_step=config.frames_per_block,
-        provenance=Provenance(original_size=(config.height, config.width), policy="walker", seed=seed, source=source),
+        provenance=Provenance(original_size=(config.height, config.width), policy="walker and balanced", seed=seed, source=source),
     )
     tasks = [
         EpisodeTask(config, seed, town, number, blocks, TOWN_BLOCKS)
