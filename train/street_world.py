@@ -43,7 +43,7 @@ from world_model.dit import DiT
 from world_model.presets import get_preset
 from world_model.text import Conditioning
 from world_model.vae import PatchVAE
-from world_model.weights import load_dit, load_into
+from world_model.weights import load_dit, load_into, read_manifest
 
 PART = 15 * 2**20  # bytes of a part of the weights
 LOOK_EVERY = 60.0  # seconds between looks at what has been rendered, and between copies of the weights
@@ -74,6 +74,7 @@ class StreetTraining(WorldTraining):
     def __init__(self, *args, initial: Path | None = None, peak: float = 0.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.initial, self.peak = initial, peak
+        self.earlier = [] if initial is None else read_manifest(initial)["training"]
         self.looked = time.monotonic()
         self.flops = 0
 

@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,6 +103,7 @@ class WorldTraining:
         self.device = settings.torch_device
         self.conditioning = conditioning or build_conditioning(self.config)
         self.steps: dict[str, int] = {}
+        self.earlier: list[dict[str, Any]] = []  # training of the weights that this one goes on from
 
     def all(self) -> None:
         """Every stage in order; weights are written as soon as there are any."""
@@ -219,7 +221,7 @@ class WorldTraining:
         if self.config.action.kind == "first_person":
             tensors["text.safetensors"] = {"actions": self.conditioning.actions}
         training = {"stages": self.steps, "minutes": self.settings.minutes, "episodes": len(self.episodes)}
-        save_weights(self.out, self.config, tensors, {"training": training})
+        save_weights(self.out, self.config, tensors, {"training": [*self.earlier, training]})
 
     def network(self) -> DiT:
         """The generator that the foundation stage begins with."""

@@ -11,8 +11,8 @@
     starts.png           starting pictures, one above the other (optional)
     finder.safetensors   the finder, and starts.json: (x, z, yaw) of the starting pictures; of models that know a town
 
-Tensors are float16 on disk, whole numbers as they are. Nothing is ever filled in: a missing, damaged or unfitting file is an
-error that names it.
+Tensors are float16 on disk, large ones may be float8 (train.compress), whole numbers as they are. Nothing is ever filled in: a
+missing, damaged or unfitting file is an error that names it.
 """
 
 from __future__ import annotations
@@ -45,8 +45,13 @@ LISTED = ("config.json", "starts.json", "heads.json", "beacon.json", "text_goal.
 EMBEDDED = Path(__file__).parent / "weights"
 
 
+def model_names() -> list[str]:
+    """Names that `find_weights` knows: presets, and folders of weights that are shipped with the package."""
+    return sorted({*PRESETS, *(folder.name for folder in EMBEDDED.iterdir() if holds_weights(folder))})
+
+
 def find_weights(model: str | os.PathLike) -> Path:
-    """The folder of a preset's embedded weights, of one below YUME_WEIGHTS, or of a path.
+    """The folder of a shipped model's weights, of one below YUME_WEIGHTS, or of a path.
 
     Raises TypeError for neither, ValueError for an unknown name, FileNotFoundError for a missing folder or one without weights.
     """
@@ -54,8 +59,8 @@ def find_weights(model: str | os.PathLike) -> Path:
         raise TypeError(
             f"model must be a name, the path of a weights folder or a loaded WorldModel; got {short(model)}"
         )
-    name = os.fspath(model)
-    if name not in PRESETS:
+    name, known = os.fspath(model), model_names()
+    if name not in known:
         folders = [Path(name)]
     else:
         root = os.environ.get("YUME_WEIGHTS")
@@ -63,7 +68,7 @@ def find_weights(model: str | os.PathLike) -> Path:
     for folder in folders:
         if holds_weights(folder):
             return folder
-    if name in PRESETS:
+    if name in known:
         raise FileNotFoundError(
             f"the weights of {name!r} are not shipped with this package: put them in a folder with config.json and manifest.json "
             f"and pass its path as model=, or set YUME_WEIGHTS to the folder that holds {name!r}"
@@ -72,10 +77,10 @@ def find_weights(model: str | os.PathLike) -> Path:
         raise FileNotFoundError(f"no weights in {name!r}: expected config.json there (see world_model.weights)")
     if not isinstance(model, str) or os.sep in name or name.startswith(("~", ".")):
         raise FileNotFoundError(
-            f"no folder {name!r}: pass the path of a weights folder, or one of the names {', '.join(sorted(PRESETS))}"
+            f"no folder {name!r}: pass the path of a weights folder, or one of the names {', '.join(known)}"
         )
     raise ValueError(
-        f"unknown model {short(name)}: pass one of {', '.join(sorted(PRESETS))}, or the path of a weights folder"
+        f"unknown model {short(name)}: pass one of {', '.join(known)}, or the path of a weights folder"
     )
 
 
