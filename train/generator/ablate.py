@@ -44,7 +44,7 @@ from train.street.text_table import TextTable
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.text import Conditioning, build_conditioning
-from world_model.vae import VideoVAE, build_vae
+from world_model.vae import build_vae
 from world_model.weights import dit_tensors, find_weights, load_into, read_captions, read_config, read_manifest
 
 VERSION = 1  # of what is measured: results of another are not mixed
@@ -97,7 +97,7 @@ class GeneratorAblation:
             "judge": judge_fingerprint(WEIGHTS),
         }
         self.store = Store(out, self.identity)
-        self.vae: VideoVAE = build_vae(self.config.vae)
+        self.vae = build_vae(self.config.vae)
         load_into(self.vae, run, "vae.safetensors")
         self.vae.eval().requires_grad_(False).to(self.device)
         captions = read_captions(run) if self.config.action.kind == "first_person" else None
