@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from train.engine.loop import prepare_cpu
 from train.engine.optimization import Optimization
 from train.engine.pool import PoolSettings
 from train.engine.sharding import own_device
+from train.engine.variants import Variant, fitting, parts_of
 from train.evaluation.ablations import page, plot
 from train.evaluation.held_out import held_out_psnr, sharpness_share
 from train.evaluation.store import Store
@@ -57,18 +57,6 @@ SETTINGS = Settings(
     self_forcing=SelfForcing(dream_from=0, dream_over=1, dream_share=0.7),
 )
 DATA_FIELDS = ("height", "width", "fps", "block_latents", "vae", "text")  # of a model: what latents and texts depend on
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A model trained anew: what of its `HistoryConfig` (values, or functions of the model), of its scene prior (None: it has none)
-    and of `SelfForcing` is changed."""
-
-    name: str
-    what: str
-    history: Mapping[str, Any] = field(default_factory=dict)
-    self_forcing: Mapping[str, Any] = field(default_factory=dict)
-    scene: Mapping[str, Any] | None = field(default_factory=dict)
 
 
 def window(config: ModelConfig) -> Tiers:
@@ -103,10 +91,9 @@ def variants_of(config: ModelConfig, settings: Settings) -> dict[str, tuple[Mode
     """The model and settings of each of `TRAINED`; those that are no different from an earlier one are left out."""
     found: dict[str, tuple[ModelConfig, Settings]] = {}
     for variant in TRAINED:
-        changes = {name: value(config) if callable(value) else value for name, value in variant.history.items()}
         base = replace(config, priors=()) if variant.scene is None else with_scene(config, **variant.scene)
         forcing = replace(settings.self_forcing, **variant.self_forcing)
-        made = base.with_history(**changes), replace(settings, self_forcing=forcing)
+        made = base.with_history(**variant.history_of(config)), replace(settings, self_forcing=forcing)
         if made not in found.values():
             found[variant.name] = made
     return found
@@ -123,13 +110,12 @@ def take_over(
     torch.manual_seed(seed)
     dit, given = DiT(config), dit_tensors(initial)
     before, now, scene = scene_of(read_config(initial)), scene_of(config), scene_prior(dit)
-    own = dit.state_dict()
-    taken = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    taken = fitting(dit, given)
     deviation = part_name("deviation")
     if before is None or now is None or (before.depth, before.places) != (now.depth, now.places):
         taken.pop(deviation, None)
     dit.load_state_dict(taken, strict=False)
-    fresh, left = own.keys() - taken.keys(), given.keys() - taken.keys()
+    fresh, left = dit.state_dict().keys() - taken.keys(), given.keys() - taken.keys()
     untrained = {name for name, p in dit.named_parameters() if not p.requires_grad} & fresh
     if untrained:
         raise ValueError(
@@ -139,12 +125,6 @@ def take_over(
     if scene is not None and deviation in fresh:
         scene.deviation.copy_(corpus.prior_deviation(scene, vae))
     return dit, {"fresh": parts_of(fresh), "left_out": parts_of(left)}
-
-
-def parts_of(names: Iterable[str]) -> list[str]:
-    """Parts of the network that tensors belong to, such as "channel_embedding", "blocks.*.channel" and "priors.*.depth"."""
-    pieces = [re.sub(r"\.\d+\.", ".*.", name).split(".") for name in names]
-    return sorted({".".join(piece[: 3 if piece[0] in ("blocks", "priors") else 1]) for piece in pieces})
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from train.evaluation.held_out import HORIZONS
@@ -36,42 +37,54 @@ def cell(results: Stored, figure: str) -> str:
     return f"{mean:.2f}" if np.isnan(spread) else f"{mean:.2f} ± {spread:.2f}"
 
 
+def table(results: Mapping[str, Stored], names: Iterable[str], columns: Mapping[str, str]) -> str:
+    """A line for each of the variants `names`; `columns` maps their heads to names of figures."""
+    heads = ("variant", "seeds", *columns)
+    rows = [(n, str(len(results[n])), *(cell(results[n], f) for f in columns.values())) for n in names]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows))
+
+
+def weights_of(results: Mapping[str, Stored], trained: Mapping[str, str]) -> str:
+    """What each of the `trained` variants changes, and which of its weights were not taken over."""
+
+    def line(variant: str, what: str) -> str:
+        fresh, left = (", ".join(results[variant][0][key]) or "nothing" for key in ("fresh", "left_out"))
+        return f"- {variant}: {what}. Starts afresh: {fresh}. Left out of the given weights: {left}."
+
+    return "\n".join(line(variant, what) for variant, what in trained.items() if variant in results)
+
+
 def page(
     name: str, steps: int, results: Mapping[str, Stored], trained: Mapping[str, str], sampled: Mapping[str, Sampled]
 ) -> str:
     """ablations.md of the model `name`: results by variant, what each of the `trained` changes, and the `sampled` ones."""
-    heads = ("variant", "seeds", *COLUMNS)
-
-    def table(names: Iterable[str]) -> str:
-        rows = [(n, str(len(results[n])), *(cell(results[n], f) for f in COLUMNS.values())) for n in names]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ("---",) * len(heads), *rows))
-
-    def weights(variant: str, what: str) -> str:
-        fresh, left = (", ".join(results[variant][0][key]) or "nothing" for key in ("fresh", "left_out"))
-        return f"- {variant}: {what}. Starts afresh: {fresh}. Left out of the given weights: {left}."
-
     parts = (
         f"# Ablations of {name}",
         f"{steps} steps of foundation training from the same weights; mean ± standard deviation over seeds. Sharpness: the "
         "dream's mean gradient over the truth's. How to read this: docs/ablations.md.",
         "## Trained variants",
-        table(n for n in results if n not in sampled),
-        "\n".join(weights(variant, what) for variant, what in trained.items() if variant in results),
+        table(results, (n for n in results if n not in sampled), COLUMNS),
+        weights_of(results, trained),
         "## Sampler steps on given weights",
-        table(n for n in results if n in sampled),
+        table(results, (n for n in results if n in sampled), COLUMNS),
         "![ablations](ablations.png)",
     )
     return "\n\n".join(parts) + "\n"
+
+
+def curves(ax: Axes, results: Mapping[str, Stored], names: Iterable[str], kind: str, horizons: Sequence[str]) -> None:
+    """A figure of each of the variants `names` by horizon, with its deviation over seeds."""
+    for name in names:
+        means, spreads = zip(*(spread_of(results[name], f"{kind}/{horizon}") for horizon in horizons))
+        ax.errorbar(list(horizons), means, np.nan_to_num(spreads), marker="o", capsize=3, label=name)
 
 
 def plot(results: Mapping[str, Stored], sampled: Mapping[str, Sampled]) -> Figure:
     """PSNR and sharpness of trained variants by horizon, and PSNR of given weights by sampler steps."""
     drawing = Figure(figsize=(16, 5), layout="constrained")
     axes = drawing.subplots(1, 3)
-    for name in (n for n in results if n not in sampled):
-        for ax, kind in zip(axes, ("psnr", "sharpness")):
-            means, spreads = zip(*(spread_of(results[name], f"{kind}/{horizon}") for horizon in HORIZONS))
-            ax.errorbar(list(HORIZONS), means, np.nan_to_num(spreads), marker="o", capsize=3, label=name)
+    for ax, kind in zip(axes, ("psnr", "sharpness")):
+        curves(ax, results, (n for n in results if n not in sampled), kind, list(HORIZONS))
     for weights in ("initial", "distilled"):
         names = [n for n in results if n in sampled and sampled[n][0] == weights]
         for horizon in HORIZONS if names else ():
