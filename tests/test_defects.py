@@ -236,13 +236,13 @@ def test_the_command(weights_folder, config, tmp_path, monkeypatch, capsys):
     words = [str(weights_folder), "--towns", "report", "--defects", "--quick", "--count", "1", "--out", str(out)]
     evaluation.main([*words, "--judge", str(weights)])
     page = (out / "defects.md").read_text()
-    assert page in capsys.readouterr().out and page.count("\n") == 6 + len(table(SHORT))
+    assert page in capsys.readouterr().out and page.count("\n") == 5 + len(table(SHORT))
     report = json.loads((out / "defects.json").read_text())
-    assert report["not_understood"]["street"][0] == 1.0 and report["turn"]["street"][0] > 20
+    assert report["not_understood"]["street"][0] == 1.0 and report["turn"]["street"][0] > 15
     assert report["sharp_walk"]["street"][0] == report["falling_snow"]["street"][0] == 1.0
     parts = out / f"town_{REPORT_TOWNS[0]}" / "parts"
     times = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
-    monkeypatch.setattr(defect_trials, "roll_out", None)  # nothing is rolled out twice
+    monkeypatch.setattr(defect_trials, "roll_out", lambda *_, **__: pytest.fail("rolled out twice"))
     evaluation.main([*words, "--judge", str(weights)])
     assert (out / "defects.md").read_text() == page and times == {p: p.stat().st_mtime_ns for p in parts.iterdir()}
     monkeypatch.setattr(defect_trials, "QUICK", replace(SHORT, wall=1.0))
