@@ -6,6 +6,7 @@ model's autoencoder, and on a picture that never changes (the floor). An inverse
 What is finished is kept in `parts/`: a stopped evaluation goes on when started again. `--quick` takes minutes and answers
 roughly; the whole takes hours, most of them ten-minute dreams.
 `--bench yume` makes Yume-Bench's videos and table instead (train/evaluation/yume_bench.py; `--bench yume --help`).
+`--towns report --defects` measures what a person sees wrong instead (train/evaluation/defects.py).
 A run folder of `train.world` gets the report of a recorded world instead (train/generator/report.py).
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from train.engine.loop import prepare_cpu
-from train.evaluation import towns, yume_bench
+from train.evaluation import defect_trials, defects, towns, yume_bench
 from train.evaluation.parts import QUICK, Evaluation, Settings, identity_of
 from train.evaluation.report import write_report
 from train.evaluation.store import Store, plain
@@ -70,6 +71,20 @@ def evaluate(
     return report
 
 
+def measure_towns(model: WorldModel, metadata: dict[str, Any], given: argparse.Namespace, settings: Settings) -> str:
+    """Measures the unseen towns that the command line asks for, or the defects in them; returns the page."""
+    seeds, judge = towns.TOWNS[given.towns][: given.count], given.judge
+    if given.defects:
+        plan = defect_trials.QUICK if given.quick else defect_trials.WHOLE
+        return defects.evaluate_defects(
+            model, metadata, given.out, seeds, plan=plan, judge_weights=judge, steps=given.steps
+        )
+    settings = replace(settings, walks=replace(settings.walks, horizon=given.horizon or 60.0))
+    return towns.evaluate_towns(
+        model, metadata, given.out, settings, seeds, long=given.long, judge_weights=judge, steps=given.steps
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     options = {word.partition("=")[0] for word in argv}
@@ -90,8 +105,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--teacher", type=Path, help="report.json of the same evaluation of the many-step teacher")
     parser.add_argument("--towns", choices=sorted(towns.TOWNS), help="measure unseen towns together instead")
     parser.add_argument("--count", type=int, default=20, help="how many of them (default 20)")
+    parser.add_argument("--defects", action="store_true", help="with --towns: measure what a person sees wrong instead")
     parser.add_argument("--long", type=int, default=0, help="how many of them are walked for ten minutes (default 0)")
     given = parser.parse_args(argv)
+    if given.defects and not given.towns:
+        parser.error("--defects measures unseen towns: add --towns report or --towns validation")
     settings = QUICK if given.quick else Settings()
     walks = {"horizon": given.horizon, "count": given.walks}
     plan = replace(settings.walks, **{name: value for name, value in walks.items() if value is not None})
@@ -102,13 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metadata = read_manifest(find_weights(given.model))
         judge = given.judge
         if given.towns:
-            seeds = towns.TOWNS[given.towns][: given.count]
-            settings = replace(settings, walks=replace(plan, horizon=given.horizon or 60.0))
-            print(
-                towns.evaluate_towns(
-                    model, metadata, given.out, settings, seeds, long=given.long, judge_weights=judge, steps=given.steps
-                )
-            )
+            print(measure_towns(model, metadata, given, settings))
             return
         report = evaluate(model, metadata, given.out, settings, judge_weights=judge, steps=given.steps, teacher=teacher)
     except (ValueError, FileNotFoundError) as error:

@@ -230,7 +230,7 @@ def write(out: Path, name: str, found: Sequence[Found], seconds: float) -> str:
         "|---|---|---|---|---|",
     ]
     for what, worlds in rows.items():
-        cells = [_cell(worlds[world]) for world in WORLDS]
+        cells = [cell(worlds[world]) for world in WORLDS]
         lines.append(f"| {what} | {bounds[what]} | " + " | ".join(cells) + " |")
     page = "\n".join(lines) + "\n"
     (out / "towns.md").write_text(page)
@@ -240,7 +240,8 @@ def write(out: Path, name: str, found: Sequence[Found], seconds: float) -> str:
     return page
 
 
-def _cell(interval: Interval) -> str:
+def cell(interval: Interval) -> str:
+    """A figure with its interval, as a page has it."""
     value, low, high = interval
     if not np.isfinite(value):
         return "–"
