@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -189,7 +190,7 @@ def test_draws_can_favour_steps_at_which_the_text_changes(data):
     texts, wanted = told.tolist(), []
     for begin, end in zip(data.begin.tolist(), data.begin.tolist()[1:]):
         told = [0, *texts[begin:end]]
-        changed = [now != before for before, now in zip(told, told[1:])]
+        changed = [now != before for before, now in itertools.pairwise(told)]
         wanted += [begin + i for i in range(end - begin) if changed[i] or (i and changed[i - 1])]
     assert wanted and len(wanted) < data.steps and data.changes.tolist() == wanted
     spans = data.draw(2000, 8, stream(), changed=1.0)

@@ -32,6 +32,7 @@ from train.generator import autoencoder, distill, foundation, heads
 from train.generator.autoencoder import Clips, fit_pca
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
+from train.generator.known import fit_known
 from train.generator.rollouts import split_episodes
 from train.generator.shapes import SIZES, recorded_config
 from train.generator.windows import LatentSet, Windows
@@ -39,6 +40,7 @@ from train.recordings import open_episodes
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.heads import save_heads
+from world_model.known import save_known
 from world_model.text import Conditioning, build_conditioning
 from world_model.vae import PatchVAE
 from world_model.weights import save_weights
@@ -116,6 +118,7 @@ class WorldTraining:
             self.generator = self.distilled(data, teacher)
             self.export(self.vae, self.generator)
         self.heads(data)
+        save_known(self.out, fit_known(self.config, self.vae, self.files, self.episodes, self.conditioning))
 
     def autoencoder(self) -> PatchVAE:
         """Stage 1: PCA encoder at once, then the decoder's convolutions."""

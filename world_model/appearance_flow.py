@@ -39,7 +39,8 @@ class Moves:
     """How a block is made of its sources.
 
     flow [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: for each source displacements in pixels, from where each place comes
-    relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 of red, green and blue, and to an offset of 0.
+    relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 and to an offset of 0, each of red, green and
+    blue.
     """
 
     flow: Tensor

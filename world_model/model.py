@@ -26,12 +26,13 @@ from world_model.conditions import Pose
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
+from world_model.known import Known, NearestText, load_known
 from world_model.released.files import is_released, load_release, open_text_encoder
 from world_model.released.hub import find_or_fetch
 from world_model.released.placement import load_options, place
 from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.state import WorldState, check_state
-from world_model.text import NO_TEXT, Conditioning, build_conditioning
+from world_model.text import NO_TEXT, Conditioning, build_conditioning, mean_token
 from world_model.threads import parallel_map, single_thread
 from world_model.vae import VideoVAE, build_vae
 from world_model.weights import load_dit, load_into, read_captions, read_config, read_strip
@@ -60,6 +61,7 @@ class WorldModel:
         self.config, self.conditioning = config, conditioning
         self.dit, self.vae = dit.eval().requires_grad_(False), vae
         self.starts, self.heads = starts, heads
+        self.known: Known | None = None  # texts and pictures of training, where the weights say
         self.folder: Path | None = None  # of the weights, where they were loaded from one of ours
         self._like: WorldState | None = None  # what states look like
         self.device, self.dtype = next(dit.parameters()).device, dit.dtype
@@ -100,7 +102,7 @@ class WorldModel:
         for prior in placed.priors:
             prior.load_starts(folder, starts)
         loaded = cls(config, placed, placed_vae, conditioning, starts, load_heads(folder, config, device_of_all))
-        loaded.folder = folder
+        loaded.folder, loaded.known = folder, load_known(folder, device_of_all)
         return loaded
 
     def starting_image(self, seed: int) -> np.ndarray:
@@ -234,6 +236,19 @@ class WorldModel:
             outcomes = () if self.heads is None else (Outcome.none(1),)
             self._like = WorldState(worlds, (0,), (0,), ("",), outcomes)
         check_state(state, self._like, exact=self.dit.packing.constant)
+
+    @torch.inference_mode()
+    def nearest_text(self, text: str) -> NearestText | None:
+        """Which text of training is nearest to one that the model is told; None where the weights do not say."""
+        if self.known is None or self.config.text.kind == "none":
+            return None
+        return self.known.nearest(mean_token(self.conditioning.event(text)))
+
+    def picture_distance(self, picture: np.ndarray) -> float | None:
+        """How far a picture uint8 [H, W, 3] is from those of training, about 1 is usual; None where the weights do not say."""
+        if self.known is None:
+            return None
+        return float(self.known.distance(torch.from_numpy(self.encode(picture[None])).to(self.device)))
 
     def locate(self, picture: np.ndarray) -> tuple[tuple[float, float, float], float]:
         """Where in the towns that this model knows a picture uint8 [H, W, 3] was taken: (x, z; metres; yaw, radians), and how

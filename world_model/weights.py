@@ -8,6 +8,7 @@
     heads.safetensors    reward and termination (heads.py), float32, and heads.json: its `HeadsConfig` (optional)
     beacon.safetensors and text_goal.safetensors, each with a .json: picture_heads.py (optional); beacon.png: starting pictures of
                          the first
+    known.safetensors and known.json: texts and pictures of training (known.py; optional)
     starts.png           starting pictures, one above the other (optional)
     finder.safetensors   the finder, and starts.json: (x, z, yaw) of the starting pictures; of models that know a town
 
@@ -41,7 +42,7 @@ Adapt = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 DIT = "dit.safetensors"
 # in the manifest, beside weights and pictures
-LISTED = ("config.json", "starts.json", "heads.json", "beacon.json", "text_goal.json")
+LISTED = ("config.json", "starts.json", "heads.json", "beacon.json", "text_goal.json", "known.json")
 EMBEDDED = Path(__file__).parent / "weights"
 
 

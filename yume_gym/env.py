@@ -132,6 +132,16 @@ class YumeWorldEnv(FirstPersonEnv):
     | `termination_probability` | that the episode ends with this step, 0..1                              |
     | `out_of_distribution`     | whether this block is unlike all training data (`Calibration`)          |
 
+    A model whose weights say what it was trained on (`known.json`) adds what became of a text, with each step that has an
+    event and with a reset that has a text, and of a starting picture:
+
+    | Key                | Value                                                                          |
+    |--------------------|--------------------------------------------------------------------------------|
+    | `text_understood`  | whether a text of training is as near as texts of training are to each other   |
+    | `text_nearest`     | that text                                                                      |
+    | `text_similarity`  | the cosine of both, -1..1                                                      |
+    | `picture_distance` | how far the starting picture is from those of training; about 1 is usual       |
+
     ## Arguments
 
     | Argument      | Default    | Meaning                                                                             |
@@ -238,12 +248,14 @@ class YumeWorldEnv(FirstPersonEnv):
         image, text, seed = world_start(self._model, options, rng, self.reward_fn)
         with fair_threads(self._model.device):
             world = self._model.start(images=[image], texts=[text], seeds=[seed])
-        return Outcome(world, self._model.preview(world))
+        return Outcome(world, self._model.preview(world), info=start_info(self._model, image, text))
 
     def _advance(self, world: Any, action: Any, event: str | None, event_begins: bool) -> Outcome:
         with fair_threads(self._model.device):
             world, frames = self._model.step(world, [action], events=[event], steps=self.sampler_steps)
-        return Outcome(world, frames[0], **learned(world.outcomes[0] if world.outcomes else None))
+        outcome = learned(world.outcomes[0] if world.outcomes else None)
+        outcome["info"] = {**outcome.get("info", {}), **text_info(self._model, event)}
+        return Outcome(world, frames[0], **outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = super().__getstate__()
@@ -270,6 +282,24 @@ def learned(outcome: Judged | None) -> dict[str, Any]:
     }
     ended, strange = bool(outcome.terminated), bool(outcome.truncated)
     return {"reward": float(outcome.reward), "terminated": ended, "truncated": strange, "info": info}
+
+
+def start_info(model: WorldModel, image: np.ndarray | None, text: str | None) -> dict[str, Any]:
+    """What a model makes of a picture and a text that a world starts from, for `info`; nothing where its weights do not say."""
+    distance = None if image is None else model.picture_distance(image)
+    return {**({} if distance is None else {"picture_distance": distance}), **text_info(model, text)}
+
+
+def text_info(model: WorldModel, text: str | None) -> dict[str, Any]:
+    """What a model makes of a text, for `info`; nothing without a text, or where its weights do not say."""
+    nearest = model.nearest_text(text) if text else None
+    if nearest is None:
+        return {}
+    return {
+        "text_understood": nearest.understood,
+        "text_nearest": nearest.text,
+        "text_similarity": nearest.similarity,
+    }
 
 
 def check_told(config: ModelConfig) -> None:

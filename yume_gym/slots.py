@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ EACH, MASK = "each", "reset_mask"
 @dataclass(frozen=True, eq=False)
 class Slot:
     """One world's part in a batch: where its episode stands (its `world` is None: that is a row of the batch), its random
-    numbers and their seed, and whether its episode has ended."""
+    numbers and their seed, whether its episode has ended, and what `info` says of its start."""
 
     episode: EpisodeState
     random: np.random.Generator
     seed: int | None
     ended: bool = False
+    start_info: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_reset(

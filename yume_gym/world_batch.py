@@ -14,7 +14,7 @@ from gymnasium.utils import seeding
 
 from world_model.state import WorldState
 from world_model.threads import fair_threads
-from yume_gym.env import YumeWorldEnv, learned, world_start
+from yume_gym.env import YumeWorldEnv, learned, start_info, text_info, world_start
 from yume_gym.episode import EpisodeState
 from yume_gym.rewards import begin_reward, step_reward
 from yume_gym.slots import Slot
@@ -79,10 +79,10 @@ class EpisodeBatch:
             worlds = model.start(images, texts, numbers)
         length, pictures = model.config.frames_per_block, model.preview(worlds)[:, None]
         begun = []
-        for picture, (schedule, random, seed) in zip(pictures, slots):
+        for picture, (schedule, random, seed), (image, text, _) in zip(pictures, slots, starts):
             now = EpisodeState.begin(None, picture, length, schedule)
             now = replace(now, reward_state=begin_reward(self.single.reward_fn, now.frames))
-            begun.append(Slot(now, random, seed))
+            begun.append(Slot(now, random, seed, start_info=start_info(model, image, text)))
         return begun, worlds
 
     def advance(self, going: list[int], held: list[Any]) -> tuple[WorldState, np.ndarray]:
@@ -116,7 +116,9 @@ class EpisodeBatch:
             )
         then = now.after(None, frames, remembered)
         truncated = outcome.get("truncated", False) or then.step >= longest
-        info = then.info(action, now.schedule.at(now.step), started, outcome.get("info", {}))
+        event = now.schedule.at(now.step)
+        said = {**outcome.get("info", {}), **text_info(self.single.model, event)}
+        info = then.info(action, event, started, said)
         after = replace(slot, episode=then, ended=terminated or truncated)
         return after, (reward, terminated, truncated, info)
 

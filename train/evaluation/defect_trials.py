@@ -37,7 +37,7 @@ OTHERS = (
 )
 ENDED = ("night", "fog", "heavy_rain")
 FALLING = {"rain": "heavy_rain", "snow": "snow"}
-UNDERSTOOD = "event_understood"  # key of `info`: False where the text in force is no event that the world can show
+UNDERSTOOD = "text_understood"  # key of `info`: False where the text in force is no event that the world can show
 SMOOTH, PHOTOGRAPH = "a smooth picture", "a photograph"
 
 
