@@ -18,7 +18,14 @@ OURS = {"world_model", "yume_gym", "train", "agents", "examples", "docs", "tests
 ALLOWED = {
     "world_model": set(),
     "yume_gym": {"world_model"},
-    "train": {"world_model", "yume_gym.street", "yume_gym.keyboard", "yume_gym.window", "yume_gym.pictures"},
+    "train": {
+        "world_model",
+        "yume_gym.street",
+        "yume_gym.keyboard",
+        "yume_gym.window",
+        "yume_gym.pictures",
+        "yume_gym.env",
+    },
     "agents": {"yume_gym", "world_model.actions", "train.recordings", "train.generator.measures"},
     "examples": {"world_model", "yume_gym", "train", "agents"},
     "docs": {"world_model", "yume_gym", "train", "agents", "examples"},

@@ -61,7 +61,10 @@ GPU = Recipe(
 )
 CPU = Recipe(
     foundation=foundation.Settings(
-        batch=24, noise_samples=1, longest=BLOCKS, self_generated=foundation.SelfGenerated(begin=1.0, share=0.0, steps=1)
+        batch=24,
+        noise_samples=1,
+        longest=BLOCKS,
+        self_generated=foundation.SelfGenerated(begin=1.0, share=0.0, steps=1),
     ),
     distill=distill.Settings(episode_length=BLOCKS),
     shares={"autoencoder": 0.07, "foundation": 0.93, "distill": 0.0},

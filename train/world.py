@@ -118,7 +118,9 @@ class WorldTraining:
             self.generator = self.distilled(data, teacher)
             self.export(self.vae, self.generator)
         self.heads(data)
-        save_known(self.out, fit_known(self.config, self.vae, self.files, self.episodes, self.conditioning))
+        save_known(
+            self.out, fit_known(self.config, self.vae, self.files, self.episodes, self.conditioning, self.device)
+        )
 
     def autoencoder(self) -> PatchVAE:
         """Stage 1: PCA encoder at once, then the decoder's convolutions."""

@@ -80,9 +80,7 @@ def find_weights(model: str | os.PathLike) -> Path:
         raise FileNotFoundError(
             f"no folder {name!r}: pass the path of a weights folder, or one of the names {', '.join(known)}"
         )
-    raise ValueError(
-        f"unknown model {short(name)}: pass one of {', '.join(known)}, or the path of a weights folder"
-    )
+    raise ValueError(f"unknown model {short(name)}: pass one of {', '.join(known)}, or the path of a weights folder")
 
 
 def holds_weights(folder: Path) -> bool:

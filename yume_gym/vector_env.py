@@ -272,7 +272,9 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         return np.stack([slot.episode.observation(self.single_env.observes_block) for slot in slots])
 
     def _first_info(self, slot: Slot, started: float) -> dict[str, Any]:
-        return slot.episode.info(self.model.config.action.noop, slot.episode.schedule.at(0), started, dict(slot.start_info))
+        return slot.episode.info(
+            self.model.config.action.noop, slot.episode.schedule.at(0), started, dict(slot.start_info)
+        )
 
     def _number(self, slot: object) -> int:
         return check_whole("the number of a world", slot, most=self.num_envs - 1)

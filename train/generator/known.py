@@ -1,4 +1,4 @@
-"""Adds what a model was trained on to its weights: `python -m train.generator.known RUN`, a run of train.street_world or train.world.
+"""Adds what a model was trained on to its weights: `python -m train.generator.known RUN`, of train.street_world or train.world.
 
 `info` of the environment then says how a text was understood, and how far a start picture is from those of training
 (`world_model.known`). These two commands do it themselves at their end.
@@ -28,7 +28,12 @@ PICTURES = 2000  # of training, at most
 
 @torch.no_grad()
 def fit_known(
-    config: ModelConfig, vae: VideoVAE, files: EpisodeFiles, episodes: Sequence[int], conditioning: Conditioning
+    config: ModelConfig,
+    vae: VideoVAE,
+    files: EpisodeFiles,
+    episodes: Sequence[int],
+    conditioning: Conditioning,
+    device: torch.device | str = "cpu",
 ) -> Known:
     """The texts of these episodes, and the Gaussian of up to `PICTURES` of their pictures, taken evenly."""
     texts = texts_of(files, episodes) if config.dit.text_dim else []
@@ -37,7 +42,7 @@ def fit_known(
         tokens = torch.stack([mean_token(conditioning.event(text)) for text in texts])
     known = Known(texts, tokens, config.dit.latent_channels, usual_similarity(tokens))
     each = max(1, min(config.frames_per_block, PICTURES // len(episodes)))
-    device, found = next(vae.parameters()).device, []
+    found = []
     for episode in episodes:
         frames = files.frames(episode)
         chosen = frames[np.linspace(0, len(frames) - 1, each).astype(int)]
@@ -61,7 +66,7 @@ def main() -> None:
     run = parser.parse_args().run
     try:
         split, model = Split.read(run), WorldModel.load(run)
-        known = fit_known(model.config, model.vae, split.files, split.train, model.conditioning)
+        known = fit_known(model.config, model.vae, split.files, split.train, model.conditioning, model.device)
     except (RecordingError, ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     save_known(run, known)

@@ -203,7 +203,9 @@ def render_episodes(
         fps=config.fps,
         action=ActionSpec(),
         frames_per_step=config.frames_per_block,
-        provenance=Provenance(original_size=(config.height, config.width), policy="walker and balanced", seed=seed, source=source),
+        provenance=Provenance(
+            original_size=(config.height, config.width), policy="walker and balanced", seed=seed, source=source
+        ),
     )
     tasks = [
         EpisodeTask(config, seed, town, number, blocks, TOWN_BLOCKS)
