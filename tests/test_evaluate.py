@@ -17,6 +17,9 @@ from train.evaluation.store import Store, StoreError
 from train.evaluation.targets import Target, check, headline
 from train.evaluation.walks import Plan
 from train.judge.network import Judge
+from world_model.actions import Action
+from world_model.model import WorldModel
+from world_model.rollout import commanded_motions, encode_conditions
 
 TINY = Settings(
     Plan(count=2, horizon=1.0, side_horizon=1.0, real=2, natural=1, far=1, flow_every=2, film=1.0),
@@ -34,6 +37,23 @@ def judge_weights(config, tmp_path_factory):
     accuracy = dict.fromkeys(("joint", "move", "look", "light", "weather", "district"), 0.0)
     judge.save(path, {"training": [], "tested_on": {"blocks": 0}, "accuracy": accuracy})
     return path
+
+
+def test_without_its_transformer_a_model_shows_what_its_priors_predict(weights_folder, config):
+    model = WorldModel.load(weights_folder)
+    state = model.start([model.starting_image(0)], [""], [0])
+    worlds, action = state.worlds, [Action.from_keys("W", "→")]
+    context, pooled = model.conditioning.context(action, [None])
+    motion = commanded_motions(config, action, worlds.yaw, worlds.pitch)
+    with torch.inference_mode():
+        conditions, _ = encode_conditions(model.dit, model.vae, worlds, motion, context, pooled)
+        noise = torch.randn(conditions.mean.shape, generator=torch.Generator().manual_seed(0))
+        assert (model.dit(noise, torch.ones(1), conditions) - conditions.mean).abs().max() > 0.01
+        parts.remove_transformer(model)
+        torch.testing.assert_close(model.dit(noise, torch.ones(1), conditions), conditions.mean)
+    model.config = replace(config, priors=())
+    with pytest.raises(ValueError, match="nothing is left to measure"):
+        parts.remove_transformer(model)
 
 
 class TestStore:

@@ -6,6 +6,7 @@ model's autoencoder, and on a picture that never changes (the floor). An inverse
 What is finished is kept in `parts/`: a stopped evaluation goes on when started again. `--quick` takes minutes and answers
 roughly; the whole takes hours, most of them ten-minute dreams.
 `--bench yume` makes Yume-Bench's videos and table instead (train/evaluation/yume_bench.py; `--bench yume --help`).
+`--without transformer` leaves the priors of a model alone: a figure that is as good belongs to them.
 `--towns report --defects` measures what a person sees wrong instead (train/evaluation/defects.py).
 A run folder of `train.world` gets the report of a recorded world instead (train/generator/report.py).
 """
@@ -23,7 +24,7 @@ from typing import Any
 
 from train.engine.loop import prepare_cpu
 from train.evaluation import defect_trials, defects, towns, yume_bench
-from train.evaluation.parts import QUICK, Evaluation, Settings, identity_of
+from train.evaluation.parts import QUICK, Evaluation, Settings, identity_of, remove_transformer
 from train.evaluation.report import write_report
 from train.evaluation.store import Store, plain
 from train.evaluation.targets import check, headline, verdict
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--towns", choices=sorted(towns.TOWNS), help="measure unseen towns together instead")
     parser.add_argument("--count", type=int, default=20, help="how many of them (default 20)")
     parser.add_argument("--defects", action="store_true", help="with --towns: measure what a person sees wrong instead")
+    parser.add_argument("--without", choices=["transformer"], help="leave what the priors of a model predict alone")
     parser.add_argument("--long", type=int, default=0, help="how many of them are walked for ten minutes (default 0)")
     given = parser.parse_args(argv)
     if given.defects and not given.towns:
@@ -118,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = WorldModel.load(given.model)
         teacher = json.loads(given.teacher.read_text()) if given.teacher else None
         metadata = read_manifest(find_weights(given.model))
+        if given.without:
+            remove_transformer(model)
+            metadata = {**metadata, "files": {**metadata["files"], "without": given.without}}
         judge = given.judge
         if given.towns:
             print(measure_towns(model, metadata, given, settings))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from train.evaluation import control, endurance, events, fidelity, memory, starts, walks
@@ -57,6 +58,18 @@ def identity_of(metadata: dict[str, Any], settings: Settings, judge_weights: Pat
         "judge": fingerprint(judge_weights),
         "settings": asdict(settings),
     }
+
+
+@torch.no_grad()
+def remove_transformer(model: WorldModel) -> None:
+    """Leaves a model with what its priors predict, in place: the last layer of its transformer says nothing.
+
+    Raises ValueError for a model without priors.
+    """
+    if not model.config.priors:
+        raise ValueError(f"{model.config.name!r} has no priors: without its transformer nothing is left to measure")
+    for parameter in model.dit.head.head.parameters():
+        parameter.zero_()
 
 
 class Evaluation:
