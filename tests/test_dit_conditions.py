@@ -64,6 +64,20 @@ def test_repeating_conditions_equals_repeating_inputs(changes, config, make_dit,
     assert not torch.allclose(dit(x, sigma, shuffled), expected, atol=1e-3)
 
 
+def test_the_mean_token_of_the_text_joins_the_timestep(config, make_dit, inputs):
+    """The padding of a text and the tokens of the action do not count; a text of padding alone says nothing but the bias."""
+    dit = make_dit(varied(config, pooled_text=True))
+    _, given = inputs(dit)
+    words = config.text.event_tokens
+    given["context"][0, 3:words] = 0  # a text of three tokens
+    given["context"][1, :words] = 0
+    bare = make_dit(varied(config))
+    bare.load_state_dict({name: value for name, value in dit.state_dict().items() if "pooled_text" not in name})
+    added = prepared(dit, **given).pooled - prepared(bare, **given).pooled
+    expected = torch.stack([dit.pooled_text(given["context"][0, :3].mean(dim=0)), dit.pooled_text.bias])
+    torch.testing.assert_close(added, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("attention", ["cached", "joint"])
 def test_worlds_of_a_batch_do_not_mix(attention, config, make_dit, inputs):
     dit = make_dit(varied(config, attention=attention))

@@ -126,7 +126,7 @@ class Conditions:
     table: Tensor  # rotary table of the tokens attended to together with the target
     channel: ChannelRead | None  # None for a model without a channel path
     bias: Tensor | None  # [B, L, D] added to the target's tokens: the screen embedding and the priors' features
-    pooled: Tensor | None  # [B, D] pooled action
+    pooled: Tensor | None  # [B, D] pooled action and text
     mean: Tensor | None = None  # [B, C, K, h, w]
     variance: Tensor | None = None  # [B, C, K, h, w]
     # of appearance flow: how the block is made of earlier frames, and what was in view [B, 1, K, h, w]

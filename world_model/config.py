@@ -94,6 +94,7 @@ class EmbeddingConfig:
     positions: Literal["grid", "centred", "view_sphere"] = "grid"
     screen: bool = False  # a learned vector per place on the screen; view-sphere RoPE needs it
     pooled_action: bool = False  # the action (mean caption token, or its encoding) joins the timestep embedding
+    pooled_text: bool = False  # so does the mean token of the text, beside cross-attention to its tokens
 
 
 @dataclass(frozen=True)

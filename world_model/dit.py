@@ -29,6 +29,7 @@ from world_model.detail import DetailHead
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import FloatLinear, KeyValue, rotary_table, sinusoid
 from world_model.priors.registry import build_priors
+from world_model.text import mean_token
 from world_model.tscm import ChannelMemory, History
 
 MAX_LOG_VARIANCE = 8.0  # bound of log variances, on both sides
@@ -53,6 +54,7 @@ class DiT(HistoryEmbedding):
         self.blocks = nn.ModuleList(Block(config) for _ in range(c.layers))
         self.head = Head(config)
         self.action_embedding = nn.Linear(config.action_width, dim) if c.embedding.pooled_action else None
+        self.pooled_text = nn.Linear(c.text_dim, dim) if c.embedding.pooled_text else None
         self.recent_embedding = (
             nn.Conv2d(
                 c.latent_channels * c.history.recent_frames + 1, dim * config.token_grid[0], c.patch[1:], c.patch[1:]
@@ -88,7 +90,7 @@ class DiT(HistoryEmbedding):
         for block in self.layers:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
-        for layer in (self.head.head, self.action_embedding, self.variances):
+        for layer in (self.head.head, self.action_embedding, self.pooled_text, self.variances):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
         if self.flow is not None:
@@ -139,18 +141,26 @@ class DiT(HistoryEmbedding):
             zero = self._no_kernel().expand(len(context), 1, 1)
             bias = zero if bias is None else bias + zero
         mean, variance = self._precondition(history)
-        action = self.action_embedding
         conditions = Conditions(
             context=keys,
             history=read,
             table=rotary_table(both, self.frequencies),
             channel=channel,
             bias=bias,
-            pooled=action(pooled.to(self.dtype)) if action is not None and pooled is not None else None,
+            pooled=self._pooled(context, pooled),
             mean=mean,
             variance=variance,
         )
         return conditions if history is None else self._moved(conditions, history, grid)
+
+    def _pooled(self, context: Tensor, action: Tensor | None) -> Tensor | None:
+        """What joins the timestep embedding, [B, D]: mean tokens of action [B, text_dim] and text; None where neither does."""
+        parts = []
+        if self.action_embedding is not None and action is not None:
+            parts.append(self.action_embedding(action.to(self.dtype)))
+        if self.pooled_text is not None:
+            parts.append(self.pooled_text(mean_token(context[:, : self.config.text.event_tokens]).to(self.dtype)))
+        return torch.stack(parts).sum(dim=0) if parts else None
 
     def _text_keys(self, context: Tensor) -> list[KeyValue | None]:
         """Keys and values of the text in every layer; None where there is no cross-attention."""

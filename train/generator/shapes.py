@@ -60,7 +60,11 @@ def recorded_config(
         text_dim=text.dim,
         layer=LayerConfig(ffn_dim=hidden, mlp_conv=fold == 1, activation="relu_squared"),
         embedding=EmbeddingConfig(
-            freq_dim=64, positions="view_sphere" if captions else "centred", screen=True, pooled_action=True
+            freq_dim=64,
+            positions="view_sphere" if captions else "centred",
+            screen=True,
+            pooled_action=True,
+            pooled_text=text.kind != "none",
         ),
         history=HistoryConfig(
             packing=history_tiers(block, fold),
