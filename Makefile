@@ -1,4 +1,4 @@
-# make demo   a first walk: writes walk.mp4 and walk.png
+# make demo   a first walk: writes walk.mp4 and walk.png; the same by a generator without priors in generated/
 # make test   lint, types, tests (installs Debian's chromium for the tests of the page if run by root)
 # make docs   docs/environment.md from the environments' docstrings, and the site of all pages in site/
 # make wheel  dist/*.whl, weights included
@@ -12,6 +12,7 @@ RUN := $(VENV)/bin/python
 
 demo: $(VENV)/demo.stamp
 	$(RUN) examples/walk.py
+	$(RUN) examples/walk.py --model street-generator --out generated
 
 # the page is tested in a real browser: Debian's, put in place by root where it is missing; others are told how
 browser:

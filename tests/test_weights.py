@@ -74,7 +74,7 @@ def test_loading_leaves_the_global_randomness_alone(weights_folder):
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown model 'strete'.*debug, street, yume-5b"):
+    with pytest.raises(ValueError, match=r"unknown model 'strete'.*debug, street, street-generator, yume-5b"):
         WorldModel.load("strete")
 
 

@@ -208,20 +208,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many (default 3)")
     parser.add_argument("--batch", type=int, help="worlds a step (default: as in train.street_world)")
     parser.add_argument("--worlds", type=int, default=Plan.worlds, help=f"rolled out (default {Plan.worlds})")
+    parser.add_argument(
+        "--long-worlds", type=int, default=Plan.long_worlds, help=f"the same for a minute (default {Plan.long_worlds})"
+    )
     parser.add_argument("--texts", type=Path, help="file of encoded texts, where the text encoder is not installed")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="variants to compute; others stay as stored"
     )
     given = parser.parse_args(argv)
-    for name in ("steps", "seeds", "worlds"):
+    for name in ("steps", "seeds", "worlds", "long_worlds"):
         if getattr(given, name) < 1:
-            parser.error(f"--{name} must be 1 or more, got {getattr(given, name)}")
+            parser.error(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(given, name)}")
     settings = settings_on(own_device())
     if given.batch is not None:
         if given.batch < 2:
             parser.error(f"--batch must be 2 or more, since one world may live on its own history; got {given.batch}")
         settings = replace(settings, batch=given.batch)
-    budgets = Budgets(settings, given.steps, plan=Plan(worlds=given.worlds))
+    budgets = Budgets(settings, given.steps, plan=Plan(worlds=given.worlds, long_worlds=given.long_worlds))
     try:
         encoder = TextTable(given.texts) if given.texts else None
         ablation = GeneratorAblation(find_weights(given.run), given.data, given.validation, given.out, budgets, encoder)
