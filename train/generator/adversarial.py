@@ -5,8 +5,7 @@ Without the start picture and the caption a rollout's night turns into day, bloc
 a generated clip of the same walk are compared (R3GAN, arXiv 2501.05441, eq. 2). Gradient penalties on both are approximated by what
 a little noise changes (APT, arXiv 2501.08316, eq. 4).
 
-Only what sees the noise learns, and the gain and offset of moved frames: trained for the mean, these fade what is uncertain.
-Displacements stay as recordings taught them: a discriminator bends them into waves.
+Only what sees the noise learns. Displacements stay as recordings taught them: a discriminator bends them into waves.
 
 Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers that say what was asked for: action, text,
 and the caption of the episode.
@@ -110,8 +109,7 @@ class AdversarialDistillation(distill.Distillation):
         student = super().student().requires_grad_(False)
         seeing = student.blocks[self.config.dit.output.flow_layer :]
         parts = student.patch_embedding, student.flow_embedding, seeing, student.head, student.detail, student.variances
-        tone = None if student.flow is None else student.flow.tone
-        for part in (p for p in (*parts, tone) if p is not None):
+        for part in (p for p in parts if p is not None):
             part.requires_grad_(True)
         # all layers' sums of the past are one tensor: a gradient of one would run through all
         for layer in student.layers:
