@@ -5,7 +5,8 @@ Without the start picture and the caption a rollout's night turns into day, bloc
 a generated clip of the same walk are compared (R3GAN, arXiv 2501.05441, eq. 2). Gradient penalties on both are approximated by what
 a little noise changes (APT, arXiv 2501.08316, eq. 4).
 
-Only what sees the noise learns. Displacements stay as recordings taught them: a discriminator bends them into waves.
+Only what sees the noise learns. Displacements stay as recordings taught them: a discriminator bends them into waves. Gains and
+offsets of moved frames go: trained for the mean, they fade what is uncertain, and a discriminator drives them to one colour.
 
 Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers that say what was asked for: action, text,
 and the caption of the episode.
@@ -105,7 +106,7 @@ class AdversarialDistillation(distill.Distillation):
         self.vae = vae
 
     def student(self) -> DiT:
-        """The moved frames and nothing else: they are sharp, and the mean of what may follow is not."""
+        """The moved frames without their gain and offset, and nothing else: these are sharp, the mean of what may follow is not."""
         student = super().student().requires_grad_(False)
         seeing = student.blocks[self.config.dit.output.flow_layer :]
         parts = student.patch_embedding, student.flow_embedding, seeing, student.head, student.detail, student.variances
@@ -117,8 +118,9 @@ class AdversarialDistillation(distill.Distillation):
                 layer.channel.requires_grad_(False)
         if student.flow is not None and student.detail is not None:
             with torch.no_grad():
-                for parameter in (*student.head.head.parameters(), *student.detail.leave.parameters()):
-                    parameter.zero_()
+                for layer in (student.head.head, student.detail.leave, student.flow.tone):
+                    for parameter in layer.parameters():
+                        parameter.zero_()
         return student
 
     def critic(self) -> nn.Module:
