@@ -47,6 +47,15 @@ def test_nothing_changes_where_no_tensor_is_large(folder):
     np.testing.assert_array_equal(rollouts(folder), before)
 
 
+def test_files_can_be_chosen(folder):
+    before = (folder / "dit.safetensors").read_bytes()
+    found = compress(folder, over=500, files=["text.safetensors"])
+    assert (folder / "dit.safetensors").read_bytes() == before and found["files"] == ["text.safetensors"]
+    assert load_file(folder / "text.safetensors")["actions"].dtype == torch.float8_e4m3fn
+    with pytest.raises(ValueError, match=r"--files are some of dit\.safetensors.*got starts\.png"):
+        compress(folder, files=["starts.png"])
+
+
 def test_a_count_below_one_is_refused_and_nothing_is_written(folder):
     before = (folder / "manifest.json").read_bytes()
     with pytest.raises(ValueError, match="--over is a count of numbers, 1 or more; got 0"):

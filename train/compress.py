@@ -1,4 +1,4 @@
-"""Rounds the large tensors of a weights folder to float8, in place: `python -m train.compress FOLDER [--over 65536]`.
+"""Rounds large tensors of a weights folder to float8, in place: `python -m train.compress FOLDER [--over 65536] [--files NAME ...]`.
 
 Float8 (e4m3) keeps four significant bits, so that a weight changes by 2.7% of itself in the mean. Half of the bytes go. The command
 rolls out the same worlds before and after, prints how alike they are (PSNR, dB) and writes that to the manifest.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,13 +31,17 @@ FILES = (
 )  # the autoencoder is small, and every picture passes it
 
 
-def compress(folder: Path, over: int = OVER) -> dict[str, float]:
-    """Rewrites the folder; returns {"over", "bytes_before", "bytes", "psnr_1", "psnr_12"}, the last two of rollouts' first and last
-    blocks. Raises ValueError for less than one number, and what `WorldModel.load` raises; then nothing is written."""
+def compress(folder: Path, over: int = OVER, files: Sequence[str] = FILES) -> dict[str, Any]:
+    """Rewrites `files` of the folder, those that it has. Returns {"over", "files", "bytes_before", "bytes", "psnr_1", "psnr_12"}: the
+    last two are of rollouts' first and last blocks. Raises ValueError for less than one number or another file, and what
+    `WorldModel.load` raises; then nothing is written."""
     if over < 1:
         raise ValueError(f"--over is a count of numbers, 1 or more; got {over}")
+    if not set(files) <= set(FILES):
+        raise ValueError(f"--files are some of {', '.join(FILES)}; got {', '.join(files)}")
     manifest, before, sizes = read_manifest(folder), rollouts(folder), _bytes(folder)
-    for path in (folder / name for name in FILES if (folder / name).is_file()):
+    given = [name for name in files if (folder / name).is_file()]
+    for path in (folder / name for name in given):
         rounded = {
             name: value.to(torch.float8_e4m3fn) if value.is_floating_point() and value.numel() > over else value
             for name, value in load_file(path).items()
@@ -46,6 +52,7 @@ def compress(folder: Path, over: int = OVER) -> dict[str, float]:
     alike = psnr(rollouts(folder), before, kept=1)
     found = {
         "over": over,
+        "files": given,
         "bytes_before": sizes,
         "bytes": _bytes(folder),
         "psnr_1": round(float(alike[0]), 1),
@@ -78,13 +85,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="weights folder, changed in place")
     parser.add_argument("--over", type=int, default=OVER, help="tensors of more numbers than this are rounded")
+    parser.add_argument(
+        "--files", nargs="+", default=FILES, metavar="NAME", help=f"of {', '.join(FILES)} (default all)"
+    )
     given = parser.parse_args()
     try:
-        found = compress(given.folder, given.over)
+        found = compress(given.folder, given.over, given.files)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     for name, value in found.items():
-        print(f"{name:14} {value:>12,}")
+        print(f"{name:14} {value:>12,}" if not isinstance(value, list) else f"{name:14} {', '.join(value)}")
 
 
 if __name__ == "__main__":
