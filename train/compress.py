@@ -1,4 +1,4 @@
-"""Rounds large tensors of a weights folder to float8, in place: `python -m train.compress FOLDER [--over 65536] [--files NAME ...]`.
+"""Rounds large tensors of weights to float8, in place: `python -m train.compress FOLDER [--over 65536] [--files NAME ...]`.
 
 Float8 (e4m3) keeps four significant bits, so that a weight changes by 2.7% of itself in the mean. Half of the bytes go. The command
 rolls out the same worlds before and after, prints how alike they are (PSNR, dB) and writes that to the manifest.
@@ -32,7 +32,7 @@ FILES = (
 
 
 def compress(folder: Path, over: int = OVER, files: Sequence[str] = FILES) -> dict[str, Any]:
-    """Rewrites `files` of the folder, those that it has. Returns {"over", "files", "bytes_before", "bytes", "psnr_1", "psnr_12"}: the
+    """Rewrites `files` of the folder where it has them. Returns {"over", "files", "bytes_before", "bytes", "psnr_1", "psnr_12"}: the
     last two are of rollouts' first and last blocks. Raises ValueError for less than one number or another file, and what
     `WorldModel.load` raises; then nothing is written."""
     if over < 1:
