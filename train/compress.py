@@ -32,9 +32,11 @@ FILES = (
 
 
 def compress(folder: Path, over: int = OVER, files: Sequence[str] = FILES) -> dict[str, Any]:
-    """Rewrites `files` of the folder where it has them. Returns {"over", "files", "bytes_before", "bytes", "psnr_1", "psnr_12"}: the
-    last two are of rollouts' first and last blocks. Raises ValueError for less than one number or another file, and what
-    `WorldModel.load` raises; then nothing is written."""
+    """Rewrites those of `files` that the folder has.
+
+    Returns {"over", "files", "bytes_before", "bytes", "psnr_1", "psnr_12"}; the last two are of rollouts' first and last blocks.
+    Raises ValueError for less than one number or another file, and what `WorldModel.load` raises; then nothing is written.
+    """
     if over < 1:
         raise ValueError(f"--over is a count of numbers, 1 or more; got {over}")
     if not set(files) <= set(FILES):
