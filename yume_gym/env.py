@@ -146,7 +146,7 @@ class YumeWorldEnv(FirstPersonEnv):
 
     | Argument      | Default    | Meaning                                                                             |
     |---------------|------------|-------------------------------------------------------------------------------------|
-    | `model`       | `"street"` | "street", "street-generator", "yume-5b" (docs/yume-5b.md), a path, or a `WorldModel` |
+    | `model`       | `"street"` | "street", "street-generator", "yume-5b" (docs/yume-5b.md), a path or a `WorldModel`  |
     | `reward`      | `None`     | None, the name of a built-in reward, an `EpisodeReward`, or a function              |
     | `render_mode` | `None`     | `"rgb_array"`, `"rgb_array_list"` (every frame since the last call) or `"human"`    |
     | `device`      | `"auto"`   | where the network runs, such as `"cpu"` or `"cuda"`                                 |
