@@ -118,9 +118,9 @@ class AdversarialDistillation(distill.Distillation):
                 layer.channel.requires_grad_(False)
         if student.flow is not None and student.detail is not None:
             with torch.no_grad():
-                for layer in (student.head.head, student.detail.leave, student.flow.tone):
-                    for parameter in layer.parameters():
-                        parameter.zero_()
+                first = student.head.head, student.detail.leave, student.flow.tone
+                for parameter in itertools.chain.from_iterable(part.parameters() for part in first):
+                    parameter.zero_()
         return student
 
     def critic(self) -> nn.Module:
