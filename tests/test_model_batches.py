@@ -99,7 +99,8 @@ def test_parallel_rollouts_leave_later_threads_as_many_as_before(world_model, pi
 def test_the_warped_frame_prior_is_computed_in_parallel_on_half_of_the_threads_each(
     world_model, pictures, threads, monkeypatch
 ):
-    """On two threads the guide has one of its own; on one it is made where it is asked for. The pictures are the same."""
+    """On two threads the guide has one of its own; on one it is made where it is asked for. The pictures are the same, to a grey
+    level: other numbers of threads add in another order."""
     ran: list[tuple[int, int]] = []
 
     def noted(*given, **named):
@@ -118,7 +119,7 @@ def test_the_warped_frame_prior_is_computed_in_parallel_on_half_of_the_threads_e
     here = threading.get_ident()
     assert ran[:3] == 3 * [(here, 1)] and here not in {ident for ident, _ in ran[3:]} and len(ran) == 6
     assert {number for _, number in ran} == {1}
-    np.testing.assert_array_equal(shown[:3], shown[3:])
+    np.testing.assert_allclose(np.array(shown[:3], float), np.array(shown[3:], float), rtol=0, atol=1)
 
 
 def test_an_error_in_parallel_is_raised_and_threads_are_as_before(threads):

@@ -23,7 +23,7 @@ from world_model.model import WorldModel
 from world_model.text import Conditioning, mean_token
 from world_model.vae import VideoVAE
 
-PICTURES = 2000  # of training, at most
+PICTURES, MOST = 2000, 8  # of training, at most; of an episode
 
 
 @torch.no_grad()
@@ -35,13 +35,13 @@ def fit_known(
     conditioning: Conditioning,
     device: torch.device | str = "cpu",
 ) -> Known:
-    """The texts of these episodes, and the Gaussian of up to `PICTURES` of their pictures, taken evenly."""
+    """The texts of these episodes, and the Gaussian of about `PICTURES` of their pictures, taken evenly."""
     texts = texts_of(files, episodes) if config.dit.text_dim else []
     tokens = torch.zeros(0, config.text.dim)
     if texts:
         tokens = torch.stack([mean_token(conditioning.event(text)) for text in texts])
     known = Known(texts, tokens, config.dit.latent_channels, usual_similarity(tokens))
-    each = max(1, min(config.frames_per_block, PICTURES // len(episodes)))
+    each = max(2, min(MOST, PICTURES // len(episodes)))
     found = []
     for episode in episodes:
         frames = files.frames(episode)
