@@ -10,9 +10,9 @@ import numpy as np
 
 from world_model.checks import check_whole, short
 from world_model.config import ModelConfig
-from world_model.heads import Outcome as Judged
 from world_model.model import WorldModel
 from world_model.released.placement import load_options as read_load_options
+from world_model.state import WorldState
 from world_model.text import NO_TEXT
 from world_model.threads import fair_threads
 from yume_gym.first_person import FirstPersonEnv, Outcome
@@ -253,9 +253,7 @@ class YumeWorldEnv(FirstPersonEnv):
     def _advance(self, world: Any, action: Any, event: str | None, event_begins: bool) -> Outcome:
         with fair_threads(self._model.device):
             world, frames = self._model.step(world, [action], events=[event], steps=self.sampler_steps)
-        outcome = learned(world.outcomes[0] if world.outcomes else None)
-        outcome["info"] = {**outcome.get("info", {}), **text_info(self._model, event)}
-        return Outcome(world, frames[0], **outcome)
+        return Outcome(world, frames[0], **judged(self._model, world, 0, event))
 
     def __getstate__(self) -> dict[str, Any]:
         kept = super().__getstate__()
@@ -271,11 +269,13 @@ class YumeWorldEnv(FirstPersonEnv):
             self.reward_fn = self._bound_reward()
 
 
-def learned(outcome: Judged | None) -> dict[str, Any]:
-    """What a model's heads say of the last block of one world, as fields of an `Outcome`; nothing without heads."""
+def judged(model: WorldModel, worlds: WorldState, row: int, event: str | None) -> dict[str, Any]:
+    """What a model says of the last block of one world and of the event in it, as fields of an `Outcome`: its heads, if it has any,
+    and `text_info`."""
+    info, outcome = text_info(model, event), worlds.outcomes[row] if worlds.outcomes else None
     if outcome is None:
-        return {}
-    info = {
+        return {"info": info}
+    info |= {
         "reward_confidence": float(outcome.reward_confidence),
         "termination_probability": float(outcome.termination_probability),
         "out_of_distribution": bool(outcome.out_of_distribution),

@@ -14,7 +14,7 @@ from gymnasium.utils import seeding
 
 from world_model.state import WorldState
 from world_model.threads import fair_threads
-from yume_gym.env import YumeWorldEnv, learned, start_info, text_info, world_start
+from yume_gym.env import YumeWorldEnv, judged, start_info, world_start
 from yume_gym.episode import EpisodeState
 from yume_gym.rewards import begin_reward, step_reward
 from yume_gym.slots import Slot
@@ -108,7 +108,8 @@ class EpisodeBatch:
     ) -> tuple[Slot, Step]:
         """A world after the block that it dreamt as `row` of `worlds`, and what the step was worth."""
         now = slot.episode
-        outcome = learned(worlds.outcomes[row] if worlds.outcomes else None)
+        event = now.schedule.at(now.step)
+        outcome = judged(self.single.model, worlds, row, event)
         reward, terminated, remembered = outcome.get("reward", 0.0), outcome.get("terminated", False), None
         if self.single.reward_fn is not None:
             reward, terminated, remembered = step_reward(
@@ -116,9 +117,7 @@ class EpisodeBatch:
             )
         then = now.after(None, frames, remembered)
         truncated = outcome.get("truncated", False) or then.step >= longest
-        event = now.schedule.at(now.step)
-        said = {**outcome.get("info", {}), **text_info(self.single.model, event)}
-        info = then.info(action, event, started, said)
+        info = then.info(action, event, started, outcome["info"])
         after = replace(slot, episode=then, ended=terminated or truncated)
         return after, (reward, terminated, truncated, info)
 
