@@ -137,7 +137,7 @@ def test_losses_of_a_discriminator_that_cannot_tell(parts, trainer):
 
 def test_a_student_begins_with_the_moved_frames(trainer):
     trainer.teacher = copy.deepcopy(trainer.teacher).requires_grad_(False)
-    for layer in (trainer.teacher.head.head, trainer.teacher.detail.leave, trainer.teacher.flow.tone):
+    for layer in (trainer.teacher.head.head, trainer.teacher.detail.leave):
         torch.nn.init.normal_(layer.weight)
     trainer.sigmas = flow.sigma_schedule(1, 1.0)  # from pure noise, which says nothing of the block
     student = trainer.student()

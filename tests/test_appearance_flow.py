@@ -13,7 +13,8 @@ from train.generator.shapes import recorded_config
 from train.recordings import Provenance, Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
-from world_model.appearance_flow import SOURCES, AppearanceFlow, Moves, move, toned
+from world_model.appearance_flow import CELLS, SOURCES, VIEW_RATE, AppearanceFlow, Homography, Moves, Views, move, toned
+from world_model.camera import CameraConfig, rotation
 from world_model.conditions import Target
 from world_model.config import Tiers
 from world_model.detail import DetailHead
@@ -30,6 +31,8 @@ RECORDING = Recording(
     frames_per_step=2,
     provenance=Provenance(original_size=(16, 32), policy="random"),
 )
+STILL = Views(torch.zeros(1, SOURCES, 2), torch.zeros(1, 2, 2))
+WALK = dataclasses.replace(RECORDING, env="walk", action=ActionSpec())  # recorded with a camera's angles
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +122,8 @@ def test_large_displacements_are_found_from_coarse_pictures(toy):
                 .expand(1, 1, 3, 4, 8)[:, :, None]
                 .expand(-1, -1, 3, -1, -1, -1)
             )
-            mean = flow.latents(move(flow.pictures(sources.transpose(1, 2)), moves, 1))
-            flow.loss(Moves(moves, torch.zeros(1, 1, 6, 2, 4)), mean, sources, data).backward()
+            moved = flow.latents(move(flow.pictures(sources.transpose(1, 2)), moves, 1))
+            flow.loss(Moves(moves, torch.zeros(1, 1, 6, 2, 4), moved), sources, data).backward()
             optimizer.step()
         return float(shift[0, 0, 0].detach())
 
@@ -183,6 +186,95 @@ def test_colours_may_leave_those_of_the_newest_frame(toy):
     torch.testing.assert_close(conditions.mean, dit.flow.latents(pictures - 4), rtol=0, atol=1e-3)
 
 
+def test_gain_and_offset_learn_from_blurred_pictures_alone(toy):
+    """Half a pixel off, sharp pictures would teach a gain below 1. And a picture has one gain, its places have offsets."""
+    config, vae = toy
+    torch.manual_seed(0)
+    flow = AppearanceFlow(config)
+    flow.read_autoencoder(vae)
+    torch.nn.init.normal_(flow.tone.weight)
+    tokens, sources = torch.randn(1, 8, config.dit.dim), torch.randn(1, SOURCES, config.dit.latent_channels, 2, 4)
+    mean, moves = flow(tokens, sources, STILL)
+    gain, offset = moves.tone.chunk(2, dim=2)
+    assert gain.std(dim=(-2, -1)).max() < 1e-6 < 0.01 < offset.std(dim=(-2, -1)).min()
+    mean.square().sum().backward()
+    assert flow.tone.weight.grad is None  # what is learnt from the blended frames is how they move
+    target = flow.latents(0.5 * flow.pictures(moves.moved.detach()))
+    target += flow.latents(torch.randn(1, 2, 3, 16, 32)) - flow.latents(torch.zeros(1, 2, 3, 16, 32))
+    mean, moves = flow(tokens, sources, STILL)
+    flow.loss(moves, sources, target).backward()
+    assert flow.tone.weight.grad.abs().sum() > 0
+
+
+def rotated_places(view: tuple[float, float], other: tuple[float, float], size, cells, fov: float) -> torch.Tensor:
+    """Where a camera looking along `other` (yaw, pitch) sees what one along `view` sees at each place: pixels [rows, columns, 2],
+    place by place."""
+    found = torch.empty(*cells, 2, dtype=torch.float64)
+    focal = CameraConfig(horizontal_fov=fov).focal(size[1])
+    turn = torch.from_numpy(rotation(*other).T @ rotation(*view))
+    for row in range(cells[0]):
+        for column in range(cells[1]):
+            x, y = (column + 0.5) * size[1] / cells[1] - size[1] / 2, (row + 0.5) * size[0] / cells[0] - size[0] / 2
+            ray = turn @ torch.tensor([x / focal, y / focal, 1.0], dtype=torch.float64)
+            found[row, column] = ray[:2] / ray[2] * focal - torch.tensor([x, y], dtype=torch.float64)
+    return found
+
+
+@pytest.mark.parametrize("fov", [60.0, 90.0])
+def test_a_camera_that_turns_is_within_reach_whatever_its_lens(fov):
+    """Factors fitted to the homographies K R K^-1 of some views give the displacements of others: the nine numbers are linear in
+    the products."""
+    size, cells = (64, 96), (4, 6)
+    homography = Homography(size, cells).requires_grad_(False)
+    drawn = torch.Generator().manual_seed(0)
+
+    def views(count: int) -> Views:
+        angles = (torch.rand(count, 2, 2, generator=drawn) - 0.5) * torch.tensor([0.8, 0.6])
+        return Views(angles[:, :1], angles[:, 1:])
+
+    def pairs(given: Views) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+        return list(zip(given.target[:, 0].tolist(), given.sources[:, 0].tolist(), strict=True))
+
+    displaced, beyond = homography(views(3))
+    assert not displaced.any() and not beyond.any()  # a fresh one moves nothing
+    lens = torch.diag(torch.tensor([1 / math.tan(math.radians(fov) / 2)] * 2 + [1.0], dtype=torch.float64))
+    products, matrices = [], []
+    for view, other in pairs(views(60)):
+        angles = torch.tensor([view[0] - other[0], other[1], view[1]], dtype=torch.float64)
+        a, b, c = torch.stack([torch.ones(3), angles.sin(), 1 - angles.cos()], dim=1)
+        products.append(torch.einsum("i,j,k->ijk", a, b, c).flatten())
+        turn = torch.from_numpy(rotation(*other).T @ rotation(*view))
+        matrices.append((lens @ turn @ lens.inverse() - torch.eye(3)).flatten())
+    fitted = torch.linalg.lstsq(torch.stack(products), torch.stack(matrices)).solution
+    homography.factors.copy_(fitted.T / VIEW_RATE)
+    other = views(20)
+    displaced, beyond = (found[:, 0, 0] for found in homography(other))
+    sought = torch.stack([rotated_places(*pair, size, cells, fov) for pair in pairs(other)]).float()
+    within = beyond == 0
+    assert sought.abs().amax() > 20 and 0.3 < within.float().mean() < 0.9
+    torch.testing.assert_close(displaced.movedim(1, -1)[within], sought[within], rtol=0, atol=0.01)  # pixels
+    x, y = ((torch.arange(n) + 0.5) * side / n for n, side in zip(cells[::-1], size[::-1], strict=True))
+    x, y = x + sought[..., 0], y[:, None] + sought[..., 1]
+    outside = torch.stack([-x, x - size[1], -y, y - size[0]]).amax(dim=0)
+    torch.testing.assert_close(beyond, outside.clamp(min=0), rtol=0, atol=0.05)
+
+
+def test_a_source_is_taken_where_it_saw_the_place():
+    """A camera that looked away and back: beyond the newest picture's border the older one is taken, without any training of the
+    network but the lens."""
+    config = recorded_config("walk", WALK, False, "tiny")
+    flow = AppearanceFlow(config).requires_grad_(False)
+    assert flow.homography is not None
+    flow.homography.factors[2, 9] = 1.0 / VIEW_RATE  # the product of the sine of the angle between and of nothing else
+    tokens, newest = torch.zeros(1, 8, config.dit.dim), torch.zeros(1, config.dit.latent_channels, 2, 4)
+    sources = torch.tensor([[0.9, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])[None]
+    flows, *_ = flow.moves(tokens, newest, Views(sources, torch.zeros(1, 2, 2)))
+    share = flows[0, 0, :, 2].softmax(dim=0)
+    rows, columns = 2 * CELLS, 4 * CELLS
+    assert share.shape == (SOURCES, rows, columns)
+    assert share[0, :, -1].min() > 0.8 and share[0, :, 0].max() < 0.2
+
+
 def test_what_was_in_view_is_where_displacements_lead_to(toy):
     """Pixels that come from 12 to the right: the last 12 of 32 were out of view. A share of them is taken from a source in view."""
     config, _ = toy
@@ -203,7 +295,7 @@ def test_displacements_depend_on_what_the_newest_picture_shows_nearby(toy):
     newest = torch.randn(1, config.dit.latent_channels, 2, 4)
     changed = newest.clone()
     changed[:, :, 0, 0] += 1
-    moved = (flow.moves(tokens, changed).flow - flow.moves(tokens, newest).flow).abs()
+    moved = (flow.moves(tokens, changed, STILL)[0] - flow.moves(tokens, newest, STILL)[0]).abs()
     assert moved.shape == (1, config.block_latents, SOURCES, 3, 4, 8)
     by_place = moved.amax(dim=(0, 1, 2, 3))
     assert by_place[:, :4].min() > 0  # two latent places, of 2 x 2 displacements each

@@ -17,7 +17,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -87,7 +87,7 @@ class StreetTraining(WorldTraining):
     def network(self) -> DiT:
         dit = super().network()
         if self.initial is not None:
-            load_dit(dit, self.initial)
+            load_dit(dit, self.initial, adapt=lambda tensors: fitting(dit, tensors))
         return dit
 
     def between_steps(self, stage: Stage, windows: Windows) -> None:
@@ -123,6 +123,20 @@ class StreetTraining(WorldTraining):
         vae = PatchVAE(self.config.vae)
         load_into(vae, folder, "vae.safetensors")
         return vae.eval().requires_grad_(False).to(self.device)
+
+
+def fitting(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Earlier weights for a network that was changed since: a part of it (`flow`, `blocks`) that has other parameters now, or of
+    other shapes, begins fresh as a whole, and the log says so."""
+    own = dit.state_dict()
+    changed = {
+        name.split(".")[0]
+        for name in own.keys() | tensors.keys()
+        if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+    }
+    if changed:
+        tqdm.write(f"these parts of the network are not as in the initial weights and begin fresh: {sorted(changed)}")
+    return {name: own[name] if name.split(".")[0] in changed else tensors[name] for name in own}
 
 
 def step_flops(training: WorldTraining, data: LatentSet) -> int:

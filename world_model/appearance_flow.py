@@ -32,6 +32,9 @@ SOURCES = 4  # pictures that are moved, a block apart, newest first
 DEPTH = 2  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
+VIEW_RATE = 8.0  # how much faster homographies learn than other weights
+OUTSIDE = 4.0  # how much a fresh network lowers a source's logit for each latent place beyond its border
+FARTHEST = 2.0  # widths of a picture: longest displacement by a homography
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,60 @@ class Moves:
 
     flow [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: for each source displacements in pixels, from where each place comes
     relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 and to an offset of 0, each of red, green and
-    blue.
+    blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset. whole: the part of `flow` that
+    homographies make, where there are any.
     """
 
     flow: Tensor
     tone: Tensor
+    moved: Tensor
+    whole: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which way the camera looks, (yaw, pitch) in radians: at the `sources` [B, N, 2] and in the block to come, `target` [B, K, 2]."""
+
+    sources: Tensor
+    target: Tensor
+
+
+class Homography(nn.Module):
+    """Where a camera that turned saw each place before: displacements by a homography, and how far beyond a border that is.
+
+    The nine numbers of a homography between two views of one place are linear in the products of sines and cosines of the angle
+    between them and of both pitches (Hartley and Zisserman, Multiple View Geometry, 8.4.2). The factors hold the lens, and are
+    learnt. A fresh one moves nothing."""
+
+    def __init__(self, size: tuple[int, int], cells: tuple[int, int]) -> None:
+        super().__init__()
+        self.half = size[1] / 2
+        height = size[0] / size[1]
+        y, x = (torch.arange(n) * 2 + 1 for n in cells)
+        x, y = x / cells[1] - 1, (y / cells[0] - 1) * height
+        places = torch.stack([x.expand(cells[0], -1), y[:, None].expand(-1, cells[1]), torch.ones(cells)], dim=-1)
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("border", torch.tensor([1.0, height]), persistent=False)
+        self.factors = nn.Parameter(torch.zeros(9, 27))
+        self.outside = nn.Parameter(torch.tensor(OUTSIDE))
+
+    places: Tensor
+    border: Tensor
+
+    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Displacements in pixels [B, K, N, 2, rows, columns] of the places, and how many pixels they lead beyond the border."""
+        before, after = views.sources[:, None].double(), views.target[:, :, None].double()
+        turned = (after - before)[..., 0]
+        parts = [turned, before[..., 1].expand_as(turned), after[..., 1].expand_as(turned)]
+        a, b, c = (torch.stack([torch.ones_like(v), v.sin(), 1 - v.cos()], dim=-1) for v in parts)
+        products = torch.einsum("...i,...j,...k->...ijk", a, b, c).flatten(-3).float()
+        matrix = (products @ (VIEW_RATE * self.factors).T).unflatten(-1, (3, 3)) + torch.eye(3, device=products.device)
+        seen = torch.einsum("...ij,yxj->...iyx", matrix, self.places)
+        place = seen[..., :2, :, :] / seen[..., 2:, :, :].clamp(min=0.05)
+        own = self.places[..., :2].movedim(-1, 0)
+        moved = (place - own).clamp(-2 * FARTHEST, 2 * FARTHEST)
+        beyond = ((own + moved).abs() - self.border[:, None, None]).clamp(min=0).amax(dim=-3)
+        return moved * self.half, beyond * self.half
 
 
 class AppearanceFlow(nn.Module):
@@ -71,8 +123,14 @@ class AppearanceFlow(nn.Module):
             )
         self.stride, self.patch, self.block = stride, c.patch, config.block_latents
         channels, width = c.dim // 4, c.dim // 3
+        rows, columns = config.latent_size
+        camera = c.embedding.positions == "view_sphere"
+        self.homography = (
+            Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
+        )
         self.features = nn.Linear(c.dim, channels * math.prod(c.patch[1:]))
-        self.enter = nn.Conv2d(channels + c.latent_channels, width, 3, padding=1)
+        shown = c.patch[0] * (c.latent_channels + SOURCES) if camera else c.latent_channels
+        self.enter = nn.Conv2d(channels + shown, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
         self.displacement = nn.Conv2d(width, c.patch[0] * CELLS**2 * SOURCES * 3, 1)
         self.tone = nn.Conv2d(width, c.patch[0] * 2 * 3, 1)
@@ -92,8 +150,17 @@ class AppearanceFlow(nn.Module):
 
     def sources(self, history: History) -> Tensor:
         """The latent frames [B, N, C, h, w] that are moved; zeros for worlds without a past."""
-        frames = history.latents.transpose(1, 2)[:, -1 - (SOURCES - 1) * self.block :: self.block].flip(1)
+        frames = history.latents.transpose(1, 2)[:, self._sources].flip(1)
         return frames * history.has_past[:, None, None, None, None]
+
+    def views(self, history: History, yaw: Tensor, pitch: Tensor) -> Views:
+        """Of the sources, and of a block with angles [B, K]."""
+        held = torch.stack([history.yaw, history.pitch], dim=-1)[:, self._sources].flip(1)
+        return Views(held, torch.stack([yaw, pitch], dim=-1))
+
+    @property
+    def _sources(self) -> slice:
+        return slice(-1 - (SOURCES - 1) * self.block, None, self.block)
 
     @torch.no_grad()
     def read_autoencoder(self, vae: PatchVAE) -> None:
@@ -103,15 +170,17 @@ class AppearanceFlow(nn.Module):
         self.decode.copy_(vae.to_pixels.weight * vae.scale)
         self.decode_bias.copy_(vae.to_pixels.bias + vae.to_pixels.weight @ vae.mean)
 
-    def forward(self, tokens: Tensor, sources: Tensor) -> tuple[Tensor, Moves]:
+    def forward(self, tokens: Tensor, sources: Tensor, views: Views) -> tuple[Tensor, Moves]:
         """tokens [B, L, D] of the block, sources [B, N, C, h, w] -> the blended frames [B, C, K, h, w], and how they were made.
 
-        Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset."""
-        moves = self.moves(tokens, sources[:, 0])
-        moved = self.latents(move(self.pictures(sources.transpose(1, 2)), moves.flow, 1, "bicubic"))
+        Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset. What is learnt
+        from the blended frames is not gain and offset (`loss`)."""
+        flow, tone, whole = self.moves(tokens, sources[:, 0], views)
+        moved = self.latents(move(self.pictures(sources.transpose(1, 2)), flow, 1, "bicubic"))
         # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
         least, most = (bound(sources.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
-        return self.latents(toned(self.pictures(moved.clamp(least, most)), moves.tone)), moves
+        moves = Moves(flow, tone, moved.clamp(least, most), whole)
+        return self.latents(toned(self.pictures(moves.moved), tone.detach())), moves
 
     def visible(self, flow: Tensor) -> Tensor:
         """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the displacements and logits of
@@ -125,28 +194,45 @@ class AppearanceFlow(nn.Module):
         share = (inside * logit.softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 
-    def moves(self, tokens: Tensor, newest: Tensor) -> Moves:
-        """How a block is made of its sources, by tokens and the newest latent frame [B, C, h, w].
+    def moves(self, tokens: Tensor, newest: Tensor, views: Views) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Flow, tone and whole (`Moves`) of a block, by tokens, the newest latent frame [B, C, h, w] and views.
 
-        Convolutions over that frame put the borders of displacements where those of things are; tokens are too coarse for it."""
+        Convolutions over that frame, moved as a whole where a homography does that, put the borders of displacements where those of
+        things are; tokens are too coarse for it."""
         _, a, b = self.patch
         rows, columns = newest.shape[-2] // a, newest.shape[-1] // b
         groups = tokens.shape[1] // (rows * columns)
         features = unpatch(self.features(tokens), (groups, rows, columns), (1, a, b))
-        seen = newest[:, :, None].expand(-1, -1, groups, -1, -1).to(features.dtype)
-        places = rearrange(torch.cat([features, seen], dim=1), "B C F h w -> (B F) C h w")
+        whole = None
+        if self.homography is None:
+            seen = newest[:, :, None].expand(-1, -1, groups, -1, -1)
+        else:
+            with torch.autocast(tokens.device.type, enabled=False):
+                displaced, beyond = self.homography(views)
+                logit = -self.homography.outside * beyond / self.stride
+                whole = torch.cat([displaced, logit[:, :, :, None]], dim=3)
+                seen = self.seen(newest, whole.detach(), beyond.detach(), groups)
+        places = rearrange(torch.cat([features, seen.to(features.dtype)], dim=1), "B C F h w -> (B F) C h w")
         hidden = torch.relu(self.blocks(self.enter(places)))
         with torch.autocast(tokens.device.type, enabled=False):
             raw, tone = (
                 F.conv2d(hidden.float(), layer.weight.float(), layer.get_parameter("bias").float())
                 for layer in (self.displacement, self.tone)
             )
-        return Moves(
-            rearrange(
-                raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=CELLS, b=CELLS, n=SOURCES, d=3
-            ),
-            rearrange(tone, "(B F) (p d) h w -> B (F p) d h w", F=groups, d=6),
+        flow = rearrange(
+            raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=CELLS, b=CELLS, n=SOURCES, d=3
         )
+        gain, offset = rearrange(tone, "(B F) (p d) h w -> B (F p) d h w", F=groups, d=6).chunk(2, dim=2)
+        gain = gain.mean(dim=(-2, -1), keepdim=True).expand_as(offset)
+        return flow if whole is None else flow + whole, torch.cat([gain, offset], dim=2), whole
+
+    def seen(self, newest: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
+        """The newest latent frame [B, C, h, w] moved by homographies as each frame of a block sees it, and which places lie beyond the
+        border of each source: [B, p * (C + N), F, h, w] of F groups of p frames."""
+        moved = self.latents(move(self.pictures(newest[:, :, None]), whole[:, :, :1], 1))
+        outside = F.avg_pool2d((beyond > 0).float().flatten(0, 1), CELLS).unflatten(0, beyond.shape[:2])
+        both = torch.cat([moved, outside.transpose(1, 2)], dim=1)
+        return rearrange(both, "B C (F p) h w -> B (p C) F h w", F=groups)
 
     def pictures(self, latents: Tensor) -> Tensor:
         """[B, C, F, h, w] -> [B, F, 3, H, W], about -1..1, by the linear decoder."""
@@ -160,15 +246,36 @@ class AppearanceFlow(nn.Module):
         with torch.autocast(pictures.device.type, enabled=False):
             return F.linear(patches, self.encode, self.encode_bias).movedim(-1, 1)
 
-    def loss(self, moves: Moves, mean: Tensor, sources: Tensor, data: Tensor) -> Tensor:
+    def loss(self, moves: Moves, sources: Tensor, data: Tensor) -> Tensor:
         """Mean absolute difference between the blended frames and the true block `data` [B, C, K, h, w], at several sizes of
-        pixels: large displacements are learnt from coarse pictures. `moves` and `mean` are those of `forward`."""
+        pixels: large displacements are learnt from coarse pictures. Gain and offset learn at the coarsest alone, where places that
+        are a little displaced look alike."""
         before, target = self.pictures(sources.transpose(1, 2)), self.pictures(data)
-        total = (self.pictures(mean) - target).abs().mean()
+        moved, tone = self.pictures(moves.moved), moves.tone.detach()
+        total = (toned(moved, tone) - target).abs().mean()
         for scale in SCALES[1:]:
-            small, wanted = (F.avg_pool2d(x.flatten(0, 1), scale).unflatten(0, x.shape[:2]) for x in (before, target))
-            total = total + (toned(move(small, moves.flow, scale), moves.tone) - wanted).abs().mean()
+            small, wanted = (_pooled(x, scale) for x in (before, target))
+            total = total + (toned(move(small, moves.flow, scale), tone) - wanted).abs().mean()
+        small, wanted = (_pooled(x, SCALES[-1]) for x in (moved.detach(), target))
+        total = total + (toned(small, moves.tone) - wanted).abs().mean()
+        if moves.whole is not None:
+            total = total + self._whole_loss(moves.whole, before, target)
         return total / len(SCALES)
+
+    def _whole_loss(self, whole: Tensor, before: Tensor, target: Tensor) -> Tensor:
+        """Mean absolute difference, within its borders, between each source moved by homographies and the true block, with one pixel
+        for each displacement."""
+        scale = self.stride // CELLS
+        small, wanted = (_pooled(x, scale) for x in (before, target))
+        inside = (whole[:, :, :, 2:] >= 0).float()
+        each = move(small.flatten(0, 1)[:, None], whole.transpose(1, 2).flatten(0, 1)[:, :, None], scale)
+        difference = each.unflatten(0, small.shape[:2]).transpose(1, 2) - wanted[:, :, None]
+        return (difference.abs() * inside).sum() / (3 * inside.sum()).clamp(min=1)
+
+
+def _pooled(pictures: Tensor, scale: int) -> Tensor:
+    """Pictures [B, N, 3, H, W] with pixels `scale` times as wide."""
+    return F.avg_pool2d(pictures.flatten(0, 1), scale).unflatten(0, pictures.shape[:2])
 
 
 def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> Tensor:

@@ -113,7 +113,7 @@ class DiT(HistoryEmbedding):
         c = self.config.dit
         keys = self._text_keys(context)
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
-        start = target.frame[:, 0]
+        start, every = target.frame[:, 0], target
         target = target.every(c.patch[0])
         read, running = HistoryTokens([], None, []), 0
         coordinates = torch.zeros(context.shape[0], 0, 3, dtype=torch.float64, device=context.device)
@@ -151,7 +151,7 @@ class DiT(HistoryEmbedding):
             mean=mean,
             variance=variance,
         )
-        return conditions if history is None else self._moved(conditions, history, grid)
+        return conditions if history is None else self._moved(conditions, history, every, grid)
 
     def _pooled(self, context: Tensor, action: Tensor | None) -> Tensor | None:
         """What joins the timestep embedding, [B, D]: mean tokens of action [B, text_dim] and text; None where neither does."""
@@ -278,7 +278,7 @@ class DiT(HistoryEmbedding):
             )
         return tokens
 
-    def _moved(self, conditions: Conditions, history: History, grid: Grid) -> Conditions:
+    def _moved(self, conditions: Conditions, history: History, target: Target, grid: Grid) -> Conditions:
         """`conditions` after the layers that do not see the noisy block: they say how earlier frames move (appearance_flow.py).
         What they found out, and the blended frames, are added to the block's tokens; predictions start from these."""
         if self.flow is None or self.flow_embedding is None or conditions.mean is None or conditions.bias is None:
@@ -286,7 +286,8 @@ class DiT(HistoryEmbedding):
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
-        mean, moves = self.flow(tokens, self.flow.sources(history))
+        views = self.flow.views(history, target.yaw, target.pitch)
+        mean, moves = self.flow(tokens, self.flow.sources(history), views)
         visible = self.flow.visible(moves.flow) * history.has_past[:, None, None, None, None]
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
         tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)

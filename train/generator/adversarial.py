@@ -5,8 +5,8 @@ Without the start picture and the caption a rollout's night turns into day, bloc
 a generated clip of the same walk are compared (R3GAN, arXiv 2501.05441, eq. 2). Gradient penalties on both are approximated by what
 a little noise changes (APT, arXiv 2501.08316, eq. 4).
 
-Only what sees the noise learns. Displacements stay as recordings taught them: a discriminator bends them into waves. Gains and
-offsets of moved frames go: trained for the mean, they fade what is uncertain, and a discriminator drives them to one colour.
+Only what sees the noise learns. Displacements, gains and offsets stay as recordings taught them: a discriminator bends
+displacements into waves, and drives offsets to one colour.
 
 Shapes: B worlds, T pictures of a clip, H x W pixels, A numbers that say what was asked for: action, text,
 and the caption of the episode.
@@ -106,7 +106,7 @@ class AdversarialDistillation(distill.Distillation):
         self.vae = vae
 
     def student(self) -> DiT:
-        """The moved frames without their gain and offset, and nothing else: these are sharp, the mean of what may follow is not."""
+        """The moved frames, and nothing else: these are sharp, the mean of what may follow is not."""
         student = super().student().requires_grad_(False)
         seeing = student.blocks[self.config.dit.output.flow_layer :]
         parts = student.patch_embedding, student.flow_embedding, seeing, student.head, student.detail, student.variances
@@ -116,9 +116,9 @@ class AdversarialDistillation(distill.Distillation):
         for layer in student.layers:
             if layer.channel is not None:
                 layer.channel.requires_grad_(False)
-        if student.flow is not None and student.detail is not None:
+        if student.detail is not None:
             with torch.no_grad():
-                first = student.head.head, student.detail.leave, student.flow.tone
+                first = student.head.head, student.detail.leave
                 for parameter in itertools.chain.from_iterable(part.parameters() for part in first):
                     parameter.zero_()
         return student

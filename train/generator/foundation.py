@@ -172,9 +172,8 @@ class Foundation:
         window = self.windows.from_text(window, batch.collate([spans, drawn]), chosen)
         conditions = read_window(dit, window)
         moving = window.data.new_zeros(())
-        if dit.flow is not None and conditions.moves is not None and conditions.mean is not None:
-            sources = dit.flow.sources(window.history)
-            moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, conditions.mean, sources, window.data)
+        if dit.flow is not None and conditions.moves is not None:
+            moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, dit.flow.sources(window.history), window.data)
         conditions = conditions.repeat(s.noise_samples)
         data = window.data.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.noise.pure, self.config.sampler.shift, stream)
