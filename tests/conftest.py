@@ -130,19 +130,29 @@ def make_history() -> Callable[..., History]:
 
 
 @pytest.fixture(scope="session")
-def weights_folder(tmp_path_factory, config, make_dit, make_vae) -> Path:
-    """A whole weights folder as users have it, written by `save_weights`; with `STARTS` starting pictures."""
-    folder = tmp_path_factory.mktemp("small_world")
+def make_weights(make_dit, make_vae) -> Callable[[Path, ModelConfig, np.ndarray], Path]:
+    """make_weights(folder, config, starts): a whole weights folder as users have it, written by `save_weights`; its starting
+    pictures are below each other in starts uint8 [n * H, W, 3]."""
+
+    def make(folder: Path, config: ModelConfig, starts: np.ndarray) -> Path:
+        Image.fromarray(starts).save(folder / "starts.png")
+        tensors = {
+            "dit.safetensors": make_dit(config).state_dict(),
+            "vae.safetensors": make_vae(config).state_dict(),
+            "text.safetensors": {"actions": Conditioning(config.text).actions},
+        }
+        save_weights(folder, config, tensors, {"made": "random weights for tests"})
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def weights_folder(tmp_path_factory, config, make_weights) -> Path:
+    """Weights of the small world; with `STARTS` starting pictures."""
     smooth = np.linspace(0, 255, config.width * 3).reshape(1, config.width, 3)
     rows = np.linspace(0.2, 1, STARTS * config.height)[:, None, None]
-    Image.fromarray((smooth * rows).astype(np.uint8)).save(folder / "starts.png")
-    tensors = {
-        "dit.safetensors": make_dit(config).state_dict(),
-        "vae.safetensors": make_vae(config).state_dict(),
-        "text.safetensors": {"actions": Conditioning(config.text).actions},
-    }
-    save_weights(folder, config, tensors, {"made": "random weights for tests"})
-    return folder
+    return make_weights(tmp_path_factory.mktemp("small_world"), config, (smooth * rows).astype(np.uint8))
 
 
 @pytest.fixture(scope="session")
@@ -235,6 +245,15 @@ def town_corpus(town_config, data_folder):
     return Corpus(town_config, data_folder)
 
 
+@pytest.fixture(scope="module")
+def few_views() -> Iterator[None]:
+    """Fewer starting views and fewer steps for skies: both are trained with every town; test_descriptions.py is about them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("world_model.priors.places.VIEWS", 12)
+        patch.setattr("train.street.descriptions.SKY_STEPS", 5)
+        yield
+
+
 # ---- play in a browser --------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +279,13 @@ def serve_play():
                 thread.join()
 
     return serve
+
+
+@pytest.fixture(scope="module")
+def site(serve_play, world_model) -> Iterator[str]:
+    """The address of a lobby for two players."""
+    with serve_play(world_model, places=2, held_for=0.2) as address:
+        yield address
 
 
 # ---- worlds to play in --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ def street_fixture(config):
     return street_of(config, 0)
 
 
-@pytest.fixture(name="judge", scope="module")
+@pytest.fixture(name="judge")
 def judge_fixture(config):
     torch.manual_seed(0)
     return Judge.of(config).eval()

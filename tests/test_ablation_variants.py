@@ -168,7 +168,7 @@ def town_weights(town_config, make_dit, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_deviation_of_another_prior_is_measured_anew(variants, corpus, town_corpus, frozen_vae, town_weights):
+def test_the_std_of_another_prior_is_measured_anew(variants, corpus, town_corpus, frozen_vae, town_weights):
     given = load_tensors(town_weights, "dit.safetensors")
     dit, named = take_over(variants["tscm"][0], town_weights, town_corpus, frozen_vae, 0)
     assert named == {"fresh": [], "left_out": []} and torch.equal(dit.priors[0].deviation, given["priors.0.deviation"])

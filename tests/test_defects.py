@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from street_judge import judge_fixture  # noqa: F401  (a fixture)
 
 from train import evaluate as evaluation
 from train.evaluation import defect_figures as figures
@@ -98,12 +99,6 @@ class Answering:
 
 def test_what_is_told_of_texts():
     assert told(Answering(), {}) == [False, True, True, True, True]
-
-
-@pytest.fixture
-def judge(config):
-    torch.manual_seed(0)
-    return Judge.of(config).eval()
 
 
 @pytest.fixture

@@ -62,11 +62,11 @@ class Oracle:
     """A DiT that is given data and noise, and errs by `error`."""
 
     def __init__(
-        self, prediction: str, data: Tensor, noise: Tensor, error: Tensor | float = 0.0, spread: Tensor | None = None
+        self, prediction: str, data: Tensor, noise: Tensor, error: Tensor | float = 0.0, std: Tensor | None = None
     ) -> None:
         self.config = SimpleNamespace(dit=SimpleNamespace(output=SimpleNamespace(prediction=prediction)))
         self.answer = (data if prediction == "data" else noise - data) + error
-        deviation = None if spread is None else torch.stack([spread, torch.zeros_like(spread)])
+        deviation = None if std is None else torch.stack([std, torch.zeros_like(std)])
         self.priors = [] if deviation is None else [SimpleNamespace(deviation=deviation)]
         self.seen: Tensor | None = None
 
@@ -102,11 +102,11 @@ def test_errors_weigh_as_their_noise_level_says(sample):
 
 def test_errors_weigh_as_strong_as_their_channel(sample):
     data, noise, _ = sample
-    one, spread = torch.ones(3, dtype=torch.float64), torch.tensor([3.0, 1.0])
+    one, std = torch.ones(3, dtype=torch.float64), torch.tensor([3.0, 1.0])
     for channel, weight in ((0, 1.5), (1, 0.5)):
         error = torch.zeros(3, 2, 1, 2, 2)
         error[:, channel] = 0.2
-        oracle = Oracle("data", data, noise, error, spread)
+        oracle = Oracle("data", data, noise, error, std)
         loss = flow_loss(oracle, None, data, one, noise, floor=0.4)
         assert float(loss) == pytest.approx(0.04 * weight / 2, rel=1e-5)
 
@@ -198,7 +198,7 @@ def test_clean_worlds_take_recorded_latents_and_self_generated_ones_their_own(tr
             assert torch.equal(newest, entry.past.latents[0, :, -config.block_latents :])
             assert not newest.requires_grad
             assert torch.equal(newest, corpus.block(entry.trajectory, old.block)) != entry.self_generated
-            assert bool(state_of(entry.worlds).doubt.any()) == entry.self_generated  # the truth is certain
+            assert bool(state_of(entry.worlds).doubt.any()) == entry.self_generated  # recordings have no uncertainty
             met.add(entry.self_generated)
     assert met == {True, False}
 
@@ -211,7 +211,7 @@ def test_no_world_is_self_generated_before_it_is_time(config, corpus, frozen_vae
         assert not any(entry.self_generated for entry in trainer.pool.entries if entry is not None)
 
 
-def test_a_step_depends_on_its_number_and_the_pool_alone(config, corpus, frozen_vae, make_dit):
+def test_a_step_depends_on_its_number_and_the_rollout_pool_alone(config, corpus, frozen_vae, make_dit):
     dit = make_dit(config)
     first = Trainer(config, corpus, frozen_vae, QUICK).step(dit, 5)[0]
     torch.manual_seed(1)
@@ -245,7 +245,7 @@ def test_evaluation_compares_the_rollout_with_the_recording(config, corpus, froz
     assert torch.equal(truth[1], to_video(corpus.frames(1, 3, 5)))
     assert figures["psnr/block1"] == pytest.approx(psnr(video[:, :, :4], truth[:, :, :4]))
     assert figures["psnr/rest"] == pytest.approx(psnr(video[:, :, 16:], truth[:, :, 16:]))
-    start = torch.stack([corpus.picture(walk, 3) for walk in range(HELD_OUT)])
+    start = torch.stack([corpus.picture(trajectory, 3) for trajectory in range(HELD_OUT)])
     still = psnr(start[:, :, None].expand(-1, -1, 4, -1, -1), truth[:, :, :4])
     assert figures["psnr/still_block1"] == pytest.approx(still)
 
@@ -264,7 +264,7 @@ def test_contact_sheet_shows_the_recording_above_the_rollout(config, corpus, fro
 
 
 def run_state(folder: Path) -> dict[str, Tensor]:
-    """All that a run is, in tensors: weights, averages, both optimizers, and the worlds of the pool."""
+    """All that a run is, in tensors: weights, averages, both optimizers, and the worlds of the rollout pool."""
     found = load_file(folder / "checkpoint" / "model.safetensors")
 
     def collect(name: str, value) -> None:
@@ -314,7 +314,7 @@ def test_training_starts_from_given_weights(config, data_folder, vae_folder, wei
     assert all(torch.equal(taken[name], value.float()) for name, value in given.items())
 
 
-def test_fresh_models_begin_with_the_measured_prior_deviation(
+def test_fresh_models_begin_with_the_measured_prior_std(
     config, corpus, data_folder, vae_folder, depth_folder, frozen_vae, tmp_path
 ):
     train(config, data_folder, vae_folder, tmp_path, QUICK, 0, None, Initial(depth=depth_folder))

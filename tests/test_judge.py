@@ -11,6 +11,7 @@ import torch
 from configs import with_video
 from judge_data import folder_fixture, rng, street_fixture  # noqa: F401  (fixtures, too)
 from safetensors.torch import load_file, save_file
+from street_judge import judge_fixture  # noqa: F401  (a fixture)
 
 from train.judge.architecture import FIRST_THINGS
 from train.judge.data import THINGS, street_of
@@ -22,12 +23,6 @@ from train.street.routes import balanced_route, open_start
 from world_model.actions import Action
 
 CLEAR = Degradation(blurred=0.0, noise=0.0)
-
-
-@pytest.fixture
-def judge(config):
-    torch.manual_seed(0)
-    return Judge.of(config).eval()
 
 
 class TestNetwork:

@@ -29,12 +29,6 @@ PATIENCE = 60.0  # seconds that a busy machine may take
 
 
 @pytest.fixture(scope="module")
-def site(serve_play, world_model):
-    with serve_play(world_model, places=2, held_for=0.2) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
 def locked_site(serve_play, world_model):
     with serve_play(world_model, token=TOKEN) as address:
         yield address

@@ -91,12 +91,6 @@ def visit(browser) -> Iterator[Callable[..., Any]]:
     assert [error for error in errors if "status of 4" not in error] == []
 
 
-@pytest.fixture(scope="module")
-def site(serve_play, world_model) -> Iterator[str]:
-    with serve_play(world_model, places=2, held_for=0.2) as address:
-        yield address
-
-
 def start_watching(page: Any, count: int, size: tuple[int, int] = (64, 96), **wanted: Any) -> None:
     """Keeps the next `count` frames shown, of those whose headers have what is `wanted`, for `seen`."""
     start = f"wish => {{ globalThis.watched = false; globalThis.seen = ({WATCH})(wish); }}"

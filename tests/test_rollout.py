@@ -56,7 +56,7 @@ def pooled(context) -> Tensor:
 
 @pytest.fixture
 def worlds(dit, vae, config, make_videos) -> WorldBatch:
-    """Two worlds that have not moved yet; the second looks elsewhere."""
+    """Two worlds that have not moved yet; the second faces another way."""
     yaw = torch.tensor([0.0, 1.0], dtype=torch.float64)
     with torch.no_grad():
         return start_worlds(
@@ -116,10 +116,10 @@ def test_a_start_is_a_still_past_of_the_picture(dit, vae, config, worlds):
     latents = vae.encode(worlds.picture[:, :, None].expand(-1, -1, 2, -1, -1))
     torch.testing.assert_close(history.latents, latents.expand(-1, -1, 6, -1, -1))
     assert history.yaw[1].tolist() == 6 * [1.0]
-    shown = dit.encode_memory(
+    memory = dit.encode_memory(
         history.select(torch.tensor([[4, 5], [4, 5]]))
     )  # the start's own two latents, not the filling
-    torch.testing.assert_close(worlds.memory.total, shown.total)
+    torch.testing.assert_close(worlds.memory.total, memory.total)
 
 
 def test_a_text_start_has_no_past(dit, vae, config):
@@ -166,10 +166,10 @@ def test_a_blocks_latents_have_the_poses_of_their_last_pictures(dit, vae, worlds
 def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, context, pooled, config):
     """Four blocks: the memory's sums from all latents at once, and the pictures from one long decoding, to which each
     block's warped-frame prior adds the high-frequency residual."""
-    start, latents, videos, guides = worlds, [], [], []
+    start, latents, videos, priors = worlds, [], [], []
     for step in range(4):
         motion = commanded_motions(config, [WALK, TURN], worlds.yaw, worlds.pitch)
-        guides.append(predicted(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]).guide)
+        priors.append(predicted(encode_conditions(dit, vae, worlds, motion, context, pooled)[1]).guide)
         worlds, block, video = generate_block(dit, vae, worlds, context, pooled, step)
         latents.append((block, worlds.history))
         videos.append(video)
@@ -181,8 +181,8 @@ def test_what_is_carried_equals_what_could_be_recomputed(dit, vae, worlds, conte
     torch.testing.assert_close(worlds.memory.total, whole.total, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(worlds.memory.norm, whole.norm, atol=1e-4, rtol=1e-4)
     decoded, _ = vae.decode(everything.latents)
-    for video, plain, guide, (block, _) in zip(videos, decoded[:, :, 4:].split(4, dim=2), guides, latents, strict=True):
-        torch.testing.assert_close(video, guide.restored(plain, block), atol=1e-5, rtol=1e-5)
+    for video, plain, prior, (block, _) in zip(videos, decoded[:, :, 4:].split(4, dim=2), priors, latents, strict=True):
+        torch.testing.assert_close(video, prior.restored(plain, block), atol=1e-5, rtol=1e-5)
         assert not torch.allclose(video, plain, atol=1e-2)  # this prior has a residual to add
 
 
@@ -223,7 +223,7 @@ def test_the_confidence_in_earlier_pictures_drops_where_the_text_changes(dit, va
     assert state_of(worlds).album.filled.sum(dim=1).tolist() == [2, 2]
     emptied = with_state(worlds, album=state_of(worlds).album.without(torch.tensor([True, False])))
     unchanged, bare = (prediction_of(dit, vae, state, park, pooled).guide for state in (worlds, emptied))
-    assert not torch.equal(unchanged.valid[0], bare.valid[0])  # the keyframe memory had something to show
+    assert not torch.equal(unchanged.valid[0], bare.valid[0])  # a keyframe was retrieved
     changed = prediction_of(dit, vae, worlds, with_prompts(context, "rain", ""), pooled)
     assert changed.changed.tolist() == [True, False]
     confidence = torch.tensor([OUTDATED, 1.0])[:, None, None, None, None]
@@ -241,9 +241,9 @@ def test_the_keyframe_memory_is_cleared_where_the_text_changes(dit, vae, worlds,
         worlds, _, _ = generate_block(dit, vae, worlds, with_prompts(context, *prompts), pooled, step)
         kept.append(state_of(worlds).album.filled.sum(dim=1).tolist())
     assert kept == [[1, 1], [2, 2], [0, 3], [1, 3], [2, 0]]
-    shown = ((before.picture[0].clamp(-1, 1) + 1) * 127.5).round()
+    added = ((before.picture[0].clamp(-1, 1) + 1) * 127.5).round()
     newest = state_of(worlds).album.pictures[0][state_of(worlds).album.filled[0]][-1]
-    torch.testing.assert_close(newest.float(), shown, atol=1, rtol=0)
+    torch.testing.assert_close(newest.float(), added, atol=1, rtol=0)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ def tensors_of(worlds: WorldBatch) -> list[Tensor]:
 
 def test_the_scene_field_is_the_prior_where_the_warped_frame_is_empty(town_dit, town_config):
     shape = (2, town_config.dit.latent_channels, town_config.block_latents, *town_config.latent_size)
-    warped, field = (torch.randn(shape, generator=generator(name)) for name in ("guide", "known"))
+    warped, field = (torch.randn(shape, generator=generator(name)) for name in ("warped", "field"))
     valid = torch.zeros(2, 1, *shape[2:])
     valid[0, ..., 3:] = 1.0
     valid[1, ..., 0, :] = 0.25
@@ -60,7 +60,7 @@ def test_the_scene_field_is_the_prior_where_the_warped_frame_is_empty(town_dit, 
 @torch.no_grad()
 def test_the_next_block_is_rendered_from_its_own_poses(town_dit, town_config, make_vae):
     """Worlds without earlier pictures: a block's denoising starts from the scene field, rendered at the poses of its
-    latents' last pictures, in the light that the text names."""
+    latents' last pictures, with the appearance that the text names."""
     vae, zero = make_vae(town_config), torch.zeros(2, dtype=torch.float64)
     there = standing(zero + 0.2, torch.tensor([[1.0, 20.0], [41.0, -7.0]], dtype=torch.float64))
     worlds = empty_worlds(town_dit, vae, 2, torch.device("cpu"), there)
@@ -71,14 +71,14 @@ def test_the_next_block_is_rendered_from_its_own_poses(town_dit, town_config, ma
     nothing = torch.zeros(1, town_config.dit.latent_channels, *town_config.latent_size)
     for world in range(2):
         prompt = context[world : world + 1, :8]
-        look = town_dit.priors[0].places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), prompt)
+        appearance = town_dit.priors[0].places.looks(nothing, nothing, torch.zeros(1, dtype=torch.bool), prompt)
         for latent, frame in enumerate((1, 3)):
-            place = state_of(worlds).place[world] + motion.displacement[world, frame]
+            position = state_of(worlds).place[world] + motion.displacement[world, frame]
             expected = town_dit.priors[0].places(
-                place[None, None],
+                position[None, None],
                 motion.yaw[world : world + 1, frame : frame + 1],
                 motion.pitch[world : world + 1, frame : frame + 1],
-                look,
+                appearance,
             )
             torch.testing.assert_close(ready.mean[world, :, latent], expected[0, :, 0], atol=1e-4, rtol=1e-4)
     assert ready.mean.std() > 0.05
@@ -87,13 +87,13 @@ def test_the_next_block_is_rendered_from_its_own_poses(town_dit, town_config, ma
 @torch.no_grad()
 def test_priors_of_a_batch_are_those_of_each_world_alone(town_dit, town_config):
     stream = generator("views")
-    place = torch.rand(3, 2, 2, generator=stream, dtype=torch.float64) * 10 - 5
+    position = torch.rand(3, 2, 2, generator=stream, dtype=torch.float64) * 10 - 5
     yaw, pitch = (torch.randn(3, 2, generator=stream, dtype=torch.float64) * spread for spread in (2.0, 0.2))
-    look = torch.randn(3, scene_of(town_config).places.look, generator=stream)
-    together = town_dit.priors[0].places(place, yaw, pitch, look)
+    appearance = torch.randn(3, scene_of(town_config).places.look, generator=stream)
+    together = town_dit.priors[0].places(position, yaw, pitch, appearance)
     for world in range(3):
         one = slice(world, world + 1)
-        alone = town_dit.priors[0].places(place[one], yaw[one], pitch[one], look[one])
+        alone = town_dit.priors[0].places(position[one], yaw[one], pitch[one], appearance[one])
         torch.testing.assert_close(together[one], alone, atol=1e-4, rtol=1e-4)
     assert (together[0] - together[1]).abs().mean() > 0.02
 
@@ -103,12 +103,12 @@ def test_a_world_in_company_equals_it_alone(town_model, pictures):
     starts = [(pictures[0], "", 3), (None, "a park", 4), (pictures[2], "", 5)]
     together = town_model.start(*(list(column) for column in zip(*starts)))
     for _ in range(2):
-        together, shown = town_model.step(together, [WALK, TURN, WALK])
+        together, expected = town_model.step(together, [WALK, TURN, WALK])
     for number, (picture, text, seed) in enumerate(starts):
         state = town_model.start([picture], [text], [seed])
         for _ in range(2):
             state, frames = town_model.step(state, [TURN if number == 1 else WALK])
-        np.testing.assert_array_equal(frames[0], shown[number])
+        np.testing.assert_array_equal(frames[0], expected[number])
         alone, company = (tensors_of(worlds) for worlds in (state.worlds, split_worlds(together.worlds)[number]))
         assert all(torch.equal(a, b) for a, b in zip(alone, company, strict=True))
 
@@ -144,16 +144,16 @@ def test_variance_after_a_changed_text_is_a_kalman_filters(town_dit, town_config
         )
         worlds, _ = append_and_decode(town_dit, vae, block, predicted(block).guide.latents, streams)
     assert [changed for *_, changed in steps] == [[False, False], [True, False], [False, False]]
-    assert [album for _, album, _ in steps] == [[False, False], [True, True], [False, True]]
+    assert [filled for _, filled, _ in steps] == [[False, False], [True, True], [False, True]]
     variances = [0.0, 0.0]
-    for number, (guide, remembered, changed) in enumerate(steps):
+    for number, (prior, remembered, changed) in enumerate(steps):
         for world in range(2):
             valid = 1 / (1 + variances[world])
             if remembered[world] and not changed[world]:  # the same view is in the keyframe memory
                 valid += REMEMBERED * (1 - valid)
             valid *= OUTDATED if changed[world] else 1
             variances[world] = min(1.0, 1 - valid + WEAR)
-            for found, expected in ((guide.valid[world], valid), (guide.doubt[world], variances[world])):
+            for found, expected in ((prior.valid[world], valid), (prior.doubt[world], variances[world])):
                 right = (found - expected).abs() < 1e-4  # but for a pixel in a corner
                 assert right.float().mean() > 0.9, f"block {number} of world {world}: {found} instead of {expected}"
     assert torch.equal(state_of(worlds).doubt, steps[-1][0].doubt)
@@ -227,25 +227,26 @@ def test_a_town_needs_relocalisation(town_model, town_dit, pictures):
     model = WorldModel(town_model.config, town_dit, town_model.vae, town_model.conditioning)
     with pytest.raises(ValueError, match="debug knows a town and needs a finder"):
         model.start([pictures[3]], [""], [1])
-    model.start(None, ["a park"], [1])  # a text names a place itself
+    model.start(None, ["a park"], [1])  # a text start samples its own pose
 
 
 @torch.no_grad()
-def test_prior_deviation_is_from_the_scene_field(town_corpus, town_dit, frozen_vae):
+def test_prior_std_is_from_the_scene_field(town_corpus, town_dit, frozen_vae):
     """Block by block; the second row is the warped frame's, as of the same model without a scene field."""
     everywhere, seen = town_corpus.prior_deviation(town_dit.priors[0], frozen_vae)
     squares = []
-    for walk in range(HELD_OUT, len(town_corpus)):
-        first = town_corpus.block(walk, 0)[None, :, 0]
+    for trajectory in range(HELD_OUT, len(town_corpus)):
+        first = town_corpus.block(trajectory, 0)[None, :, 0]
         for block in range(1, town_corpus.blocks):
-            before = town_corpus.block(walk, block - 1)[None, :, -1]
-            words = town_corpus.text(town_corpus.info(walk).event_at(block))[None]
-            look = town_dit.priors[0].places.looks(first, before, torch.ones(1, dtype=torch.bool), words)
-            motion = town_corpus.motion([walk], [block])
-            stand = torch.tensor(town_corpus.position(walk, block), dtype=torch.float64) + motion.displacement[:, 1::2]
-            known = town_dit.priors[0].places(stand, motion.yaw[:, 1::2], motion.pitch[:, 1::2], look)
-            squares.append((town_corpus.block(walk, block) - known[0]).square().mean(dim=(1, 2, 3)))
+            before = town_corpus.block(trajectory, block - 1)[None, :, -1]
+            prompt = town_corpus.text(town_corpus.info(trajectory).event_at(block))[None]
+            appearance = town_dit.priors[0].places.looks(first, before, torch.ones(1, dtype=torch.bool), prompt)
+            motion = town_corpus.motion([trajectory], [block])
+            start = torch.tensor(town_corpus.position(trajectory, block), dtype=torch.float64)
+            position = start + motion.displacement[:, 1::2]
+            rendered = town_dit.priors[0].places(position, motion.yaw[:, 1::2], motion.pitch[:, 1::2], appearance)
+            squares.append((town_corpus.block(trajectory, block) - rendered[0]).square().mean(dim=(1, 2, 3)))
     torch.testing.assert_close(everywhere, torch.stack(squares).mean(dim=0).sqrt(), atol=1e-3, rtol=1e-3)
     without = SimpleNamespace(depth=town_dit.priors[0].depth, places=None)
-    blank, same_guide = town_corpus.prior_deviation(without, frozen_vae)
-    assert torch.equal(seen, same_guide) and not torch.allclose(blank, everywhere, rtol=0.05)
+    blank, same_seen = town_corpus.prior_deviation(without, frozen_vae)
+    assert torch.equal(seen, same_seen) and not torch.allclose(blank, everywhere, rtol=0.05)

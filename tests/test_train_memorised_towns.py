@@ -32,6 +32,8 @@ from world_model.rollout import constrained_motion, generator
 from world_model.worlds import start_worlds
 from yume_gym.street.simulator import StreetSimulator
 
+pytestmark = pytest.mark.usefixtures("few_views")
+
 QUICK = replace(COUNTED, batch=6, table_lr=1e-1, candidates=60, captions=2, texts=4, ema=0.9)
 
 
@@ -39,14 +41,6 @@ QUICK = replace(COUNTED, batch=6, table_lr=1e-1, candidates=60, captions=2, text
 def two_towns(town_config) -> ModelConfig:
     places = replace(scene_of(town_config).places, towns=(0, 5), bricks=16384)
     return with_scene(town_config, places=places)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_views():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("world_model.priors.places.VIEWS", 12)
-        patch.setattr("train.street.descriptions.SKY_STEPS", 5)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,17 +43,10 @@ from world_model.priors.places import Places, Rays
 from world_model.rollout import generator
 from yume_gym.street.events import EVENTS
 
+pytestmark = pytest.mark.usefixtures("few_views")
+
 QUICK = replace(COUNTED, batch=6, lr=1e-2, table_lr=1e-1, candidates=60, captions=2, texts=4, ema=0.9)
 LEARNT = 40  # steps of the run that several tests look at
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_views() -> Iterator[None]:
-    """Fewer starting views and fewer steps for skies: both are trained with every town; test_descriptions.py is about them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("world_model.priors.places.VIEWS", 12)
-        patch.setattr("train.street.descriptions.SKY_STEPS", 5)
-        yield
 
 
 # ---- learning what they look like -------------------------------------------------------------------------------------

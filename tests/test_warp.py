@@ -24,10 +24,10 @@ FAR = 14.0  # metres
 PIXEL = 0.07
 
 
-def guide_of(
-    depth: DepthNet, vae, picture: Tensor, yaw, pitch, *moved: Tensor, doubt: Tensor | None = None, **more
+def warped_prior(
+    depth: DepthNet, vae, picture: Tensor, yaw, pitch, *moved: Tensor, variance: Tensor | None = None, **more
 ) -> Guide:
-    return guide_block(depth, vae, PosedPicture(picture, yaw, pitch, doubt), Motion(*moved), **more)
+    return guide_block(depth, vae, PosedPicture(picture, yaw, pitch, variance), Motion(*moved), **more)
 
 
 def ramps() -> Tensor:
@@ -54,13 +54,13 @@ def wall(distance: float) -> Tensor:
     return torch.from_numpy(1 / (distance * np.linalg.norm(rays(), axis=-1))).float()[None]
 
 
-def moved(yaw=0.0, pitch=0.0, new_yaw=0.0, new_pitch=0.0, walk=(0.0, 0.0), picture=None, inverse=None):
+def moved(yaw=0.0, pitch=0.0, new_yaw=0.0, new_pitch=0.0, displacement=(0.0, 0.0), picture=None, inverse=None):
     """The warped picture [3, H, W] and its validity [H, W], one world and one new view."""
     one = (torch.tensor([value], dtype=torch.float64) for value in (yaw, pitch))
     two = (torch.tensor([[value]], dtype=torch.float64) for value in (new_yaw, new_pitch))
-    walked = torch.tensor([[walk]], dtype=torch.float64)
+    displacement = torch.tensor([[displacement]], dtype=torch.float64)
     inverse = room(yaw, pitch) if inverse is None else inverse
-    video, valid = warp(ramps() if picture is None else picture, inverse, *one, *two, walked, CAMERA)
+    video, valid = warp(ramps() if picture is None else picture, inverse, *one, *two, displacement, CAMERA)
     return video[0, :, 0], valid[0, 0, 0]
 
 
@@ -102,20 +102,20 @@ def test_rotation_shows_the_same_directions_whatever_the_distances(before, after
     assert inside > 150
 
 
-@pytest.mark.parametrize("walk", [(0, 0.8), (0, -0.8), (0.6, 0), (-0.5, 0.5)])
+@pytest.mark.parametrize("displacement", [(0, 0.8), (0, -0.8), (0.6, 0), (-0.5, 0.5)])
 @pytest.mark.parametrize(("yaw", "pitch", "turn"), [(0, 0, 0), (0.6, 0, 0), (-1.2, -0.1, 0.15)])
-def test_walking_moves_points_of_the_ground_as_a_projection_by_hand(walk, yaw, pitch, turn):
+def test_walking_moves_points_of_the_ground_as_a_projection_by_hand(displacement, yaw, pitch, turn):
     cos, sin = math.cos(yaw), math.sin(yaw)
-    video, valid = moved(yaw, pitch, yaw + turn, pitch, walk)
+    video, valid = moved(yaw, pitch, yaw + turn, pitch, displacement)
     seen, checked = sources(video), 0
     for right, ahead in [(0, 4), (1, 5), (-1.5, 6), (2, 7), (0.5, 10)]:
         point = np.array([cos * right + sin * ahead, CAMERA.eye_height, cos * ahead - sin * right])
-        x, y = project(point - [walk[0], 0, walk[1]], yaw + turn, pitch)
+        x, y = project(point - [displacement[0], 0, displacement[1]], yaw + turn, pitch)
         expected = project(point, yaw, pitch)
         if 2 < x < WIDTH - 2 and 2 < y < HEIGHT - 2 and 2 < expected[0] < WIDTH - 2 and 2 < expected[1] < HEIGHT - 2:
             found = seen[int(y), int(x)] + (
                 [x, y] - np.floor([x, y]) - 0.5
-            )  # what the pixel's middle shows, moved to the place
+            )  # what the pixel's middle shows, moved to the position
             np.testing.assert_allclose(found, expected, atol=0.8)
             assert valid[int(y), int(x)] == 1
             checked += 1
@@ -124,11 +124,11 @@ def test_walking_moves_points_of_the_ground_as_a_projection_by_hand(walk, yaw, p
 
 @pytest.mark.parametrize("step", [0.9, -0.9])
 def test_a_wall_grows_and_shrinks_by_its_distance(step):
-    video, valid = moved(walk=(0, step), inverse=wall(4.0))
+    video, valid = moved(displacement=(0, step), inverse=wall(4.0))
     seen, middle = sources(video), np.array([WIDTH / 2, HEIGHT / 2])
     y, x = np.mgrid[10:54:4, 16:80:6]
-    place = np.stack([x + 0.5, y + 0.5], axis=-1) - middle
-    np.testing.assert_allclose(seen[y, x] - middle, place * (4.0 - step) / 4.0, atol=0.25)
+    position = np.stack([x + 0.5, y + 0.5], axis=-1) - middle
+    np.testing.assert_allclose(seen[y, x] - middle, position * (4.0 - step) / 4.0, atol=0.25)
     assert valid[y, x].all()
     assert bool(valid[0].any()) == (step > 0)  # walking back, the wall's surroundings come into view
 
@@ -138,7 +138,7 @@ def test_occluded_points_are_invisible_and_the_nearer_ones_win():
     picture, inverse = -torch.ones(1, 3, HEIGHT, WIDTH), wall(10.0)
     post = slice(44, 52)
     picture[..., post], inverse[..., post] = 1.0, wall(1.0)[..., post]
-    video, valid = moved(walk=(0.2, 0.0), picture=picture, inverse=inverse)
+    video, valid = moved(displacement=(0.2, 0.0), picture=picture, inverse=inverse)
     shift = 0.2 / 1.0 * CAMERA.focal(WIDTH)
     row = video[0, HEIGHT // 2]
     assert (row[round(44 - shift) + 1 : round(52 - shift) - 1] > 0.9).all()  # the post, sharp
@@ -148,7 +148,7 @@ def test_occluded_points_are_invisible_and_the_nearer_ones_win():
 
 
 def test_coming_nearer_leaves_no_holes():
-    _, valid = moved(walk=(0, 1.6), inverse=wall(4.0))  # everything 1.7 times as large
+    _, valid = moved(displacement=(0, 1.6), inverse=wall(4.0))  # everything 1.7 times as large
     assert valid[2:-2, 2:-2].all()
 
 
@@ -165,16 +165,16 @@ def test_worlds_and_views_are_warped_each_by_its_own_command():
     pictures = torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 2 - 1
     yaw, pitch = torch.tensor([0.3, -0.4]), torch.tensor([0.0, 0.1])
     yaws, pitches = torch.tensor([[0.4, 0.5], [-0.4, -0.3]]), torch.tensor([[0.0, 0.1], [0.2, 0.1]])
-    walked = torch.tensor([[[0.1, 0.2], [0.2, 0.3]], [[0.0, -0.2], [0.0, -0.4]]])
+    displacement = torch.tensor([[[0.1, 0.2], [0.2, 0.3]], [[0.0, -0.2], [0.0, -0.4]]])
     inverse = torch.cat([room(0.3, 0.0), wall(5.0)])
-    video, valid = warp(pictures, inverse, yaw, pitch, yaws, pitches, walked, CAMERA)
+    video, valid = warp(pictures, inverse, yaw, pitch, yaws, pitches, displacement, CAMERA)
     for world, view in np.ndindex(2, 2):
         one, seen = moved(
             float(yaw[world]),
             float(pitch[world]),
             float(yaws[world, view]),
             float(pitches[world, view]),
-            walked[world, view].tolist(),
+            displacement[world, view].tolist(),
             pictures[world : world + 1],
             inverse[world : world + 1],
         )
@@ -188,19 +188,19 @@ def test_the_prior_of_a_block_is_the_encoded_warp_at_the_networks_distances(conf
     vae, depth = make_vae(config), DepthNet(4, config.camera)
     picture, frames = make_videos(config, 1, 1)[:, :, 0], config.frames_per_block
     still, part = torch.zeros(1), torch.arange(1, frames + 1)[None] / frames
-    walked = torch.stack([0 * part, part], dim=-1)
-    views = (still, still, 0.3 * part, torch.zeros(1, frames), walked)
+    displacement = torch.stack([0 * part, part], dim=-1)
+    views = (still, still, 0.3 * part, torch.zeros(1, frames), displacement)
     _, cache = vae.decode(vae.encode(make_videos(config, 1, 2, seed=1)))
-    guide = guide_of(depth, vae, picture, *views, cache=cache)
-    assert guide.latents.shape == (1, config.dit.latent_channels, config.block_latents, *config.latent_size)
+    prior = warped_prior(depth, vae, picture, *views, cache=cache)
+    assert prior.latents.shape == (1, config.dit.latent_channels, config.block_latents, *config.latent_size)
     video, seen = warp(picture, depth(picture, still), *views, config.camera)
-    torch.testing.assert_close(guide.latents, vae.encode(video))
+    torch.testing.assert_close(prior.latents, vae.encode(video))
     by_hand = seen.reshape(1, config.block_latents, 2, 4, 8, 6, 8).mean(dim=(2, 4, 6))
-    torch.testing.assert_close(guide.valid[:, 0], by_hand)
-    assert ((guide.valid > 0) & (guide.valid < 1)).any() and 0 < REMEMBERED < 1
+    torch.testing.assert_close(prior.valid[:, 0], by_hand)
+    assert ((prior.valid > 0) & (prior.valid < 1)).any() and 0 < REMEMBERED < 1
     lost = torch.where(seen == 1, video - vae.decode(vae.encode(video), cache)[0], torch.zeros_like(video))
-    torch.testing.assert_close(guide.detail, lost)
-    assert not torch.allclose(guide.detail, guide_of(depth, vae, picture, *views).detail, atol=1e-3)
+    torch.testing.assert_close(prior.detail, lost)
+    assert not torch.allclose(prior.detail, warped_prior(depth, vae, picture, *views).detail, atol=1e-3)
 
 
 @torch.no_grad()
@@ -211,18 +211,18 @@ def test_the_residual_of_the_autoencoder_is_added_where_the_prior_was_followed(c
     picture, frames = make_videos(config, 2, 1)[:, :, 0], config.frames_per_block
     still, turn = torch.zeros(2), torch.linspace(0.05, 0.2, frames).expand(2, -1)
     views = (still, still, turn, torch.zeros(2, frames), torch.zeros(2, frames, 2))
-    guide = guide_of(depth, vae, picture, *views)
-    shown, _ = vae.decode(guide.latents)
+    prior = warped_prior(depth, vae, picture, *views)
+    decoded, _ = vae.decode(prior.latents)
     warped, seen = warp(picture, depth(picture, still), *views, config.camera)
     everywhere = (seen == 1).expand_as(warped)
-    put_back = guide.restored(shown, guide.latents)
+    put_back = prior.restored(decoded, prior.latents)
     torch.testing.assert_close(put_back[everywhere], warped[everywhere], atol=1e-5, rtol=0)
-    assert torch.equal(put_back[~everywhere], shown[~everywhere])  # nothing was visible there, so there is no residual
-    assert (shown - warped)[everywhere].square().mean() > 1e-3  # it was worth it
-    off = torch.full_like(guide.latents, 0.4)  # mean square 0.16
-    expected = (shown + math.exp(-0.16 / UNLIKE**2) * guide.detail).clamp(-1, 1)
-    torch.testing.assert_close(guide.restored(shown, guide.latents + off), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(guide.restored(shown, guide.latents - 10 * off), shown)
+    assert torch.equal(put_back[~everywhere], decoded[~everywhere])  # nothing was visible there: no residual
+    assert (decoded - warped)[everywhere].square().mean() > 1e-3  # it was worth it
+    off = torch.full_like(prior.latents, 0.4)  # mean square 0.16
+    expected = (decoded + math.exp(-0.16 / UNLIKE**2) * prior.detail).clamp(-1, 1)
+    torch.testing.assert_close(prior.restored(decoded, prior.latents + off), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(prior.restored(decoded, prior.latents - 10 * off), decoded)
 
 
 @torch.no_grad()
@@ -231,13 +231,13 @@ def test_the_residual_is_added_point_by_point(config):
     torch.manual_seed(0)
     frames, size = config.frames_per_block, (config.height, config.width)
     latents = torch.randn(2, config.dit.latent_channels, config.block_latents, *config.latent_size)
-    valid, doubt = torch.ones(2, 1, *latents.shape[2:]), torch.zeros(2, 1, *size)
-    guide = Guide(latents, valid, torch.full((2, 3, frames, *size), 0.5), doubt)
+    valid, variance = torch.ones(2, 1, *latents.shape[2:]), torch.zeros(2, 1, *size)
+    prior = Guide(latents, valid, torch.full((2, 3, frames, *size), 0.5), variance)
     video = torch.zeros(2, 3, frames, *size)
     columns = config.latent_size[1]
     other = latents.clone()
     other[1, ..., columns // 2 :] += 5
-    put_back = guide.restored(video, other)
+    put_back = prior.restored(video, other)
     assert (put_back[0] == 0.5).all()
     stride = config.width // columns
     assert (put_back[1, ..., : config.width // 2 - stride] == 0.5).all()
@@ -253,18 +253,18 @@ def test_uncertain_pictures_weigh_less(config, make_vae, make_videos):
     still, turn = torch.zeros(1), torch.linspace(0.05, 0.3, frames)[None]
     views = (still, still, turn, torch.zeros(1, frames), torch.zeros(1, frames, 2))
     _, seen = warp(picture, depth(picture, still), *views, config.camera)
-    sure = guide_of(depth, vae, picture, *views)
-    torch.testing.assert_close(sure.doubt, 1 - seen[:, :, -1] * (1 - WEAR))  # new points have the largest variance
-    for doubt in (0.0, 0.5):
-        guide = guide_of(depth, vae, picture, *views, doubt=torch.full((1, 1, 32, 48), doubt))
-        torch.testing.assert_close(guide.latents, sure.latents, atol=1e-5, rtol=0)
-        torch.testing.assert_close(guide.valid, sure.valid / (1 + doubt), atol=1e-5, rtol=0)
-        torch.testing.assert_close(guide.detail, sure.detail / (1 + doubt), atol=1e-5, rtol=0)
-        expected = (1 - seen[:, :, -1] / (1 + doubt) + WEAR).clamp(max=1)
-        torch.testing.assert_close(guide.doubt, expected, atol=1e-5, rtol=0)
+    certain = warped_prior(depth, vae, picture, *views)
+    torch.testing.assert_close(certain.doubt, 1 - seen[:, :, -1] * (1 - WEAR))  # new points have the largest variance
+    for variance in (0.0, 0.5):
+        prior = warped_prior(depth, vae, picture, *views, variance=torch.full((1, 1, 32, 48), variance))
+        torch.testing.assert_close(prior.latents, certain.latents, atol=1e-5, rtol=0)
+        torch.testing.assert_close(prior.valid, certain.valid / (1 + variance), atol=1e-5, rtol=0)
+        torch.testing.assert_close(prior.detail, certain.detail / (1 + variance), atol=1e-5, rtol=0)
+        expected = (1 - seen[:, :, -1] / (1 + variance) + WEAR).clamp(max=1)
+        torch.testing.assert_close(prior.doubt, expected, atol=1e-5, rtol=0)
     half = torch.zeros(1, 1, 32, 48)
     half[..., 24:] = 1.0
-    valid = guide_of(depth, vae, picture, *views[:2], *(0 * angle for angle in views[2:]), doubt=half).valid
+    valid = warped_prior(depth, vae, picture, *views[:2], *(0 * angle for angle in views[2:]), variance=half).valid
     assert torch.allclose(valid[..., :2], torch.tensor(1.0)) and torch.allclose(valid[..., 4:], torch.tensor(0.5))
 
 
@@ -276,17 +276,17 @@ def test_confidence_lowers_the_validity_of_earlier_pictures(config, make_vae, ma
     picture, old, frames = *make_videos(config, 4, 1)[:, :, 0].split(2), config.frames_per_block
     still, turn = torch.zeros(2), torch.linspace(0.05, 0.3, frames).expand(2, -1)
     views = (still, still, turn, torch.zeros(2, frames), torch.zeros(2, frames, 2))
-    recalled = Recalled(old, still + 0.3, still, torch.zeros(2, 2), torch.ones(2, dtype=torch.bool))
-    plain = guide_of(depth, vae, picture, *views, recalled=recalled)
-    trust = torch.tensor([OUTDATED, 1.0])
-    guide = guide_of(depth, vae, picture, *views, recalled=recalled, trust=trust)
-    assert torch.equal(guide.latents, plain.latents) and 0 < OUTDATED < 1
-    by_world = trust[:, None, None, None, None]
-    torch.testing.assert_close(guide.valid, plain.valid * by_world)
-    torch.testing.assert_close(guide.detail, plain.detail * by_world)
+    retrieved = Recalled(old, still + 0.3, still, torch.zeros(2, 2), torch.ones(2, dtype=torch.bool))
+    plain = warped_prior(depth, vae, picture, *views, recalled=retrieved)
+    confidence = torch.tensor([OUTDATED, 1.0])
+    prior = warped_prior(depth, vae, picture, *views, recalled=retrieved, trust=confidence)
+    assert torch.equal(prior.latents, plain.latents) and 0 < OUTDATED < 1
+    by_world = confidence[:, None, None, None, None]
+    torch.testing.assert_close(prior.valid, plain.valid * by_world)
+    torch.testing.assert_close(prior.detail, plain.detail * by_world)
     valid = 1 + WEAR - plain.doubt  # of the block's last picture
-    torch.testing.assert_close(guide.doubt, (1 - valid * trust[:, None, None, None] + WEAR).clamp(max=1))
-    assert (plain.valid == REMEMBERED).any() and guide.detail[0].any()
+    torch.testing.assert_close(prior.doubt, (1 - valid * confidence[:, None, None, None] + WEAR).clamp(max=1))
+    assert (plain.valid == REMEMBERED).any() and prior.detail[0].any()
 
 
 @torch.no_grad()
@@ -296,11 +296,11 @@ def test_variance_stops_growing_where_the_view_stays(config, make_vae, make_vide
     vae, depth = make_vae(config), DepthNet(4, config.camera)
     picture, frames = make_videos(config, 1, 1)[:, :, 0], config.frames_per_block
     still, stay = torch.zeros(1), (torch.zeros(1, frames), torch.zeros(1, frames), torch.zeros(1, frames, 2))
-    doubt, before = torch.zeros(1, 1, 32, 48), 0.0
+    variance, before = torch.zeros(1, 1, 32, 48), 0.0
     for _ in range(40):
-        doubt = guide_of(depth, vae, picture, still, still, *stay, doubt=doubt).doubt
-        grown, before = float(doubt.mean()) - before, float(doubt.mean())
+        variance = warped_prior(depth, vae, picture, still, still, *stay, variance=variance).doubt
+        grown, before = float(variance.mean()) - before, float(variance.mean())
         assert grown > -1e-6
     assert grown < 1e-4
     end = (WEAR + math.sqrt(WEAR**2 + 4 * WEAR)) / 2  # variance = variance / (1 + variance) + WEAR
-    torch.testing.assert_close(doubt, torch.full_like(doubt, end), atol=1e-3, rtol=0)
+    torch.testing.assert_close(variance, torch.full_like(variance, end), atol=1e-3, rtol=0)

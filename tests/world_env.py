@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from configs import with_video
-from PIL import Image
 
 import yume_gym  # noqa: F401
 from world_model.actions import Action
 from world_model.model import WorldModel
 from world_model.presets import get_preset
-from world_model.text import Conditioning
-from world_model.weights import save_weights
 from yume_gym.env import YumeWorldEnv
 
 # as small as Stable-Baselines3 accepts pictures
@@ -24,18 +21,10 @@ RIGHT = Action.from_keys("", "→").index
 
 
 @pytest.fixture(name="weights", scope="module")
-def weights_fixture(tmp_path_factory, make_dit, make_vae) -> Path:
+def weights_fixture(tmp_path_factory, make_weights) -> Path:
     """A folder of random weights in which every layer does something."""
-    folder = tmp_path_factory.mktemp("weights")
     pictures = np.random.default_rng(0).integers(0, 256, (4 * CONFIG.height, CONFIG.width, 3), dtype=np.uint8)
-    Image.fromarray(pictures).save(folder / "starts.png")
-    tensors = {
-        "dit.safetensors": make_dit(CONFIG).state_dict(),
-        "vae.safetensors": make_vae(CONFIG).state_dict(),
-        "text.safetensors": {"actions": Conditioning(CONFIG.text).actions},
-    }
-    save_weights(folder, CONFIG, tensors, {"made": "random weights for tests"})
-    return folder
+    return make_weights(tmp_path_factory.mktemp("weights"), CONFIG, pictures)
 
 
 @pytest.fixture(name="model", scope="module")

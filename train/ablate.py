@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +28,7 @@ from train.engine.optimization import Optimization
 from train.engine.pool import PoolSettings
 from train.engine.sharding import own_device
 from train.engine.variants import Variant, fitting, parts_of
-from train.evaluation.ablations import page, plot
+from train.evaluation.ablations import page, plot, stored_results, write_files
 from train.evaluation.held_out import held_out_psnr, sharpness_share
 from train.evaluation.store import Store
 from train.export import load_ema
@@ -242,17 +241,10 @@ class Ablation:
 
     def write(self) -> None:
         """ablations.json, ablations.md and ablations.png from all that is stored, whatever was asked for now."""
-        paths = [path for store in self.stores.values() for path in (store.folder / "parts").glob("*.json")]
-        stored = [json.loads(path.read_text())["result"] for path in paths if path.stem != "identity"]
-        stored.sort(key=lambda result: result["seed"])
-        order = (*self.variants, *SAMPLED)
-        results = {n: of for n in order if (of := [result for result in stored if result["variant"] == n])}
-        text = json.dumps({**self.identity, "results": results}, indent=1)
-        (self.out / "ablations.json").write_text(text + "\n")
-        (self.out / "ablations.md").write_text(
-            page(self.config.name, self.steps, results, {variant.name: variant.what for variant in TRAINED}, SAMPLED)
-        )
-        plot(results, SAMPLED).savefig(self.out / "ablations.png", dpi=90)
+        results = stored_results(self.stores.values(), (*self.variants, *SAMPLED))
+        what = {variant.name: variant.what for variant in TRAINED}
+        text = page(self.config.name, self.steps, results, what, SAMPLED)
+        write_files(self.out, self.identity, results, text, plot(results, SAMPLED))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

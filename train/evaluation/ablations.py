@@ -1,8 +1,13 @@
-"""The table and the plots of ablations (`python -m train.ablate`), from stored results."""
+"""The table and the plots of ablations (`python -m train.ablate`), from stored results.
+
+`stored_results` and `write_files` serve those of a generator (`python -m train.generator.ablate`), too.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from train.evaluation.held_out import HORIZONS
+from train.evaluation.store import Store
 
 Stored = Sequence[Mapping[str, Any]]  # results of one variant, one a seed
 Sampled = tuple[str, int]  # whose weights ("initial", "distilled"), and sampler steps
@@ -21,6 +27,22 @@ COLUMNS = {
     "last block": "history_tokens/last",
     "parameters": "parameters",
 }
+
+
+def stored_results(stores: Iterable[Store], names: Iterable[str]) -> dict[str, Stored]:
+    """All results in `stores` of the variants `names`, in that order; those of a variant by seed."""
+    paths = [path for store in stores for path in (store.folder / "parts").glob("*.json") if path.stem != "identity"]
+    stored = sorted((json.loads(path.read_text())["result"] for path in paths), key=lambda result: result["seed"])
+    return {n: of for n in names if (of := [result for result in stored if result["variant"] == n])}
+
+
+def write_files(
+    out: Path, identity: Mapping[str, Any], results: Mapping[str, Stored], text: str, drawing: Figure
+) -> None:
+    """ablations.json (`identity` and results), ablations.md (`text`) and ablations.png."""
+    (out / "ablations.json").write_text(json.dumps({**identity, "results": results}, indent=1) + "\n")
+    (out / "ablations.md").write_text(text)
+    drawing.savefig(out / "ablations.png", dpi=90)
 
 
 def spread_of(results: Stored, figure: str) -> tuple[float, float]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from train.engine.optimization import optimizers
 from train.engine.precision import has_fast_bfloat16
 from train.engine.sharding import own_device
 from train.engine.variants import fitting, parts_of
+from train.evaluation.ablations import stored_results, write_files
 from train.evaluation.store import Store
 from train.generator import foundation
 from train.generator.ablation_page import page, plot
@@ -177,15 +177,10 @@ class GeneratorAblation:
 
     def write(self) -> None:
         """ablations.json, ablations.md and ablations.png from all that is stored, whatever was asked for now."""
-        paths = [path for path in (self.out / "parts").glob("*.json") if path.stem != "identity"]
-        stored = sorted((json.loads(path.read_text())["result"] for path in paths), key=lambda result: result["seed"])
-        order = (BEFORE, *self.variants)
-        results = {n: of for n in order if (of := [result for result in stored if result["variant"] == n])}
-        text = json.dumps({**self.store_identity(), "results": results}, indent=1)
-        (self.out / "ablations.json").write_text(text + "\n")
+        results = stored_results([self.store], (BEFORE, *self.variants))
         what = {variant.name: variant.what for variant in TRAINED}
-        (self.out / "ablations.md").write_text(page(self.config.name, self.budgets.steps, results, what, self.same))
-        plot(results).savefig(self.out / "ablations.png", dpi=90)
+        text = page(self.config.name, self.budgets.steps, results, what, self.same)
+        write_files(self.out, self.store_identity(), results, text, plot(results))
 
     def store_identity(self) -> dict[str, Any]:
         """What is measured and how, and the model."""
