@@ -156,7 +156,7 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     pictures = dit.flow.pictures(
         latents.expand(-1, -1, SOURCES, -1, -1)
     )  # a world at its start saw its picture all the time
-    expected = dit.flow.latents(move(pictures, torch.full((2, 2, SOURCES, 3, 4, 8), 4.0), 1, "bicubic"))
+    expected = dit.flow.latents(move(pictures, torch.full((2, 2, SOURCES, 3, 8, 16), 4.0), 1, "bicubic"))
     assert (expected > latents.amax((-2, -1), keepdim=True)).any()  # the moved frame stays within the newest one
     expected = expected.clamp(latents.amin((-2, -1), keepdim=True), latents.amax((-2, -1), keepdim=True))
     torch.testing.assert_close(moved.mean, expected, rtol=0, atol=1e-4)
@@ -279,7 +279,7 @@ def test_what_was_in_view_is_where_displacements_lead_to(toy):
     """Pixels that come from 12 to the right: the last 12 of 32 were out of view. A share of them is taken from a source in view."""
     config, _ = toy
     flow = AppearanceFlow(config)
-    moves = torch.zeros(1, 1, SOURCES, 3, 4, 8)
+    moves = torch.zeros(1, 1, SOURCES, 3, 8, 16)
     moves[:, :, :, 0], moves[:, :, 0, 2] = 12.0, 20.0
     assert flow.visible(moves)[0, 0, 0].tolist() == [[1, 1, 0.5, 0]] * 2
     moves[:, :, 1, 0], moves[:, :, 1, 2] = 0.0, 20.0  # half of each place is what stands still
@@ -296,9 +296,9 @@ def test_displacements_depend_on_what_the_newest_picture_shows_nearby(toy):
     changed = newest.clone()
     changed[:, :, 0, 0] += 1
     moved = (flow.moves(tokens, changed, STILL)[0] - flow.moves(tokens, newest, STILL)[0]).abs()
-    assert moved.shape == (1, config.block_latents, SOURCES, 3, 4, 8)
+    assert moved.shape == (1, config.block_latents, SOURCES, 3, 8, 16)
     by_place = moved.amax(dim=(0, 1, 2, 3))
-    assert by_place[:, :4].min() > 0  # two latent places, of 2 x 2 displacements each
+    assert by_place[:6, :6].min() > 0 == by_place[6:].max()  # a latent place, of 4 x 4 displacements, and half of the next
 
 
 def test_the_first_layers_run_once_a_block_and_not_with_the_noise(toy):

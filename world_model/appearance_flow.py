@@ -27,9 +27,10 @@ from world_model.config import ModelConfig, Tiers
 from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
 
-CELLS = 2  # displacements along each side of a latent place
+CELLS = 4  # displacements along each side of a latent place
+SEEN = 2  # places of the convolutions along each side of a latent place
 SOURCES = 4  # pictures that are moved, a block apart, newest first
-DEPTH = 2  # residual blocks between tokens and displacements
+DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
 VIEW_RATE = 8.0  # how much faster homographies learn than other weights
@@ -121,18 +122,20 @@ class AppearanceFlow(nn.Module):
                 f"{config.name}: appearance flow moves the last pictures of {SOURCES} blocks; its history must be tiers with the "
                 f"newest {frames} frames, got {tiers}"
             )
-        self.stride, self.patch, self.block = stride, c.patch, config.block_latents
+        self.stride, self.block = stride, config.block_latents
+        self.patch = (1, c.patch[1] * SEEN, c.patch[2] * SEEN)  # places of the convolutions that a token covers
         channels, width = c.dim // 4, c.dim // 3
         rows, columns = config.latent_size
         camera = c.embedding.positions == "view_sphere"
         self.homography = (
             Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
         )
-        self.features = nn.Linear(c.dim, channels * math.prod(c.patch[1:]))
-        shown = c.patch[0] * (c.latent_channels + SOURCES) if camera else c.latent_channels
+        self.features = nn.Linear(c.dim, channels * math.prod(self.patch))
+        colours = 3 * (stride // SEEN) ** 2
+        shown = c.patch[0] * (colours + SOURCES) if camera else colours
         self.enter = nn.Conv2d(channels + shown, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
-        self.displacement = nn.Conv2d(width, c.patch[0] * CELLS**2 * SOURCES * 3, 1)
+        self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * 3, 1)
         self.tone = nn.Conv2d(width, c.patch[0] * 2 * 3, 1)
         pixels = 3 * stride**2
         self.register_buffer("encode", torch.eye(c.latent_channels, pixels))
@@ -197,42 +200,48 @@ class AppearanceFlow(nn.Module):
     def moves(self, tokens: Tensor, newest: Tensor, views: Views) -> tuple[Tensor, Tensor, Tensor | None]:
         """Flow, tone and whole (`Moves`) of a block, by tokens, the newest latent frame [B, C, h, w] and views.
 
-        Convolutions over that frame, moved as a whole where a homography does that, put the borders of displacements where those of
-        things are; tokens are too coarse for it."""
+        Convolutions over that picture, moved as a whole where a homography does that, put the borders of displacements where those
+        of things are; tokens are too coarse for it."""
         _, a, b = self.patch
-        rows, columns = newest.shape[-2] // a, newest.shape[-1] // b
+        rows, columns = newest.shape[-2] * SEEN // a, newest.shape[-1] * SEEN // b
         groups = tokens.shape[1] // (rows * columns)
-        features = unpatch(self.features(tokens), (groups, rows, columns), (1, a, b))
-        whole = None
+        features = unpatch(self.features(tokens), (groups, rows, columns), self.patch)
+        picture, whole = self.pictures(newest[:, :, None]), None
         if self.homography is None:
-            seen = newest[:, :, None].expand(-1, -1, groups, -1, -1)
+            seen = F.pixel_unshuffle(picture[:, 0], self.stride // SEEN)[:, :, None].expand(-1, -1, groups, -1, -1)
         else:
             with torch.autocast(tokens.device.type, enabled=False):
                 displaced, beyond = self.homography(views)
                 logit = -self.homography.outside * beyond / self.stride
                 whole = torch.cat([displaced, logit[:, :, :, None]], dim=3)
-                seen = self.seen(newest, whole.detach(), beyond.detach(), groups)
+                seen = self.seen(picture, whole.detach(), beyond.detach(), groups)
         places = rearrange(torch.cat([features, seen.to(features.dtype)], dim=1), "B C F h w -> (B F) C h w")
         hidden = torch.relu(self.blocks(self.enter(places)))
         with torch.autocast(tokens.device.type, enabled=False):
             raw, tone = (
-                F.conv2d(hidden.float(), layer.weight.float(), layer.get_parameter("bias").float())
-                for layer in (self.displacement, self.tone)
+                F.conv2d(at.float(), layer.weight.float(), layer.get_parameter("bias").float())
+                for at, layer in ((hidden, self.displacement), (F.avg_pool2d(hidden, SEEN), self.tone))
             )
+        side = CELLS // SEEN
         flow = rearrange(
-            raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=CELLS, b=CELLS, n=SOURCES, d=3
+            raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=side, b=side, n=SOURCES, d=3
         )
         gain, offset = rearrange(tone, "(B F) (p d) h w -> B (F p) d h w", F=groups, d=6).chunk(2, dim=2)
         gain = gain.mean(dim=(-2, -1), keepdim=True).expand_as(offset)
         return flow if whole is None else flow + whole, torch.cat([gain, offset], dim=2), whole
 
-    def seen(self, newest: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
-        """The newest latent frame [B, C, h, w] moved by homographies as each frame of a block sees it, and which places lie beyond the
-        border of each source: [B, p * (C + N), F, h, w] of F groups of p frames."""
-        moved = self.latents(move(self.pictures(newest[:, :, None]), whole[:, :, :1], 1))
-        outside = F.avg_pool2d((beyond > 0).float().flatten(0, 1), CELLS).unflatten(0, beyond.shape[:2])
-        both = torch.cat([moved, outside.transpose(1, 2)], dim=1)
-        return rearrange(both, "B C (F p) h w -> B (p C) F h w", F=groups)
+    def seen(self, picture: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
+        """The newest picture [B, 1, 3, H, W] moved by homographies as each frame of a block sees it, and which places lie beyond the
+        border of each source: [B, channels, F, rows, columns] of F groups of frames, at the places of the convolutions."""
+        moved = move(picture, whole[:, :, :1], 1)
+        both = torch.cat(
+            [
+                F.pixel_unshuffle(moved, self.stride // SEEN),
+                F.avg_pool2d((beyond > 0).float().flatten(0, 1), CELLS // SEEN).unflatten(0, beyond.shape[:2]),
+            ],
+            dim=2,
+        )
+        return rearrange(both, "B (F p) C h w -> B (p C) F h w", F=groups)
 
     def pictures(self, latents: Tensor) -> Tensor:
         """[B, C, F, h, w] -> [B, F, 3, H, W], about -1..1, by the linear decoder."""

@@ -39,7 +39,7 @@ class Settings(distill.Settings):
     """Numbers of this stage."""
 
     updates: TwoTimescale = TwoTimescale(generator_lr=1e-4, generator_every=1)
-    episode_length: int = 12
+    episode_length: int = 24
     truth: float = 0.3  # at every age: without it contrast grows from block to block
     text_start: float = 0.3
     ema: float = 0.995
