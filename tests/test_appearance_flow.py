@@ -13,12 +13,13 @@ from train.generator.shapes import recorded_config
 from train.recordings import Provenance, Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
-from world_model.appearance_flow import CELLS, SOURCES, VIEW_RATE, AppearanceFlow, Homography, Moves, Views, move, toned
+from world_model.appearance_flow import CELLS, SOURCES, AppearanceFlow, Moves, move, toned
 from world_model.camera import CameraConfig, rotation
 from world_model.conditions import Target
 from world_model.config import Tiers
 from world_model.detail import DetailHead
 from world_model.dit import DiT
+from world_model.homography import VIEW_RATE, Homography, Views
 from world_model.tscm import History, static_history
 from world_model.vae import PatchVAE
 
@@ -298,7 +299,9 @@ def test_displacements_depend_on_what_the_newest_picture_shows_nearby(toy):
     moved = (flow.moves(tokens, changed, STILL)[0] - flow.moves(tokens, newest, STILL)[0]).abs()
     assert moved.shape == (1, config.block_latents, SOURCES, 3, 8, 16)
     by_place = moved.amax(dim=(0, 1, 2, 3))
-    assert by_place[:6, :6].min() > 0 == by_place[6:].max()  # a latent place, of 4 x 4 displacements, and half of the next
+    assert (
+        by_place[:6, :6].min() > 0 == by_place[6:].max()
+    )  # a latent place, of 4 x 4 displacements, and half of the next
 
 
 def test_the_first_layers_run_once_a_block_and_not_with_the_noise(toy):

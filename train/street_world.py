@@ -103,6 +103,7 @@ class StreetTraining(WorldTraining):
             more = encode_recording(self.config, self.vae, self.files, new, self.conditioning, self.device)
             windows.data = windows.data.extended(more)
             self.episodes += new
+        self.steps[stage.name] = stage.step
         self.export(self.vae, stage.averaged("dit"))  # type: ignore[arg-type]
         write_parts(self.out)
 

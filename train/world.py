@@ -178,7 +178,7 @@ class WorldTraining:
             for name, model, lr in (("dit", student, s.updates.generator_lr), ("critic", critic, s.updates.critic_lr))
         }
         stage = self.stage(
-            "distill", {"dit": student, "critic": critic}, adam, {"dit": s.ema}, 0.0, {"pool": trainer.pool}
+            "distill", {"dit": student, "critic": critic}, adam, {"dit": s.ema}, s.cooldown, {"pool": trainer.pool}
         )
         own = self.compiled(student)
         score = self.compiled(critic) if isinstance(critic, DiT) else critic

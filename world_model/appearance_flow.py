@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
+from world_model.homography import Homography, Views
 from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
 
@@ -33,9 +34,6 @@ SOURCES = 4  # pictures that are moved, a block apart, newest first
 DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
-VIEW_RATE = 8.0  # how much faster homographies learn than other weights
-OUTSIDE = 4.0  # how much a fresh network lowers a source's logit for each latent place beyond its border
-FARTHEST = 2.0  # widths of a picture: longest displacement by a homography
 
 
 @dataclass(frozen=True)
@@ -52,52 +50,6 @@ class Moves:
     tone: Tensor
     moved: Tensor
     whole: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Views:
-    """Which way the camera looks, (yaw, pitch) in radians: at the `sources` [B, N, 2] and in the block to come, `target` [B, K, 2]."""
-
-    sources: Tensor
-    target: Tensor
-
-
-class Homography(nn.Module):
-    """Where a camera that turned saw each place before: displacements by a homography, and how far beyond a border that is.
-
-    The nine numbers of a homography between two views of one place are linear in the products of sines and cosines of the angle
-    between them and of both pitches (Hartley and Zisserman, Multiple View Geometry, 8.4.2). The factors hold the lens, and are
-    learnt. A fresh one moves nothing."""
-
-    def __init__(self, size: tuple[int, int], cells: tuple[int, int]) -> None:
-        super().__init__()
-        self.half = size[1] / 2
-        height = size[0] / size[1]
-        y, x = (torch.arange(n) * 2 + 1 for n in cells)
-        x, y = x / cells[1] - 1, (y / cells[0] - 1) * height
-        places = torch.stack([x.expand(cells[0], -1), y[:, None].expand(-1, cells[1]), torch.ones(cells)], dim=-1)
-        self.register_buffer("places", places, persistent=False)
-        self.register_buffer("border", torch.tensor([1.0, height]), persistent=False)
-        self.factors = nn.Parameter(torch.zeros(9, 27))
-        self.outside = nn.Parameter(torch.tensor(OUTSIDE))
-
-    places: Tensor
-    border: Tensor
-
-    def forward(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Displacements in pixels [B, K, N, 2, rows, columns] of the places, and how many pixels they lead beyond the border."""
-        before, after = views.sources[:, None].double(), views.target[:, :, None].double()
-        turned = (after - before)[..., 0]
-        parts = [turned, before[..., 1].expand_as(turned), after[..., 1].expand_as(turned)]
-        a, b, c = (torch.stack([torch.ones_like(v), v.sin(), 1 - v.cos()], dim=-1) for v in parts)
-        products = torch.einsum("...i,...j,...k->...ijk", a, b, c).flatten(-3).float()
-        matrix = (products @ (VIEW_RATE * self.factors).T).unflatten(-1, (3, 3)) + torch.eye(3, device=products.device)
-        seen = torch.einsum("...ij,yxj->...iyx", matrix, self.places)
-        place = seen[..., :2, :, :] / seen[..., 2:, :, :].clamp(min=0.05)
-        own = self.places[..., :2].movedim(-1, 0)
-        moved = (place - own).clamp(-2 * FARTHEST, 2 * FARTHEST)
-        beyond = ((own + moved).abs() - self.border[:, None, None]).clamp(min=0).amax(dim=-3)
-        return moved * self.half, beyond * self.half
 
 
 class AppearanceFlow(nn.Module):
@@ -127,9 +79,7 @@ class AppearanceFlow(nn.Module):
         channels, width = c.dim // 4, c.dim // 3
         rows, columns = config.latent_size
         camera = c.embedding.positions == "view_sphere"
-        self.homography = (
-            Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
-        )
+        self.homography = Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
         self.features = nn.Linear(c.dim, channels * math.prod(self.patch))
         colours = 3 * (stride // SEEN) ** 2
         shown = c.patch[0] * (colours + SOURCES) if camera else colours
@@ -231,8 +181,8 @@ class AppearanceFlow(nn.Module):
         return flow if whole is None else flow + whole, torch.cat([gain, offset], dim=2), whole
 
     def seen(self, picture: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
-        """The newest picture [B, 1, 3, H, W] moved by homographies as each frame of a block sees it, and which places lie beyond the
-        border of each source: [B, channels, F, rows, columns] of F groups of frames, at the places of the convolutions."""
+        """The newest picture [B, 1, 3, H, W] moved by homographies as each frame of a block sees it, and which places lie beyond
+        the border of each source: [B, channels, F, rows, columns] of F groups of frames, at the places of the convolutions."""
         moved = move(picture, whole[:, :, :1], 1)
         both = torch.cat(
             [
@@ -272,8 +222,8 @@ class AppearanceFlow(nn.Module):
         return total / len(SCALES)
 
     def _whole_loss(self, whole: Tensor, before: Tensor, target: Tensor) -> Tensor:
-        """Mean absolute difference, within its borders, between each source moved by homographies and the true block, with one pixel
-        for each displacement."""
+        """Mean absolute difference, within its borders, between each source moved by homographies and the true block, with one
+        pixel for each displacement."""
         scale = self.stride // CELLS
         small, wanted = (_pooled(x, scale) for x in (before, target))
         inside = (whole[:, :, :, 2:] >= 0).float()

@@ -40,7 +40,8 @@ class Settings(distill.Settings):
 
     updates: TwoTimescale = TwoTimescale(generator_lr=1e-4, generator_every=1)
     episode_length: int = 24
-    truth: float = 0.3  # at every age: without it contrast grows from block to block
+    truth: float = 0.5  # at every age: without it contrast grows from block to block
+    cooldown: float = 0.3
     text_start: float = 0.3
     ema: float = 0.995
     penalty: float = 100.0  # weight of the gradient penalties

@@ -38,6 +38,7 @@ class Settings:
     text_start: float = 0.0  # share of new worlds whose first block is generated from the caption alone (T2V)
     guidance: float = 0.0  # w of c + w (c - u), where u is the teacher's score without the event's text
     truth: float = 0.0  # weight of the squared distance to the recorded block
+    cooldown: float = 0.0  # last share of the stage over which learning rates fall
     ema: float = 0.99
     seed: int = 0
 
