@@ -114,10 +114,7 @@ def test_each_loss_moves_its_own_network(trainer):
     moved = {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert {"head.head.weight", "detail.leave.weight"} <= moved
     still = ("flow.", "blocks.0.", "patch_embedding_1x", "time_embedding", "action_embedding")
-    assert {name for name in moved if name.startswith(still)} == {
-        "flow.tone.weight",
-        "flow.tone.bias",
-    }  # frames move as before
+    assert not any(name.startswith(still) for name in moved)  # what says how frames move
     student.zero_grad()
     critic.requires_grad_(True)
     trainer.critic_loss(critic, made, 1).backward()
