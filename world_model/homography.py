@@ -34,7 +34,7 @@ class Homography(nn.Module):
 
     def __init__(self, size: tuple[int, int], cells: tuple[int, int]) -> None:
         super().__init__()
-        self.half = size[1] / 2
+        self.half_width = size[1] / 2
         height = size[0] / size[1]
         y, x = (torch.arange(n) * 2 + 1 for n in cells)
         x, y = x / cells[1] - 1, (y / cells[0] - 1) * height
@@ -60,4 +60,4 @@ class Homography(nn.Module):
         own = self.places[..., :2].movedim(-1, 0)
         moved = (place - own).clamp(-2 * FARTHEST, 2 * FARTHEST)
         beyond = ((own + moved).abs() - self.border[:, None, None]).clamp(min=0).amax(dim=-3)
-        return moved * self.half, beyond * self.half
+        return moved * self.half_width, beyond * self.half_width
