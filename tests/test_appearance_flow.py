@@ -84,13 +84,43 @@ def test_moving_is_bilinear_look_up_in_every_source_and_blending():
         torch.testing.assert_close(moved[world, frame, :, y, x], expected, rtol=0, atol=1e-4)
 
 
+def numbered(config, yaw: list[float]) -> History:
+    """A history whose frames, numbered from 0 on, looked along `yaw`."""
+    frames = len(yaw)
+    latents = torch.arange(frames).float()[None, None, :, None, None].expand(1, config.dit.latent_channels, -1, 2, 4)
+    angles = torch.tensor([yaw], dtype=torch.float64)
+    return History(latents, torch.arange(frames)[None], angles, 0 * angles, torch.ones(1, frames, dtype=torch.bool))
+
+
 def test_sources_are_the_newest_frame_and_the_ends_of_the_blocks_before(toy):
     config, _ = toy
     flow = AppearanceFlow(config)
-    frames = 9
-    latents = torch.arange(frames).float()[None, None, :, None, None].expand(1, config.dit.latent_channels, -1, 2, 4)
-    history = History(latents, *(torch.zeros(1, frames) for _ in range(3)), torch.ones(1, frames, dtype=torch.bool))
-    assert flow.sources(history)[0, :, 0, 0, 0].tolist() == [8 - n * config.block_latents for n in range(SOURCES)]
+    ahead = torch.zeros(1, config.block_latents, dtype=torch.float64)
+    sources, views = flow.sources(numbered(config, [0.0] * 9), ahead, ahead)
+    assert sources[0, :, 0, 0, 0].tolist() == [8 - n * config.block_latents for n in range(SOURCES)]
+    assert views.sources.shape == (1, SOURCES, 2) and views.target.shape == (1, config.block_latents, 2)
+
+
+def test_the_last_source_is_an_old_frame_that_looked_that_way(toy):
+    """Frames 0 to 2 are as old as a last source may be. A full turn is no turn; the newest of equals is taken; what is absent
+    never is."""
+    config, _ = toy
+    flow = AppearanceFlow(config)
+
+    def last(yaw: list[float], target: float, absent: int = 0) -> tuple[float, float]:
+        history = numbered(config, yaw)
+        history.present[:, :absent] = False
+        angles = torch.full((1, config.block_latents), target, dtype=torch.float64)
+        sources, views = flow.sources(history, angles, 0 * angles)
+        return sources[0, -1, 0, 0, 0].item(), views.sources[0, -1, 0].item()
+
+    yaw = [1.0, 0.02, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert last(yaw, 0.95) == (0, 1.0) and last(yaw, 0.0) == (1, 0.02)
+    assert last(yaw, 2.0 * math.pi) == (1, 0.02)
+    assert last(yaw, 2.5) == (2, 2.0)
+    assert last([0.0, 0.02, 0.05, *yaw[3:]], 0.0) == (2, 0.05)
+    assert last(yaw, 1.0, absent=1) == (2, 2.0)
+    assert last(yaw, 1.0, absent=9)[0] == 0  # no past: zeros
 
 
 def test_a_history_that_lacks_the_sources_is_refused(toy):

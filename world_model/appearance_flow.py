@@ -2,10 +2,12 @@
 Finn et al. 2016, arXiv 1605.07157).
 
 A camera that turns moves every pixel, and a paddle moves a few. The network says from where in each source each place of the next
-pictures comes, and how much of it to take. Sources are the newest picture and the last ones of the blocks before: what was seen
-before a look aside is still in these. Nothing about cameras is built in: displacements are learnt from recordings.
-Light that changes moves nothing, so each place of the blended picture also gets a gain and an offset (the generalised dynamic
-image model, Negahdaripour 1998, eq. 4).
+pictures comes, and how much of it to take. Sources are the newest picture, the last ones of the blocks before, and an older one
+that looked where the block ends: what was seen before a look aside is still in these. Displacements are learnt from recordings.
+Where these say which way the camera looked, each source is first moved as a whole (homography.py).
+Light that changes moves nothing, so a blended picture also gets a gain, and each of its places an offset (the generalised dynamic
+image model, Negahdaripour 1998, eq. 4). These learn from blurred pictures alone: from sharp ones they learn to fade what is
+uncertain.
 Latents of `PatchVAE` are linear in pixels, so that pictures are moved between its linear decoder and encoder.
 
 Shapes: B worlds, L tokens, D width, C latent channels, K latent frames of a block, N sources, h x w latent size, H x W pixels,
@@ -33,6 +35,7 @@ SEEN = 2  # places of the convolutions along each side of a latent place
 SOURCES = 4  # pictures that are moved, a block apart, newest first
 DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
+SAME_VIEW = 0.1  # radians: views that differ by less count as one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
 
 
@@ -101,19 +104,25 @@ class AppearanceFlow(nn.Module):
             nn.init.zeros_(parameter)
         self.displacement.get_parameter("bias").view(-1, SOURCES, 3)[:, 0, 2] = NEWEST
 
-    def sources(self, history: History) -> Tensor:
-        """The latent frames [B, N, C, h, w] that are moved; zeros for worlds without a past."""
-        frames = history.latents.transpose(1, 2)[:, self._sources].flip(1)
-        return frames * history.has_past[:, None, None, None, None]
+    def sources(self, history: History, yaw: Tensor, pitch: Tensor) -> tuple[Tensor, Views]:
+        """The latent frames [B, N, C, h, w] that are moved for a block with angles [B, K], and the views of both. Worlds without a
+        past get zeros.
 
-    def views(self, history: History, yaw: Tensor, pitch: Tensor) -> Views:
-        """Of the sources, and of a block with angles [B, K]."""
-        held = torch.stack([history.yaw, history.pitch], dim=-1)[:, self._sources].flip(1)
-        return Views(held, torch.stack([yaw, pitch], dim=-1))
-
-    @property
-    def _sources(self) -> slice:
-        return slice(-1 - (SOURCES - 1) * self.block, None, self.block)
+        The newest frame of the history and the ends of the blocks before. The last source is, of the frames that are at least as old
+        as that, the newest of those which look most nearly where the block ends: what was seen before a longer look aside."""
+        step, frames = self.block, history.frames
+        newest = torch.arange(frames - 1, frames - 1 - (SOURCES - 1) * step, -step, device=history.yaw.device)
+        old = slice(0, frames - (SOURCES - 1) * step)
+        turned = history.yaw[:, old] - yaw[:, -1:]
+        away = torch.hypot(torch.atan2(turned.sin(), turned.cos()), history.pitch[:, old] - pitch[:, -1:])
+        away = away.masked_fill(~history.present[:, old], math.inf)
+        near = away <= away.amin(dim=1, keepdim=True) + SAME_VIEW
+        last = (near * torch.arange(1, near.shape[1] + 1, device=near.device)).argmax(dim=1)
+        index = torch.cat([newest.expand(len(last), -1), last[:, None]], dim=1)
+        worlds = torch.arange(len(last), device=index.device)[:, None]
+        latents = history.latents.transpose(1, 2)[worlds, index] * history.has_past[:, None, None, None, None]
+        held = torch.stack([history.yaw, history.pitch], dim=-1)[worlds, index]
+        return latents, Views(held, torch.stack([yaw, pitch], dim=-1))
 
     @torch.no_grad()
     def read_autoencoder(self, vae: PatchVAE) -> None:

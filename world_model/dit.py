@@ -286,8 +286,7 @@ class DiT(HistoryEmbedding):
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
-        views = self.flow.views(history, target.yaw, target.pitch)
-        mean, moves = self.flow(tokens, self.flow.sources(history), views)
+        mean, moves = self.flow(tokens, *self.flow.sources(history, target.yaw, target.pitch))
         visible = self.flow.visible(moves.flow) * history.has_past[:, None, None, None, None]
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
         tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)
