@@ -108,8 +108,8 @@ class AppearanceFlow(nn.Module):
         """The latent frames [B, N, C, h, w] that are moved for a block with angles [B, K], and the views of both. Worlds without a
         past get zeros.
 
-        The newest frame of the history and the ends of the blocks before. The last source is, of the frames that are at least as old
-        as that, the newest of those which look most nearly where the block ends: what was seen before a longer look aside."""
+        The newest frame of the history and the ends of the blocks before. The last source is chosen among the frames that are at
+        least as old as it would be: the newest of those which look most nearly where the block ends."""
         step, frames = self.block, history.frames
         newest = torch.arange(frames - 1, frames - 1 - (SOURCES - 1) * step, -step, device=history.yaw.device)
         old = slice(0, frames - (SOURCES - 1) * step)
