@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from train import street_world
 from train.recordings import RecordingError
 from train.street.text_table import TextTable
-from train.street_world import CPU, GPU, fitting, join_parts, wait_for, write_parts
+from train.street_world import CPU, GPU, join_parts, taken_over, wait_for, write_parts
 
 
 def test_weights_come_back_from_their_parts(tmp_path, monkeypatch):
@@ -75,11 +75,11 @@ def test_shares_of_the_minutes_add_up():
 def test_parts_that_were_changed_since_begin_fresh_as_a_whole(config, make_dit):
     """A layer that fits beside one that does not would read what it does not know."""
     dit, earlier = make_dit(config), make_dit(config, seed=1).state_dict()
-    taken = fitting(dit, earlier)
+    taken = taken_over(dit, earlier)
     assert taken.keys() == earlier.keys() and all(torch.equal(taken[name], earlier[name]) for name in earlier)
     changed = {**earlier, "head.head.weight": torch.zeros(3, 3), "gone.weight": torch.zeros(1)}
     del changed["head.head.bias"]
-    taken, own = fitting(dit, changed), dit.state_dict()
+    taken, own = taken_over(dit, changed), dit.state_dict()
     assert taken.keys() == own.keys()
     for name, value in taken.items():
         assert torch.equal(value, own[name] if name.startswith("head.") else earlier[name]), name

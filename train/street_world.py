@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
 from train.engine.optimization import Optimization
+from train.engine.variants import fitting
 from train.generator import adversarial, distill, foundation
 from train.generator.encode import encode_recording
 from train.generator.fit import Stage
@@ -87,7 +88,7 @@ class StreetTraining(WorldTraining):
     def network(self) -> DiT:
         dit = super().network()
         if self.initial is not None:
-            load_dit(dit, self.initial, adapt=lambda tensors: fitting(dit, tensors))
+            load_dit(dit, self.initial, adapt=lambda tensors: taken_over(dit, tensors))
         return dit
 
     def between_steps(self, stage: Stage, windows: Windows) -> None:
@@ -126,18 +127,14 @@ class StreetTraining(WorldTraining):
         return vae.eval().requires_grad_(False).to(self.device)
 
 
-def fitting(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Earlier weights for a network that was changed since: a part of it (`flow`, `blocks`) that has other parameters now, or of
     other shapes, begins fresh as a whole, and the log says so."""
-    own = dit.state_dict()
-    changed = {
-        name.split(".")[0]
-        for name in own.keys() | tensors.keys()
-        if name not in own or name not in tensors or own[name].shape != tensors[name].shape
-    }
+    own, fit = dit.state_dict(), fitting(dit, tensors)
+    changed = {name.split(".")[0] for name in (own.keys() | tensors.keys()) - fit.keys()}
     if changed:
         tqdm.write(f"these parts of the network are not as in the initial weights and begin fresh: {sorted(changed)}")
-    return {name: own[name] if name.split(".")[0] in changed else tensors[name] for name in own}
+    return {name: value if name.split(".")[0] in changed else fit[name] for name, value in own.items()}
 
 
 def step_flops(training: WorldTraining, data: LatentSet) -> int:

@@ -32,7 +32,7 @@ from world_model.vae import PatchVAE, ResBlock
 
 CELLS = 4  # displacements along each side of a latent place
 SEEN = 2  # places of the convolutions along each side of a latent place
-SOURCES = 4  # pictures that are moved, a block apart, newest first
+SOURCES = 4  # pictures that are moved, newest first
 DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SAME_VIEW = 0.1  # radians: views that differ by less count as one
@@ -45,13 +45,14 @@ class Moves:
 
     flow [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: for each source displacements in pixels, from where each place comes
     relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 and to an offset of 0, each of red, green and
-    blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset. whole: the part of `flow` that
-    homographies make, where there are any.
+    blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset, of sources [B, N, C, h, w].
+    whole: the part of `flow` that homographies make, where there are any.
     """
 
     flow: Tensor
     tone: Tensor
     moved: Tensor
+    sources: Tensor
     whole: Tensor | None = None
 
 
@@ -141,7 +142,7 @@ class AppearanceFlow(nn.Module):
         moved = self.latents(move(self.pictures(sources.transpose(1, 2)), flow, 1, "bicubic"))
         # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
         least, most = (bound(sources.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
-        moves = Moves(flow, tone, moved.clamp(least, most), whole)
+        moves = Moves(flow, tone, moved.clamp(least, most), sources, whole)
         return self.latents(toned(self.pictures(moves.moved), tone.detach())), moves
 
     def visible(self, flow: Tensor) -> Tensor:
@@ -214,11 +215,11 @@ class AppearanceFlow(nn.Module):
         with torch.autocast(pictures.device.type, enabled=False):
             return F.linear(patches, self.encode, self.encode_bias).movedim(-1, 1)
 
-    def loss(self, moves: Moves, sources: Tensor, data: Tensor) -> Tensor:
+    def loss(self, moves: Moves, data: Tensor) -> Tensor:
         """Mean absolute difference between the blended frames and the true block `data` [B, C, K, h, w], at several sizes of
         pixels: large displacements are learnt from coarse pictures. Gain and offset learn at the coarsest alone, where places that
         are a little displaced look alike."""
-        before, target = self.pictures(sources.transpose(1, 2)), self.pictures(data)
+        before, target = self.pictures(moves.sources.transpose(1, 2)), self.pictures(data)
         moved, tone = self.pictures(moves.moved), moves.tone.detach()
         total = (toned(moved, tone) - target).abs().mean()
         for scale in SCALES[1:]:

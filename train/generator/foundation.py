@@ -173,9 +173,8 @@ class Foundation:
         conditions = read_window(dit, window)
         moving = window.data.new_zeros(())
         if dit.flow is not None and conditions.moves is not None:
-            sources, _ = dit.flow.sources(window.history, window.target.yaw, window.target.pitch)
-            moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, sources, window.data)
-        conditions = conditions.repeat(s.noise_samples)
+            moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, window.data)
+        conditions = replace(conditions, moves=None).repeat(s.noise_samples)
         data = window.data.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.noise.pure, self.config.sampler.shift, stream)
         noise = torch.randn(data.shape, generator=stream, device=self.device)
