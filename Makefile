@@ -20,11 +20,12 @@ browser:
 	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } \
 	  || echo "no chromium: the tests of the page will be skipped (apt-get install chromium, or CHROMIUM=/path/to/it)"
 
-# two things at a time wherever there are two; the kernels are compiled once, not by every worker of the tests
+# two things at a time wherever there are two; the kernels are compiled once, not by every worker of the tests; a worker that
+# crashed is not replaced: pytest-xdist may wait for the new one for ever
 test:
 	@$(MAKE) --no-print-directory -j2 $(VENV)/dev.stamp browser
 	@$(MAKE) --no-print-directory -j2 lint kernels
-	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: $(VENV)/dev.stamp
 	$(RUN) -m ruff check .

@@ -13,7 +13,7 @@ from train.generator.shapes import recorded_config
 from train.recordings import Provenance, Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
-from world_model.appearance_flow import CELLS, SOURCES, AppearanceFlow, Moves, move, toned
+from world_model.appearance_flow import CELLS, SOURCES, AppearanceFlow, Moves, Sources, move, toned
 from world_model.conditions import Target
 from world_model.config import Tiers
 from world_model.detail import DetailHead
@@ -32,6 +32,7 @@ RECORDING = Recording(
     provenance=Provenance(original_size=(16, 32), policy="random"),
 )
 STILL = Views(torch.zeros(1, SOURCES, 2), torch.zeros(1, 2, 2))
+NO_TEXT = torch.zeros(1, 0)
 WALK = dataclasses.replace(RECORDING, env="walk", action=ActionSpec())  # recorded with a camera's angles
 
 
@@ -83,6 +84,11 @@ def test_moving_is_bilinear_look_up_in_every_source_and_blending():
         torch.testing.assert_close(moved[world, frame, :, y, x], expected, rtol=0, atol=1e-4)
 
 
+def still(latents: torch.Tensor) -> Sources:
+    """Sources of a camera that stands still."""
+    return Sources(latents, latents[:, -1], STILL)
+
+
 def numbered(config, yaw: list[float]) -> History:
     """A history whose frames, numbered from 0 on, looked along `yaw`."""
     frames = len(yaw)
@@ -95,9 +101,10 @@ def test_sources_are_the_newest_frame_and_the_ends_of_the_blocks_before(toy):
     config, _ = toy
     flow = AppearanceFlow(config)
     ahead = torch.zeros(1, config.block_latents, dtype=torch.float64)
-    sources, views = flow.sources(numbered(config, [0.0] * 9), ahead, ahead)
-    assert sources[0, :, 0, 0, 0].tolist() == [8 - n * config.block_latents for n in range(SOURCES)]
-    assert views.sources.shape == (1, SOURCES, 2) and views.target.shape == (1, config.block_latents, 2)
+    sources = flow.sources(numbered(config, [0.0] * 9), ahead, ahead)
+    assert sources.latents[0, :, 0, 0, 0].tolist() == [8 - n * config.block_latents for n in range(SOURCES)]
+    assert sources.start.shape == sources.latents[:, 0].shape and not sources.start.any()  # frame 0
+    assert sources.views.sources.shape == (1, SOURCES, 2) and sources.views.target.shape == (1, config.block_latents, 2)
 
 
 def test_the_last_source_is_an_old_frame_that_looked_that_way(toy):
@@ -110,8 +117,8 @@ def test_the_last_source_is_an_old_frame_that_looked_that_way(toy):
         history = numbered(config, yaw)
         history.present[:, :absent] = False
         angles = torch.full((1, config.block_latents), target, dtype=torch.float64)
-        sources, views = flow.sources(history, angles, 0 * angles)
-        return sources[0, -1, 0, 0, 0].item(), views.sources[0, -1, 0].item()
+        sources = flow.sources(history, angles, 0 * angles)
+        return sources.latents[0, -1, 0, 0, 0].item(), sources.views.sources[0, -1, 0].item()
 
     yaw = [1.0, 0.02, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert last(yaw, 0.95) == (0, 1.0) and last(yaw, 0.0) == (1, 0.02)
@@ -210,7 +217,7 @@ def test_colours_may_leave_those_of_the_newest_frame(toy):
     torch.manual_seed(0)
     dit = DiT(config).requires_grad_(False)
     dit.flow.read_autoencoder(vae)
-    dit.flow.tone.bias.view(-1, 6)[:, 3:] = -4.0
+    dit.flow.tone.leave.bias.view(-1, 6)[:, 3:] = -4.0
     conditions, latents = conditions_of(dit, config)
     pictures = dit.flow.pictures(latents.expand_as(conditions.mean))
     torch.testing.assert_close(conditions.mean, dit.flow.latents(pictures - 4), rtol=0, atol=1e-3)
@@ -222,18 +229,21 @@ def test_gain_and_offset_learn_from_blurred_pictures_alone(toy):
     torch.manual_seed(0)
     flow = AppearanceFlow(config)
     flow.read_autoencoder(vae)
-    torch.nn.init.normal_(flow.tone.weight)
-    tokens, sources = torch.randn(1, 8, config.dit.dim), torch.randn(1, SOURCES, config.dit.latent_channels, 2, 4)
-    mean, moves = flow(tokens, sources, STILL)
+    torch.nn.init.normal_(flow.tone.leave.weight)
+    tokens, sources = (
+        torch.randn(1, 8, config.dit.dim),
+        still(torch.randn(1, SOURCES, config.dit.latent_channels, 2, 4)),
+    )
+    mean, moves = flow(tokens, sources, NO_TEXT)
     gain, offset = moves.tone.chunk(2, dim=2)
     assert gain.std(dim=(-2, -1)).max() < 1e-6 < 0.01 < offset.std(dim=(-2, -1)).min()
     mean.square().sum().backward()
-    assert flow.tone.weight.grad is None  # what is learnt from the blended frames is how they move
+    assert flow.tone.leave.weight.grad is None  # what is learnt from the blended frames is how they move
     target = flow.latents(0.5 * flow.pictures(moves.moved.detach()))
     target += flow.latents(torch.randn(1, 2, 3, 16, 32)) - flow.latents(torch.zeros(1, 2, 3, 16, 32))
-    mean, moves = flow(tokens, sources, STILL)
+    mean, moves = flow(tokens, sources, NO_TEXT)
     flow.loss(moves, target).backward()
-    assert flow.tone.weight.grad.abs().sum() > 0
+    assert flow.tone.leave.weight.grad.abs().sum() > 0
 
 
 def test_a_source_is_taken_where_it_saw_the_place():
@@ -244,8 +254,9 @@ def test_a_source_is_taken_where_it_saw_the_place():
     assert flow.homography is not None
     flow.homography.factors[2, 9] = 1.0 / VIEW_RATE  # the product of the sine of the angle between and of nothing else
     tokens, newest = torch.zeros(1, 8, config.dit.dim), torch.zeros(1, config.dit.latent_channels, 2, 4)
-    sources = torch.tensor([[0.9, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])[None]
-    flows, *_ = flow.moves(tokens, newest, Views(sources, torch.zeros(1, 2, 2)))
+    views = Views(torch.tensor([[0.9, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])[None], torch.zeros(1, 2, 2))
+    sources = Sources(newest[:, None].expand(-1, SOURCES, -1, -1, -1), newest, views)
+    flows, *_ = flow.moves(tokens, sources, torch.zeros(1, config.dit.text_dim))
     share = flows[0, 0, :, 2].softmax(dim=0)
     rows, columns = 2 * CELLS, 4 * CELLS
     assert share.shape == (SOURCES, rows, columns)
@@ -272,7 +283,8 @@ def test_displacements_depend_on_what_the_newest_picture_shows_nearby(toy):
     newest = torch.randn(1, config.dit.latent_channels, 2, 4)
     changed = newest.clone()
     changed[:, :, 0, 0] += 1
-    moved = (flow.moves(tokens, changed, STILL)[0] - flow.moves(tokens, newest, STILL)[0]).abs()
+    flows = (flow.moves(tokens, still(picture[:, None]), NO_TEXT)[0] for picture in (changed, newest))
+    moved = (next(flows) - next(flows)).abs()
     assert moved.shape == (1, config.block_latents, SOURCES, 3, 8, 16)
     by_place = moved.amax(dim=(0, 1, 2, 3))
     assert (

@@ -22,10 +22,11 @@ from toy_generator import (  # noqa: F401  (fixtures, too)
 
 from train.generator import foundation
 from train.generator.encode import encode_recording
-from train.generator.foundation import noised, read_window
+from train.generator.foundation import drifted, noised, read_window
 from train.generator.pool import RolloutPool
 from train.generator.windows import LatentSet, Spans, Windows, held_frames, history_frames
 from world_model import flow
+from world_model.appearance_flow import AppearanceFlow
 from world_model.config import Tiers
 from world_model.packing import append_tiers
 from world_model.rollout import denoise_block, generator
@@ -214,6 +215,32 @@ def test_noise_on_a_history_leaves_the_target_alone(windows, data):
     assert (changed.history.latents != window.history.latents).flatten(1).any(dim=1).all()
 
 
+def test_colours_drift_since_the_start_picture(toy_config, windows, data, vae):
+    """Against pictures that are changed one by one: a contrast and an offset for each world, none for its start picture, all of it
+    for its newest one."""
+    appearance = AppearanceFlow(toy_config).requires_grad_(False)
+    appearance.read_autoencoder(vae)
+    window = windows.truth(at(2, 0, 6, data), stream())
+    changed = drifted(window, appearance, 0.2, stream(3))
+    assert torch.equal(changed.data, window.data) and torch.equal(changed.target.frame, window.target.frame)
+    draws = stream(3)
+    strength, offset, contrast = (
+        0.2 * torch.rand(1, generator=draws),
+        *(torch.randn(n, generator=draws) for n in (3, 1)),
+    )
+    lived = 6 * toy_config.block_latents
+    for before, after in ((window.history, changed.history), (window.past, changed.past)):
+        for number, frame in enumerate(before.frame[0].tolist()):
+            share = strength * max(0.0, (frame + 1) / lived)
+            picture = appearance.pictures(before.latents[:, :, number : number + 1])
+            picture = picture * (1 + share * contrast) + share * offset[:, None, None]
+            torch.testing.assert_close(
+                after.latents[:, :, number : number + 1], appearance.latents(picture), rtol=0, atol=1e-3
+            )
+    fresh = drifted(windows.truth(at(2, 0, 0, data), stream()), appearance, 0.2, stream(3))
+    assert torch.equal(fresh.history.latents, windows.truth(at(2, 0, 0, data), stream()).history.latents)
+
+
 def test_windows_refuse_what_they_cannot_pack(toy_config, data):
     released = toy_config.with_history(packing="released")
     with pytest.raises(ValueError, match="packing must be tiers"):
@@ -246,3 +273,11 @@ def test_recorded_rows_of_a_pool_stay_recorded(windows, data):
     rows, _, window = pool.sample(200, stream(1))
     pool.add(rows, window.data, stream(2), share=1.0)
     assert pool.generated.all()
+
+
+def test_rollouts_can_begin_where_the_text_changes(toy_config, data):
+    told = torch.zeros(data.steps, dtype=torch.int64)
+    told[5:9] = 1
+    data = dataclasses.replace(data, event_texts=dataclasses.replace(data.event_texts, step=told))
+    pool = RolloutPool(Windows(toy_config, data, past_blocks=6), 100, 6, stream(), changed=1.0)
+    assert set(pool.start.tolist()) == set(data.changes.tolist())

@@ -63,7 +63,7 @@ GPU = Recipe(
 CPU = Recipe(
     foundation=foundation.Settings(
         batch=24,
-        noise_samples=1,
+        noise_samples=0,
         longest=BLOCKS,
         self_generated=foundation.SelfGenerated(begin=1.0, share=0.0, steps=1),
     ),
@@ -128,13 +128,20 @@ class StreetTraining(WorldTraining):
 
 
 def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Earlier weights for a network that was changed since: a part of it (`flow`, `blocks`) that has other parameters now, or of
-    other shapes, begins fresh as a whole, and the log says so."""
+    """Earlier weights for a network that was changed since: a part of it (`flow.tone`, `blocks.3`) that has other parameters now,
+    or of other shapes, begins fresh as a whole, and the log says so."""
     own, fit = dit.state_dict(), fitting(dit, tensors)
-    changed = {name.split(".")[0] for name in (own.keys() | tensors.keys()) - fit.keys()}
+    changed = {part_of(name) for name in own.keys() - fit.keys()} | {
+        part_of(name) for name in tensors.keys() - own.keys()
+    }
     if changed:
         tqdm.write(f"these parts of the network are not as in the initial weights and begin fresh: {sorted(changed)}")
-    return {name: value if name.split(".")[0] in changed else fit[name] for name, value in own.items()}
+    return {name: value if part_of(name) in changed else fit[name] for name, value in own.items()}
+
+
+def part_of(parameter: str) -> str:
+    """The first two parts of a parameter's name, without its own."""
+    return ".".join(parameter.split(".")[:-1][:2])
 
 
 def step_flops(training: WorldTraining, data: LatentSet) -> int:

@@ -5,9 +5,8 @@ A camera that turns moves every pixel, and a paddle moves a few. The network say
 pictures comes, and how much of it to take. Sources are the newest picture, the last ones of the blocks before, and an older one
 that looked where the block ends: what was seen before a look aside is still in these. Displacements are learnt from recordings.
 Where these say which way the camera looked, each source is first moved as a whole (homography.py).
-Light that changes moves nothing, so a blended picture also gets a gain, and each of its places an offset (the generalised dynamic
-image model, Negahdaripour 1998, eq. 4). These learn from blurred pictures alone: from sharp ones they learn to fade what is
-uncertain.
+Light that changes moves nothing, so a blended picture also gets a gain, and each of its places an offset (tone.py). These learn
+from blurred pictures alone: from sharp ones they learn to fade what is uncertain.
 Latents of `PatchVAE` are linear in pixels, so that pictures are moved between its linear decoder and encoder.
 
 Shapes: B worlds, L tokens, D width, C latent channels, K latent frames of a block, N sources, h x w latent size, H x W pixels,
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography, Views
+from world_model.tone import Tone
 from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
 
@@ -37,6 +37,16 @@ DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SAME_VIEW = 0.1  # radians: views that differ by less count as one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is moved: latent frames [B, N, C, h, w], newest first; beside them the world's first frame `start` [B, C, h, w], and
+    which way the camera looked. Worlds without a past have zeros."""
+
+    latents: Tensor
+    start: Tensor
+    views: Views
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class AppearanceFlow(nn.Module):
         self.enter = nn.Conv2d(channels + shown, width, 3, padding=1)
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
         self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * 3, 1)
-        self.tone = nn.Conv2d(width, c.patch[0] * 2 * 3, 1)
+        self.tone = Tone(width, c.text_dim, c.patch[0])
         pixels = 3 * stride**2
         self.register_buffer("encode", torch.eye(c.latent_channels, pixels))
         self.register_buffer("encode_bias", torch.zeros(c.latent_channels))
@@ -101,13 +111,13 @@ class AppearanceFlow(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """No displacements, nearly all of the newest picture, and its colours."""
-        for parameter in (*self.displacement.parameters(), *self.tone.parameters()):
+        self.tone.reset_parameters()
+        for parameter in self.displacement.parameters():
             nn.init.zeros_(parameter)
         self.displacement.get_parameter("bias").view(-1, SOURCES, 3)[:, 0, 2] = NEWEST
 
-    def sources(self, history: History, yaw: Tensor, pitch: Tensor) -> tuple[Tensor, Views]:
-        """The latent frames [B, N, C, h, w] that are moved for a block with angles [B, K], and the views of both. Worlds without a
-        past get zeros.
+    def sources(self, history: History, yaw: Tensor, pitch: Tensor) -> Sources:
+        """What is moved for a block with angles [B, K].
 
         The newest frame of the history and the ends of the blocks before. The last source is chosen among the frames that are at
         least as old as it would be: the newest of those which look most nearly where the block ends."""
@@ -121,9 +131,13 @@ class AppearanceFlow(nn.Module):
         last = (near * torch.arange(1, near.shape[1] + 1, device=near.device)).argmax(dim=1)
         index = torch.cat([newest.expand(len(last), -1), last[:, None]], dim=1)
         worlds = torch.arange(len(last), device=index.device)[:, None]
-        latents = history.latents.transpose(1, 2)[worlds, index] * history.has_past[:, None, None, None, None]
+        seen = history.has_past[:, None, None, None]
         held = torch.stack([history.yaw, history.pitch], dim=-1)[worlds, index]
-        return latents, Views(held, torch.stack([yaw, pitch], dim=-1))
+        return Sources(
+            history.latents.transpose(1, 2)[worlds, index] * seen[:, None],
+            history.latents[:, :, 0] * seen,
+            Views(held, torch.stack([yaw, pitch], dim=-1)),
+        )
 
     @torch.no_grad()
     def read_autoencoder(self, vae: PatchVAE) -> None:
@@ -133,16 +147,18 @@ class AppearanceFlow(nn.Module):
         self.decode.copy_(vae.to_pixels.weight * vae.scale)
         self.decode_bias.copy_(vae.to_pixels.bias + vae.to_pixels.weight @ vae.mean)
 
-    def forward(self, tokens: Tensor, sources: Tensor, views: Views) -> tuple[Tensor, Moves]:
-        """tokens [B, L, D] of the block, sources [B, N, C, h, w] -> the blended frames [B, C, K, h, w], and how they were made.
+    def forward(self, tokens: Tensor, sources: Sources, text: Tensor) -> tuple[Tensor, Moves]:
+        """tokens [B, L, D] of the block, its sources, mean text token [B, text_dim] -> the blended frames [B, C, K, h, w], and how
+        they were made.
 
         Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset. What is learnt
         from the blended frames is not gain and offset (`loss`)."""
-        flow, tone, whole = self.moves(tokens, sources[:, 0], views)
-        moved = self.latents(move(self.pictures(sources.transpose(1, 2)), flow, 1, "bicubic"))
+        flow, tone, whole = self.moves(tokens, sources, text)
+        latents = sources.latents
+        moved = self.latents(move(self.pictures(latents.transpose(1, 2)), flow, 1, "bicubic"))
         # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
-        least, most = (bound(sources.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
-        moves = Moves(flow, tone, moved.clamp(least, most), sources, whole)
+        least, most = (bound(latents.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
+        moves = Moves(flow, tone, moved.clamp(least, most), latents, whole)
         return self.latents(toned(self.pictures(moves.moved), tone.detach())), moves
 
     def visible(self, flow: Tensor) -> Tensor:
@@ -157,38 +173,37 @@ class AppearanceFlow(nn.Module):
         share = (inside * logit.softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 
-    def moves(self, tokens: Tensor, newest: Tensor, views: Views) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Flow, tone and whole (`Moves`) of a block, by tokens, the newest latent frame [B, C, h, w] and views.
+    def moves(self, tokens: Tensor, sources: Sources, text: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Flow, tone and whole (`Moves`) of a block.
 
-        Convolutions over that picture, moved as a whole where a homography does that, put the borders of displacements where those
-        of things are; tokens are too coarse for it."""
+        Convolutions over the newest picture, moved as a whole where a homography does that, put the borders of displacements where
+        those of things are; tokens are too coarse for it."""
         _, a, b = self.patch
+        newest = sources.latents[:, 0]
         rows, columns = newest.shape[-2] * SEEN // a, newest.shape[-1] * SEEN // b
         groups = tokens.shape[1] // (rows * columns)
         features = unpatch(self.features(tokens), (groups, rows, columns), self.patch)
-        picture, whole = self.pictures(newest[:, :, None]), None
+        picture, start = (self.pictures(latents[:, :, None]) for latents in (newest, sources.start))
+        whole = None
         if self.homography is None:
             seen = F.pixel_unshuffle(picture[:, 0], self.stride // SEEN)[:, :, None].expand(-1, -1, groups, -1, -1)
         else:
             with torch.autocast(tokens.device.type, enabled=False):
-                displaced, beyond = self.homography(views)
+                displaced, beyond = self.homography(sources.views)
                 logit = -self.homography.outside * beyond / self.stride
                 whole = torch.cat([displaced, logit[:, :, :, None]], dim=3)
                 seen = self.seen(picture, whole.detach(), beyond.detach(), groups)
         places = rearrange(torch.cat([features, seen.to(features.dtype)], dim=1), "B C F h w -> (B F) C h w")
         hidden = torch.relu(self.blocks(self.enter(places)))
         with torch.autocast(tokens.device.type, enabled=False):
-            raw, tone = (
-                F.conv2d(at.float(), layer.weight.float(), layer.get_parameter("bias").float())
-                for at, layer in ((hidden, self.displacement), (F.avg_pool2d(hidden, SEEN), self.tone))
-            )
+            weight, bias = self.displacement.weight, self.displacement.get_parameter("bias")
+            raw = F.conv2d(hidden.float(), weight.float(), bias.float())
         side = CELLS // SEEN
         flow = rearrange(
             raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=side, b=side, n=SOURCES, d=3
         )
-        gain, offset = rearrange(tone, "(B F) (p d) h w -> B (F p) d h w", F=groups, d=6).chunk(2, dim=2)
-        gain = gain.mean(dim=(-2, -1), keepdim=True).expand_as(offset)
-        return flow if whole is None else flow + whole, torch.cat([gain, offset], dim=2), whole
+        tone = self.tone(F.avg_pool2d(hidden, SEEN), picture[:, 0], start[:, 0], text)
+        return flow if whole is None else flow + whole, tone, whole
 
     def seen(self, picture: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
         """The newest picture [B, 1, 3, H, W] moved by homographies as each frame of a block sees it, and which places lie beyond

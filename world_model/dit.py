@@ -151,7 +151,7 @@ class DiT(HistoryEmbedding):
             mean=mean,
             variance=variance,
         )
-        return conditions if history is None else self._moved(conditions, history, every, grid)
+        return conditions if history is None else self._moved(conditions, history, every, grid, context)
 
     def _pooled(self, context: Tensor, action: Tensor | None) -> Tensor | None:
         """What joins the timestep embedding, [B, D]: mean tokens of action [B, text_dim] and text; None where neither does."""
@@ -159,8 +159,12 @@ class DiT(HistoryEmbedding):
         if self.action_embedding is not None and action is not None:
             parts.append(self.action_embedding(action.to(self.dtype)))
         if self.pooled_text is not None:
-            parts.append(self.pooled_text(mean_token(context[:, : self.config.text.event_tokens]).to(self.dtype)))
+            parts.append(self.pooled_text(self._mean_text(context).to(self.dtype)))
         return torch.stack(parts).sum(dim=0) if parts else None
+
+    def _mean_text(self, context: Tensor) -> Tensor:
+        """[B, text_dim]: the mean token of the event's text."""
+        return mean_token(context[:, : self.config.text.event_tokens])
 
     def _text_keys(self, context: Tensor) -> list[KeyValue | None]:
         """Keys and values of the text in every layer; None where there is no cross-attention."""
@@ -278,7 +282,9 @@ class DiT(HistoryEmbedding):
             )
         return tokens
 
-    def _moved(self, conditions: Conditions, history: History, target: Target, grid: Grid) -> Conditions:
+    def _moved(
+        self, conditions: Conditions, history: History, target: Target, grid: Grid, context: Tensor
+    ) -> Conditions:
         """`conditions` after the layers that do not see the noisy block: they say how earlier frames move (appearance_flow.py).
         What they found out, and the blended frames, are added to the block's tokens; predictions start from these."""
         if self.flow is None or self.flow_embedding is None or conditions.mean is None or conditions.bias is None:
@@ -286,7 +292,8 @@ class DiT(HistoryEmbedding):
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
-        mean, moves = self.flow(tokens, *self.flow.sources(history, target.yaw, target.pitch))
+        sources = self.flow.sources(history, target.yaw, target.pitch)
+        mean, moves = self.flow(tokens, sources, self._mean_text(context))
         visible = self.flow.visible(moves.flow) * history.has_past[:, None, None, None, None]
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
         tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)

@@ -42,6 +42,7 @@ class Settings(distill.Settings):
     episode_length: int = 24
     truth: float = 0.5  # at every age: without it contrast grows from block to block
     cooldown: float = 0.3
+    text_changed: float = 0.3
     text_start: float = 0.3
     ema: float = 0.995
     penalty: float = 100.0  # weight of the gradient penalties

@@ -35,6 +35,7 @@ class Settings:
     pool: int = 32  # worlds that live on the generator's blocks
     episode_length: int = 24  # blocks that a rollout lasts at most
     updates: TwoTimescale = TwoTimescale(critic_lr=1e-4, generator_every=5)
+    text_changed: float = 0.0  # share of new worlds that begin where the text changes
     text_start: float = 0.0  # share of new worlds whose first block is generated from the caption alone (T2V)
     guidance: float = 0.0  # w of c + w (c - u), where u is the teacher's score without the event's text
     truth: float = 0.0  # weight of the squared distance to the recorded block
@@ -62,7 +63,9 @@ class Distillation:
     def __init__(self, config: ModelConfig, windows: Windows, teacher: DiT, settings: Settings) -> None:
         self.config, self.windows, self.teacher, self.settings = config, windows, teacher, settings
         self.device = windows.data.latents.device
-        self.pool = RolloutPool(windows, settings.pool, settings.episode_length, self.stream(-1, 0))
+        self.pool = RolloutPool(
+            windows, settings.pool, settings.episode_length, self.stream(-1, 0), changed=settings.text_changed
+        )
         self.sigmas = flow.schedule_of(config.sampler)
 
     def stream(self, number: int, kind: int) -> torch.Generator:

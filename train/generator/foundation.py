@@ -14,10 +14,12 @@ from train.engine.optimization import Optimization
 from train.generator.pool import RolloutPool
 from train.generator.windows import Window, Windows
 from world_model import batch, flow
+from world_model.appearance_flow import AppearanceFlow
 from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
+from world_model.tscm import History
 
 FLOW_WEIGHT = 2.0  # of the appearance flow's own loss beside the flow-matching loss
 
@@ -29,6 +31,7 @@ class Noise:
     history: float = 0.3  # largest deviation of the noise added to a history
     noised: float = 0.5  # share of worlds with a noised history
     pure: float = 0.25  # share of draws at noise level 1, where a sampler begins; the rest cover (0, 1]
+    colour: float = 0.15  # largest deviation of the colours to which a history drifts, and of its contrast
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Settings:
     """Numbers of this stage."""
 
     batch: int = 8  # worlds a step
-    noise_samples: int = 2  # noise draws that share one world's history
+    noise_samples: int = 2  # noise draws that share one world's history; with 0 only the moved frames learn
     longest: int = 200  # blocks: oldest world in training
     optimization: Optimization = Optimization(lr=2e-3, warmup=50)
     noise: Noise = Noise()
@@ -123,6 +126,25 @@ def noised(window: Window, settings: Noise, stream: torch.Generator) -> Window:
     )
 
 
+def drifted(window: Window, appearance: AppearanceFlow, largest: float, stream: torch.Generator) -> Window:
+    """Lets the colours and the contrast of histories drift, more and more since the start picture, as rollouts do: the network
+    learns to bring them back."""
+    worlds = len(window.data)
+    strength = largest * torch.rand(worlds, 1, generator=stream, device=stream.device)
+    offset, contrast = (strength * torch.randn(worlds, n, generator=stream, device=stream.device) for n in (3, 1))
+    black = appearance.encode_bias[:, None, None, None]
+    side = appearance.stride**2
+    shift = (offset.repeat_interleave(side, dim=1) @ appearance.encode.T)[:, :, None, None, None]
+    lived = window.history.frame[:, -1:] + 1
+
+    def drift(past: History) -> History:
+        share = ((past.frame + 1) / lived.clamp(min=1)).clamp(0, 1).float()[:, None, :, None, None]
+        change = contrast[:, :, None, None, None] * (past.latents - black) + shift
+        return replace(past, latents=past.latents + share * change)
+
+    return replace(window, history=drift(window.history), past=drift(window.past))
+
+
 def silent(window: Window, share: float, event_tokens: int, stream: torch.Generator) -> Window:
     """Takes the text from a share of the worlds, for classifier-free guidance."""
     kept = torch.rand(len(window.data), generator=stream, device=stream.device) >= share
@@ -153,7 +175,7 @@ class Foundation:
         return torch.Generator(self.device).manual_seed(self.settings.seed * 1_000_003 + number + 1)
 
     def loss(self, dit: DiT, number: int, done: float) -> tuple[Tensor, Tensor]:
-        """`flow_loss` of step `number`, after the share `done` of the run."""
+        """Loss of step `number`, after the share `done` of the run: `flow_loss`, and what the moved frames learn by."""
         s, stream = self.settings, self.stream(number)
         begin = s.self_generated.begin
         share = min(1.0, max(0.0, done - begin) / max(1e-6, (1 - begin) / 2))
@@ -170,10 +192,14 @@ class Foundation:
         window = silent(noised(window, s.noise, stream), s.texts.dropout, self.config.text.event_tokens, stream)
         chosen = torch.rand(s.batch, generator=stream, device=self.device) < s.texts.start
         window = self.windows.from_text(window, batch.collate([spans, drawn]), chosen)
+        if dit.flow is not None and s.noise.colour:
+            window = drifted(window, dit.flow, s.noise.colour, stream)
         conditions = read_window(dit, window)
         moving = window.data.new_zeros(())
         if dit.flow is not None and conditions.moves is not None:
             moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, window.data)
+        if not s.noise_samples:
+            return moving, moving.detach() / FLOW_WEIGHT
         conditions = replace(conditions, moves=None).repeat(s.noise_samples)
         data = window.data.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.noise.pure, self.config.sampler.shift, stream)
