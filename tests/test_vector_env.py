@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,7 @@ import yume_gym  # noqa: F401
 from world_model.model import WorldModel
 from yume_gym.env import YumeWorldEnv
 from yume_gym.vector_env import YumeWorldVectorEnv
+from yume_gym.world_batch import EpisodeBatch
 
 WORLDS = 4
 SEEDS = [7, 3, 11, 5]
@@ -300,6 +302,24 @@ def test_threads_compute_parts_of_the_batch(world_model):
     finally:
         torch.set_num_threads(before)
     assert grey_levels(*frames) <= 1
+
+
+@pytest.mark.parametrize(
+    ("priors", "threads", "cores", "expected"),
+    [
+        ([], None, 2, (None, 8)),  # one batch, all threads
+        ([], 1, 2, (1, 8)),
+        ([], 4, 2, (None, 8)),
+        (["scene"], None, 2, (1, 4)),  # batches side by side
+        (["scene"], 3, 4, (1, 3)),
+        (["scene"], None, 16, (1, 1)),
+        (["scene"], None, 1, (None, 8)),
+    ],
+)
+def test_a_network_without_priors_takes_the_batch_as_one(priors, threads, cores, expected):
+    model = SimpleNamespace(device=torch.device("cpu"), dit=SimpleNamespace(priors=priors))
+    assert EpisodeBatch(SimpleNamespace(model=model), 8, False, threads)._share(8, cores) == expected
+    assert EpisodeBatch(SimpleNamespace(model=model), 8, True, threads)._share(8, cores) == (None, 1)
 
 
 def test_pickled_it_is_where_it_was(weights_folder):

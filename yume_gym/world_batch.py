@@ -98,9 +98,12 @@ class EpisodeBatch:
         """Threads for each batch (None: all, one batch after another) and worlds in a batch."""
         if self._invariant:
             return None, 1
-        at_once = min(self._threads or cores, cores, worlds)
-        if self.single.model.device.type != "cpu" or at_once == cores == 1:
+        at_once, model = min(self._threads or cores, cores), self.single.model
+        if model.device.type != "cpu" or at_once == cores == 1:
             return None, worlds
+        if not len(model.dit.priors):  # one network, whose layers keep all threads busy
+            return None if at_once == cores else at_once, worlds
+        at_once = min(at_once, worlds)
         return 1, math.ceil(worlds / at_once)
 
     def judge(
