@@ -21,6 +21,7 @@ from train.generator.foundation import flow_loss, read_window
 from train.generator.pool import RolloutPool
 from train.generator.windows import Spans, Window, Windows
 from world_model import flow
+from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
@@ -50,11 +51,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One more block of some worlds: their windows and spans, and the block [B, C, K, h, w]."""
+    """One more block of some worlds: their windows and spans, the block [B, C, K, h, w], and its conditions."""
 
     window: Window
     spans: Spans
     latents: Tensor
+    conditions: Conditions
 
 
 class Distillation:
@@ -101,10 +103,11 @@ class Distillation:
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=draw))
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
-            latents = denoise_block(student, read_window(student, window), noise, self.sigmas, exit_step)
+            conditions = read_window(student, window)
+            latents = denoise_block(student, conditions, noise, self.sigmas, exit_step)
         # the pool's worlds go on from their pictures
         self.pool.add(rows, torch.where(chosen[:, None, None, None, None], window.data, latents), stream)
-        return Rollout(window, spans, latents)
+        return Rollout(window, spans, latents, conditions)
 
     def critic_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
         """Flow matching of the generator's blocks."""
