@@ -91,16 +91,6 @@ def test_foundation_learns_the_toy(toy_config, windows):
     assert np.mean(shares[-20:]) < 0.8
 
 
-def test_without_noise_samples_the_moved_frames_learn_alone(toy_config, windows, make_dit):
-    dit = make_dit(toy_config, 3)
-    loss, _ = Foundation(toy_config, windows, foundation.Settings(batch=4, noise_samples=0)).loss(dit, 0, 0.0)
-    loss.backward()
-    learnt = {name for name, p in dit.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {"flow.displacement.weight", "flow.tone.leave.weight", "blocks.0.ffn.0.weight"} <= learnt
-    later = ("head.", "detail.", "variances.", f"blocks.{len(dit.blocks) - 1}.", "flow_embedding.")
-    assert not any(name.startswith(later) for name in learnt)
-
-
 def test_distillation_moves_the_generator_alone_when_it_is_its_turn(toy_config, windows, dit):
     settings = distill.Settings(
         batch=2, pool=4, episode_length=4, updates=TwoTimescale(generator_every=2, critic_warmup=2)

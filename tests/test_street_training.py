@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from train import street_world
+from train.engine.optimization import optimizers
 from train.recordings import RecordingError
 from train.street.text_table import TextTable
-from train.street_world import CPU, GPU, join_parts, taken_over, wait_for, write_parts
+from train.street_world import CPU, GPU, join_parts, learn_only, taken_over, wait_for, write_parts
 
 
 def test_weights_come_back_from_their_parts(tmp_path, monkeypatch):
@@ -70,6 +71,17 @@ def test_a_renderer_that_fails_is_not_waited_for(tmp_path):
 def test_shares_of_the_minutes_add_up():
     for recipe in (CPU, GPU):
         assert sum(recipe.shares.values()) == pytest.approx(1)
+
+
+def test_parts_can_learn_alone(config, make_dit):
+    dit = make_dit(config)
+    learn_only(dit, ["head.head", "blocks.0"])
+    for name, parameter in dit.named_parameters():
+        assert parameter.requires_grad == name.startswith(("head.head.", "blocks.0.")), name
+    taught = [p for o in optimizers(dit, 0.1, 0.0) for group in o.param_groups for p in group["params"]]
+    assert len(taught) == sum(p.requires_grad for p in dit.parameters())
+    with pytest.raises(ValueError, match=r"no part 'tone' that could learn, only .*head\.head"):
+        learn_only(dit, ["tone"])
 
 
 def test_parts_that_were_changed_since_begin_fresh_as_a_whole(config, make_dit):

@@ -273,11 +273,3 @@ def test_recorded_rows_of_a_pool_stay_recorded(windows, data):
     rows, _, window = pool.sample(200, stream(1))
     pool.add(rows, window.data, stream(2), share=1.0)
     assert pool.generated.all()
-
-
-def test_rollouts_can_begin_where_the_text_changes(toy_config, data):
-    told = torch.zeros(data.steps, dtype=torch.int64)
-    told[5:9] = 1
-    data = dataclasses.replace(data, event_texts=dataclasses.replace(data.event_texts, step=told))
-    pool = RolloutPool(Windows(toy_config, data, past_blocks=6), 100, 6, stream(), changed=1.0)
-    assert set(pool.start.tolist()) == set(data.changes.tolist())

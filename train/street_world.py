@@ -17,7 +17,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -63,7 +63,7 @@ GPU = Recipe(
 CPU = Recipe(
     foundation=foundation.Settings(
         batch=24,
-        noise_samples=0,
+        noise_samples=1,
         longest=BLOCKS,
         self_generated=foundation.SelfGenerated(begin=1.0, share=0.0, steps=1),
     ),
@@ -75,9 +75,12 @@ CPU = Recipe(
 class StreetTraining(WorldTraining):
     """`WorldTraining` of episodes that are still being rendered."""
 
-    def __init__(self, *args, initial: Path | None = None, peak: float = 0.0, **kwargs) -> None:
+    def __init__(
+        self, *args, initial: Path | None = None, peak: float = 0.0, learn: Sequence[str] = (), **kwargs
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.initial, self.peak = initial, peak
+        self.initial, self.peak, self.learn = initial, peak, learn
+        self.remarks = {"learn": list(learn)} if learn else {}
         self.earlier = [] if initial is None else read_manifest(initial)["training"]
         self.looked = time.monotonic()
         self.flops = 0
@@ -89,6 +92,8 @@ class StreetTraining(WorldTraining):
         dit = super().network()
         if self.initial is not None:
             load_dit(dit, self.initial, adapt=lambda tensors: taken_over(dit, tensors))
+        if self.learn:
+            learn_only(dit, self.learn)
         return dit
 
     def between_steps(self, stage: Stage, windows: Windows) -> None:
@@ -137,6 +142,15 @@ def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if changed:
         tqdm.write(f"these parts of the network are not as in the initial weights and begin fresh: {sorted(changed)}")
     return {name: value if part_of(name) in changed else fit[name] for name, value in own.items()}
+
+
+def learn_only(dit: DiT, parts: Sequence[str]) -> None:
+    """Freezes all but some parts, such as `flow.tone`. Raises ValueError for one that the network has not."""
+    names = {part_of(name) for name, _ in dit.named_parameters()}
+    if unknown := sorted(set(parts) - names):
+        raise ValueError(f"the network has no part {unknown[0]!r} that could learn, only {', '.join(sorted(names))}")
+    for name, parameter in dit.named_parameters():
+        parameter.requires_grad_(part_of(name) in parts)
 
 
 def part_of(parameter: str) -> str:
@@ -223,6 +237,7 @@ def train(
     initial: Path | None,
     peak: float,
     discriminator: float = 0.0,
+    learn: Sequence[str] = (),
 ) -> None:
     """Everything within `settings.minutes`, beginning with the first rendered frame."""
     began = time.monotonic()
@@ -253,6 +268,7 @@ def train(
                     conditioning,
                     initial=initial,
                     peak=peak,
+                    learn=learn,
                 )
                 training.all()
             write_parts(out)
@@ -294,6 +310,13 @@ def main() -> None:
     command.add_argument("--workers", type=int, default=1, help="processes that render")
     command.add_argument("--texts", type=Path, help="file of encoded texts, where the text encoder is not installed")
     command.add_argument("--initial", type=Path, help="folder of weights to go on from")
+    command.add_argument(
+        "--learn",
+        nargs="+",
+        default=(),
+        metavar="PART",
+        help="parts that the foundation teaches, as flow.tone; else all",
+    )
     command.add_argument("--peak", type=float, default=0.0, help="the card's bfloat16 peak, TFLOP/s")
     command.add_argument(
         "--discriminator",

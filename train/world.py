@@ -106,6 +106,7 @@ class WorldTraining:
         self.conditioning = conditioning or build_conditioning(self.config)
         self.steps: dict[str, int] = {}
         self.earlier: list[dict[str, Any]] = []  # training of the weights that this one goes on from
+        self.remarks: dict[str, Any] = {}  # what else the manifest says of this training
 
     def all(self) -> None:
         """Every stage in order; weights are written as soon as there are any."""
@@ -226,6 +227,7 @@ class WorldTraining:
         if self.config.action.kind == "first_person":
             tensors["text.safetensors"] = {"actions": self.conditioning.actions}
         training = {"stages": self.steps, "minutes": self.settings.minutes, "episodes": len(self.episodes)}
+        training |= self.remarks
         save_weights(self.out, self.config, tensors, {"training": [*self.earlier, training]})
 
     def network(self) -> DiT:

@@ -61,7 +61,7 @@ class YumeWorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     | `num_envs`          | 1           | N, worlds in the batch                                                        |
     | `autoreset_mode`    | `NEXT_STEP` | see above                                                                     |
     | `batch_invariant`   | False       | whether worlds are equal to single ones bit by bit (one goes after another)   |
-    | `threads`           | None        | CPU threads; None takes all that torch may use. With priors, each dreams a part of the batch |
+    | `threads`           | None        | CPU threads; None takes all that torch may use. With priors, each dreams a part |
     | `max_episode_steps` | None        | steps after which an episode is truncated                                     |
     | others              |             | those of `YumeWorldEnv`; `render_mode` is None or `"rgb_array"`               |
 

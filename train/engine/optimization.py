@@ -35,7 +35,7 @@ def optimizers(dit: nn.Module, lr: float, weight_decay: float, kind: str = "muon
     """ "muon": Muon for the matrices inside the blocks, AdamW for everything else. "adamw": AdamW alone."""
     if kind not in ("muon", "adamw"):
         raise ValueError(f"unknown optimizer {kind!r}: choose muon or adamw")
-    named = list(dit.named_parameters())
+    named = [(n, p) for n, p in dit.named_parameters() if p.requires_grad]
     matrices = [p for n, p in named if n.startswith("blocks.") and p.dim() == 2] if kind == "muon" else []
     taken = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in taken]

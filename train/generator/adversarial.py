@@ -31,7 +31,6 @@ from world_model.vae import VideoVAE
 
 NOISE = 0.05  # deviation of the noise of the gradient penalties; pictures are -1..1
 PENALISED = 4  # one clip in so many is used for the gradient penalties
-COARSE = 4  # pixels: what is smaller may be drawn anew in view, too
 SCALES = 3  # at most, at which a discriminator judges
 
 
@@ -41,12 +40,8 @@ class Settings(distill.Settings):
 
     updates: TwoTimescale = TwoTimescale(generator_lr=1e-4, generator_every=1)
     episode_length: int = 24
-    consistency: float = (
-        10.0  # weight of what changes in view: without it a student paints over what it could have kept
-    )
-    truth: float = 0.3  # at every age: without it contrast grows from block to block
+    truth: float = 0.5  # at every age: without it contrast grows from block to block
     cooldown: float = 0.3
-    text_changed: float = 0.3
     text_start: float = 0.3
     ema: float = 0.995
     penalty: float = 100.0  # weight of the gradient penalties
@@ -149,7 +144,7 @@ class AdversarialDistillation(distill.Distillation):
         with torch.set_grad_enabled(self.learns(number)):
             generated, _ = self.vae.decode(torch.cat([newest, made.latents], dim=2))
         recorded, generated = (torch.cat([start, pictures], dim=2) for pictures in (recorded, generated))
-        return ClipRollout(window, made.spans, made.latents, made.conditions, recorded, generated, asked)
+        return ClipRollout(window, made.spans, made.latents, recorded, generated, asked)
 
     def critic_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
         assert isinstance(made, ClipRollout)
@@ -167,19 +162,7 @@ class AdversarialDistillation(distill.Distillation):
         assert isinstance(made, ClipRollout)
         with torch.no_grad():
             real = critic(made.recorded, made.asked)
-        return preferred(critic(made.generated, made.asked), real) + self.settings.consistency * self.changed(made)
-
-    def changed(self, made: distill.Rollout) -> Tensor:
-        """Mean squared difference between the block and the moved frames where these were in view, in pictures of coarse pixels:
-        details may be drawn anew, things may not."""
-        mean, visible, appearance = made.conditions.mean, made.conditions.visible, self.teacher.flow
-        if mean is None or visible is None or appearance is None:
-            return made.latents.new_zeros(())
-        coarse = (
-            F.avg_pool2d(appearance.pictures(part).flatten(0, 1), COARSE) for part in (made.latents, mean.detach())
-        )
-        places = F.avg_pool2d((next(coarse) - next(coarse)).square(), appearance.stride // COARSE)
-        return (places.mean(dim=1) * visible.detach().transpose(1, 2).flatten(0, 2)).mean()
+        return preferred(critic(made.generated, made.asked), real)
 
 
 def preferred(higher: Sequence[Tensor], lower: Sequence[Tensor]) -> Tensor:

@@ -21,7 +21,6 @@ from train.generator.foundation import flow_loss, read_window
 from train.generator.pool import RolloutPool
 from train.generator.windows import Spans, Window, Windows
 from world_model import flow
-from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
@@ -36,7 +35,6 @@ class Settings:
     pool: int = 32  # worlds that live on the generator's blocks
     episode_length: int = 24  # blocks that a rollout lasts at most
     updates: TwoTimescale = TwoTimescale(critic_lr=1e-4, generator_every=5)
-    text_changed: float = 0.0  # share of new worlds that begin where the text changes
     text_start: float = 0.0  # share of new worlds whose first block is generated from the caption alone (T2V)
     guidance: float = 0.0  # w of c + w (c - u), where u is the teacher's score without the event's text
     truth: float = 0.0  # weight of the squared distance to the recorded block
@@ -51,12 +49,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One more block of some worlds: their windows and spans, the block [B, C, K, h, w], and its conditions."""
+    """One more block of some worlds: their windows and spans, and the block [B, C, K, h, w]."""
 
     window: Window
     spans: Spans
     latents: Tensor
-    conditions: Conditions
 
 
 class Distillation:
@@ -65,9 +62,7 @@ class Distillation:
     def __init__(self, config: ModelConfig, windows: Windows, teacher: DiT, settings: Settings) -> None:
         self.config, self.windows, self.teacher, self.settings = config, windows, teacher, settings
         self.device = windows.data.latents.device
-        self.pool = RolloutPool(
-            windows, settings.pool, settings.episode_length, self.stream(-1, 0), changed=settings.text_changed
-        )
+        self.pool = RolloutPool(windows, settings.pool, settings.episode_length, self.stream(-1, 0))
         self.sigmas = flow.schedule_of(config.sampler)
 
     def stream(self, number: int, kind: int) -> torch.Generator:
@@ -103,11 +98,10 @@ class Distillation:
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=draw))
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
-            conditions = read_window(student, window)
-            latents = denoise_block(student, conditions, noise, self.sigmas, exit_step)
+            latents = denoise_block(student, read_window(student, window), noise, self.sigmas, exit_step)
         # the pool's worlds go on from their pictures
         self.pool.add(rows, torch.where(chosen[:, None, None, None, None], window.data, latents), stream)
-        return Rollout(window, spans, latents, conditions)
+        return Rollout(window, spans, latents)
 
     def critic_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
         """Flow matching of the generator's blocks."""

@@ -59,7 +59,7 @@ class Settings:
     """Numbers of this stage."""
 
     batch: int = 8  # worlds a step
-    noise_samples: int = 2  # noise draws that share one world's history; with 0 only the moved frames learn
+    noise_samples: int = 2  # noise draws that share one world's history
     longest: int = 200  # blocks: oldest world in training
     optimization: Optimization = Optimization(lr=2e-3, warmup=50)
     noise: Noise = Noise()
@@ -175,7 +175,7 @@ class Foundation:
         return torch.Generator(self.device).manual_seed(self.settings.seed * 1_000_003 + number + 1)
 
     def loss(self, dit: DiT, number: int, done: float) -> tuple[Tensor, Tensor]:
-        """Loss of step `number`, after the share `done` of the run: `flow_loss`, and what the moved frames learn by."""
+        """`flow_loss` of step `number`, after the share `done` of the run."""
         s, stream = self.settings, self.stream(number)
         begin = s.self_generated.begin
         share = min(1.0, max(0.0, done - begin) / max(1e-6, (1 - begin) / 2))
@@ -198,8 +198,6 @@ class Foundation:
         moving = window.data.new_zeros(())
         if dit.flow is not None and conditions.moves is not None:
             moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, window.data)
-        if not s.noise_samples:
-            return moving, moving.detach() / FLOW_WEIGHT
         conditions = replace(conditions, moves=None).repeat(s.noise_samples)
         data = window.data.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.noise.pure, self.config.sampler.shift, stream)

@@ -17,18 +17,12 @@ from train.generator.windows import Spans, Window, Windows
 
 class RolloutPool:
     """`size` worlds of at most `episode_length` blocks. `sample` gives windows on their own history, `add` writes their next
-    blocks. A share `changed` of the worlds begins where the text changes."""
+    blocks."""
 
     def __init__(
-        self,
-        windows: Windows,
-        size: int,
-        episode_length: int,
-        stream: torch.Generator,
-        share: float = 1.0,
-        changed: float = 0.0,
+        self, windows: Windows, size: int, episode_length: int, stream: torch.Generator, share: float = 1.0
     ) -> None:
-        self.windows, self.size, self.episode_length, self.changed = windows, size, episode_length, changed
+        self.windows, self.size, self.episode_length = windows, size, episode_length
         data, config = windows.data, windows.config
         shape = (size, 1 + episode_length * config.block_latents, *data.latents.shape[1:])
         self.latents = torch.zeros(shape, dtype=data.latents.dtype, device=data.latents.device)
@@ -56,7 +50,7 @@ class RolloutPool:
 
     def _restart(self, rows: Tensor, stream: torch.Generator, ended: Tensor, share: float) -> None:
         data = self.windows.data
-        spans = data.draw(len(rows), 0, stream, fresh=0.0, changed=self.changed)
+        spans = data.draw(len(rows), 0, stream, fresh=0.0)
         room = data.begin[spans.episode + 1] - 1 - spans.start
         drawn, choice = (torch.rand(len(rows), generator=stream, device=rows.device) for _ in range(2))
         fresh = {
