@@ -98,7 +98,7 @@ def test_takes_matrices_only(shape):
 
 
 def test_every_parameter_of_the_dit_has_one_optimizer(config, make_dit):
-    dit = make_dit(config)
+    dit = make_dit(config).requires_grad_(True)
     muon, adam = optimizers(dit, lr=1e-3, weight_decay=0.01)
     matrices, rest = ([p for group in o.param_groups for p in group["params"]] for o in (muon, adam))
     assert isinstance(muon, Muon) and isinstance(adam, torch.optim.AdamW)
