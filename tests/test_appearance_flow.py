@@ -89,6 +89,20 @@ def still(latents: torch.Tensor) -> Sources:
     return Sources(latents, latents[:, -1], STILL)
 
 
+def test_displacements_that_are_no_number_harm_nothing_else():
+    """Their gradient would be written anywhere in memory."""
+    torch.manual_seed(0)
+    pictures = torch.rand(2, 3, 3, 8, 12, requires_grad=True)
+    for value in (math.nan, math.inf, -math.inf, 1e30):
+        flow = torch.zeros(2, 2, 3, 3, 8, 12)
+        flow[0, :, :, :2] = value
+        flow.requires_grad_()
+        moved = move(pictures, flow, 1)
+        moved.square().sum().backward()
+        assert moved.isfinite().all() and flow.grad.isfinite().all()
+        torch.testing.assert_close(moved[1], pictures[1].mean(dim=0).expand(2, -1, -1, -1))
+
+
 def numbered(config, yaw: list[float]) -> History:
     """A history whose frames, numbered from 0 on, looked along `yaw`."""
     frames = len(yaw)

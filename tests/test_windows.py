@@ -273,3 +273,12 @@ def test_recorded_rows_of_a_pool_stay_recorded(windows, data):
     rows, _, window = pool.sample(200, stream(1))
     pool.add(rows, window.data, stream(2), share=1.0)
     assert pool.generated.all()
+
+
+def test_a_rollout_that_explodes_stays_finite(windows):
+    pool = RolloutPool(windows, 2, 4, stream())
+    rows, _, window = pool.sample(2, stream(1))
+    block = torch.full_like(window.data, 1e6)
+    block[0] = torch.nan
+    pool.add(rows, block, stream(2))
+    assert pool.latents.isfinite().all() and pool.latents.max() > 60000

@@ -35,6 +35,7 @@ SEEN = 2  # places of the convolutions along each side of a latent place
 SOURCES = 4  # pictures that are moved, newest first
 DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
+FARTHEST = 1e4  # sizes of a picture that an infinite displacement counts for
 SAME_VIEW = 0.1  # radians: views that differ by less count as one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
 
@@ -272,7 +273,8 @@ def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> 
     fine = F.interpolate(flow.flatten(0, 2), size=(height, width), mode="bilinear", align_corners=False)
     y, x = (torch.arange(n, device=flow.device, dtype=fine.dtype) + 0.5 for n in (height, width))
     place = torch.stack([x.expand(height, -1) + fine[:, 0] / scale, y[:, None] + fine[:, 1] / scale], dim=-1)
-    grid = place * place.new_tensor([2 / width, 2 / height]) - 1
+    # the gradient of grid_sample writes anywhere in memory where a coordinate is NaN (torch 2.13, CPU with AVX-512)
+    grid = (place * place.new_tensor([2 / width, 2 / height]) - 1).nan_to_num(posinf=FARTHEST, neginf=-FARTHEST)
     grid = rearrange(grid, "(B K N) H W d -> (B N) (K H) W d", B=worlds, K=frames)
     moved = F.grid_sample(pictures.flatten(0, 1), grid, mode=mode, padding_mode="border", align_corners=False)
     share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)

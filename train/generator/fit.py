@@ -110,10 +110,13 @@ class Stage:
         writer.close()
 
     def update(self, name: str, loss: Tensor, clip: float = 1.0) -> None:
-        """One gradient step of the model `name`, and of its average."""
+        """One gradient step of the model `name`, and of its average. A gradient that is not finite teaches nothing."""
         model = self.models[name]
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)  # all of it is no number if a part of it is not
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.nan_to_num_(0.0, 0.0, 0.0)
         for optimizer in self.optimizers[name]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

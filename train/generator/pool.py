@@ -43,7 +43,11 @@ class RolloutPool:
         """Blocks [count, C, K, h, w] of `rows`. Worlds are a block older, or begin anew, a `share` of these as self-generated."""
         frames = self.windows.config.block_latents
         columns = 1 + self.age[rows, None] * frames + torch.arange(frames, device=rows.device)
-        self.latents[rows[:, None], columns] = blocks.detach().transpose(1, 2).to(self.latents.dtype)
+        most = torch.finfo(
+            self.latents.dtype
+        ).max  # a rollout that explodes must not become infinite, and then no number
+        made = blocks.detach().transpose(1, 2).float().nan_to_num().clamp(-most, most)
+        self.latents[rows[:, None], columns] = made.to(self.latents.dtype)
         self.age[rows] += 1
         # every row is rewritten, those that live on with what they are: no number of worlds depends on the data
         self._restart(rows, stream, self.age[rows] > self.last[rows], share)
