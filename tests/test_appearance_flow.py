@@ -13,7 +13,7 @@ from train.generator.shapes import recorded_config
 from train.recordings import Provenance, Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
-from world_model.appearance_flow import CELLS, SOURCES, AppearanceFlow, Moves, Sources, move, toned
+from world_model.appearance_flow import CELLS, SOURCES, AppearanceFlow, Moves, Sources, move
 from world_model.conditions import Target
 from world_model.config import Tiers
 from world_model.detail import DetailHead
@@ -60,47 +60,9 @@ def test_pictures_and_latents_are_those_of_the_linear_autoencoder(toy):
     torch.testing.assert_close(flow.pictures(latents), expected, rtol=0, atol=1e-4)
 
 
-def looked_up(picture: torch.Tensor, row: float, column: float) -> torch.Tensor:
-    """The colour [3] of a picture [3, H, W] at a place, bilinear."""
-    height, width = picture.shape[-2:]
-    row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
-    top, left = min(math.floor(row), height - 2), min(math.floor(column), width - 2)
-    a, b = row - top, column - left
-    p = picture[:, top : top + 2, left : left + 2]
-    return (1 - a) * ((1 - b) * p[:, 0, 0] + b * p[:, 0, 1]) + a * ((1 - b) * p[:, 1, 0] + b * p[:, 1, 1])
-
-
-def test_moving_is_bilinear_look_up_in_every_source_and_blending():
-    """Against one pixel after another, with displacements that leave the picture."""
-    torch.manual_seed(0)
-    pictures, flow = torch.rand(2, 3, 3, 8, 12), 4 * torch.randn(2, 2, 3, 3, 8, 12)
-    moved = move(pictures, flow, 1)
-    for world, frame, y, x in ((0, 0, 0, 0), (0, 1, 3, 7), (1, 0, 7, 11), (1, 1, 4, 0), (1, 1, 2, 9)):
-        right, down, logit = flow[world, frame, :, :, y, x].T.tolist()
-        shares = torch.tensor(logit).softmax(0)
-        expected = sum(
-            s * looked_up(p, y + dy, x + dx) for s, p, dy, dx in zip(shares, pictures[world], down, right, strict=True)
-        )
-        torch.testing.assert_close(moved[world, frame, :, y, x], expected, rtol=0, atol=1e-4)
-
-
 def still(latents: torch.Tensor) -> Sources:
     """Sources of a camera that stands still."""
     return Sources(latents, latents[:, -1], STILL)
-
-
-def test_displacements_that_are_no_number_harm_nothing_else():
-    """Their gradient would be written anywhere in memory."""
-    torch.manual_seed(0)
-    pictures = torch.rand(2, 3, 3, 8, 12, requires_grad=True)
-    for value in (math.nan, math.inf, -math.inf, 1e30):
-        flow = torch.zeros(2, 2, 3, 3, 8, 12)
-        flow[0, :, :, :2] = value
-        flow.requires_grad_()
-        moved = move(pictures, flow, 1)
-        moved.square().sum().backward()
-        assert moved.isfinite().all() and flow.grad.isfinite().all()
-        torch.testing.assert_close(moved[1], pictures[1].mean(dim=0).expand(2, -1, -1, -1))
 
 
 def numbered(config, yaw: list[float]) -> History:
@@ -211,18 +173,6 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     assert (expected > latents.amax((-2, -1), keepdim=True)).any()  # the moved frame stays within the newest one
     expected = expected.clamp(latents.amin((-2, -1), keepdim=True), latents.amax((-2, -1), keepdim=True))
     torch.testing.assert_close(moved.mean, expected, rtol=0, atol=1e-4)
-
-
-def test_gain_and_offset_are_of_places_and_go_over_smoothly():
-    pictures, tone = torch.rand(2, 1, 3, 16, 24), torch.zeros(2, 1, 6, 2, 3)
-    torch.testing.assert_close(toned(pictures, tone), pictures)
-    tone[:, :, :3], tone[:, :, 5] = -0.75, 0.5  # three quarters darker, half a unit bluer
-    expected = 0.25 * pictures + torch.tensor([0, 0, 0.5])[:, None, None]
-    torch.testing.assert_close(toned(pictures, tone), expected)
-    tone.zero_()[:, :, 3, :, 0] = 1.0  # red on the left
-    red = (toned(pictures, tone) - pictures)[0, 0, 0, 3]
-    torch.testing.assert_close(red[[0, 3, 12, 23]], torch.tensor([1.0, 1.0, 0.0, 0.0]), rtol=0, atol=1e-5)
-    torch.testing.assert_close(red[7] + red[8], torch.tensor(1.0))
 
 
 def test_colours_may_leave_those_of_the_newest_frame(toy):

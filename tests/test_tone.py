@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import mse_loss
 
+from world_model.appearance_flow import toned
 from world_model.tone import Tone
 
 WIDTH, TEXT = 6, 5
@@ -61,3 +62,15 @@ def test_colours_that_drifted_since_the_start_are_seen():
     newest, start = pictures()
     made = tone(torch.zeros(16, WIDTH, 2, 3), newest, start, text)[:, 0, :, 1, 1]
     assert mse_loss(made, wanted(newest, start)) < 0.15 * wanted(newest, start).square().mean()
+
+
+def test_gain_and_offset_are_of_places_and_go_over_smoothly():
+    pictures, tone = torch.rand(2, 1, 3, 16, 24), torch.zeros(2, 1, 6, 2, 3)
+    torch.testing.assert_close(toned(pictures, tone), pictures)
+    tone[:, :, :3], tone[:, :, 5] = -0.75, 0.5  # three quarters darker, half a unit bluer
+    expected = 0.25 * pictures + torch.tensor([0, 0, 0.5])[:, None, None]
+    torch.testing.assert_close(toned(pictures, tone), expected)
+    tone.zero_()[:, :, 3, :, 0] = 1.0  # red on the left
+    red = (toned(pictures, tone) - pictures)[0, 0, 0, 3]
+    torch.testing.assert_close(red[[0, 3, 12, 23]], torch.tensor([1.0, 1.0, 0.0, 0.0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(red[7] + red[8], torch.tensor(1.0))

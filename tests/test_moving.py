@@ -1,0 +1,47 @@
+"""Pictures looked up at displacements and blended: against a slow form, and where displacements are no numbers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from world_model.appearance_flow import move
+
+
+def looked_up(picture: torch.Tensor, row: float, column: float) -> torch.Tensor:
+    """The colour [3] of a picture [3, H, W] at a place, bilinear."""
+    height, width = picture.shape[-2:]
+    row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
+    top, left = min(math.floor(row), height - 2), min(math.floor(column), width - 2)
+    a, b = row - top, column - left
+    p = picture[:, top : top + 2, left : left + 2]
+    return (1 - a) * ((1 - b) * p[:, 0, 0] + b * p[:, 0, 1]) + a * ((1 - b) * p[:, 1, 0] + b * p[:, 1, 1])
+
+
+def test_moving_is_bilinear_look_up_in_every_source_and_blending():
+    """Against one pixel after another, with displacements that leave the picture."""
+    torch.manual_seed(0)
+    pictures, flow = torch.rand(2, 3, 3, 8, 12), 4 * torch.randn(2, 2, 3, 3, 8, 12)
+    moved = move(pictures, flow, 1)
+    for world, frame, y, x in ((0, 0, 0, 0), (0, 1, 3, 7), (1, 0, 7, 11), (1, 1, 4, 0), (1, 1, 2, 9)):
+        right, down, logit = flow[world, frame, :, :, y, x].T.tolist()
+        shares = torch.tensor(logit).softmax(0)
+        expected = sum(
+            s * looked_up(p, y + dy, x + dx) for s, p, dy, dx in zip(shares, pictures[world], down, right, strict=True)
+        )
+        torch.testing.assert_close(moved[world, frame, :, y, x], expected, rtol=0, atol=1e-4)
+
+
+def test_displacements_that_are_no_number_harm_nothing_else():
+    """Their gradient would be written anywhere in memory."""
+    torch.manual_seed(0)
+    pictures = torch.rand(2, 3, 3, 8, 12, requires_grad=True)
+    for value in (math.nan, math.inf, -math.inf, 1e30):
+        flow = torch.zeros(2, 2, 3, 3, 8, 12)
+        flow[0, :, :, :2] = value
+        flow.requires_grad_()
+        moved = move(pictures, flow, 1)
+        moved.square().sum().backward()
+        assert moved.isfinite().all() and flow.grad.isfinite().all()
+        torch.testing.assert_close(moved[1], pictures[1].mean(dim=0).expand(2, -1, -1, -1))
