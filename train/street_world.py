@@ -136,9 +136,7 @@ def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Earlier weights for a network that was changed since: a part of it (`flow.tone`, `blocks.3`) that has other parameters now,
     or of other shapes, begins fresh as a whole, and the log says so."""
     own, fit = dit.state_dict(), fitting(dit, tensors)
-    changed = {part_of(name) for name in own.keys() - fit.keys()} | {
-        part_of(name) for name in tensors.keys() - own.keys()
-    }
+    changed = {part_of(name) for name in (own.keys() | tensors.keys()) - fit.keys()}
     if changed:
         tqdm.write(f"these parts of the network are not as in the initial weights and begin fresh: {sorted(changed)}")
     return {name: value if part_of(name) in changed else fit[name] for name, value in own.items()}

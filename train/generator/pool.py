@@ -43,9 +43,8 @@ class RolloutPool:
         """Blocks [count, C, K, h, w] of `rows`. Worlds are a block older, or begin anew, a `share` of these as self-generated."""
         frames = self.windows.config.block_latents
         columns = 1 + self.age[rows, None] * frames + torch.arange(frames, device=rows.device)
-        most = torch.finfo(
-            self.latents.dtype
-        ).max  # a rollout that explodes must not become infinite, and then no number
+        # a rollout that explodes must not become infinite, and then no number
+        most = torch.finfo(self.latents.dtype).max
         made = blocks.detach().transpose(1, 2).float().nan_to_num().clamp(-most, most)
         self.latents[rows[:, None], columns] = made.to(self.latents.dtype)
         self.age[rows] += 1
