@@ -1,4 +1,4 @@
-"""Pictures looked up at displacements and blended: against a slow form, and where displacements are no numbers."""
+"""Pictures looked up at displacements and blended: against a slow form, where displacements are no numbers, and their contrast."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 
 import torch
 
-from world_model.appearance_flow import move
+from world_model.moving import STEEPEST, contrast_kept, likeliest, move
 
 
 def looked_up(picture: torch.Tensor, row: float, column: float) -> torch.Tensor:
-    """The colour [3] of a picture [3, H, W] at a place, bilinear."""
+    """The colour [3] of a picture [3, H, W] at a place, bilinear; beside the picture there are its mirror images."""
     height, width = picture.shape[-2:]
+    while not -0.5 <= column <= width - 0.5:
+        column = -1 - column if column < 0 else 2 * width - 1 - column
     row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
     top, left = min(math.floor(row), height - 2), min(math.floor(column), width - 2)
     a, b = row - top, column - left
@@ -45,3 +47,38 @@ def test_displacements_that_are_no_number_harm_nothing_else():
         moved.square().sum().backward()
         assert moved.isfinite().all() and flow.grad.isfinite().all()
         torch.testing.assert_close(moved[1], pictures[1].mean(dim=0).expand(2, -1, -1, -1))
+
+
+def shifted(pictures: torch.Tensor) -> torch.Tensor:
+    """The flow that looks every pixel of pictures [B, N, 3, H, W] up .3 pixels to its right, in all of them alike."""
+    worlds, sources, _, height, width = pictures.shape
+    flow = torch.zeros(worlds, 1, sources, 3, height // 2, width // 2)
+    flow[:, :, :, 0] = 0.3
+    return flow
+
+
+def test_pictures_that_are_moved_again_and_again_keep_more_of_their_contrast():
+    """Squares of 6 pixels, moved twelve times. One move leaves nothing beyond the range of what was looked up."""
+    squares = torch.rand(1, 1, 3, 8, 24, generator=torch.Generator().manual_seed(0))
+    squares = squares.repeat_interleave(6, -2).repeat_interleave(6, -1)
+    plain, once = move(squares, shifted(squares), 1, "bicubic"), contrast_kept(squares, shifted(squares))
+    assert plain.min() <= once.min() and once.max() <= plain.max() and not torch.equal(once, plain)
+    kept = once
+    for _ in range(11):
+        plain, kept = move(plain, shifted(plain), 1, "bicubic"), contrast_kept(kept, shifted(kept))
+    inside = slice(None, -12)  # the mirror image has come in from the right
+    steps = [float(made[..., inside].diff(dim=-1).square().sum()) for made in (plain, kept, squares)]
+    assert steps[0] < 0.72 * steps[2] and 1.04 * steps[0] < steps[1] < steps[2]
+
+
+def test_what_does_not_move_is_left_as_it_is():
+    pictures = torch.rand(2, 1, 3, 8, 12)
+    torch.testing.assert_close(contrast_kept(pictures, torch.zeros(2, 1, 1, 3, 4, 6)), pictures, rtol=0, atol=1e-5)
+    assert STEEPEST > 1
+
+
+def test_of_two_sources_nearly_the_likelier_one_alone_is_taken():
+    flow = torch.zeros(1, 1, 2, 3, 4, 6)
+    flow[:, :, 0, 2] = 1.5
+    assert flow[0, 0, :, 2, 0, 0].softmax(0)[0] < 0.82 < 0.98 < likeliest(flow)[0, 0, :, 2, 0, 0].softmax(0)[0]
+    torch.testing.assert_close(likeliest(flow)[:, :, :, :2], flow[:, :, :, :2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import mse_loss
 
-from world_model.appearance_flow import toned
+from world_model.moving import toned
 from world_model.tone import Tone
 
 WIDTH, TEXT = 6, 5

@@ -49,6 +49,20 @@ def test_a_window_is_what_the_environment_holds(toy_config, data, windows, episo
     assert torch.equal(window.action[0], data.action[data.begin[episode] + start + age])
 
 
+def test_yaw_begins_with_a_world_and_pitch_at_the_horizon(toy_config, data):
+    """Pitch since a start would not say how a picture turns: homographies depend on the angle to the horizon."""
+    angles = torch.rand(len(data.latents), 2, generator=stream())
+    windows, size = Windows(toy_config, dataclasses.replace(data, angles=angles)), toy_config.block_latents
+    episode, start, age = 1, 2, 2
+    window = windows.truth(at(episode, start, age, data), stream())
+    begun = int(data.first[episode]) + start * size
+    block = angles[begun + 1 + age * size : begun + 1 + (age + 1) * size].double()
+    torch.testing.assert_close(window.target.yaw[0], block[:, 0] - angles[begun, 0])
+    torch.testing.assert_close(window.target.pitch[0], block[:, 1])
+    torch.testing.assert_close(window.history.pitch[0, -1], angles[begun + age * size, 1].double())
+    torch.testing.assert_close(window.history.yaw[0, -1], (angles[begun + age * size] - angles[begun])[0].double())
+
+
 def test_what_was_recorded_after_a_start_is_the_blocks_one_by_one(data, windows):
     """Also over several blocks, and for worlds of different episodes."""
     spans = Spans(*(torch.cat(rows) for rows in zip(at(0, 1, 0, data).rows, at(2, 4, 0, data).rows)))

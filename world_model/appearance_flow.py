@@ -5,8 +5,9 @@ A camera that turns moves every pixel, and a paddle moves a few. The network say
 pictures comes, and how much of it to take. Sources are the newest picture, the last ones of the blocks before, and an older one
 that looked where the block ends: what was seen before a look aside is still in these. Displacements are learnt from recordings.
 Where these say which way the camera looked, each source is first moved as a whole (homography.py).
-Light that changes moves nothing, so a blended picture also gets a gain, and each of its places an offset (tone.py). These learn
-from blurred pictures alone: from sharp ones they learn to fade what is uncertain.
+Light that changes moves nothing, so a blended picture also gets a gain, and each of its places an offset (tone.py). Offsets learn
+from blurred pictures alone, gains from how much these vary: from pixels they learn to fade what is uncertain.
+Displacements and shares are learnt from blends; what is used is nearly the likeliest source alone (moving.py).
 Latents of `PatchVAE` are linear in pixels, so that pictures are moved between its linear decoder and encoder.
 
 Shapes: B worlds, L tokens, D width, C latent channels, K latent frames of a block, N sources, h x w latent size, H x W pixels,
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography, Views
+from world_model.moving import blurred, contrast_kept, deviation, likeliest, move, pooled, toned
 from world_model.tone import Tone
 from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
@@ -35,9 +37,9 @@ SEEN = 2  # places of the convolutions along each side of a latent place
 SOURCES = 4  # pictures that are moved, newest first
 DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
-FARTHEST = 1e4  # sizes of a picture that an infinite displacement counts for
 SAME_VIEW = 0.1  # radians: views that differ by less count as one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
+GAIN_WEIGHT = 0.5  # of the difference of logarithms that teaches gains
 
 
 @dataclass(frozen=True)
@@ -152,15 +154,26 @@ class AppearanceFlow(nn.Module):
         """tokens [B, L, D] of the block, its sources, mean text token [B, text_dim] -> the blended frames [B, C, K, h, w], and how
         they were made.
 
-        Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset. What is learnt
-        from the blended frames is not gain and offset (`loss`)."""
+        Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset. Nothing is
+        learnt from these frames; `loss` compares what they are made of."""
         flow, tone, whole = self.moves(tokens, sources, text)
         latents = sources.latents
-        moved = self.latents(move(self.pictures(latents.transpose(1, 2)), flow, 1, "bicubic"))
-        # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
-        least, most = (bound(latents.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax))
-        moves = Moves(flow, tone, moved.clamp(least, most), latents, whole)
-        return self.latents(toned(self.pictures(moves.moved), tone.detach())), moves
+        with torch.no_grad():
+            moved = self.latents(contrast_kept(self.pictures(latents.transpose(1, 2)), likeliest(flow)))
+            # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
+            least, most = (
+                bound(latents.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax)
+            )
+            moves = Moves(flow, tone, moved.clamp(least, most), latents, whole)
+            return self.latents(toned(self.pictures(moves.moved), tone)), moves
+
+    def finer(self, added: Tensor, kept: Tensor, size: int) -> Tensor:
+        """What is added to moved frames, latents [B, C, K, h, w], without a share `kept` [B, 1, K, h, w] of what is coarser in it
+        than `size` pixels."""
+        pixels = self.pictures(added) - self.pictures(torch.zeros_like(added))
+        share = F.interpolate(kept.float().transpose(1, 2).flatten(0, 1), pixels.shape[-2:], mode="bilinear")
+        coarse = share.unflatten(0, pixels.shape[:2]) * blurred(pixels, size)
+        return added - (self.latents(coarse) - self.encode_bias[:, None, None, None]).to(added.dtype)
 
     def visible(self, flow: Tensor) -> Tensor:
         """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the displacements and logits of
@@ -233,16 +246,18 @@ class AppearanceFlow(nn.Module):
 
     def loss(self, moves: Moves, data: Tensor) -> Tensor:
         """Mean absolute difference between the blended frames and the true block `data` [B, C, K, h, w], at several sizes of
-        pixels: large displacements are learnt from coarse pictures. Gain and offset learn at the coarsest alone, where places that
-        are a little displaced look alike."""
+        pixels: large displacements are learnt from coarse pictures. Offsets learn at the coarsest alone, where places that are a
+        little displaced look alike. Gains learn there how much a picture varies, not where."""
         before, target = self.pictures(moves.sources.transpose(1, 2)), self.pictures(data)
-        moved, tone = self.pictures(moves.moved), moves.tone.detach()
-        total = (toned(moved, tone) - target).abs().mean()
-        for scale in SCALES[1:]:
-            small, wanted = (_pooled(x, scale) for x in (before, target))
+        tone, total = moves.tone.detach(), target.new_zeros(())
+        for scale in SCALES:
+            small, wanted = (pooled(x, scale) for x in (before, target))
             total = total + (toned(move(small, moves.flow, scale), tone) - wanted).abs().mean()
-        small, wanted = (_pooled(x, SCALES[-1]) for x in (moved.detach(), target))
-        total = total + (toned(small, moves.tone) - wanted).abs().mean()
+        small, wanted = (pooled(x, SCALES[-1]) for x in (self.pictures(moves.moved.detach()), target))
+        gain, offset = moves.tone.chunk(2, dim=2)
+        total = total + (toned(small, torch.cat([gain.detach(), offset], dim=2)) - wanted).abs().mean()
+        made, true = (deviation(x) for x in (toned(small, torch.cat([gain, offset.detach()], dim=2)), wanted))
+        total = total + GAIN_WEIGHT * (made.log() - true.log()).abs().mean()
         if moves.whole is not None:
             total = total + self._whole_loss(moves.whole, before, target)
         return total / len(SCALES)
@@ -251,39 +266,8 @@ class AppearanceFlow(nn.Module):
         """Mean absolute difference, within its borders, between each source moved by homographies and the true block, with one
         pixel for each displacement."""
         scale = self.stride // CELLS
-        small, wanted = (_pooled(x, scale) for x in (before, target))
+        small, wanted = (pooled(x, scale) for x in (before, target))
         inside = (whole[:, :, :, 2:] >= 0).float()
         each = move(small.flatten(0, 1)[:, None], whole.transpose(1, 2).flatten(0, 1)[:, :, None], scale)
         difference = each.unflatten(0, small.shape[:2]).transpose(1, 2) - wanted[:, :, None]
         return (difference.abs() * inside).sum() / (3 * inside.sum()).clamp(min=1)
-
-
-def _pooled(pictures: Tensor, scale: int) -> Tensor:
-    """Pictures [B, N, 3, H, W] with pixels `scale` times as wide."""
-    return F.avg_pool2d(pictures.flatten(0, 1), scale).unflatten(0, pictures.shape[:2])
-
-
-def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> Tensor:
-    """Pictures [B, N, 3, H, W] whose pixels are `scale` pixels wide, looked up at displacements in pixels of scale 1 and blended
-    by the softmax of the logits [B, K, N, 3 (x, y, logit), rows, columns] -> [B, K, 3, H, W].
-
-    Beyond the border there is its colour."""
-    worlds, frames = flow.shape[:2]
-    height, width = pictures.shape[-2:]
-    fine = F.interpolate(flow.flatten(0, 2), size=(height, width), mode="bilinear", align_corners=False)
-    y, x = (torch.arange(n, device=flow.device, dtype=fine.dtype) + 0.5 for n in (height, width))
-    place = torch.stack([x.expand(height, -1) + fine[:, 0] / scale, y[:, None] + fine[:, 1] / scale], dim=-1)
-    # the gradient of grid_sample writes anywhere in memory where a coordinate is NaN (torch 2.13, CPU with AVX-512)
-    grid = (place * place.new_tensor([2 / width, 2 / height]) - 1).nan_to_num(posinf=FARTHEST, neginf=-FARTHEST)
-    grid = rearrange(grid, "(B K N) H W d -> (B N) (K H) W d", B=worlds, K=frames)
-    moved = F.grid_sample(pictures.flatten(0, 1), grid, mode=mode, padding_mode="border", align_corners=False)
-    share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
-    moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=worlds, K=frames)
-    return (moved * share).sum(dim=1).transpose(1, 2)
-
-
-def toned(pictures: Tensor, tone: Tensor) -> Tensor:
-    """Pictures [B, K, 3, H, W] with gains and offsets [B, K, 6, h, w] in addition to 1 and 0."""
-    fine = F.interpolate(tone.flatten(0, 1), size=pictures.shape[-2:], mode="bilinear", align_corners=False)
-    gain, offset = fine.unflatten(0, tone.shape[:2]).chunk(2, dim=2)
-    return pictures * (1 + gain) + offset

@@ -107,6 +107,8 @@ class OutputConfig:
     # first layers, which alone read the patches of the history, do not see the noisy block and say how earlier frames move
     # (appearance_flow.py); 0: no such thing
     flow_layer: int = 0
+    # pixels, an odd number: where moved frames are in view, the layers that see the noise add only what is finer; 0: anything
+    kept_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,11 @@ class ModelConfig:
                 f"{self.name}: appearance flow is where a residual prediction starts from, after some of the layers; it needs "
                 f"residual, recent_frames, cached history and flow_layer below {self.dit.layers}, got "
                 f"flow_layer={output.flow_layer}"
+            )
+        if output.kept_size and not (output.flow_layer and output.kept_size % 2):
+            raise ValueError(
+                f"{self.name}: what is coarse is kept of moved frames; it needs flow_layer and an odd kept_size, got "
+                f"flow_layer={output.flow_layer} and kept_size={output.kept_size}"
             )
         if output.residual and output.prediction != "data":
             raise ValueError(

@@ -28,6 +28,7 @@ from world_model.config import ModelConfig
 from world_model.detail import DetailHead
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import FloatLinear, KeyValue, rotary_table, sinusoid
+from world_model.moving import likeliest
 from world_model.priors.registry import build_priors
 from world_model.text import mean_token
 from world_model.tscm import ChannelMemory, History
@@ -294,7 +295,7 @@ class DiT(HistoryEmbedding):
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
         sources = self.flow.sources(history, target.yaw, target.pitch)
         mean, moves = self.flow(tokens, sources, self._mean_text(context))
-        visible = self.flow.visible(moves.flow) * history.has_past[:, None, None, None, None]
+        visible = self.flow.visible(likeliest(moves.flow)) * history.has_past[:, None, None, None, None]
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
         tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)
         return replace(conditions, bias=tokens, mean=mean, moves=moves, visible=visible)
@@ -325,4 +326,13 @@ class DiT(HistoryEmbedding):
             )
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
-        return DetailedPrediction(mean + deviation * out, error)
+        made = mean + deviation * out
+        if self.flow is not None and conditions.visible is not None and self.config.dit.output.kept_size:
+            unknown = (deviation.square() / variance).mean(
+                dim=1, keepdim=True
+            )  # what the noisy block itself does not say
+            added = self.flow.finer(
+                made - conditions.mean, unknown * conditions.visible, self.config.dit.output.kept_size
+            )
+            made = conditions.mean + added
+        return DetailedPrediction(made, error)

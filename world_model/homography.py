@@ -1,18 +1,21 @@
 """Pictures moved as a whole: where a camera that turned saw each place before (global motion compensation).
 
-Which way the camera looked is recorded with the street's episodes; its lens is learnt.
+Which way the camera looked is recorded with the street's episodes: yaw to the right, and pitch up from the horizon. Its lens is
+learnt.
 
 Shapes: B worlds, K latent frames of a block, N sources, H x W pixels.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-VIEW_RATE = 8.0  # how much faster homographies learn than other weights
+FRESH_FOCAL = 1.5  # of a fresh network, in half widths of a picture: a field of view of 67 degrees
+FOCAL_RATE = 8.0  # how much faster the focal length learns than other weights
 OUTSIDE = 4.0  # how much a fresh network lowers a source's logit for each latent place beyond its border
 FARTHEST = 2.0  # widths of a picture: longest displacement by a homography
 
@@ -28,9 +31,8 @@ class Views:
 class Homography(nn.Module):
     """Where a camera that turned saw each place before: displacements by a homography, and how far beyond a border that is.
 
-    The nine numbers of a homography between two views of one place are linear in the products of sines and cosines of the angle
-    between them and of both pitches (Hartley and Zisserman, Multiple View Geometry, 8.4.2). The factors hold the lens, and are
-    learnt. A fresh one moves nothing."""
+    K R K^-1 of a pinhole camera whose optical axis meets the picture's centre (Hartley and Zisserman, Multiple View Geometry,
+    8.4.2). The rotation R is known from the views, and the focal length in K is learnt."""
 
     def __init__(self, size: tuple[int, int], cells: tuple[int, int]) -> None:
         super().__init__()
@@ -41,23 +43,42 @@ class Homography(nn.Module):
         places = torch.stack([x.expand(cells[0], -1), y[:, None].expand(-1, cells[1]), torch.ones(cells)], dim=-1)
         self.register_buffer("places", places, persistent=False)
         self.register_buffer("border", torch.tensor([1.0, height]), persistent=False)
-        self.factors = nn.Parameter(torch.zeros(9, 27))
+        self.log_focal = nn.Parameter(torch.tensor(math.log(FRESH_FOCAL) / FOCAL_RATE))
         self.outside = nn.Parameter(torch.tensor(OUTSIDE))
 
     places: Tensor
     border: Tensor
 
+    @property
+    def focal(self) -> Tensor:
+        """The focal length, in half widths of a picture."""
+        return (FOCAL_RATE * self.log_focal).exp()
+
     def forward(self, views: Views) -> tuple[Tensor, Tensor]:
         """Displacements in pixels [B, K, N, 2, rows, columns] of the places, and how many pixels they lead beyond the border."""
         before, after = views.sources[:, None].double(), views.target[:, :, None].double()
-        turned = (after - before)[..., 0]
-        parts = [turned, before[..., 1].expand_as(turned), after[..., 1].expand_as(turned)]
-        a, b, c = (torch.stack([torch.ones_like(v), v.sin(), 1 - v.cos()], dim=-1) for v in parts)
-        products = torch.einsum("...i,...j,...k->...ijk", a, b, c).flatten(-3).float()
-        matrix = (products @ (VIEW_RATE * self.factors).T).unflatten(-1, (3, 3)) + torch.eye(3, device=products.device)
+        turned = _turn(after[..., 0] - before[..., 0])
+        rotation = _tilt(before[..., 1]).transpose(-1, -2) @ turned @ _tilt(after[..., 1])
+        focal = self.focal
+        scale = torch.stack([focal, focal, torch.ones_like(focal)])
+        matrix = scale[:, None] * rotation.float() / scale
         seen = torch.einsum("...ij,yxj->...iyx", matrix, self.places)
         place = seen[..., :2, :, :] / seen[..., 2:, :, :].clamp(min=0.05)
         own = self.places[..., :2].movedim(-1, 0)
         moved = (place - own).clamp(-2 * FARTHEST, 2 * FARTHEST)
         beyond = ((own + moved).abs() - self.border[:, None, None]).clamp(min=0).amax(dim=-3)
         return moved * self.half_width, beyond * self.half_width
+
+
+def _turn(yaw: Tensor) -> Tensor:
+    """Rotations [..., 3, 3] to the right, of angles [...]."""
+    sine, cosine, zero = yaw.sin(), yaw.cos(), torch.zeros_like(yaw)
+    rows = (cosine, zero, sine), (zero, zero + 1, zero), (-sine, zero, cosine)
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _tilt(pitch: Tensor) -> Tensor:
+    """Rotations [..., 3, 3] upwards, of angles [...]."""
+    sine, cosine, zero = pitch.sin(), pitch.cos(), torch.zeros_like(pitch)
+    rows = (zero + 1, zero, zero), (zero, cosine, -sine), (zero, sine, cosine)
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)

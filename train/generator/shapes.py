@@ -30,6 +30,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "medium": (192, 576, 6, 6),
     "large": (384, 1152, 6, 6),
 }
+KEPT_SIZE = 5  # pixels; of first-person worlds, in which what was in view stays
 FINE_TOKENS = 64  # of a picture; larger pictures are read in tokens of 2 x 2 latent places
 
 
@@ -73,7 +74,12 @@ def recorded_config(
             recent_frames=4,
             max_age=128,
         ),
-        output=OutputConfig(prediction="data", residual=True, flow_layer=layers // 2 if flow else 0),
+        output=OutputConfig(
+            prediction="data",
+            residual=True,
+            flow_layer=layers // 2 if flow else 0,
+            kept_size=KEPT_SIZE if flow and captions else 0,
+        ),
     )
     return ModelConfig(
         name=name,

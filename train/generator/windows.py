@@ -244,7 +244,7 @@ class Windows:
         config, data = self.config, self.data
         lived = spans.age * config.block_latents
         begun = self._begun(spans)
-        zero = data.angles[begun]
+        zero = data.angles[begun] * data.angles.new_tensor([1.0, 0.0])  # pitch has a zero of its own, the horizon
 
         def history(number: Tensor, absent_before: int) -> History:
             """Frames `number` [B, n] of worlds; what a world has from before its start is its start picture."""

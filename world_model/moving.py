@@ -1,0 +1,92 @@
+"""Pictures looked up at displacements and blended, and what keeps them sharp (appearance_flow.py).
+
+A rollout moves its own pictures again and again, and whatever blurs them a little ends in a blur. So what is used is nearly the
+likeliest source alone, looked up with bicubic interpolation, its local contrast kept.
+
+Shapes: B worlds, N sources, K frames of a block, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+LIKELIEST = 3.0  # factor of logits for the frames that are used: a blend of sources that do not quite agree is a blur
+STEEPEST = 1.5  # largest factor by which details are amplified to keep their contrast
+SURROUNDINGS = 9  # pixels wide: where contrast is measured
+FARTHEST = 1e4  # sizes of a picture that an infinite displacement counts for
+LEAST_DEVIATION = 0.02  # of a picture in -1..1, that counts
+
+
+def pooled(pictures: Tensor, scale: int) -> Tensor:
+    """Pictures [B, N, 3, H, W] with pixels `scale` times as wide."""
+    return F.avg_pool2d(pictures.flatten(0, 1), scale).unflatten(0, pictures.shape[:2])
+
+
+def deviation(pictures: Tensor) -> Tensor:
+    """Standard deviation [B, N, 3] of each colour of pictures [B, N, 3, H, W]."""
+    return pictures.flatten(3).var(dim=3).clamp(min=LEAST_DEVIATION**2).sqrt()
+
+
+def likeliest(flow: Tensor) -> Tensor:
+    """A flow (`Moves`) that takes nearly the likeliest source alone."""
+    displacement, logit = flow.split([2, 1], dim=3)
+    return torch.cat([displacement, LIKELIEST * logit], dim=3)
+
+
+def contrast_kept(pictures: Tensor, flow: Tensor) -> Tensor:
+    """Pictures [B, N, 3, H, W] moved by a flow (`Moves`) -> [B, K, 3, H, W], with the local contrast that they had.
+
+    Looking up between pixels loses some of it. Details are amplified by as much, at most by `STEEPEST`, and stay within what is
+    around them: edges become steeper and get no halo.
+    """
+    moved = move(pictures, flow, 1, "bicubic")
+    wanted = move(_contrast(pictures).expand(-1, -1, 3, -1, -1), flow, 1)[:, :, :1]
+    gain = ((wanted + 1e-5) / (_contrast(moved) + 1e-5)).sqrt().clamp(1, STEEPEST)
+    steeper = moved + (gain - 1) * (moved - blurred(moved, 3))
+    places = moved.flatten(0, 1)
+    around = F.pad(places, (2, 2, 2, 2), mode="replicate")
+    least, most = -F.max_pool2d(-around, 5, 1), F.max_pool2d(around, 5, 1)
+    return steeper.clamp(least.view_as(moved), most.view_as(moved))
+
+
+def _contrast(pictures: Tensor) -> Tensor:
+    """Mean square [B, N, 1, H, W] of details around each pixel."""
+    details = pictures - blurred(pictures, 3)
+    return blurred(details.square().mean(dim=2, keepdim=True), SURROUNDINGS)
+
+
+def blurred(pictures: Tensor, width: int) -> Tensor:
+    """Means of squares of `width` pixels, an odd number."""
+    padded = F.pad(pictures.flatten(0, 1), (width // 2,) * 4, mode="replicate")
+    return F.avg_pool2d(padded, width, 1).unflatten(0, pictures.shape[:2])
+
+
+def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> Tensor:
+    """Pictures [B, N, 3, H, W] whose pixels are `scale` pixels wide, looked up at displacements in pixels of scale 1 and blended
+    by the softmax of the logits [B, K, N, 3 (x, y, logit), rows, columns] -> [B, K, 3, H, W].
+
+    Beyond the left and the right border there is the mirror image, beyond the others their colour."""
+    worlds, frames = flow.shape[:2]
+    height, width = pictures.shape[-2:]
+    fine = F.interpolate(flow.flatten(0, 2), size=(height, width), mode="bilinear", align_corners=False)
+    y, x = (torch.arange(n, device=flow.device, dtype=fine.dtype) + 0.5 for n in (height, width))
+    across = (x + fine[:, 0] / scale).remainder(2 * width)
+    across = torch.where(across > width, 2 * width - across, across)
+    place = torch.stack([across, y[:, None] + fine[:, 1] / scale], dim=-1)
+    # the gradient of grid_sample writes anywhere in memory where a coordinate is NaN (torch 2.13, CPU with AVX-512)
+    grid = (place * place.new_tensor([2 / width, 2 / height]) - 1).nan_to_num(posinf=FARTHEST, neginf=-FARTHEST)
+    grid = rearrange(grid, "(B K N) H W d -> (B N) (K H) W d", B=worlds, K=frames)
+    moved = F.grid_sample(pictures.flatten(0, 1), grid, mode=mode, padding_mode="border", align_corners=False)
+    share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
+    moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=worlds, K=frames)
+    return (moved * share).sum(dim=1).transpose(1, 2)
+
+
+def toned(pictures: Tensor, tone: Tensor) -> Tensor:
+    """Pictures [B, K, 3, H, W] with gains and offsets [B, K, 6, h, w] in addition to 1 and 0."""
+    fine = F.interpolate(tone.flatten(0, 1), size=pictures.shape[-2:], mode="bilinear", align_corners=False)
+    gain, offset = fine.unflatten(0, tone.shape[:2]).chunk(2, dim=2)
+    return pictures * (1 + gain) + offset
