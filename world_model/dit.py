@@ -97,6 +97,15 @@ class DiT(HistoryEmbedding):
         if self.flow is not None:
             self.flow.reset_parameters()
 
+    def seeing_noise(self) -> dict[str, nn.Module]:
+        """The parts that see the noisy block, by name, where a model moves frames. How frames move, and what these parts are told
+        of the past, does not depend on them."""
+        numbers = range(self.config.dit.output.flow_layer, len(self.blocks))
+        layers: dict[str, nn.Module | None] = {f"blocks.{n}": self.blocks[n] for n in numbers}
+        names = ("patch_embedding", "flow_embedding", "head", "detail", "variances")
+        parts = layers | {name: getattr(self, name) for name in names}
+        return {name: part for name, part in parts.items() if part is not None}
+
     # ---- forward ------------------------------------------------------------------------------------------------------
 
     def encode_conditions(

@@ -109,9 +109,7 @@ class AdversarialDistillation(distill.Distillation):
     def student(self) -> DiT:
         """The moved frames, and nothing else: these are sharp, the mean of what may follow is not."""
         student = super().student().requires_grad_(False)
-        seeing = student.blocks[self.config.dit.output.flow_layer :]
-        parts = student.patch_embedding, student.flow_embedding, seeing, student.head, student.detail, student.variances
-        for part in (p for p in parts if p is not None):
+        for part in student.seeing_noise().values():
             part.requires_grad_(True)
         # all layers' sums of the past are one tensor: a gradient of one would run through all
         for layer in student.layers:

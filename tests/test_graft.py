@@ -1,0 +1,71 @@
+"""Moved frames of one run with the parts of another that see the noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from train.generator.graft import graft
+from train.generator.shapes import recorded_config
+from train.recordings import Provenance, Recording
+from world_model.action_spaces import ActionSpec
+from world_model.dit import DiT
+from world_model.vae import PatchVAE
+from world_model.weights import dit_tensors, read_manifest, save_weights
+
+RECORDING = Recording(
+    env="toy",
+    height=16,
+    width=32,
+    fps=8,
+    action=ActionSpec("discrete", (3,)),
+    frames_per_step=2,
+    provenance=Provenance(original_size=(16, 32), policy="random"),
+)
+
+
+def written(folder: Path, seed: int, size: str = "tiny", eye: int = 0, flow: bool = True) -> Path:
+    """A run's folder of random weights: the network's of `seed`, the autoencoder's of `eye`."""
+    config = recorded_config("toy", RECORDING, False, size, flow)
+    torch.manual_seed(eye)
+    vae = PatchVAE(config.vae)
+    torch.manual_seed(seed)
+    dit = DiT(config)
+    for parameter in dit.parameters():
+        torch.nn.init.normal_(parameter)
+    tensors = {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}
+    save_weights(folder, config, tensors, {"training": [{"stages": {"seed": seed}}]})
+    return folder
+
+
+def test_what_sees_the_noise_is_the_students_and_nothing_else(tmp_path):
+    run, student = written(tmp_path / "run", 1), written(tmp_path / "student", 2)
+    manifest = graft(run, student, tmp_path / "new")
+    made, own, other = (dit_tensors(folder) for folder in (tmp_path / "new", run, student))
+    assert made.keys() == own.keys()
+    parts = {".".join(name.split(".")[:2]) if name.startswith("blocks") else name.split(".")[0] for name in made}
+    seeing = {"patch_embedding", "flow_embedding", "blocks.1", "head", "detail", "variances"}
+    assert {"flow", "blocks.0", "recent_embedding", *seeing} <= parts
+    for name, value in made.items():
+        part = next((p for p in seeing if name.startswith(f"{p}.")), None)
+        assert torch.equal(value, (own if part is None else other)[name]), name
+    assert manifest["training"] == [{"stages": {"seed": 1}}, {"seeing_noise": [{"stages": {"seed": 2}}]}]
+    assert manifest["files"]["vae.safetensors"] == read_manifest(run)["files"]["vae.safetensors"]
+
+
+def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
+    run, out = written(tmp_path / "run", 1), tmp_path / "new"
+    with pytest.raises(ValueError, match="choose a student of the same size"):
+        graft(run, written(tmp_path / "small", 2, "small"), out)
+    with pytest.raises(ValueError, match="another autoencoder"):
+        graft(run, written(tmp_path / "other", 2, eye=3), out)
+    with pytest.raises(ValueError, match="moves no frames"):
+        graft(written(tmp_path / "still", 1, flow=False), run, out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "notes").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        graft(run, run, out)
+    assert (out / "notes").read_text() == "mine"

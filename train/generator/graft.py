@@ -1,0 +1,83 @@
+"""Moved frames of one run, and what is added to them from another:
+
+    python -m train.generator.graft RUN --student FOLDER --out NEW
+
+RUN is a folder of train.street_world, FOLDER one of weights that a discriminator taught (adversarial.py). The parts that see the
+noise (`DiT.seeing_noise`) are FOLDER's, all others RUN's. It serves where frames are moved better than before, and the minutes do
+not suffice to teach a student anew. Both must be of one size and one autoencoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from world_model.dit import DiT
+from world_model.weights import (
+    DIT,
+    check_file,
+    dit_tensors,
+    find_weights,
+    list_files,
+    load_tensors,
+    read_config,
+    read_manifest,
+)
+
+
+def graft(run: Path, student: Path, out: Path) -> dict[str, Any]:
+    """Writes the new folder `out`; returns its manifest.
+
+    Raises ValueError for an `out` that holds something, a model that moves no frames, other sizes or another autoencoder,
+    FileNotFoundError for what is missing.
+    """
+    config, manifest = read_config(run), read_manifest(run)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty: choose a new folder, or delete that one first")
+    if not config.dit.output.flow_layer:
+        raise ValueError(f"{config.name!r} moves no frames: it has no parts that could be another's")
+    taken = tuple(f"{name}." for name in DiT(config).seeing_noise())
+    own, other = dit_tensors(run), dit_tensors(student)
+    for name in (name for name in own if name.startswith(taken)):
+        if name not in other or other[name].shape != own[name].shape:
+            raise ValueError(
+                f"{student} has no {name} of shape {tuple(own[name].shape)}: choose a student of the same size"
+            )
+        own[name] = other[name]
+    eyes = (load_tensors(folder, "vae.safetensors") for folder in (run, student))
+    mine, others = (torch.cat([tensors[name].flatten() for name in sorted(tensors)]) for tensors in eyes)
+    if not torch.equal(mine, others):
+        raise ValueError(f"{student} has another autoencoder than {run}: latents of the one mean nothing to the other")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in manifest["files"]:
+        shutil.copyfile(check_file(run, name), out / name)
+    save_file({name: value.half() if value.is_floating_point() else value for name, value in own.items()}, out / DIT)
+    training = [*manifest["training"], {"seeing_noise": read_manifest(student)["training"]}]
+    (out / "manifest.json").write_text(json.dumps({**manifest, "training": training}))
+    list_files(out)
+    return read_manifest(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of train.street_world, whose moved frames are taken")
+    parser.add_argument(
+        "--student", required=True, help="a model's name or folder, whose parts that see the noise are taken"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    given = parser.parse_args()
+    try:
+        graft(given.run, find_weights(given.student), given.out)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()
