@@ -1,11 +1,23 @@
-"""Models that differ from another in single numbers."""
+"""Models that differ from another in single numbers, and a recording."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+from train.recordings import Provenance, Recording
+from world_model.action_spaces import ActionSpec
 from world_model.config import ModelConfig
+
+RECORDING = Recording(  # of a world with three actions
+    env="toy",
+    height=16,
+    width=32,
+    fps=8,
+    action=ActionSpec("discrete", (3,)),
+    frames_per_step=2,
+    provenance=Provenance(original_size=(16, 32), policy="random"),
+)
 
 
 def with_dit(config: ModelConfig, **changes: Any) -> ModelConfig:

@@ -7,10 +7,9 @@ import math
 
 import pytest
 import torch
-from configs import with_dit
+from configs import RECORDING, with_dit
 
 from train.generator.shapes import recorded_config
-from train.recordings import Provenance, Recording
 from world_model import appearance_flow
 from world_model.action_spaces import ActionSpec
 from world_model.appearance_flow import CELLS, SOURCES, AppearanceFlow, Moves, Sources
@@ -23,15 +22,6 @@ from world_model.moving import contrast_kept, move
 from world_model.tscm import History, static_history
 from world_model.vae import PatchVAE
 
-RECORDING = Recording(
-    env="toy",
-    height=16,
-    width=32,
-    fps=8,
-    action=ActionSpec("discrete", (3,)),
-    frames_per_step=2,
-    provenance=Provenance(original_size=(16, 32), policy="random"),
-)
 STILL = Views(torch.zeros(1, SOURCES, 2), torch.zeros(1, 2, 2))
 NO_TEXT = torch.zeros(1, 0)
 WALK = dataclasses.replace(RECORDING, env="walk", action=ActionSpec())  # recorded with a camera's angles

@@ -6,24 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from configs import RECORDING
 
 from train.generator.graft import graft
 from train.generator.shapes import recorded_config
-from train.recordings import Provenance, Recording
-from world_model.action_spaces import ActionSpec
 from world_model.dit import DiT
 from world_model.vae import PatchVAE
 from world_model.weights import dit_tensors, read_manifest, save_weights
-
-RECORDING = Recording(
-    env="toy",
-    height=16,
-    width=32,
-    fps=8,
-    action=ActionSpec("discrete", (3,)),
-    frames_per_step=2,
-    provenance=Provenance(original_size=(16, 32), policy="random"),
-)
 
 
 def written(folder: Path, seed: int, size: str = "tiny", eye: int = 0, flow: bool = True) -> Path:
