@@ -233,6 +233,22 @@ def test_what_is_added_where_frames_are_in_view_is_fine(toy):
         torch.testing.assert_close(share[..., 40:], torch.ones_like(share[..., 40:]))
 
 
+def test_a_block_stays_within_the_range_of_pictures():
+    """A network that adds far too much, to moved frames and to what they become; what is in range is left as it is."""
+    config = recorded_config("walk", WALK, False, "tiny")
+    parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
+    torch.manual_seed(0)
+    dit = DiT(dataclasses.replace(config, **parts)).requires_grad_(False)
+    torch.nn.init.normal_(dit.head.head.weight, std=100.0)
+    dit.flow.tone.leave.bias.fill_(3.0)
+    conditions, latents = conditions_of(dit, dit.config)
+    made = dit(torch.randn_like(conditions.mean), torch.ones(2), conditions)
+    for pictures in (dit.flow.pictures(conditions.mean), dit.flow.pictures(made)):
+        assert pictures.abs().max() <= 1 + 1e-5
+    small = latents.clamp(-1, 1)
+    torch.testing.assert_close(dit.flow.bounded(small), small, rtol=0, atol=1e-5)
+
+
 def test_a_network_keeps_what_is_coarse_where_frames_are_in_view():
     """At pure noise a network that would paint all over may only refine; what a clear block shows is believed."""
     config = recorded_config("walk", WALK, False, "tiny")
@@ -244,6 +260,7 @@ def test_a_network_keeps_what_is_coarse_where_frames_are_in_view():
     for kept in (0, 5):
         torch.manual_seed(0)
         dit = DiT(with_dit(config, kept_size=kept)).requires_grad_(False)
+        dit.flow.bounded = lambda latents: latents  # random pictures are out of range
         torch.nn.init.normal_(dit.head.head.weight)
         conditions, _ = conditions_of(dit, config)
         assert conditions.visible.min() > 0.999

@@ -175,6 +175,10 @@ class AppearanceFlow(nn.Module):
         coarse = share.unflatten(0, pixels.shape[:2]) * blurred(pixels, size)
         return added - (self.latents(coarse) - self.encode_bias[:, None, None, None]).to(added.dtype)
 
+    def bounded(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, F, h, w] of the nearest pictures in -1..1: a rollout whose colours drift stays finite."""
+        return self.latents(self.pictures(latents).clamp(-1, 1)).to(latents.dtype)
+
     def visible(self, flow: Tensor) -> Tensor:
         """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the displacements and logits of
         `forward`. The rest is a border's colour, drawn out."""

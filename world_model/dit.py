@@ -304,6 +304,8 @@ class DiT(HistoryEmbedding):
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
         sources = self.flow.sources(history, target.yaw, target.pitch)
         mean, moves = self.flow(tokens, sources, self._mean_text(context))
+        if self.config.dit.output.kept_size:
+            mean = self.flow.bounded(mean)
         visible = self.flow.visible(likeliest(moves.flow)) * history.has_past[:, None, None, None, None]
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
         tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)
@@ -343,5 +345,5 @@ class DiT(HistoryEmbedding):
             added = self.flow.finer(
                 made - conditions.mean, unknown * conditions.visible, self.config.dit.output.kept_size
             )
-            made = conditions.mean + added
+            made = self.flow.bounded(conditions.mean + added)
         return DetailedPrediction(made, error)
