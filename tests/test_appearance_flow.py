@@ -7,24 +7,21 @@ import math
 
 import pytest
 import torch
-from configs import RECORDING, with_dit
+from configs import RECORDING, WALK, conditions_of, with_dit
 
 from train.generator.shapes import recorded_config
 from world_model import appearance_flow
-from world_model.action_spaces import ActionSpec
 from world_model.appearance_flow import CELLS, SOURCES, AppearanceFlow, Moves, Sources
-from world_model.conditions import Target
 from world_model.config import Tiers
 from world_model.detail import DetailHead
 from world_model.dit import DiT
 from world_model.homography import Views
 from world_model.moving import contrast_kept, move
-from world_model.tscm import History, static_history
+from world_model.tscm import History
 from world_model.vae import PatchVAE
 
 STILL = Views(torch.zeros(1, SOURCES, 2), torch.zeros(1, 2, 2))
 NO_TEXT = torch.zeros(1, 0)
-WALK = dataclasses.replace(RECORDING, env="walk", action=ActionSpec())  # recorded with a camera's angles
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +134,6 @@ def test_large_displacements_are_found_from_coarse_pictures(toy):
         assert abs(found() - 11) > 5
 
 
-def conditions_of(dit: DiT, config, worlds: int = 2):
-    latents = torch.randn(worlds, config.dit.latent_channels, 1, *config.latent_size)
-    zero = torch.zeros(worlds, dtype=torch.float64)
-    history = static_history(latents, dit.packing.held(1), zero, zero, torch.ones(worlds, dtype=torch.bool))
-    frame = torch.arange(config.block_latents).expand(worlds, -1)
-    target = Target(*(torch.zeros(worlds, config.block_latents, dtype=torch.float64) for _ in range(2)), frame)
-    context = torch.zeros(worlds, 0, config.dit.text_dim)
-    pooled = torch.randn(worlds, config.action_width)
-    return dit.encode_conditions(history, dit.encode_memory(history), context, target, pooled), latents
-
-
 def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     config, vae = toy
     torch.manual_seed(0)
@@ -216,61 +202,6 @@ def test_gains_learn_how_much_a_picture_varies_and_not_where(toy):
     gain, offset = (1 + free[0, 0, :3, 0, 0], free[0, 0, 3:, 0, 0])
     torch.testing.assert_close(gain, torch.full((3,), 0.5), rtol=0, atol=0.1)
     assert offset.abs().max() < 0.1
-
-
-def test_what_is_added_where_frames_are_in_view_is_fine(toy):
-    """Half of the picture is in view: there, a wave of 16 pixels is taken away and one of 4 stays; the rest may become anything."""
-    config, _ = toy
-    parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
-    flow = AppearanceFlow(dataclasses.replace(config, **parts))  # as many channels as pixels: the eye is exact
-    rows = torch.arange(16) * 2 * math.pi
-    visible = (torch.arange(8) < 4).float().expand(1, 1, 1, 2, -1)
-    for period, least, most in ((16, 0.0, 0.3), (4, 0.7, 1.3)):
-        wave = (rows / period).sin()[:, None].expand(1, 1, 3, -1, 64)
-        left = flow.pictures(flow.finer(flow.latents(wave), visible, 5))
-        share = left[..., 4:-4, :].norm(dim=-2) / wave[..., 4:-4, :].norm(dim=-2)
-        assert least <= share[..., :24].min() and share[..., :24].max() < most
-        torch.testing.assert_close(share[..., 40:], torch.ones_like(share[..., 40:]))
-
-
-def test_a_block_stays_within_the_range_of_pictures():
-    """A network that adds far too much, to moved frames and to what they become; what is in range is left as it is."""
-    config = recorded_config("walk", WALK, False, "tiny")
-    parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
-    torch.manual_seed(0)
-    dit = DiT(dataclasses.replace(config, **parts)).requires_grad_(False)
-    torch.nn.init.normal_(dit.head.head.weight, std=100.0)
-    dit.flow.tone.leave.bias.fill_(3.0)
-    conditions, latents = conditions_of(dit, dit.config)
-    made = dit(torch.randn_like(conditions.mean), torch.ones(2), conditions)
-    for pictures in (dit.flow.pictures(conditions.mean), dit.flow.pictures(made)):
-        assert pictures.abs().max() <= 1 + 1e-5
-    small = latents.clamp(-1, 1)
-    torch.testing.assert_close(dit.flow.bounded(small), small, rtol=0, atol=1e-5)
-
-
-def test_a_network_keeps_what_is_coarse_where_frames_are_in_view():
-    """At pure noise a network that would paint all over may only refine; what a clear block shows is believed."""
-    config = recorded_config("walk", WALK, False, "tiny")
-    assert config.dit.output.kept_size == 5
-    assert recorded_config("toy", RECORDING, False, "tiny").dit.output.kept_size == 0
-    parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
-    config = dataclasses.replace(config, **parts)  # as many channels as pixels: the eye is exact
-    made: dict[tuple[int, float], torch.Tensor] = {}
-    for kept in (0, 5):
-        torch.manual_seed(0)
-        dit = DiT(with_dit(config, kept_size=kept)).requires_grad_(False)
-        dit.flow.bounded = lambda latents: latents  # random pictures are out of range
-        torch.nn.init.normal_(dit.head.head.weight)
-        conditions, _ = conditions_of(dit, config)
-        assert conditions.visible.min() > 0.999
-        noise = torch.randn(2, config.dit.latent_channels, config.block_latents, *config.latent_size)
-        for sigma in (1.0, 0.01):
-            added = dit(noise, torch.full((2,), sigma), conditions) - conditions.mean
-            pixels = dit.flow.pictures(added) - dit.flow.pictures(torch.zeros_like(added))
-            made[kept, sigma] = torch.nn.functional.avg_pool2d(pixels.flatten(0, 1), 8).square().mean()
-    assert made[5, 1.0] < 0.2 * made[0, 1.0]
-    assert made[5, 0.01] > 0.9 * made[0, 0.01]
 
 
 def test_a_source_is_taken_where_it_saw_the_place():
@@ -378,9 +309,6 @@ def test_appearance_flow_says_what_it_needs(toy):
     config, _ = toy
     with pytest.raises(ValueError, match="it needs residual"):
         with_dit(config, flow_layer=2)
-    for needed in ({"kept_size": 4}, {"kept_size": 5, "flow_layer": 0}):
-        with pytest.raises(ValueError, match="it needs flow_layer and an odd kept_size"):
-            with_dit(config, **needed)
     strided = dataclasses.replace(config, vae=dataclasses.replace(config.vae, temporal_stride=2))
     with pytest.raises(ValueError, match="linear in the pixels"):
         AppearanceFlow(strided)

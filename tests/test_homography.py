@@ -41,9 +41,8 @@ def test_a_camera_that_turns_is_followed_whatever_its_lens(fov):
 
     homography.log_focal.fill_(-math.log(math.tan(math.radians(fov) / 2)) / FOCAL_RATE)
     same = views(3).target
-    assert (
-        max(found.abs().max() for found in homography(Views(same, same))) < 1e-4
-    )  # one that does not turn moves nothing
+    # one that does not turn moves nothing
+    assert max(found.abs().max() for found in homography(Views(same, same))) < 1e-4
     other = views(20)
     displaced, beyond = (found[:, 0, 0] for found in homography(other))
     sought = torch.stack([rotated_places(*pair, size, cells, fov) for pair in pairs(other)]).float()

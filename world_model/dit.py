@@ -338,12 +338,10 @@ class DiT(HistoryEmbedding):
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
         made = mean + deviation * out
-        if self.flow is not None and conditions.visible is not None and self.config.dit.output.kept_size:
-            unknown = (deviation.square() / variance).mean(
-                dim=1, keepdim=True
-            )  # what the noisy block itself does not say
-            added = self.flow.finer(
-                made - conditions.mean, unknown * conditions.visible, self.config.dit.output.kept_size
-            )
+        kept = self.config.dit.output.kept_size
+        if self.flow is not None and conditions.visible is not None and kept:
+            # a share of what the noisy block itself does not say
+            unknown = (deviation.square() / variance).mean(dim=1, keepdim=True)
+            added = self.flow.finer(made - conditions.mean, unknown * conditions.visible, kept)
             made = self.flow.bounded(conditions.mean + added)
         return DetailedPrediction(made, error)

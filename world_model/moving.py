@@ -43,7 +43,7 @@ def contrast_kept(pictures: Tensor, flow: Tensor) -> Tensor:
     around them: edges become steeper and get no halo.
     """
     moved = move(pictures, flow, 1, "bicubic")
-    wanted = move(_contrast(pictures).expand(-1, -1, 3, -1, -1), flow, 1)[:, :, :1]
+    wanted = move(_contrast(pictures), flow, 1)
     gain = ((wanted + 1e-5) / (_contrast(moved) + 1e-5)).sqrt().clamp(1, STEEPEST)
     steeper = moved + (gain - 1) * (moved - blurred(moved, 3))
     places = moved.flatten(0, 1)
@@ -65,8 +65,8 @@ def blurred(pictures: Tensor, width: int) -> Tensor:
 
 
 def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> Tensor:
-    """Pictures [B, N, 3, H, W] whose pixels are `scale` pixels wide, looked up at displacements in pixels of scale 1 and blended
-    by the softmax of the logits [B, K, N, 3 (x, y, logit), rows, columns] -> [B, K, 3, H, W].
+    """Pictures [B, N, c, H, W] whose pixels are `scale` pixels wide, looked up at displacements in pixels of scale 1 and blended
+    by the softmax of the logits [B, K, N, 3 (x, y, logit), rows, columns] -> [B, K, c, H, W].
 
     Beyond the left and the right border there is the mirror image, beyond the others their colour."""
     worlds, frames = flow.shape[:2]

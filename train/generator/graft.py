@@ -10,13 +10,11 @@ not suffice to teach a student anew. Both must be of one size and one autoencode
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from world_model.dit import DiT
 from world_model.weights import (
@@ -24,10 +22,10 @@ from world_model.weights import (
     check_file,
     dit_tensors,
     find_weights,
-    list_files,
     load_tensors,
     read_config,
     read_manifest,
+    save_weights,
 )
 
 
@@ -54,13 +52,12 @@ def graft(run: Path, student: Path, out: Path) -> dict[str, Any]:
     mine, others = (torch.cat([tensors[name].flatten() for name in sorted(tensors)]) for tensors in eyes)
     if not torch.equal(mine, others):
         raise ValueError(f"{student} has another autoencoder than {run}: latents of the one mean nothing to the other")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in manifest["files"]:
-        shutil.copyfile(check_file(run, name), out / name)
-    save_file({name: value.half() if value.is_floating_point() else value for name, value in own.items()}, out / DIT)
+    files = [check_file(run, name) for name in manifest["files"] if name not in (DIT, "config.json")]
     training = [*manifest["training"], {"seeing_noise": read_manifest(student)["training"]}]
-    (out / "manifest.json").write_text(json.dumps({**manifest, "training": training}))
-    list_files(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, out / path.name)
+    save_weights(out, config, {DIT: own}, {**manifest, "training": training})
     return read_manifest(out)
 
 
