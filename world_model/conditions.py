@@ -12,7 +12,7 @@ from world_model import batch
 from world_model.appearance_flow import Moves
 from world_model.blocks import Grid
 from world_model.layers import KeyValue
-from world_model.memory import WorldBatch
+from world_model.memory import Told, WorldBatch
 from world_model.tscm import ChannelMemory, History
 
 
@@ -77,12 +77,14 @@ class Prediction:
 @dataclass(frozen=True)
 class BlockContext:
     """A block about to be generated: the worlds before it, the commanded motion, frame numbers and poses of its latent frames, the
-    text conditions (context [B, N, text_dim]: event tokens then action tokens, zero-padded), and each prior's prediction."""
+    text conditions (context [B, N, text_dim]: event tokens then action tokens, zero-padded), what the worlds are told where the
+    model asks for it, and each prior's prediction."""
 
     worlds: WorldBatch
     motion: Motion
     target: Target
     context: Tensor
+    told: Told | None = None
     predictions: tuple[Prediction, ...] = ()
 
     def history(self, latents: Tensor) -> History:

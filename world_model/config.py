@@ -112,6 +112,20 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class ExpertConfig:
+    """A second denoiser, for blocks that a text decides (expert.py). It reads moved frames."""
+
+    dim: int = 192  # width of a token, which is one latent place
+    heads: int = 6
+    layers: int = 8
+    ffn_dim: int = 576
+    blocks: int = 3  # that it generates after a text has changed
+    steps: int = 6  # of its sampler
+    start_steps: int = 20  # of the first block of a text start
+    guidance: float = 2.0  # w of u + w (c - u), where u is the prediction without the text
+
+
+@dataclass(frozen=True)
 class DiTConfig:
     """The diffusion transformer. Defaults, here and in its parts, are the released model's choices."""
 
@@ -125,6 +139,7 @@ class DiTConfig:
     embedding: EmbeddingConfig = EmbeddingConfig()
     history: HistoryConfig = HistoryConfig()
     output: OutputConfig = OutputConfig()
+    expert: ExpertConfig | None = None
 
     @property
     def head_dim(self) -> int:
@@ -245,6 +260,11 @@ class ModelConfig:
             raise ValueError(
                 f"{self.name}: what is coarse is kept of moved frames; it needs flow_layer and an odd kept_size, got "
                 f"flow_layer={output.flow_layer} and kept_size={output.kept_size}"
+            )
+        if self.dit.expert and not (output.flow_layer and self.dit.text_dim):
+            raise ValueError(
+                f"{self.name}: an expert for texts reads moved frames and a text; it needs flow_layer and text_dim, got "
+                f"flow_layer={output.flow_layer} and text_dim={self.dit.text_dim}"
             )
         if output.residual and output.prediction != "data":
             raise ValueError(

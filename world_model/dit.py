@@ -26,6 +26,7 @@ from world_model.blocks import Block, Grid, Head, unpatch
 from world_model.conditions import ChannelRead, Conditions, DetailedPrediction, HistoryTokens, Prediction, Target
 from world_model.config import ModelConfig
 from world_model.detail import DetailHead
+from world_model.expert import TextExpert
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import FloatLinear, KeyValue, rotary_table, sinusoid
 from world_model.moving import likeliest
@@ -73,6 +74,7 @@ class DiT(HistoryEmbedding):
         self.flow = AppearanceFlow(config) if c.output.flow_layer else None
         self.flow_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.output.flow_layer else None
         self.detail = DetailHead(config) if c.output.flow_layer else None
+        self.expert = TextExpert(config) if c.expert else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.reset_parameters()
@@ -96,6 +98,8 @@ class DiT(HistoryEmbedding):
                 nn.init.zeros_(layer.weight)
         if self.flow is not None:
             self.flow.reset_parameters()
+        if self.expert is not None:
+            self.expert.reset_parameters()
 
     def seeing_noise(self) -> dict[str, nn.Module]:
         """The parts that see the noisy block, by name, where a model moves frames. How frames move, and what these parts are told

@@ -27,6 +27,7 @@ from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.heads import Outcome, OutcomeHeads, load_heads, newest
 from world_model.known import Known, NearestText, load_known
+from world_model.memory import Told
 from world_model.released.files import is_released, load_release, open_text_encoder
 from world_model.released.hub import find_or_fetch
 from world_model.released.placement import load_options, place
@@ -134,7 +135,11 @@ class WorldModel:
             raise ValueError(NO_TEXT)
         worlds = []
         for picture, text, seed in zip(pictures, texts, seeds):
-            worlds.append(self._start_from_text(text, seed) if picture is None else self._start_from_picture(picture))
+            begun = self._start_from_text(text, seed) if picture is None else self._start_from_picture(picture)
+            if begun.told is not None:
+                words = mean_token(self.conditioning.event(text))[None].to(self.device, self.dtype)
+                begun = replace(begun, told=Told.always(words))
+            worlds.append(begun)
         outcomes = () if self.heads is None else (Outcome.none(1),) * len(worlds)
         told = tuple(text or "" for text in texts)
         return WorldState(collate_worlds(worlds), tuple(seeds), (0,) * len(worlds), told, outcomes)

@@ -19,8 +19,10 @@ from world_model.camera import commanded_motion
 from world_model.conditions import BlockContext, Conditions, Motion, Target
 from world_model.config import ModelConfig
 from world_model.dit import DiT
+from world_model.expert import ExpertConditions, TextExpert
 from world_model.priors.base import Prediction
 from world_model.retrieval import View
+from world_model.text import mean_token
 from world_model.threads import in_parallel
 from world_model.vae import VideoVAE
 from world_model.worlds import WorldBatch
@@ -79,7 +81,8 @@ def encode_conditions(
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     frame = worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device)
     target = Target(yaw=motion.yaw[:, last], pitch=motion.pitch[:, last], frame=frame)
-    block = conditioned = BlockContext(worlds=worlds, motion=motion, target=target, context=context)
+    told = None if worlds.told is None else worlds.told.then(mean_token(context[:, : config.text.event_tokens]))
+    block = conditioned = BlockContext(worlds=worlds, motion=motion, target=target, context=context, told=told)
     for prior, state in zip(dit.priors, worlds.priors, strict=True):
         conditioned = replace(conditioned, context=prior.condition_text(state, conditioned))
 
@@ -103,7 +106,11 @@ class Sampling:
 
 
 def denoise_block(
-    dit: DiT, conditions: Conditions, noise: Tensor, sigmas: Tensor, exit_step: int | None = None
+    dit: DiT | TextExpert,
+    conditions: Conditions | ExpertConditions,
+    noise: Tensor,
+    sigmas: Tensor,
+    exit_step: int | None = None,
 ) -> Tensor:
     """Euler steps from noise [B, C, K, h, w] along sigmas [n + 1]; returns clean latents.
 
@@ -121,6 +128,39 @@ def denoise_block(
                 return flow.to_data(output, x, sigma, prediction)
             x = flow.euler_step(x, flow.to_velocity(output, x, sigma, prediction), sigma, sigma_next)
     return x
+
+
+def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampling: Sampling) -> Tensor:
+    """Clean latents [B, C, K, h, w] of a block: of worlds whose text has just changed, or that begin from a text, by the model's
+    expert for texts, if it has one; of the others by its sampler."""
+
+    def denoised() -> Tensor:
+        return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
+
+    expert, told = dit.expert, block.told
+    if expert is None or told is None or dit.flow is None or conditions.mean is None or conditions.visible is None:
+        return denoised()
+    settings, past = expert.settings, block.worlds.history.present.any(dim=1)
+    first = dit.flow.pictures(block.worlds.history.latents[:, :, :1])[:, 0]
+    changed = told.since < settings.blocks
+    latents = sampling.noise if bool((changed | ~past).all()) else denoised()
+    for chosen, steps in ((~past, settings.start_steps), (past & changed, settings.steps)):
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            seen = past[rows, None, None, None, None]
+            read = expert.conditions(
+                conditions.mean[rows] * seen,
+                conditions.visible[rows] * seen,
+                first[rows],
+                block.context[rows, : dit.config.text.event_tokens],
+                told.before[rows] * past[rows, None],
+                torch.where(past[rows], told.since[rows], -1),
+                guided=settings.guidance != 1,
+            )
+            sigmas = flow.sigma_schedule(steps, dit.config.sampler.shift)
+            made = denoise_block(expert, read, sampling.noise[rows], sigmas)
+            latents = latents.index_copy(0, rows, made.to(latents.dtype))
+    return latents
 
 
 def append_and_decode(
@@ -152,6 +192,7 @@ def append_and_decode(
         picture=video[:, :, -1],
         cache=cache,
         priors=tuple(states),
+        told=block.told,
     ), video
 
 
@@ -168,6 +209,6 @@ def dream_block(
     """One whole step: commanded motion, conditions, denoising, history. Returns worlds, latents and pictures."""
     motion = constrained_motion(dit, worlds, actions)
     conditions, block = encode_conditions(dit, vae, worlds, motion, context, pooled)
-    latents = denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
+    latents = generate_block(dit, conditions, block, sampling)
     after, video = append_and_decode(dit, vae, block, latents.detach(), streams)
     return after, latents, video

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,21 @@ def save_weights(
         save_file({k: _halved(v.detach().cpu()).contiguous() for k, v in state.items()}, folder / name)
     (folder / "config.json").write_text(config.to_json() + "\n")
     _write_manifest(folder, metadata)
+
+
+def save_with_other_dit(
+    source: Path, out: Path, config: ModelConfig, dit: Mapping[str, Tensor], training: Sequence[Any]
+) -> dict[str, Any]:
+    """Writes the weights folder `out`, which is `source` with another config and other tensors of the DiT; what `training` says is
+    added to the manifest, which is returned. Raises FileNotFoundError or ValueError for a damaged `source`, then writing nothing.
+    """
+    manifest = read_manifest(source)
+    files = [check_file(source, name) for name in manifest["files"] if name not in (DIT, "config.json")]
+    out.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, out / path.name)
+    save_weights(out, config, {DIT: dit}, {**manifest, "training": [*manifest["training"], *training]})
+    return read_manifest(out)
 
 
 def list_files(folder: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from world_model import batch
 from world_model.conditions import Pose
 from world_model.dit import DiT
-from world_model.memory import WorldBatch
+from world_model.memory import Told, WorldBatch
 from world_model.tscm import ChannelMemory, History, static_history
 from world_model.vae import VideoVAE
 
@@ -130,6 +130,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
         picture=pictures,
         cache=cache,
         priors=tuple(prior.initial_state(pictures, pose) for prior in dit.priors),
+        told=None if dit.expert is None else Told.always(latents.new_zeros(worlds, config.dit.text_dim)),
     )
 
 

@@ -10,7 +10,6 @@ not suffice to teach a student anew. Both must be of one size and one autoencode
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,12 @@ import torch
 
 from world_model.dit import DiT
 from world_model.weights import (
-    DIT,
-    check_file,
     dit_tensors,
     find_weights,
     load_tensors,
     read_config,
     read_manifest,
-    save_weights,
+    save_with_other_dit,
 )
 
 
@@ -35,7 +32,7 @@ def graft(run: Path, student: Path, out: Path) -> dict[str, Any]:
     Raises ValueError for an `out` that holds something, a model that moves no frames, other sizes or another autoencoder,
     FileNotFoundError for what is missing.
     """
-    config, manifest = read_config(run), read_manifest(run)
+    config = read_config(run)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: choose a new folder, or delete that one first")
     if not config.dit.output.flow_layer:
@@ -52,13 +49,7 @@ def graft(run: Path, student: Path, out: Path) -> dict[str, Any]:
     mine, others = (torch.cat([tensors[name].flatten() for name in sorted(tensors)]) for tensors in eyes)
     if not torch.equal(mine, others):
         raise ValueError(f"{student} has another autoencoder than {run}: latents of the one mean nothing to the other")
-    files = [check_file(run, name) for name in manifest["files"] if name not in (DIT, "config.json")]
-    training = [*manifest["training"], {"seeing_noise": read_manifest(student)["training"]}]
-    out.mkdir(parents=True, exist_ok=True)
-    for path in files:
-        shutil.copyfile(path, out / path.name)
-    save_weights(out, config, {DIT: own}, {**manifest, "training": training})
-    return read_manifest(out)
+    return save_with_other_dit(run, out, config, own, [{"seeing_noise": read_manifest(student)["training"]}])
 
 
 def main() -> None:

@@ -1,0 +1,261 @@
+"""Teaches the expert for texts (world_model/expert.py) beside a generator that is trained already:
+
+    python -m train.generator.expert --initial FOLDER --data RECORDING [MORE ...] --out RUN --minutes 60
+
+FOLDER holds the generator's weights; nothing of it changes. The expert learns by flow matching from three kinds of blocks:
+pictures standing still, told the caption of their episode, with no past; the blocks after each change of a text, and any others,
+from frames that the generator moved. These are computed once, before training. Half of all blocks are mirrored. RUN is a folder of
+weights; a stopped run goes on.
+
+Shapes: B worlds, C latent channels, K latent frames of a block, h x w latent size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from train.engine.loop import prepare_cpu
+from train.engine.optimization import optimizers
+from train.generator.encode import encode_recording
+from train.generator.fit import Budget, Stage
+from train.generator.foundation import draw_sigma
+from train.generator.moved_blocks import MovedBlocks, moved_blocks, since_change
+from train.generator.rollouts import split_episodes
+from train.generator.windows import LatentSet, Windows
+from train.recordings import open_episodes
+from world_model import flow
+from world_model.config import ExpertConfig
+from world_model.dit import DiT
+from world_model.expert import TextExpert
+from world_model.memory import UNCHANGED
+from world_model.text import build_conditioning, mean_token
+from world_model.vae import build_vae
+from world_model.weights import (
+    dit_tensors,
+    find_weights,
+    load_dit,
+    load_into,
+    read_captions,
+    read_config,
+    save_with_other_dit,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Numbers of this training."""
+
+    batch: int = 32
+    started: float = 0.4  # share of text starts
+    changed: float = 0.35  # share of blocks after a change of text; the others are any
+    described: float = 0.3  # share of worlds that are told the caption where they are told of no event
+    dropout: float = 0.1  # share of worlds that are told nothing, for guidance
+    colour: float = 0.3  # largest deviation of colours, and of contrast, by which some moved frames are wrong
+    drifted: float = 0.3  # share of these
+    pure: float = 0.1  # share of draws at noise level 1
+    mirrored: float = 0.5
+    settle: int = 4  # blocks after an event has ended from which on a picture is what its caption says
+    others: int = 6000  # blocks of which moved frames are kept besides those after a change
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    cooldown: float = 0.3
+    seed: int = 0
+
+
+class ExpertTraining:
+    """Batches, and the loss on them. `dit` is the trained generator, `windows` its recording."""
+
+    def __init__(
+        self, dit: DiT, windows: Windows, settings: Settings, expert: ExpertConfig, kept: Path | None = None
+    ) -> None:
+        """With `kept`, a file, moved frames are taken from there, or written there if it is missing."""
+        self.windows, self.settings, self.blocks = windows, settings, expert.blocks
+        data = windows.data
+        assert dit.flow is not None
+        self.flow = dit.flow
+        self.since, self.before = since_change(data.event_texts.step, data.begin)
+        self.quiet = ((data.event_texts.step == 0) & (self.since >= settings.settle)).nonzero()[:, 0]
+        changed, others = self.since < expert.blocks, (self.since >= expert.blocks).nonzero()[:, 0]
+        stream = torch.Generator(others.device).manual_seed(settings.seed)
+        others = others[torch.randperm(len(others), generator=stream, device=others.device)[: settings.others]]
+        self.changes = int(changed.sum())
+        self.shares = torch.tensor([settings.started, settings.changed, 1 - settings.started - settings.changed])
+        if kept is not None and kept.is_file():
+            self.moved = MovedBlocks(**torch.load(kept, weights_only=True))
+        else:
+            self.moved = moved_blocks(dit, windows, torch.cat([changed.nonzero()[:, 0], others]), settings.seed)
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                torch.save(vars(self.moved), kept.with_suffix(".unfinished"))
+                kept.with_suffix(".unfinished").replace(kept)
+
+    def measure(self, expert: TextExpert) -> None:
+        """Sets the deviations of the data about where a prediction starts."""
+        stills = self.windows.data.latents[self.windows.data.still[self.quiet[::7]]].float()
+        expert.deviation[0] = stills.square().mean(dim=(0, 2, 3)).sqrt()[None]
+        residual = (self.moved.data[::3].float() - self.moved.mean[::3].float()).square()
+        expert.deviation[1] = residual.mean(dim=(0, 3, 4)).sqrt().T
+
+    def loss(self, expert: TextExpert, number: int) -> Tensor:
+        """Squared error of the clean block, relative to the variance that is to be explained at each noise level; of text starts
+        changes and others: [3]."""
+        s, data = self.settings, self.windows.data
+        stream = torch.Generator(data.latents.device).manual_seed(s.seed * 1_000_003 + number)
+
+        def uniform(count: int) -> Tensor:
+            return torch.rand(count, generator=stream, device=data.latents.device)
+
+        starts, changes = round(s.batch * s.started), round(s.batch * s.changed)
+        others = s.batch - starts - changes
+        quiet = self.quiet[(uniform(starts) * len(self.quiet)).long()]
+        moved, count = self.moved, len(self.moved.step)
+        chosen = torch.cat(
+            [uniform(changes) * self.changes, self.changes + uniform(others) * (count - self.changes)]
+        ).long()
+        frames = moved.mean.shape[2]
+        still = data.latents[data.still[quiet]].float()[:, :, None].expand(-1, -1, frames, -1, -1)
+        block = torch.cat([still, moved.data[chosen].float()])
+        mean = torch.cat([torch.zeros_like(still), self._drifted(moved.mean[chosen].float(), stream)])
+        visible = torch.cat([torch.zeros_like(still[:, :1]), moved.visible[chosen].float()])
+        block, mean, visible = self._mirrored(block, mean, visible, uniform(s.batch) < s.mirrored, starts)
+        step = torch.cat([quiet, moved.step[chosen]])
+        texts = data.event_texts
+        told, before = texts.step[step], self.before[step]
+        episode = torch.searchsorted(data.begin, step, right=True) - 1
+        described = uniform(s.batch) < s.described
+        described[:starts] = True
+        caption = texts.episode[episode]
+        told = torch.where(described & (told == 0), caption, told)
+        before = torch.where(described & (before == 0) & (self.since[step] < UNCHANGED), caption, before)
+        text, past = texts.tokens[told].float(), mean_token(texts.tokens[before].float())
+        past[:starts] = 0
+        text = text * (uniform(s.batch) >= s.dropout)[:, None, None]
+        since = torch.cat([torch.full_like(quiet, -1), self.since[moved.step[chosen]]])
+        first = torch.cat([data.still[quiet], moved.start[chosen]])
+        start = self.flow.pictures(data.latents[first].float()[:, :, None])[:, 0]
+        sigma = draw_sigma(s.batch, s.pure, 1.0, stream)
+        noise = torch.randn(block.shape, generator=stream, device=block.device)
+        level = sigma[:, None, None, None, None]
+        conditions = expert.conditions(mean, visible, start, text, past, since)
+        made = expert(flow.add_noise(block, noise, level), sigma, conditions)
+        variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
+        explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
+        error = ((made - block).square() / explained).mean(dim=(1, 2, 3, 4))
+        return torch.stack([part.mean() for part in error.split([starts, changes, others])])
+
+    def _drifted(self, mean: Tensor, stream: torch.Generator) -> Tensor:
+        """Moved frames [B, C, K, h, w], the colours and the contrast of some of them wrong, as a rollout's become."""
+        s = self.settings
+        worlds = (len(mean), 1, 1, 1, 1)
+        drawn = torch.rand(worlds, generator=stream, device=mean.device)
+        strength = s.colour * torch.rand(worlds, generator=stream, device=mean.device) * (drawn < s.drifted)
+        contrast = torch.randn(worlds, generator=stream, device=mean.device)
+        offset = torch.randn((len(mean), 1, 3, 1, 1), generator=stream, device=mean.device)
+        pictures = self.flow.pictures(mean)
+        return self.flow.latents((pictures * (1 + strength * contrast) + strength * offset).clamp(-1, 1))
+
+    def _mirrored(
+        self, block: Tensor, mean: Tensor, visible: Tensor, chosen: Tensor, starts: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`chosen` [B] of the blocks and moved frames, left and right exchanged; the first `starts` have no moved frames."""
+
+        def mirror(latents: Tensor) -> Tensor:
+            return self.flow.latents(self.flow.pictures(latents).flip(-1))
+
+        where = chosen[:, None, None, None, None]
+        moved = torch.cat([mean[:starts], mirror(mean[starts:])])
+        return (
+            torch.where(where, mirror(block), block),
+            torch.where(where, moved, mean),
+            torch.where(where, visible.flip(-1), visible),
+        )
+
+
+def joined(parts: Sequence[LatentSet]) -> LatentSet:
+    """Several recordings as one."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.extended(part)
+    return whole
+
+
+def train(
+    initial: Path,
+    recordings: Sequence[Path],
+    out: Path,
+    minutes: float,
+    settings: Settings = Settings(),
+    expert: ExpertConfig | None = None,
+    steps: int | None = None,
+) -> None:
+    """Writes the weights folder `out`: those of `initial`, and the expert. With `steps` it ends after so many.
+
+    Raises ValueError for a generator that moves no frames or reads no text, FileNotFoundError or RecordingError for what is
+    missing.
+    """
+    config, expert = read_config(initial), expert or ExpertConfig()
+    if not config.dit.output.flow_layer or not config.dit.text_dim:
+        raise ValueError(f"{config.name!r} must move frames and read texts for an expert to do so, too")
+    earlier = dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=None))
+    config = dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=expert))
+    own = {name: value for name, value in dit_tensors(initial).items() if not name.startswith("expert.")}
+    dit, vae = DiT(earlier), build_vae(config.vae)
+    load_dit(dit, initial, adapt=lambda tensors: own)
+    load_into(vae, initial, "vae.safetensors")
+    dit.float().eval().requires_grad_(False)
+    conditioning = build_conditioning(config, read_captions(initial) if config.action.kind == "first_person" else None)
+    sets, counts = [], 0
+    for path in recordings:
+        files = open_episodes(path)
+        _, episodes = split_episodes(files)
+        sets.append(encode_recording(earlier, vae.float(), files, episodes, conditioning))
+        counts += len(episodes)
+    trainer = ExpertTraining(dit, Windows(earlier, joined(sets)), settings, expert, out / "stages" / "moved.pt")
+    torch.manual_seed(settings.seed)
+    network = TextExpert(config)
+    trainer.measure(network)
+    budget = Budget(minutes, warmup=50, cooldown=settings.cooldown)
+    if steps is not None:
+        budget = dataclasses.replace(budget, steps=steps, warmup=2)
+    both = optimizers(network, settings.lr, settings.weight_decay)
+    stage = Stage(
+        "expert", out / "stages" / "expert", budget, {"expert": network}, {"expert": both}, {"expert": settings.ema}
+    )
+
+    def step(number: int, done: float) -> dict[str, Tensor]:
+        error = trainer.loss(network, number)
+        stage.update("expert", (error * trainer.shares).sum())
+        return dict(zip(("started", "changed", "other"), error.detach()))
+
+    with tqdm(total=60 * minutes, unit="s", desc=out.name, mininterval=10) as bar:
+        stage.run(step, bar)
+    learnt = {f"expert.{name}": value for name, value in stage.averaged("expert").state_dict().items()}
+    training = {"stages": {"expert": stage.step}, "minutes": minutes, "episodes": counts}
+    save_with_other_dit(initial, out, config, {**own, **learnt}, [training])
+
+
+def main() -> None:
+    prepare_cpu()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--initial", required=True, help="a model's name or folder: the generator")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of episodes")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; a stopped run in it goes on")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    given = parser.parse_args()
+    try:
+        train(find_weights(given.initial), given.data, given.out, given.minutes)
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
