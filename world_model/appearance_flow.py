@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography, Views
-from world_model.moving import blurred, contrast_kept, deviation, likeliest, move, pooled, toned
+from world_model.moving import blurred, contrast_kept, deviation, each_moved, likeliest, move, pooled, toned
 from world_model.tone import Tone
 from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
@@ -44,12 +44,13 @@ GAIN_WEIGHT = 0.5  # of the difference of logarithms that teaches gains
 
 @dataclass(frozen=True)
 class Sources:
-    """What is moved: latent frames [B, N, C, h, w], newest first; beside them the world's first frame `start` [B, C, h, w], and
-    which way the camera looked. Worlds without a past have zeros."""
+    """What is moved: latent frames [B, N, C, h, w], newest first, and the number of the block that each is of, `generations`
+    [B, N]; the world's first frame `start` [B, C, h, w], and which way the camera looked. Worlds without a past have zeros."""
 
     latents: Tensor
     start: Tensor
     views: Views
+    generations: Tensor
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class Moves:
 
     flow [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: for each source displacements in pixels, from where each place comes
     relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 and to an offset of 0, each of red, green and
-    blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset, of sources [B, N, C, h, w].
-    whole: the part of `flow` that homographies make, where there are any.
+    blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset, of sources [B, N, C, h, w], by a
+    flow `used` that takes nearly the likeliest alone. whole: the part of `flow` that homographies make, where there are any.
     """
 
     flow: Tensor
+    used: Tensor
     tone: Tensor
     moved: Tensor
     sources: Tensor
@@ -101,6 +103,8 @@ class AppearanceFlow(nn.Module):
         colours = 3 * (stride // SEEN) ** 2
         shown = c.patch[0] * (colours + SOURCES) if camera else colours
         self.enter = nn.Conv2d(channels + shown, width, 3, padding=1)
+        # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
+        self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
         self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * 3, 1)
         self.tone = Tone(width, c.text_dim, c.patch[0])
@@ -115,7 +119,8 @@ class AppearanceFlow(nn.Module):
     def reset_parameters(self) -> None:
         """No displacements, nearly all of the newest picture, and its colours."""
         self.tone.reset_parameters()
-        for parameter in self.displacement.parameters():
+        rest = () if self.others is None else (self.others.weight,)
+        for parameter in (*self.displacement.parameters(), *rest):
             nn.init.zeros_(parameter)
         self.displacement.get_parameter("bias").view(-1, SOURCES, 3)[:, 0, 2] = NEWEST
 
@@ -140,6 +145,7 @@ class AppearanceFlow(nn.Module):
             history.latents.transpose(1, 2)[worlds, index] * seen[:, None],
             history.latents[:, :, 0] * seen,
             Views(held, torch.stack([yaw, pitch], dim=-1)),
+            (history.frame[worlds, index] + step).div(step, rounding_mode="floor").clamp(min=0),
         )
 
     @torch.no_grad()
@@ -156,16 +162,20 @@ class AppearanceFlow(nn.Module):
 
         Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset. Nothing is
         learnt from these frames; `loss` compares what they are made of."""
-        flow, tone, whole = self.moves(tokens, sources, text)
-        latents = sources.latents
+        flow, whole, features = self.displacements(tokens, sources)
+        latents, start = sources.latents, self.pictures(sources.start[:, :, None])[:, 0]
         with torch.no_grad():
-            moved = self.latents(contrast_kept(self.pictures(latents.transpose(1, 2)), likeliest(flow)))
+            used = likeliest(flow, sources.generations if self.homography is not None else None)
+            moved = self.latents(contrast_kept(self.pictures(latents.transpose(1, 2)), used))
             # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
             least, most = (
                 bound(latents.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax)
             )
-            moves = Moves(flow, tone, moved.clamp(least, most), latents, whole)
-            return self.latents(toned(self.pictures(moves.moved), tone)), moves
+            moved = moved.clamp(least, most)
+            pictures = self.pictures(moved)
+        tone = self.tone(F.avg_pool2d(features, SEEN), pictures.transpose(1, 2).flatten(2, 3), start, text)
+        with torch.no_grad():
+            return self.latents(toned(pictures, tone)), Moves(flow, used, tone, moved, latents, whole)
 
     def finer(self, added: Tensor, kept: Tensor, size: int) -> Tensor:
         """What is added to moved frames, latents [B, C, K, h, w], without a share `kept` [B, 1, K, h, w] of what is coarser in it
@@ -180,8 +190,8 @@ class AppearanceFlow(nn.Module):
         return self.latents(self.pictures(latents).clamp(-1, 1)).to(latents.dtype)
 
     def visible(self, flow: Tensor) -> Tensor:
-        """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the displacements and logits of
-        `forward`. The rest is a border's colour, drawn out."""
+        """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the flow `Moves.used`. The rest is
+        their mirror image, or a border's colour."""
         rows, columns = flow.shape[-2:]
         cell = self.stride / CELLS
         y, x = (torch.arange(n, device=flow.device) + 0.5 for n in (rows, columns))
@@ -191,8 +201,9 @@ class AppearanceFlow(nn.Module):
         share = (inside * logit.softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 
-    def moves(self, tokens: Tensor, sources: Sources, text: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Flow, tone and whole (`Moves`) of a block.
+    def displacements(self, tokens: Tensor, sources: Sources) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Flow and whole (`Moves`) of a block, and the features [B * F, width, rows, columns] that they are read from, of F groups
+        of frames.
 
         Convolutions over the newest picture, moved as a whole where a homography does that, put the borders of displacements where
         those of things are; tokens are too coarse for it."""
@@ -201,8 +212,8 @@ class AppearanceFlow(nn.Module):
         rows, columns = newest.shape[-2] * SEEN // a, newest.shape[-1] * SEEN // b
         groups = tokens.shape[1] // (rows * columns)
         features = unpatch(self.features(tokens), (groups, rows, columns), self.patch)
-        picture, start = (self.pictures(latents[:, :, None]) for latents in (newest, sources.start))
-        whole = None
+        pictures = self.pictures(sources.latents.transpose(1, 2))
+        picture, whole, others = pictures[:, :1], None, None
         if self.homography is None:
             seen = F.pixel_unshuffle(picture[:, 0], self.stride // SEEN)[:, :, None].expand(-1, -1, groups, -1, -1)
         else:
@@ -211,8 +222,12 @@ class AppearanceFlow(nn.Module):
                 logit = -self.homography.outside * beyond / self.stride
                 whole = torch.cat([displaced, logit[:, :, :, None]], dim=3)
                 seen = self.seen(picture, whole.detach(), beyond.detach(), groups)
+                others = self.from_end(pictures[:, 1:], whole[:, -1:, 1:].detach())
         places = rearrange(torch.cat([features, seen.to(features.dtype)], dim=1), "B C F h w -> (B F) C h w")
-        hidden = torch.relu(self.blocks(self.enter(places)))
+        entered = self.enter(places)
+        if self.others is not None and others is not None:
+            entered = entered + self.others(others.to(entered.dtype)).repeat_interleave(groups, dim=0)
+        hidden = torch.relu(self.blocks(entered))
         with torch.autocast(tokens.device.type, enabled=False):
             weight, bias = self.displacement.weight, self.displacement.get_parameter("bias")
             raw = F.conv2d(hidden.float(), weight.float(), bias.float())
@@ -220,8 +235,7 @@ class AppearanceFlow(nn.Module):
         flow = rearrange(
             raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=side, b=side, n=SOURCES, d=3
         )
-        tone = self.tone(F.avg_pool2d(hidden, SEEN), picture[:, 0], start[:, 0], text)
-        return flow if whole is None else flow + whole, tone, whole
+        return flow if whole is None else flow + whole, whole, hidden
 
     def seen(self, picture: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
         """The newest picture [B, 1, 3, H, W] moved by homographies as each frame of a block sees it, and which places lie beyond
@@ -235,6 +249,12 @@ class AppearanceFlow(nn.Module):
             dim=2,
         )
         return rearrange(both, "B (F p) C h w -> B (p C) F h w", F=groups)
+
+    def from_end(self, pictures: Tensor, whole: Tensor) -> Tensor:
+        """Pictures [B, n, 3, H, W], each moved by its homography of `whole` [B, 1, n, 3, rows, columns], at the places of the
+        convolutions: [B, channels, rows, columns]."""
+        moved = each_moved(pictures, whole, 1)[:, 0]
+        return F.pixel_unshuffle(moved, self.stride // SEEN).flatten(1, 2)
 
     def pictures(self, latents: Tensor) -> Tensor:
         """[B, C, F, h, w] -> [B, F, 3, H, W], about -1..1, by the linear decoder."""
@@ -263,15 +283,15 @@ class AppearanceFlow(nn.Module):
         made, true = (deviation(x) for x in (toned(small, torch.cat([gain, offset.detach()], dim=2)), wanted))
         total = total + GAIN_WEIGHT * (made.log() - true.log()).abs().mean()
         if moves.whole is not None:
-            total = total + self._whole_loss(moves.whole, before, target)
+            inside = (moves.whole[:, :, :, 2:] >= 0).float()
+            for flow in (moves.whole, moves.flow):
+                total = total + self._each_loss(flow, inside, before, target)
         return total / len(SCALES)
 
-    def _whole_loss(self, whole: Tensor, before: Tensor, target: Tensor) -> Tensor:
-        """Mean absolute difference, within its borders, between each source moved by homographies and the true block, with one
-        pixel for each displacement."""
+    def _each_loss(self, flow: Tensor, inside: Tensor, before: Tensor, target: Tensor) -> Tensor:
+        """Mean absolute difference, `inside` its borders, between each source moved alone and the true block, with one pixel for
+        each displacement. Blends alone teach the displacements of what is taken; older sources hardly are, in recordings."""
         scale = self.stride // CELLS
         small, wanted = (pooled(x, scale) for x in (before, target))
-        inside = (whole[:, :, :, 2:] >= 0).float()
-        each = move(small.flatten(0, 1)[:, None], whole.transpose(1, 2).flatten(0, 1)[:, :, None], scale)
-        difference = each.unflatten(0, small.shape[:2]).transpose(1, 2) - wanted[:, :, None]
+        difference = each_moved(small, flow, scale) - wanted[:, :, None]
         return (difference.abs() * inside).sum() / (3 * inside.sum()).clamp(min=1)

@@ -120,9 +120,10 @@ class ExpertConfig:
     layers: int = 8
     ffn_dim: int = 576
     blocks: int = 3  # that it generates after a text has changed
-    steps: int = 6  # of its sampler
-    start_steps: int = 20  # of the first block of a text start
-    guidance: float = 2.0  # w of u + w (c - u), where u is the prediction without the text
+    steps: int = 2  # of its sampler
+    start_steps: int = 12  # of the first block of a text start
+    shift: float = 2.0  # of the noise levels of both
+    guidance: float = 3.0  # w of u + w (c - u), where u is the prediction without the text
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from world_model.detail import DetailHead
 from world_model.expert import TextExpert
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import FloatLinear, KeyValue, rotary_table, sinusoid
-from world_model.moving import likeliest
 from world_model.priors.registry import build_priors
 from world_model.text import mean_token
 from world_model.tscm import ChannelMemory, History
@@ -310,7 +309,7 @@ class DiT(HistoryEmbedding):
         mean, moves = self.flow(tokens, sources, self._mean_text(context))
         if self.config.dit.output.kept_size:
             mean = self.flow.bounded(mean)
-        visible = self.flow.visible(likeliest(moves.flow)) * history.has_past[:, None, None, None, None]
+        visible = self.flow.visible(moves.used) * history.has_past[:, None, None, None, None]
         shown = torch.cat([mean, visible], dim=1).to(self.dtype)
         tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)
         return replace(conditions, bias=tokens, mean=mean, moves=moves, visible=visible)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+EARLIER = 2.5  # logit, for each block by which a picture is earlier than the newest: it has been looked up less often
+MOST_EARLIER = 12.0  # of these
 LIKELIEST = 3.0  # factor of logits for the frames that are used: a blend of sources that do not quite agree is a blur
 STEEPEST = 1.5  # largest factor by which details are amplified to keep their contrast
 SURROUNDINGS = 9  # pixels wide: where contrast is measured
@@ -30,10 +32,18 @@ def deviation(pictures: Tensor) -> Tensor:
     return pictures.flatten(3).var(dim=3).clamp(min=LEAST_DEVIATION**2).sqrt()
 
 
-def likeliest(flow: Tensor) -> Tensor:
-    """A flow (`Moves`) that takes nearly the likeliest source alone."""
+def likeliest(flow: Tensor, generations: Tensor | None = None) -> Tensor:
+    """A flow (`Moves`) that takes nearly the likeliest source alone.
+
+    generations [B, N]: the number of the block that each source is of, 0 for the start picture. What is looked up again and again
+    loses a little each time, of which the recordings that teach logits know nothing: earlier pictures are preferred.
+    """
     displacement, logit = flow.split([2, 1], dim=3)
-    return torch.cat([displacement, LIKELIEST * logit], dim=3)
+    logit = LIKELIEST * logit
+    if generations is not None:
+        fewer = (EARLIER * (generations[:, :1] - generations)).clamp(0, MOST_EARLIER)
+        logit = logit + fewer[:, None, :, None, None, None]
+    return torch.cat([displacement, logit], dim=3)
 
 
 def contrast_kept(pictures: Tensor, flow: Tensor) -> Tensor:
@@ -83,6 +93,12 @@ def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> 
     share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
     moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=worlds, K=frames)
     return (moved * share).sum(dim=1).transpose(1, 2)
+
+
+def each_moved(pictures: Tensor, flow: Tensor, scale: int) -> Tensor:
+    """Each of the pictures [B, N, c, H, W] moved alone by its part of a flow (`move`): [B, K, N, c, H, W]."""
+    each = move(pictures.flatten(0, 1)[:, None], flow.transpose(1, 2).flatten(0, 1)[:, :, None], scale)
+    return each.unflatten(0, pictures.shape[:2]).transpose(1, 2)
 
 
 def toned(pictures: Tensor, tone: Tensor) -> Tensor:

@@ -157,8 +157,9 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
                 torch.where(past[rows], told.since[rows], -1),
                 guided=settings.guidance != 1,
             )
-            sigmas = flow.sigma_schedule(steps, dit.config.sampler.shift)
-            made = denoise_block(expert, read, sampling.noise[rows], sigmas)
+            # a picture that stands still has one noise for all of its frames
+            noise = torch.where(seen, sampling.noise[rows], sampling.noise[rows, :, :1])
+            made = denoise_block(expert, read, noise, flow.sigma_schedule(steps, settings.shift))
             latents = latents.index_copy(0, rows, made.to(latents.dtype))
     return latents
 

@@ -33,11 +33,12 @@ class Tone(nn.Module):
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, features: Tensor, newest: Tensor, start: Tensor, text: Tensor) -> Tensor:
-        """features [B * F, width, h, w] of F tokens in time; the newest and the first picture [B, 3, H, W]; mean text token [B, D]
+    def forward(self, features: Tensor, moved: Tensor, start: Tensor, text: Tensor) -> Tensor:
+        """features [B * F, width, h, w] of F tokens in time; what is toned, pictures put together, and the world's first picture,
+        [B, 3, ., W] each; mean text token [B, D]
         -> [B, F * p, 6, h, w]: gains of red, green and blue, the same in all of a picture, then offsets."""
         with torch.autocast(features.device.type, enabled=False):
-            colours = [at(picture.flatten(2), dim=2) for picture in (newest, start) for at in (torch.mean, torch.std)]
+            colours = [at(picture.flatten(2), dim=2) for picture in (moved, start) for at in (torch.mean, torch.std)]
             known = self.known(torch.cat([*colours, text], dim=1).to(self.known.weight.dtype))
             known = known.repeat_interleave(len(features) // len(known), dim=0)[:, :, None, None]
             hidden = torch.relu(self.features(features.to(known.dtype)) + known)

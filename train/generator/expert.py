@@ -53,9 +53,9 @@ from world_model.weights import (
 class Settings:
     """Numbers of this training."""
 
-    batch: int = 32
-    started: float = 0.4  # share of text starts
-    changed: float = 0.35  # share of blocks after a change of text; the others are any
+    batch: int = 16
+    started: float = 0.45  # share of text starts
+    changed: float = 0.43  # share of blocks after a change of text; the others are any
     described: float = 0.3  # share of worlds that are told the caption where they are told of no event
     dropout: float = 0.1  # share of worlds that are told nothing, for guidance
     colour: float = 0.3  # largest deviation of colours, and of contrast, by which some moved frames are wrong
@@ -142,8 +142,9 @@ class ExpertTraining:
         since = torch.cat([torch.full_like(quiet, -1), self.since[moved.step[chosen]]])
         first = torch.cat([data.still[quiet], moved.start[chosen]])
         start = self.flow.pictures(data.latents[first].float()[:, :, None])[:, 0]
-        sigma = draw_sigma(s.batch, s.pure, 1.0, stream)
+        sigma = draw_sigma(s.batch, s.pure, expert.settings.shift, stream)
         noise = torch.randn(block.shape, generator=stream, device=block.device)
+        noise[:starts] = noise[:starts, :, :1]  # as `rollout.generate_block` begins a picture that stands still
         level = sigma[:, None, None, None, None]
         conditions = expert.conditions(mean, visible, start, text, past, since)
         made = expert(flow.add_noise(block, noise, level), sigma, conditions)

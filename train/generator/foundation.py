@@ -111,19 +111,24 @@ def likelihood(error: Tensor, logarithm: Tensor) -> Tensor:
 
 
 def noised(window: Window, settings: Noise, stream: torch.Generator) -> Window:
-    """Adds noise to the histories of some worlds: a generator that saw only clean ones would drift (GameNGen, section 3.2.1)."""
+    """Adds noise to the histories of some worlds, the more the later after the start picture: a generator that saw only clean ones
+    would drift (GameNGen, section 3.2.1), and one whose frames were all alike would not prefer the older ones."""
     device, count = stream.device, len(window.data)
     strength, choice = (torch.rand(count, generator=stream, device=device) for _ in range(2))
     deviation = (settings.history * strength * (choice < settings.noised))[:, None, None, None, None]
+    lived = window.history.frame[:, -1:] + 1
 
-    def corrupt(latents: Tensor) -> Tensor:
-        return latents + deviation * torch.randn(latents.shape, generator=stream, device=device)
+    def corrupt(past: History) -> History:
+        noise = torch.randn(past.latents.shape, generator=stream, device=device)
+        return replace(past, latents=past.latents + deviation * since_start(past, lived) * noise)
 
-    return replace(
-        window,
-        history=replace(window.history, latents=corrupt(window.history.latents)),
-        past=replace(window.past, latents=corrupt(window.past.latents)),
-    )
+    return replace(window, history=corrupt(window.history), past=corrupt(window.past))
+
+
+def since_start(past: History, lived: Tensor) -> Tensor:
+    """Which share of the blocks that worlds have lived through, `lived` [B, 1] frames, came before each frame of their `past`, its
+    own included: [B, 1, F, 1, 1]; 0 of the start picture."""
+    return ((past.frame + 1) / lived.clamp(min=1)).clamp(0, 1).float()[:, None, :, None, None]
 
 
 def drifted(window: Window, appearance: AppearanceFlow, largest: float, stream: torch.Generator) -> Window:
@@ -138,9 +143,8 @@ def drifted(window: Window, appearance: AppearanceFlow, largest: float, stream: 
     lived = window.history.frame[:, -1:] + 1
 
     def drift(past: History) -> History:
-        share = ((past.frame + 1) / lived.clamp(min=1)).clamp(0, 1).float()[:, None, :, None, None]
         change = contrast[:, :, None, None, None] * (past.latents - black) + shift
-        return replace(past, latents=past.latents + share * change)
+        return replace(past, latents=past.latents + since_start(past, lived) * change)
 
     return replace(window, history=drift(window.history), past=drift(window.past))
 
@@ -198,6 +202,8 @@ class Foundation:
         moving = window.data.new_zeros(())
         if dit.flow is not None and conditions.moves is not None:
             moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, window.data)
+            if not any(p.requires_grad for part in dit.seeing_noise().values() for p in part.parameters()):
+                return moving, torch.ones_like(moving)  # what sees the noise learns nothing
         conditions = replace(conditions, moves=None).repeat(s.noise_samples)
         data = window.data.repeat_interleave(s.noise_samples, 0)
         sigma = draw_sigma(len(data), s.noise.pure, self.config.sampler.shift, stream)

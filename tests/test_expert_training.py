@@ -1,0 +1,171 @@
+"""Training of an expert for texts beside a generator."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from configs import RECORDING
+from expert_world import SMALL, toy
+
+from train.generator import expert as training
+from train.generator.encode import encode_recording
+from train.generator.shapes import recorded_config
+from train.generator.windows import Windows
+from train.recordings import Episode, EpisodeWriter, open_episodes
+from world_model.dit import DiT
+from world_model.model import WorldModel
+from world_model.vae import PatchVAE
+from world_model.weights import dit_tensors, read_manifest, save_weights
+
+
+@pytest.fixture(name="recording", scope="module")
+def recording_fixture(tmp_path_factory):
+    """Six episodes of 12 steps: at step 4 a text turns the picture dark, from step 8 on nothing is told and it is light again."""
+    folder = tmp_path_factory.mktemp("dark")
+    recording = dataclasses.replace(RECORDING, height=32, width=32, frames_per_step=2)
+    with EpisodeWriter(folder, recording) as writer:
+        for seed in range(6):
+            rng = np.random.default_rng(seed)
+            frames = rng.integers(90, 110, (25, 32, 32, 3), dtype=np.uint8)
+            frames[:, 4:12, 2:9] = 200  # not the same in a mirror
+            frames[9:17] //= 4
+            writer.add(
+                Episode(
+                    frames,
+                    rng.integers(0, 3, 12),
+                    np.zeros(12, np.float32),
+                    np.zeros(12, np.uint8),
+                    np.zeros(12, np.uint8),
+                    caption="a light room",
+                    texts=((4, "night falls"), (8, None)),
+                )
+            )
+    return folder
+
+
+@pytest.fixture(name="trained", scope="module")
+def trained_fixture(recording, tmp_path_factory):
+    """A generator's folder of random weights, and a run that teaches an expert for some steps."""
+    folder = tmp_path_factory.mktemp("expert")
+    config = toy(None)
+    torch.manual_seed(0)
+    vae, dit = PatchVAE(config.vae), DiT(config)
+    dit.flow.read_autoencoder(vae)
+    tensors = {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}
+    save_weights(folder / "generator", config, tensors, {"training": [{"stages": {"foundation": 3}}]})
+    settings = training.Settings(batch=8, others=20)
+    training.train(folder / "generator", [recording], folder / "run", 5.0, settings, SMALL, steps=3)
+    return folder
+
+
+def test_training_leaves_the_generator_as_it_is_and_writes_a_model_that_loads(trained):
+    before, after = (dit_tensors(trained / name) for name in ("generator", "run"))
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    learnt = {name: value for name, value in after.items() if name not in before}
+    assert learnt and all(name.startswith("expert.") for name in learnt)
+    assert any(value.abs().max() > 0 for name, value in learnt.items() if name == "expert.head.head.weight")
+    manifest = read_manifest(trained / "run")
+    assert manifest["training"][0] == {"stages": {"foundation": 3}}
+    assert manifest["training"][1]["stages"] == {"expert": 3} and manifest["training"][1]["episodes"] == 5
+    model = WorldModel.load(trained / "run")
+    assert model.config.dit.expert == SMALL
+    model.step(model.start(None, ["a light room"], [0]), [1], ["night falls"])
+
+
+def test_a_stopped_run_goes_on_with_the_frames_it_has_moved(trained, recording, monkeypatch):
+    """Nothing is moved again, and the steps before count."""
+    before = dit_tensors(trained / "run")
+    monkeypatch.setattr(training, "moved_blocks", lambda *_: pytest.fail("frames are moved again"))
+    settings = training.Settings(batch=8, others=20)
+    training.train(trained / "generator", [recording], trained / "run", 5.0, settings, SMALL, steps=3)
+    after = dit_tensors(trained / "run")
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_second_run_replaces_the_expert_of_the_first(trained, recording):
+    settings = training.Settings(batch=4, others=4)
+    training.train(trained / "run", [recording], trained / "again", 5.0, settings, SMALL, steps=1)
+    one, two = (dit_tensors(trained / name) for name in ("run", "again"))
+    assert one.keys() == two.keys()
+    assert not torch.equal(one["expert.screen"], two["expert.screen"])
+
+
+def test_a_generator_that_moves_no_frames_is_refused(recording, tmp_path):
+    config = recorded_config("still", dataclasses.replace(RECORDING, height=32, width=32), True, "tiny", flow=False)
+    save_weights(tmp_path / "still", config, {"dit.safetensors": DiT(config).state_dict()}, {"training": []})
+    with pytest.raises(ValueError, match="must move frames and read texts"):
+        training.train(tmp_path / "still", [recording], tmp_path / "out", 1.0)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(name="trainer", scope="module")
+def trainer_fixture(recording, trained) -> training.ExpertTraining:
+    model = WorldModel.load(trained / "generator")
+    files = open_episodes(recording)
+    data = encode_recording(model.config, model.vae, files, range(6), model.conditioning)
+    return training.ExpertTraining(model.dit, Windows(model.config, data), training.Settings(batch=8, others=20), SMALL)
+
+
+def test_changes_are_counted_step_by_step(trainer):
+    """Against a count of its own, written down by hand: 4 steps of nothing, 4 of a text, 4 of nothing."""
+    data = trainer.windows.data
+    night = int(data.event_texts.step[5])
+    assert night > 0
+    for episode in range(6):
+        first = int(data.begin[episode])
+        since, before = (x[first : first + 12].tolist() for x in (trainer.since, trainer.before))
+        assert since[4:] == [0, 1, 2, 3, 0, 1, 2, 3] and min(since[:4]) > 10**5
+        assert before[4:] == [0] * 4 + [night] * 4
+        quiet = [int(step) - first for step in trainer.quiet if first <= int(step) < first + 12]
+        assert quiet == [0, 1, 2, 3]  # four steps after the end nothing is left of the text; the episode ends before
+
+
+def test_moved_blocks_are_those_after_changes_and_some_others(trainer):
+    data, moved = trainer.windows.data, trainer.moved
+    changed = moved.step[: trainer.changes] % 12
+    assert sorted(changed.tolist()) == sorted([4, 5, 8, 9] * 6)
+    assert not set((moved.step[trainer.changes :] % 12).tolist()) & {4, 5, 8, 9}
+    rows_of = data.first[torch.searchsorted(data.begin, moved.step, right=True) - 1] + 1 + 2 * (moved.step % 12)
+    recorded = torch.stack([data.latents[rows_of + k] for k in range(2)], dim=2)
+    torch.testing.assert_close(moved.data, recorded)
+
+
+def test_a_mirror_exchanges_left_and_right_of_all_that_belongs_together(trainer):
+    pictures = torch.rand(2, 3, 2, 32, 32).transpose(1, 2) * 2 - 1
+    latents = trainer.flow.latents(pictures)
+    exact = trainer.flow.pictures(latents)
+    visible = torch.rand(2, 1, 2, 4, 4)
+    block, mean, seen = trainer._mirrored(latents, latents, visible, torch.tensor([True, False]), 0)
+    for got in (block, mean):
+        again = trainer.flow.latents(exact[:1].flip(-1))
+        torch.testing.assert_close(got[:1], again)
+        torch.testing.assert_close(got[1:], latents[1:])
+    torch.testing.assert_close(seen, torch.cat([visible[:1].flip(-1), visible[1:]]))
+
+
+def test_it_learns_what_a_text_does(trainer):
+    """After some steps the blocks of a change are told better than by the moved frames, which know of no night."""
+    torch.manual_seed(0)
+    network = DiT(toy()).expert.float()
+    trainer.measure(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    with torch.no_grad():
+        first = torch.stack([trainer.loss(network, number) for number in range(8)]).mean(dim=0)
+    for number in range(60):
+        (trainer.loss(network, 100 + number) * trainer.shares).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        last = torch.stack([trainer.loss(network, number) for number in range(8)]).mean(dim=0)
+    assert (last[:2] < 0.8 * first[:2]).all(), json.dumps([first.tolist(), last.tolist()])
+
+
+def test_an_expert_needs_moved_frames_and_texts():
+    for flow_of, text in ((False, True), (True, False)):
+        config = recorded_config("toy", RECORDING, text, "tiny", flow=flow_of)
+        with pytest.raises(ValueError, match="an expert for texts"):
+            dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=SMALL))
