@@ -12,7 +12,8 @@
     starts.png           starting pictures, one above the other (optional)
     finder.safetensors   the finder, and starts.json: (x, z, yaw) of the starting pictures; of models that know a town
 
-Tensors are float16 on disk, large ones may be float8 (train.compress), whole numbers as they are. Nothing is ever filled in: a
+Tensors are float16 on disk, whole numbers as they are. Large ones may be int8 with a scale for each row, `NAME.row_scale`
+(train.compress), or float8. Nothing is ever filled in: a
 missing, damaged or unfitting file is an error that names it.
 """
 
@@ -42,6 +43,7 @@ from world_model.priors.names import renamed
 Adapt = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 DIT = "dit.safetensors"
+SCALE = ".row_scale"  # end of the name of a rounded tensor's scales
 # in the manifest, beside weights and pictures
 LISTED = ("config.json", "starts.json", "heads.json", "beacon.json", "text_goal.json", "known.json")
 EMBEDDED = Path(__file__).parent / "weights"
@@ -158,9 +160,17 @@ def load_tensors(folder: Path, name: str, dtype: torch.dtype = torch.float32) ->
     """Tensors of one checked file. Raises FileNotFoundError or ValueError."""
     path = check_file(folder, name)
     try:
-        return {key: value.to(dtype) if value.is_floating_point() else value for key, value in load_file(path).items()}
+        stored = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): fetch it again") from error
+    scales = {key.removesuffix(SCALE): stored.pop(key) for key in [*stored] if key.endswith(SCALE)}
+    found = {key: value.to(dtype) if value.is_floating_point() else value for key, value in stored.items()}
+    return found | {key: scaled_rows(stored[key], scale).to(dtype) for key, scale in scales.items()}
+
+
+def scaled_rows(whole: Tensor, scale: Tensor) -> Tensor:
+    """What int8 numbers stand for, [n, ...] float32, by the scale [n] of each row."""
+    return whole.float() * scale.float().view(-1, *[1] * (whole.dim() - 1))
 
 
 def dit_tensors(folder: Path) -> dict[str, Tensor]:
