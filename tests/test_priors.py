@@ -217,4 +217,4 @@ def made_of(config: ModelConfig, tensors: dict[str, Tensor]) -> DiT:
 
 def test_states_are_opaque_to_worlds():
     names = {field.name for field in dataclasses.fields(WorldBatch)}
-    assert names == {"history", "memory", "yaw", "pitch", "frame", "picture", "cache", "priors"}
+    assert names == {"history", "memory", "yaw", "pitch", "frame", "picture", "cache", "priors", "told"}
