@@ -141,7 +141,6 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
     if expert is None or told is None or dit.flow is None or conditions.mean is None or conditions.visible is None:
         return denoised()
     settings, past = expert.settings, block.worlds.history.present.any(dim=1)
-    first = dit.flow.pictures(block.worlds.history.latents[:, :, :1])[:, 0]
     changed = told.since < settings.blocks
     latents = sampling.noise if bool((changed | ~past).all()) else denoised()
     for chosen, steps in ((~past, settings.start_steps), (past & changed, settings.steps)):
@@ -151,7 +150,7 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
             read = expert.conditions(
                 conditions.mean[rows] * seen,
                 conditions.visible[rows] * seen,
-                first[rows],
+                dit.flow.pictures(block.worlds.history.latents[rows, :, :1])[:, 0],
                 block.context[rows, : dit.config.text.event_tokens],
                 told.before[rows] * past[rows, None],
                 torch.where(past[rows], told.since[rows], -1),

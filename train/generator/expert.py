@@ -26,7 +26,7 @@ from train.engine.loop import prepare_cpu
 from train.engine.optimization import optimizers
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
-from train.generator.foundation import draw_sigma
+from train.generator.foundation import draw_sigma, variance_left
 from train.generator.moved_blocks import MovedBlocks, moved_blocks, since_change
 from train.generator.rollouts import split_episodes
 from train.generator.windows import LatentSet, Windows
@@ -149,8 +149,7 @@ class ExpertTraining:
         conditions = expert.conditions(mean, visible, start, text, past, since)
         made = expert(flow.add_noise(block, noise, level), sigma, conditions)
         variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
-        explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
-        error = ((made - block).square() / explained).mean(dim=(1, 2, 3, 4))
+        error = ((made - block).square() / variance_left(variance, level)).mean(dim=(1, 2, 3, 4))
         return torch.stack([part.mean() for part in error.split([starts, changes, others])])
 
     def _drifted(self, mean: Tensor, stream: torch.Generator) -> Tensor:

@@ -91,13 +91,18 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
         error = (dit(x, sigma, conditions) - data).square().mean()
         return error, error.detach() / data.square().mean()
     variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
-    explained = variance * level**2 / ((1 - level) ** 2 * variance + level**2)
+    explained = variance_left(variance, level)
     start, _ = flow.gaussian_posterior(x, level, conditions.mean, conditions.variance)
     reference = ((start - data).square() / explained).mean()
     made = dit.detailed(x, sigma, conditions)
     assert made.error is not None
     error = ((made.output - data).square() / explained).mean(dim=1, keepdim=True)
     return likelihood(error, made.error), error.detach().mean() / reference.detach()
+
+
+def variance_left(variance: Tensor, level: Tensor) -> Tensor:
+    """What is unknown at a noise level of data that had a variance before: what a prediction has to explain."""
+    return variance * level**2 / ((1 - level) ** 2 * variance + level**2)
 
 
 def likelihood(error: Tensor, logarithm: Tensor) -> Tensor:
