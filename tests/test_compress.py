@@ -32,9 +32,7 @@ def test_large_tensors_are_rounded_and_small_ones_stay(folder):
             assert after[name].dtype == torch.int8 and loaded[name].dtype == torch.float32
             error = (loaded[name] - value.float()).abs().flatten(1)
             most = value.float().flatten(1).abs().amax(dim=1, keepdim=True)
-            assert (error <= most * (0.5 / 127 + 2**-10) + 2**-15).all(), (
-                name
-            )  # half a step
+            assert (error <= most * (0.5 / 127 + 2**-10) + 2**-15).all(), name  # half a step
         else:
             assert torch.equal(after[name], value), name
     assert found["bytes"] < 0.75 * found["bytes_before"] and found["psnr_1"] > 25

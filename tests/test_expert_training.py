@@ -86,12 +86,14 @@ def test_a_stopped_run_goes_on_with_the_frames_it_has_moved(trained, recording, 
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_a_second_run_replaces_the_expert_of_the_first(trained, recording):
-    settings = training.Settings(batch=4, others=4)
-    training.train(trained / "run", [recording], trained / "again", 5.0, settings, SMALL, steps=1)
-    one, two = (dit_tensors(trained / name) for name in ("run", "again"))
-    assert one.keys() == two.keys()
-    assert not torch.equal(one["expert.screen"], two["expert.screen"])
+def test_an_expert_is_taught_further_and_one_of_another_shape_begins_anew(trained, recording):
+    """A learning rate of 0 shows where a run begins."""
+    settings = training.Settings(batch=4, others=4, lr=0.0)
+    for name, shape in (("further", SMALL), ("wider", dataclasses.replace(SMALL, ffn_dim=SMALL.ffn_dim + 8))):
+        training.train(trained / "run", [recording], trained / name, 5.0, settings, shape, steps=1)
+    one, two, three = (dit_tensors(trained / name) for name in ("run", "further", "wider"))
+    assert all(torch.equal(two[name], value) for name, value in one.items())
+    assert one.keys() == three.keys() and not torch.equal(one["expert.screen"], three["expert.screen"])
 
 
 def test_a_generator_that_moves_no_frames_is_refused(recording, tmp_path):

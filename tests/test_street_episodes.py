@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ import pytest
 from train.data import commands as data
 from train.recordings import RecordingError, open_episodes
 from train.street import towns
-from train.street.episodes import PHRASINGS, EpisodeTask, opposite, plan_episode, render_episode, render_episodes
+from train.street.episodes import (
+    PHRASINGS,
+    EpisodeTask,
+    EventTimes,
+    opposite,
+    plan_episode,
+    render_episode,
+    render_episodes,
+)
 from world_model.actions import ALL_ACTIONS, Action
 from yume_gym.street.events import EVENTS
 
@@ -64,6 +73,21 @@ def test_episodes_are_rendered_as_a_recording_and_continued(config, tmp_path):
         render_episodes(config, tmp_path, towns=2, blocks=10)
     with pytest.raises(SystemExit):
         data.main([*command, "--towns", "0"])
+
+
+def test_events_last_as_long_as_asked_for(config, tmp_path):
+    times = EventTimes(blocks=(3, 4), gap=(2, 2))
+    plans = [plan_episode(np.random.default_rng(seed), 30, times).events for seed in range(40)]
+    told = [events for events in plans if events]
+    assert {stop - first for events in told for _, first, stop in events} == {3, 4}
+    assert {after[1] - before[2] for events in told for before, after in pairwise(events)} == {2}
+    assert {events[0][1] for events in told} == {3}
+    for wrong in ({"blocks": (0, 4)}, {"blocks": (5, 4)}, {"gap": (-1, 2)}):
+        with pytest.raises(RecordingError, match="--event-"):
+            EventTimes(**wrong)
+    with pytest.raises(RecordingError):  # what stands there was made otherwise
+        render_episodes(config, tmp_path, towns=1, episodes_per_town=1, blocks=4)
+        render_episodes(config, tmp_path, towns=2, episodes_per_town=1, blocks=4, events=times)
 
 
 def test_texts_are_phrasings_for_training(config):

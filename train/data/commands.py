@@ -41,7 +41,7 @@ from train.data.shards import (
     write_shard,
     write_shards,
 )
-from train.street.episodes import render_episodes
+from train.street.episodes import EventTimes, render_episodes
 from train.street.towns import TRAINING_TOWNS
 from train.street.walks import StreetRecipe, render_walk
 from world_model.config import ModelConfig
@@ -224,6 +224,13 @@ def _add_episodes(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--blocks", type=int, default=32, help="of an episode")
     command.add_argument("--workers", type=int, default=1, help="processes")
     command.add_argument("--seed", type=int, default=0)
+    times, least_most = EventTimes(), ("LEAST", "MOST")
+    command.add_argument(
+        "--event-blocks", type=int, nargs=2, metavar=least_most, default=times.blocks, help="blocks that an event lasts"
+    )
+    command.add_argument(
+        "--event-gap", type=int, nargs=2, metavar=least_most, default=times.gap, help="blocks without one between two"
+    )
 
 
 def _add_mix(commands: argparse._SubParsersAction) -> None:
@@ -278,7 +285,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             kind = (given.pop(name) for name in ("blocks_per_walk", "seed", "town_blocks", "town_seed"))
             render(config, given.pop("out"), StreetRecipe.of(config, *kind), **given)
         elif command == "episodes":
-            render_episodes(config, given.pop("out"), **given)
+            events = EventTimes(tuple(given.pop("event_blocks")), tuple(given.pop("event_gap")))
+            render_episodes(config, given.pop("out"), events=events, **given)
         elif command == "encode":
             from train.data.latents import encode  # the only command that needs torch
 

@@ -5,7 +5,7 @@
 FOLDER holds the generator's weights; nothing of it changes. The expert learns by flow matching from three kinds of blocks:
 pictures standing still, told the caption of their episode, with no past; the blocks after each change of a text, and any others,
 from frames that the generator moved. These are computed once, before training. Half of all blocks are mirrored. RUN is a folder of
-weights; a stopped run goes on.
+weights; a stopped run goes on. An expert of FOLDER of the same shape is taught further.
 
 Shapes: B worlds, C latent channels, K latent frames of a block, h x w latent size.
 """
@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
 from train.engine.optimization import optimizers
+from train.engine.precision import has_fast_bfloat16
+from train.engine.variants import fitting
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
 from train.generator.foundation import draw_sigma, variance_left
@@ -207,7 +209,9 @@ def train(
         raise ValueError(f"{config.name!r} must move frames and read texts for an expert to do so, too")
     earlier = dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=None))
     config = dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=expert))
-    own = {name: value for name, value in dit_tensors(initial).items() if not name.startswith("expert.")}
+    tensors = dit_tensors(initial)
+    own = {name: value for name, value in tensors.items() if not name.startswith("expert.")}
+    earlier_expert = {name.removeprefix("expert."): value for name, value in tensors.items() if name not in own}
     dit, vae = DiT(earlier), build_vae(config.vae)
     load_dit(dit, initial, adapt=lambda tensors: own)
     load_into(vae, initial, "vae.safetensors")
@@ -222,7 +226,10 @@ def train(
     trainer = ExpertTraining(dit, Windows(earlier, joined(sets)), settings, expert, out / "stages" / "moved.pt")
     torch.manual_seed(settings.seed)
     network = TextExpert(config)
-    trainer.measure(network)
+    if earlier_expert and fitting(network, earlier_expert).keys() == network.state_dict().keys():
+        network.load_state_dict(earlier_expert)
+    else:
+        trainer.measure(network)
     budget = Budget(minutes, warmup=50, cooldown=settings.cooldown)
     if steps is not None:
         budget = dataclasses.replace(budget, steps=steps, warmup=2)
@@ -232,7 +239,8 @@ def train(
     )
 
     def step(number: int, done: float) -> dict[str, Tensor]:
-        error = trainer.loss(network, number)
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16(torch.device("cpu"))):
+            error = trainer.loss(network, number)
         stage.update("expert", (error * trainer.shares).sum())
         return dict(zip(("started", "changed", "other"), error.detach()))
 

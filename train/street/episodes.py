@@ -45,6 +45,21 @@ _LOOK_OF = {direction: look for look, (_, _, direction) in LOOKS.items()}
 
 
 @dataclass(frozen=True)
+class EventTimes:
+    """How long the events of an episode last, and how long nothing is told between them: least and most blocks, both included."""
+
+    blocks: tuple[int, int] = EVENT_BLOCKS
+    gap: tuple[int, int] = EVENT_GAP
+
+    def __post_init__(self) -> None:
+        for name, (least, most), smallest in (("blocks", self.blocks, 1), ("gap", self.gap, 0)):
+            if not smallest <= least <= most:
+                raise RecordingError(
+                    f"--event-{name} must be two numbers, {smallest} <= least <= most, got {least} {most}"
+                )
+
+
+@dataclass(frozen=True)
 class EpisodeTask:
     """All that an episode depends on."""
 
@@ -54,6 +69,7 @@ class EpisodeTask:
     number: int
     blocks: int
     town_blocks: int
+    events: EventTimes = EventTimes()
 
 
 class ReturningWalker:
@@ -88,7 +104,7 @@ def opposite(action: Action) -> Action:
     return Action(_MOVE_OF[-forward, -right], _LOOK_OF[-turn, -tilt])
 
 
-def plan_episode(rng: np.random.Generator, blocks: int) -> WalkPlan:
+def plan_episode(rng: np.random.Generator, blocks: int, times: EventTimes = EventTimes()) -> WalkPlan:
     """Light, weather and events like those of `train.street.walks.plan_walk`, but with all kinds of events, each equally likely."""
     light, weather, _ = ATMOSPHERES[int(rng.choice(len(ATMOSPHERES), p=_atmosphere_shares()))]
     if rng.random() >= EVENT_SHARE:
@@ -96,12 +112,12 @@ def plan_episode(rng: np.random.Generator, blocks: int) -> WalkPlan:
     here = {light, weather} if (light, weather) == ("day", "clear") else {light, weather} - {"day"}
     able = [kind for kind, (_, same) in EVENT_WEIGHTS.items() if same not in here] + list(LATER_EVENTS)
     events: list[tuple[str, int, int]] = []
-    first = 1 + int(rng.integers(EVENT_GAP[0], EVENT_GAP[1] + 1))
+    first = 1 + int(rng.integers(times.gap[0], times.gap[1] + 1))
     while first < blocks:
         kinds = [kind for kind in able if not events or kind != events[-1][0]]
-        stop = first + int(rng.integers(EVENT_BLOCKS[0], EVENT_BLOCKS[1] + 1))
+        stop = first + int(rng.integers(times.blocks[0], times.blocks[1] + 1))
         events.append((kinds[int(rng.integers(len(kinds)))], first, stop))
-        first = stop + int(rng.integers(EVENT_GAP[0], EVENT_GAP[1] + 1))
+        first = stop + int(rng.integers(times.gap[0], times.gap[1] + 1))
     return WalkPlan(light, weather, tuple(events))
 
 
@@ -109,7 +125,7 @@ def render_episode(task: EpisodeTask) -> Episode:
     """The episode of a task."""
     planner, start, feet, words = np.random.default_rng([task.seed, task.town, task.number]).spawn(4)
     street = _street(task.config, task.town, task.town_blocks)
-    plan = plan_episode(planner, task.blocks)
+    plan = plan_episode(planner, task.blocks, task.events)
     frames = [street.reset(start, light=plan.light, weather=plan.weather)[None]]
     act = actor(task, feet, street)
     surroundings = street.surroundings()
@@ -158,7 +174,7 @@ def first_caption(task: EpisodeTask) -> str:
     """The caption of an episode, without rendering it."""
     planner, start, _, words = np.random.default_rng([task.seed, task.town, task.number]).spawn(4)
     street = _street(task.config, task.town, task.town_blocks)
-    plan = plan_episode(planner, task.blocks)
+    plan = plan_episode(planner, task.blocks, task.events)
     street.reset(start, light=plan.light, weather=plan.weather)
     return scene_caption(street.surroundings(), words)
 
@@ -178,6 +194,7 @@ def render_episodes(
     first_town: int = TRAINING_TOWNS.start,
     workers: int = 1,
     seed: int = 0,
+    events: EventTimes = EventTimes(),
 ) -> None:
     """Renders `episodes_per_town` episodes of so many `blocks` in each of `towns` towns, those from `first_town` on.
 
@@ -196,6 +213,8 @@ def render_episodes(
         "policies": ["walker", "balanced"],
         "camera": dataclasses.asdict(config.camera),
     }
+    if events != EventTimes():
+        source["events"] = {name: list(value) for name, value in dataclasses.asdict(events).items()}
     recording = Recording(
         env="YumeStreet",
         height=config.height,
@@ -208,7 +227,7 @@ def render_episodes(
         ),
     )
     tasks = [
-        EpisodeTask(config, seed, town, number, blocks, TOWN_BLOCKS)
+        EpisodeTask(config, seed, town, number, blocks, TOWN_BLOCKS, events)
         for town in range(first_town, first_town + towns)
         for number in range(episodes_per_town)
     ]
