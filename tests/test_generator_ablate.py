@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,10 +175,13 @@ def test_results_are_stored_once_and_a_stopped_variant_goes_on(run, files, budge
 
     again = make()
     monkeypatch.setattr(again, "train", stop)
-    again.run(1, ["tscm", "full-history"])
+    again.run(1, ["tscm", "full-history"], [3])
     again.write()
     written = json.loads((tmp_path / "ablations.json").read_text())
-    assert list(written["results"]) == [BEFORE, "tscm", "sliding-window", "full-history", "with-self-forcing"]
+    three = f"{BEFORE}, sampler steps: 3"
+    assert list(written["results"]) == [BEFORE, three, "tscm", "sliding-window", "full-history", "with-self-forcing"]
+    one, more = (written["results"][name][0]["figures"]["psnr/1"] for name in (BEFORE, three))
+    assert one != more  # the toy's own sampler has one step
     rows = (tmp_path / "ablations.md").read_text()
     assert all(f"| {name} | 1 |" in rows for name in written["results"])
     assert f"control {MINUTE}" in rows and "without-self-forcing: the same as tscm here" in rows
@@ -193,7 +197,7 @@ def test_models_with_priors_are_refused(run, files, budgets, tmp_path, monkeypat
 
 
 def test_bad_numbers_are_refused(run, capsys):
-    for words in (["--steps", "0"], ["--batch", "1"]):
+    for words in (["--steps", "0"], ["--batch", "1"], ["--sampler-steps", "2", "0"]):
         with pytest.raises(SystemExit):
             ablate.main([str(run), "--data", "d", "--validation", "v", "--out", "o", *words])
-        assert "or more" in capsys.readouterr().err
+        assert re.search("or more|1 to 100", capsys.readouterr().err)

@@ -1,11 +1,13 @@
 """Ablations of a generator of the street, same budget, small runs with seeds:
 
     python -m train.generator.ablate RUN --data EPISODES --validation EPISODES --out DIR [--steps 60] [--seeds 3] [--only NAME ...]
+        [--sampler-steps 1 2 50]
 
 RUN is a folder of weights that `train.street_world` wrote. Every variant of `ablation_variants.TRAINED` goes on from them for
 `--steps` steps of foundation training on the first folder of episodes, once a seed, and is rolled out along episodes of the second,
-in towns of no training. A result is written once, to `parts/`; the same command goes on where it was stopped. Writes
-`ablations.md`, `ablations.png` and `ablations.json`, all from stored results.
+in towns of no training. So are RUN's own weights, `before`, also with other numbers of sampler steps. A result is written once, to
+`parts/`; the same command goes on where it was stopped. Writes `ablations.md`, `ablations.png` and `ablations.json`, all from
+stored results.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ from world_model.weights import dit_tensors, find_weights, load_into, read_capti
 
 VERSION = 1  # of what is measured: results of another are not mixed
 BEFORE = "before"  # name of the given weights as they are
+MOST_STEPS = 100  # of a sampler
 
 
 @dataclass(frozen=True)
@@ -113,8 +116,9 @@ class GeneratorAblation:
             self._data = encode_recording(self.config, self.vae, self.files, episodes, self.conditioning, self.device)
         return self._data
 
-    def run(self, seeds: int, only: Sequence[str] = ()) -> None:
-        """Computes what is not yet stored, of all variants or `only` some, with seeds 0, 1 ...; first the given weights.
+    def run(self, seeds: int, only: Sequence[str] = (), sampler_steps: Sequence[int] = ()) -> None:
+        """Computes what is not yet stored, of all variants or `only` some, with seeds 0, 1 ...; first the given weights, also with
+        so many `sampler_steps`.
 
         Raises ValueError for an unknown name.
         """
@@ -125,6 +129,8 @@ class GeneratorAblation:
         wanted = {self.same.get(name, name) for name in only or known}
         if BEFORE in wanted:
             self.store.result(f"{BEFORE}_seed0", self.before)
+        for steps in sampler_steps:
+            self.store.result(f"{sampled(steps)}_seed0", partial(self.before, steps))
         for seed in range(seeds):
             for name in (n for n in self.variants if n in wanted):
                 self.store.result(f"{name}_seed{seed}", partial(self.train, name, seed))
@@ -134,11 +140,14 @@ class GeneratorAblation:
         """Where the training of a variant keeps its checkpoint until it is measured."""
         return self.out / "runs" / f"{name}_seed{seed}"
 
-    def before(self) -> dict[str, Any]:
-        """The result of the given weights."""
-        dit, parts = take_over(self.config, self.initial, 0)
+    def before(self, steps: int | None = None) -> dict[str, Any]:
+        """The result of the given weights, with so many sampler steps or their own."""
+        name, config = BEFORE, self.config
+        if steps is not None:
+            name, config = sampled(steps), replace(config, sampler=replace(config.sampler, steps=steps))
+        dit, parts = take_over(config, self.initial, 0)
         figures = {**self.measurement.figures(dit.to(self.device)), "seconds_a_step": None}
-        return {"variant": BEFORE, "seed": 0, **parts, "figures": figures}
+        return {"variant": name, "seed": 0, **parts, "figures": figures}
 
     def train(self, name: str, seed: int) -> dict[str, Any]:
         """The result of a trained variant."""
@@ -177,7 +186,7 @@ class GeneratorAblation:
 
     def write(self) -> None:
         """ablations.json, ablations.md and ablations.png from all that is stored, whatever was asked for now."""
-        results = stored_results([self.store], (BEFORE, *self.variants))
+        results = stored_results([self.store], (BEFORE, *map(sampled, range(1, MOST_STEPS + 1)), *self.variants))
         what = {variant.name: variant.what for variant in TRAINED}
         text = page(self.config.name, self.budgets.steps, results, what, self.same)
         write_files(self.out, self.store_identity(), results, text, plot(results))
@@ -185,6 +194,11 @@ class GeneratorAblation:
     def store_identity(self) -> dict[str, Any]:
         """What is measured and how, and the model."""
         return {**self.identity, "model": dataclasses.asdict(self.config)}
+
+
+def sampled(steps: int) -> str:
+    """Name of the given weights with so many sampler steps."""
+    return f"{BEFORE}, sampler steps: {steps}"
 
 
 def listing(files: EpisodeFiles) -> list[tuple[str, int]]:
@@ -206,6 +220,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--long-worlds", type=int, default=Plan.long_worlds, help=f"the same for a minute (default {Plan.long_worlds})"
     )
+    parser.add_argument(
+        "--sampler-steps", type=int, nargs="+", default=[], help="with how many the given weights are rolled out, too"
+    )
     parser.add_argument("--texts", type=Path, help="file of encoded texts, where the text encoder is not installed")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="variants to compute; others stay as stored"
@@ -214,6 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("steps", "seeds", "worlds", "long_worlds"):
         if getattr(given, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more, got {getattr(given, name)}")
+    if wrong := [steps for steps in given.sampler_steps if not 1 <= steps <= MOST_STEPS]:
+        parser.error(f"--sampler-steps must be 1 to {MOST_STEPS}, got {wrong[0]}")
     settings = settings_on(own_device())
     if given.batch is not None:
         if given.batch < 2:
@@ -223,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         encoder = TextTable(given.texts) if given.texts else None
         ablation = GeneratorAblation(find_weights(given.run), given.data, given.validation, given.out, budgets, encoder)
-        ablation.run(given.seeds, given.only)
+        ablation.run(given.seeds, given.only, given.sampler_steps)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     ablation.write()
