@@ -144,6 +144,9 @@ def test_a_student_begins_with_the_moved_frames(trainer):
     made = trainer.rollout(student, 0)
     torch.testing.assert_close(made.latents, read_window(student, made.window).mean, rtol=0, atol=1e-5)
     assert trainer.teacher.head.head.weight.any() and trainer.teacher.detail.leave.weight.any()
+    further = copy.copy(trainer)
+    further.settings = dataclasses.replace(trainer.settings, fresh=False)
+    assert torch.equal(further.student().head.head.weight, trainer.teacher.head.head.weight)
 
 
 def test_a_discriminator_learns_to_tell_clips_apart_by_their_action():

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from expert_world import SMALL, toy
 from safetensors.torch import save_file
 
 from train import street_world
@@ -15,6 +16,7 @@ from train.engine.optimization import optimizers
 from train.recordings import RecordingError
 from train.street.text_table import TextTable
 from train.street_world import CPU, GPU, join_parts, learn_only, taken_over, wait_for, write_parts
+from world_model.weights import save_weights
 
 
 def test_weights_come_back_from_their_parts(tmp_path, monkeypatch):
@@ -71,6 +73,16 @@ def test_a_renderer_that_fails_is_not_waited_for(tmp_path):
 def test_shares_of_the_minutes_add_up():
     for recipe in (CPU, GPU):
         assert sum(recipe.shares.values()) == pytest.approx(1)
+
+
+def test_a_student_learns_text_starts_unless_the_weights_have_an_expert_for_them(tmp_path):
+    fresh = street_world.planned(CPU, 0.3, None)
+    assert fresh.shares["foundation"] == pytest.approx(0.63) and fresh.distill.text_start > 0 and fresh.distill.fresh
+    for name, expert, share in (("without", None, fresh.distill.text_start), ("with", SMALL, 0.0)):
+        save_weights(tmp_path / name, toy(expert), {"dit.safetensors": {"x": torch.zeros(1)}}, {})
+        further = street_world.planned(CPU, 1.0, tmp_path / name, further=True)
+        assert further.distill.text_start == share and not further.distill.fresh
+        assert further.shares == {"autoencoder": 0.0, "foundation": 0.0, "distill": 1.0}
 
 
 def test_parts_can_learn_alone(config, make_dit):

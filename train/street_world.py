@@ -44,7 +44,7 @@ from world_model.dit import DiT
 from world_model.presets import get_preset
 from world_model.text import Conditioning
 from world_model.vae import PatchVAE
-from world_model.weights import load_dit, load_into, read_manifest
+from world_model.weights import load_dit, load_into, read_config, read_manifest
 
 PART = 15 * 2**20  # bytes of a part of the weights
 LOOK_EVERY = 60.0  # seconds between looks at what has been rendered, and between copies of the weights
@@ -214,13 +214,17 @@ def wait_for(folder: Path, episodes: int, renderer: subprocess.Popen) -> Iterato
         time.sleep(0.5)
 
 
-def planned(recipe: Recipe, discriminator: float, initial: bool) -> Recipe:
+def planned(recipe: Recipe, discriminator: float, initial: Path | None, further: bool = False) -> Recipe:
     """A recipe without the autoencoder's minutes where that is given, and with a share `discriminator` of all minutes for
-    adversarial distillation instead of another, if above 0. The foundation gets the rest."""
-    autoencoder = 0.0 if initial else recipe.shares["autoencoder"]
+    adversarial distillation instead of another, if above 0; `further`, of the `initial` weights' own student. The foundation gets
+    the rest. Where the `initial` weights have an expert, worlds begun from a text are not the student's."""
+    autoencoder = recipe.shares["autoencoder"] if initial is None else 0.0
     distilled = discriminator or recipe.shares["distill"]
     if discriminator:
-        recipe = dataclasses.replace(recipe, distill=adversarial.Settings(batch=24, pool=96))
+        own = adversarial.Settings(batch=24, pool=96, fresh=not further)
+        if initial is not None and read_config(initial).dit.expert is not None:
+            own = dataclasses.replace(own, text_start=0.0)
+        recipe = dataclasses.replace(recipe, distill=own)
     foundation_share = max(0.0, 1 - autoencoder - distilled)
     shares = {"autoencoder": autoencoder, "foundation": foundation_share, "distill": distilled}
     return dataclasses.replace(recipe, shares=shares)
@@ -236,6 +240,7 @@ def train(
     peak: float,
     discriminator: float = 0.0,
     learn: Sequence[str] = (),
+    further: bool = False,
 ) -> None:
     """Everything within `settings.minutes`, beginning with the first rendered frame."""
     began = time.monotonic()
@@ -252,7 +257,7 @@ def train(
             conditioning = Conditioning(shape.text, table.actions if table else None, table)
             left = settings.minutes - (time.monotonic() - began) / 60
             on_gpu = settings.torch_device.type == "cuda"
-            recipe = planned(GPU if on_gpu else CPU, discriminator, initial is not None)
+            recipe = planned(GPU if on_gpu else CPU, discriminator, initial, further)
             if not on_gpu:  # a CPU's minutes teach the mean of a block well, and samples of it badly
                 shape = dataclasses.replace(shape, sampler=dataclasses.replace(shape.sampler, steps=1, start_steps=1))
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
@@ -323,6 +328,11 @@ def main() -> None:
         metavar="SHARE",
         help="share of the minutes for adversarial distillation, instead of distribution matching by two scores",
     )
+    command.add_argument(
+        "--further",
+        action="store_true",
+        help="the discriminator teaches the student of the initial weights, instead of one that begins with moved frames alone",
+    )
     command.add_argument("--compile", action="store_true", help="compile the layers")
     given = vars(parser.parse_args())
     if given.pop("command") == "texts":
@@ -331,6 +341,8 @@ def main() -> None:
     most = 1.0 if given["initial"] else 0.8
     if not 0 <= given["discriminator"] <= most:
         parser.error(f"--discriminator must be a share of 0 to {most}, got {given['discriminator']}")
+    if given["further"] and not (given["initial"] and given["discriminator"]):
+        parser.error("--further needs --initial WEIGHTS and a share for --discriminator")
     settings = Settings(minutes=given.pop("minutes"), size=given.pop("size"), compile=given.pop("compile"))
     train(settings=settings, **given)
 

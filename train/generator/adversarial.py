@@ -46,6 +46,7 @@ class Settings(distill.Settings):
     ema: float = 0.995
     penalty: float = 100.0  # weight of the gradient penalties
     width: int = 48  # channels of the discriminator's first layer
+    fresh: bool = True  # whether the student begins with the moved frames alone, or with what earlier updates taught it
 
     def trainer(self, config: ModelConfig, windows: Windows, teacher: DiT, vae: VideoVAE) -> AdversarialDistillation:
         return AdversarialDistillation(config, windows, teacher, self, vae)
@@ -107,7 +108,7 @@ class AdversarialDistillation(distill.Distillation):
         self.vae = vae
 
     def student(self) -> DiT:
-        """The moved frames, and nothing else: these are sharp, the mean of what may follow is not."""
+        """The moved frames, and nothing else: these are sharp, the mean of what may follow is not. Or an earlier student."""
         student = super().student().requires_grad_(False)
         for part in student.seeing_noise().values():
             part.requires_grad_(True)
@@ -115,7 +116,7 @@ class AdversarialDistillation(distill.Distillation):
         for layer in student.layers:
             if layer.channel is not None:
                 layer.channel.requires_grad_(False)
-        if student.detail is not None:
+        if student.detail is not None and self.settings.fresh:
             with torch.no_grad():
                 first = student.head.head, student.detail.leave
                 for parameter in itertools.chain.from_iterable(part.parameters() for part in first):
