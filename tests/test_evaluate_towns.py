@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
+from train import evaluate
 from train.evaluation import towns
 from train.evaluation.parts import Settings
 from train.evaluation.towns import Found, town_settings
 from train.evaluation.walks import Plan
+from train.judge.network import WEIGHTS
 from train.street.towns import REPORT_TOWNS, TRAINING_TOWNS, VALIDATION_TOWNS
 
 SECONDS = 0.5
@@ -83,3 +89,30 @@ def test_the_first_towns_are_walked_longer():
     settings = Settings(Plan(horizon=60.0))
     one, other = (town_settings(settings, 3000, number, 1) for number in (0, 1))
     assert (one.walks.horizon, other.walks.horizon, one.walks.count) == (600.0, 60.0, 1) and one.town == 3000
+
+
+def asked_for(**values) -> argparse.Namespace:
+    given = {"model": "nothing", "towns": "validation", "count": 5, "defects": False, "judge": WEIGHTS, "steps": None}
+    return argparse.Namespace(**{**given, "horizon": 1.0, "long": 0, "without": None, "out": Path("out"), **values})
+
+
+def test_workers_share_the_towns(monkeypatch):
+    shares = []
+    monkeypatch.setattr(evaluate, "load", lambda given: (given.model, {}))
+    monkeypatch.setattr(towns, "evaluate_towns", lambda *words: shares.append(list(words[-1])))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    for first in range(3):
+        evaluate.measure_share(asked_for(workers=3), towns.Plan(Settings(), VALIDATION_TOWNS[:5]), first)
+    assert shares == [[0, 3], [1, 4], [2]]
+
+
+def test_workers_that_fail_are_counted(tmp_path):
+    with pytest.raises(ValueError, match="2 of 2 workers failed"):
+        evaluate.measure_towns(None, {}, asked_for(workers=2, out=tmp_path), Settings())
+
+
+def test_workers_are_for_towns(capsys):
+    for words in (["--workers", "2"], ["--towns", "report", "--workers", "0"]):
+        with pytest.raises(SystemExit):
+            evaluate.main(["street", "--out", "out", *words])
+        assert "--workers is 1 or more and serves --towns" in capsys.readouterr().err

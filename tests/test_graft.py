@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from configs import RECORDING
+from expert_world import SMALL, toy
 
 from train.generator.graft import graft
 from train.generator.shapes import recorded_config
 from world_model.dit import DiT
 from world_model.vae import PatchVAE
-from world_model.weights import dit_tensors, read_manifest, save_weights
+from world_model.weights import dit_tensors, read_config, read_manifest, save_weights
 
 
 def written(folder: Path, seed: int, size: str = "tiny", eye: int = 0, flow: bool = True) -> Path:
@@ -42,6 +43,18 @@ def test_what_sees_the_noise_is_the_students_and_nothing_else(tmp_path):
         assert torch.equal(value, (own if part is None else other)[name]), name
     assert manifest["training"] == [{"stages": {"seed": 1}}, {"seeing_noise": [{"stages": {"seed": 2}}]}]
     assert manifest["files"]["vae.safetensors"] == read_manifest(run)["files"]["vae.safetensors"]
+
+
+def test_an_expert_comes_with_its_student(tmp_path):
+    torch.manual_seed(0)
+    vae = PatchVAE(toy(None).vae).state_dict()
+    for name, expert in (("run", None), ("student", SMALL)):
+        tensors = {"dit.safetensors": DiT(toy(expert)).state_dict(), "vae.safetensors": vae}
+        save_weights(tmp_path / name, toy(expert), tensors, {"training": []})
+    graft(tmp_path / "run", tmp_path / "student", tmp_path / "new")
+    made, other = (dit_tensors(tmp_path / name) for name in ("new", "student"))
+    assert read_config(tmp_path / "new").dit.expert == SMALL and made.keys() == other.keys()
+    assert all(torch.equal(made[name], value) for name, value in other.items() if name.startswith("expert."))
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):

@@ -7,7 +7,8 @@ What is finished is kept in `parts/`: a stopped evaluation goes on when started 
 roughly; the whole takes hours, most of them ten-minute dreams.
 `--bench yume` makes Yume-Bench's videos and table instead (train/evaluation/yume_bench.py; `--bench yume --help`).
 `--without transformer` leaves the priors of a model alone: a figure that is as good belongs to them.
-`--towns report --defects` measures what a person sees wrong instead (train/evaluation/defects.py).
+`--towns report --workers 2` measures many unseen towns together, two at a time (train/evaluation/towns.py), and
+`--towns report --defects` what a person sees wrong in them (train/evaluation/defects.py).
 A run folder of `train.world` gets the report of a recorded world instead (train/generator/report.py).
 """
 
@@ -16,11 +17,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from train.engine.loop import prepare_cpu
 from train.evaluation import defect_trials, defects, towns, yume_bench
@@ -72,6 +76,15 @@ def evaluate(
     return report
 
 
+def load(given: argparse.Namespace) -> tuple[WorldModel, dict[str, Any]]:
+    """The model that the command line asks for, and its manifest. Raises as `WorldModel.load` and `remove_transformer`."""
+    model, metadata = WorldModel.load(given.model), read_manifest(find_weights(given.model))
+    if given.without:
+        remove_transformer(model)
+        metadata = {**metadata, "files": {**metadata["files"], "without": given.without}}
+    return model, metadata
+
+
 def measure_towns(model: WorldModel, metadata: dict[str, Any], given: argparse.Namespace, settings: Settings) -> str:
     """Measures the unseen towns that the command line asks for, or the defects in them; returns the page."""
     seeds, judge = towns.TOWNS[given.towns][: given.count], given.judge
@@ -81,9 +94,25 @@ def measure_towns(model: WorldModel, metadata: dict[str, Any], given: argparse.N
             model, metadata, given.out, seeds, plan=plan, judge_weights=judge, steps=given.steps
         )
     settings = replace(settings, walks=replace(settings.walks, horizon=given.horizon or 60.0))
-    return towns.evaluate_towns(
-        model, metadata, given.out, settings, seeds, long=given.long, judge_weights=judge, steps=given.steps
-    )
+    wanted = towns.Plan(settings, seeds, given.long, judge, given.steps)
+    if given.workers > 1:
+        spawn = multiprocessing.get_context("spawn")
+        workers = [spawn.Process(target=measure_share, args=(given, wanted, first)) for first in range(given.workers)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if failed := sum(worker.exitcode != 0 for worker in workers):
+            raise ValueError(f"{failed} of {given.workers} workers failed, see above; what they finished is kept")
+    found = towns.evaluate_towns(model, metadata, given.out, wanted)
+    return towns.write(given.out, model.config.name, found, model.config.frames_per_block / model.config.fps)
+
+
+def measure_share(given: argparse.Namespace, plan: towns.Plan, first: int) -> None:
+    """What one of several workers measures: every so many towns, from number `first` on."""
+    prepare_cpu()
+    torch.set_num_threads(max(1, torch.get_num_threads() // given.workers))
+    towns.evaluate_towns(*load(given), given.out, plan, range(len(plan.seeds))[first :: given.workers])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,7 +138,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--defects", action="store_true", help="with --towns: measure what a person sees wrong instead")
     parser.add_argument("--without", choices=["transformer"], help="leave what the priors of a model predict alone")
     parser.add_argument("--long", type=int, default=0, help="how many of them are walked for ten minutes (default 0)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="with --towns: processes that share the cores (default 1)"
+    )
     given = parser.parse_args(argv)
+    if given.workers < 1 or (given.workers > 1 and (not given.towns or given.defects)):
+        parser.error(f"--workers is 1 or more and serves --towns without --defects; got {given.workers}")
     if given.defects and not given.towns:
         parser.error("--defects measures unseen towns: add --towns report or --towns validation")
     settings = QUICK if given.quick else Settings()
@@ -117,17 +151,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan = replace(settings.walks, **{name: value for name, value in walks.items() if value is not None})
     settings = replace(settings, walks=plan, seed=settings.seed if given.seed is None else given.seed)
     try:
-        model = WorldModel.load(given.model)
+        model, metadata = load(given)
         teacher = json.loads(given.teacher.read_text()) if given.teacher else None
-        metadata = read_manifest(find_weights(given.model))
-        if given.without:
-            remove_transformer(model)
-            metadata = {**metadata, "files": {**metadata["files"], "without": given.without}}
-        judge = given.judge
         if given.towns:
             print(measure_towns(model, metadata, given, settings))
             return
-        report = evaluate(model, metadata, given.out, settings, judge_weights=judge, steps=given.steps, teacher=teacher)
+        report = evaluate(
+            model, metadata, given.out, settings, judge_weights=given.judge, steps=given.steps, teacher=teacher
+        )
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     for row in report["targets"]:

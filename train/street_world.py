@@ -92,6 +92,8 @@ class StreetTraining(WorldTraining):
         dit = super().network()
         if self.initial is not None:
             load_dit(dit, self.initial, adapt=lambda tensors: taken_over(dit, tensors))
+        if dit.expert is not None:
+            dit.expert.requires_grad_(False)
         if self.learn:
             learn_only(dit, self.learn)
         return dit
@@ -254,6 +256,9 @@ def train(
                 pass
             table = TextTable(texts) if texts is not None else None
             shape = recorded_config("street-generator", read_recording(data), True, settings.size)
+            if initial is not None:  # an expert for texts stays as it is
+                expert = read_config(initial).dit.expert
+                shape = dataclasses.replace(shape, dit=dataclasses.replace(shape.dit, expert=expert))
             conditioning = Conditioning(shape.text, table.actions if table else None, table)
             left = settings.minutes - (time.monotonic() - began) / 60
             on_gpu = settings.torch_device.type == "cuda"

@@ -166,29 +166,33 @@ def figures(found: Sequence[Found], seconds: float) -> dict[str, dict[str, Inter
     }
 
 
-def evaluate_towns(
-    model: WorldModel,
-    metadata: dict[str, Any],
-    out: Path,
-    settings: Settings,
-    seeds: Sequence[int],
-    *,
-    long: int = 0,
-    judge_weights: Path = WEIGHTS,
-    steps: int | None = None,
-) -> str:
-    """Measures the towns of `seeds` in turn, writes the report of them together and returns its page.
+@dataclass(frozen=True)
+class Plan:
+    """Which towns are measured, by their seeds, and how. Events are tried in the first `EVENT_TOWNS`; the first `long` are walked
+    for ten minutes; `steps` are of the sampler (None: the model's)."""
 
-    Events are tried in the first `EVENT_TOWNS` towns; the first `long` are walked for ten minutes. `metadata` are the model's
-    manifest, `steps` are of the sampler (None: the model's). Raises as `train.evaluate.evaluate` does.
+    settings: Settings
+    seeds: Sequence[int]
+    long: int = 0
+    judge_weights: Path = WEIGHTS
+    steps: int | None = None
+
+
+def evaluate_towns(
+    model: WorldModel, metadata: dict[str, Any], out: Path, plan: Plan, numbers: Sequence[int] | None = None
+) -> list[Found]:
+    """What is measured in the towns of a plan, in turn, or in those of some `numbers`; what is in `out` is not measured again.
+
+    `metadata` are the model's manifest. Raises as `train.evaluate.evaluate` does.
     """
-    judge = Judge.load(model.config, judge_weights)
-    found, seconds = [], model.config.frames_per_block / model.config.fps
-    for number, seed in enumerate(tqdm(seeds, desc="towns")):
-        own = town_settings(settings, seed, number, long)
-        store = Store(out / f"town_{seed}", identity_of(metadata, own, judge_weights, steps))
-        found.append(measure(Evaluation(model, judge, own, store, steps), number < EVENT_TOWNS))
-    return write(out, model.config.name, found, seconds)
+    judge = Judge.load(model.config, plan.judge_weights)
+    found = []
+    for number in tqdm(range(len(plan.seeds)) if numbers is None else numbers, desc="towns"):
+        seed = plan.seeds[number]
+        own = town_settings(plan.settings, seed, number, plan.long)
+        store = Store(out / f"town_{seed}", identity_of(metadata, own, plan.judge_weights, plan.steps))
+        found.append(measure(Evaluation(model, judge, own, store, plan.steps), number < EVENT_TOWNS))
+    return found
 
 
 def town_settings(settings: Settings, town: int, number: int, long: int) -> Settings:

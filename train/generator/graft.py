@@ -3,13 +3,14 @@
     python -m train.generator.graft RUN --student FOLDER --out NEW
 
 RUN is a folder of train.street_world, FOLDER one of weights that a discriminator taught (adversarial.py). The parts that see the
-noise (`DiT.seeing_noise`) are FOLDER's, all others RUN's. It serves where frames are moved better than before, and the minutes do
-not suffice to teach a student anew. Both must be of one size and one autoencoder.
+noise (`DiT.seeing_noise`) are FOLDER's, and its expert for texts if it has one; all others are RUN's. It serves where frames are
+moved better than before, and the minutes do not suffice to teach a student anew. Both must be of one size and one autoencoder.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ def graft(run: Path, student: Path, out: Path) -> dict[str, Any]:
                 f"{student} has no {name} of shape {tuple(own[name].shape)}: choose a student of the same size"
             )
         own[name] = other[name]
+    if (expert := read_config(student).dit.expert) is not None:
+        config = dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=expert))
+        own = {name: value for name, value in own.items() if not name.startswith("expert.")}
+        own |= {name: value for name, value in other.items() if name.startswith("expert.")}
     eyes = (load_tensors(folder, "vae.safetensors") for folder in (run, student))
     mine, others = (torch.cat([tensors[name].flatten() for name in sorted(tensors)]) for tensors in eyes)
     if not torch.equal(mine, others):
