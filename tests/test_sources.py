@@ -56,7 +56,7 @@ def test_of_two_sources_that_see_a_place_the_earlier_one_is_taken():
         moves = flow(tokens, Sources(latents, latents[:, -1], views, torch.tensor([generations])), text)[1]
         return moves.used[0, 0, :, 2].softmax(dim=0)
 
-    flow.displacement.bias.view(-1, SOURCES, 3)[:, 0, 2] = 0.0  # a fresh network prefers the newest
+    flow.displacement.bias.view(-1, SOURCES)[:, 0] = 0.0  # a fresh network prefers the newest
     assert share([0, 0, 0, 0]).amax() < 0.26
     assert share([12, 11, 10, 0])[3].min() > 0.9
     assert share([12, 11, 10, 0], turned=1.2)[3].min() < 0.01

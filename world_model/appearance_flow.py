@@ -4,7 +4,8 @@ Finn et al. 2016, arXiv 1605.07157).
 A camera that turns moves every pixel, and a paddle moves a few. The network says from where in each source each place of the next
 pictures comes, and how much of it to take. Sources are the newest picture, the last ones of the blocks before, and an older one
 that looked where the block ends: what was seen before a look aside is still in these. Displacements are learnt from recordings.
-Where these say which way the camera looked, each source is first moved as a whole (homography.py).
+Where these say which way the camera looked, displacements are those of a camera that turned (homography.py) and moved
+(parallax.py).
 Light that changes moves nothing, so a blended picture also gets a gain, and each of its places an offset (tone.py). Offsets learn
 from blurred pictures alone, gains from how much these vary: from pixels they learn to fade what is uncertain.
 Displacements and shares are learnt from blends; what is used is nearly the likeliest source alone (moving.py).
@@ -28,6 +29,7 @@ from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography, Views
 from world_model.moving import blurred, contrast_kept, deviation, each_moved, likeliest, move, pooled, toned
+from world_model.parallax import Parallax
 from world_model.tone import Tone
 from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
@@ -106,7 +108,9 @@ class AppearanceFlow(nn.Module):
         # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
-        self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * 3, 1)
+        self.parallax = Parallax(width, c.patch[0], SOURCES, CELLS // SEEN) if camera else None
+        self.said = 1 if camera else 3  # for each source and place: a logit, and a displacement where nothing else says it
+        self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * self.said, 1)
         self.tone = Tone(width, c.text_dim, c.patch[0])
         pixels = 3 * stride**2
         self.register_buffer("encode", torch.eye(c.latent_channels, pixels))
@@ -122,7 +126,9 @@ class AppearanceFlow(nn.Module):
         rest = () if self.others is None else (self.others.weight,)
         for parameter in (*self.displacement.parameters(), *rest):
             nn.init.zeros_(parameter)
-        self.displacement.get_parameter("bias").view(-1, SOURCES, 3)[:, 0, 2] = NEWEST
+        if self.parallax is not None:
+            self.parallax.reset_parameters()
+        self.displacement.get_parameter("bias").unflatten(0, (-1, SOURCES, self.said))[:, 0, -1] = NEWEST
 
     def sources(self, history: History, yaw: Tensor, pitch: Tensor) -> Sources:
         """What is moved for a block with angles [B, K].
@@ -213,7 +219,7 @@ class AppearanceFlow(nn.Module):
         groups = tokens.shape[1] // (rows * columns)
         features = unpatch(self.features(tokens), (groups, rows, columns), self.patch)
         pictures = self.pictures(sources.latents.transpose(1, 2))
-        picture, whole, others = pictures[:, :1], None, None
+        picture, whole, others, below = pictures[:, :1], None, None, None
         if self.homography is None:
             seen = F.pixel_unshuffle(picture[:, 0], self.stride // SEEN)[:, :, None].expand(-1, -1, groups, -1, -1)
         else:
@@ -223,19 +229,26 @@ class AppearanceFlow(nn.Module):
                 whole = torch.cat([displaced, logit[:, :, :, None]], dim=3)
                 seen = self.seen(picture, whole.detach(), beyond.detach(), groups)
                 others = self.from_end(pictures[:, 1:], whole[:, -1:, 1:].detach())
+                below = self.homography.below(sources.views.target[..., 1])
         places = rearrange(torch.cat([features, seen.to(features.dtype)], dim=1), "B C F h w -> (B F) C h w")
         entered = self.enter(places)
         if self.others is not None and others is not None:
             entered = entered + self.others(others.to(entered.dtype)).repeat_interleave(groups, dim=0)
+        if self.parallax is not None and below is not None:
+            entered = entered + self.parallax.entering(below.detach().to(entered.dtype), groups)
         hidden = torch.relu(self.blocks(entered))
+        side = CELLS // SEEN
         with torch.autocast(tokens.device.type, enabled=False):
             weight, bias = self.displacement.weight, self.displacement.get_parameter("bias")
             raw = F.conv2d(hidden.float(), weight.float(), bias.float())
-        side = CELLS // SEEN
-        flow = rearrange(
-            raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=side, b=side, n=SOURCES, d=3
-        )
-        return flow if whole is None else flow + whole, whole, hidden
+            flow = rearrange(
+                raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=side, b=side, n=SOURCES, d=self.said
+            )
+            if self.homography is not None and self.parallax is not None and below is not None:
+                displaced, beyond = self.homography(sources.views, self.parallax(hidden.float(), below))
+                logit = flow - self.homography.outside * beyond[:, :, :, None] / self.stride
+                flow = torch.cat([displaced, logit], dim=3)
+        return flow, whole, hidden
 
     def seen(self, picture: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
         """The newest picture [B, 1, 3, H, W] moved by homographies as each frame of a block sees it, and which places lie beyond

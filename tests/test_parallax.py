@@ -1,0 +1,78 @@
+"""Displacements of a camera that moves: against points in space, place by place."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from world_model.camera import CameraConfig, rotation
+from world_model.homography import FOCAL_RATE, Homography, Views
+from world_model.parallax import Parallax
+
+SIZE, CELLS, FOV = (64, 96), (8, 12), 90.0
+
+
+def homography() -> Homography:
+    made = Homography(SIZE, CELLS).requires_grad_(False)
+    made.log_focal.fill_(-math.log(math.tan(math.radians(FOV) / 2)) / FOCAL_RATE)
+    return made
+
+
+def test_points_are_seen_from_elsewhere():
+    """Points on the rays of a camera, at distances of their own, as another camera sees them that stands and looks elsewhere."""
+    drawn = torch.Generator().manual_seed(0)
+    depth = 2 + 8 * torch.rand(CELLS, generator=drawn, dtype=torch.float64)
+    here, there = (0.3, -0.1), (-0.1, 0.2)  # yaw, pitch
+    way = torch.tensor([0.4, -0.2, 0.7], dtype=torch.float64)  # from the other camera to this one, as this one sees it
+    turn = torch.from_numpy(rotation(*there).T @ rotation(*here))
+    focal = CameraConfig(horizontal_fov=FOV).focal(SIZE[1])
+    sought = torch.empty(*CELLS, 2, dtype=torch.float64)
+    for row in range(CELLS[0]):
+        for column in range(CELLS[1]):
+            x = (column + 0.5) * SIZE[1] / CELLS[1] - SIZE[1] / 2
+            y = (row + 0.5) * SIZE[0] / CELLS[0] - SIZE[0] / 2
+            point = depth[row, column] * torch.tensor([x / focal, y / focal, 1.0], dtype=torch.float64)
+            seen = turn @ (point + way)
+            sought[row, column] = seen[:2] / seen[2] * focal - torch.tensor([x, y], dtype=torch.float64)
+    views = Views(torch.tensor([[there]]), torch.tensor([[here]]))
+    shift = (way[:, None, None] / depth).float()[None, None, None]
+    displaced, beyond = homography()(views, shift)
+    inside = beyond[0, 0, 0] == 0
+    assert 0.3 < inside.float().mean() < 1
+    torch.testing.assert_close(displaced[0, 0, 0].movedim(0, -1)[inside], sought.float()[inside], rtol=0, atol=0.01)
+
+
+def test_rays_below_the_horizon_meet_the_ground_where_it_is():
+    """A camera one unit above the ground: the depth at which a ray meets it is one over `below`."""
+    found = homography().below(torch.tensor([0.0, -0.3, 0.4]))
+    focal = CameraConfig(horizontal_fov=FOV).focal(SIZE[1])
+    for number, pitch in enumerate((0.0, -0.3, 0.4)):
+        for row in range(CELLS[0]):
+            y = (row + 0.5) * SIZE[0] / CELLS[0] - SIZE[0] / 2
+            down = (rotation(0.0, pitch) @ torch.tensor([0.0, y / focal, 1.0], dtype=torch.float64).numpy())[1]
+            assert found[number, row].tolist() == pytest.approx([down] * CELLS[1], abs=1e-5)
+
+
+def test_a_fresh_camera_stands_still_and_learns_to_move():
+    """A wall half of whose places are near, seen by a camera that steps aside, from displacements alone."""
+    torch.manual_seed(0)
+    lens, parallax = homography(), Parallax(8, 2, 3, 2)
+    hidden = torch.rand(1, 8, 4, 6)
+    hidden[:, 0, :, :3] += 1  # features tell near from far
+    views = Views(torch.zeros(1, 3, 2), torch.zeros(1, 2, 2))
+    below = lens.below(views.target[..., 1])
+    shift = parallax(hidden, below)
+    assert shift.shape == (1, 2, 3, 3, *CELLS) and not shift.any()
+    depth = torch.where(torch.arange(CELLS[1]) < 6, 2.0, 8.0).expand(CELLS)
+    way = torch.tensor([0.3, 0.0, 0.0]) * torch.arange(1, 4)[:, None]
+    wanted = lens(views, (way[:, :, None, None] / depth).expand(1, 2, 3, 3, *CELLS))[0]
+    optimizer = torch.optim.Adam(parallax.parameters(), lr=1e-2)
+    for _ in range(300):
+        error = (lens(views, parallax(hidden, below))[0] - wanted).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert error < 0.05 * wanted.square().mean()
+    assert parallax.entering(below, 1).shape == (1, 8, 4, 6)
