@@ -64,6 +64,7 @@ def test_distillation_by_a_discriminator(trained, tmp_path):
     )
     recipe = dataclasses.replace(WITH_DISTILLATION, distill=distil, steps={"distill": 3})
     training.out, training.recipe, training.steps = tmp_path, recipe, {}
+    training.settings = dataclasses.replace(training.settings, minutes=10.0)  # steps end it, also on a busy machine
     windows = Windows(
         training.config,
         encode_recording(training.config, training.vae, training.files, training.episodes, training.conditioning),
