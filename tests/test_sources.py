@@ -72,6 +72,8 @@ def test_a_block_has_a_number_and_the_start_picture_is_none():
     ahead = torch.zeros(1, config.block_latents, dtype=torch.float64)
     assert config.block_latents == 2
     assert flow.sources(history, ahead, ahead).generations.tolist() == [[5, 4, 3, 2]]  # of frames 8, 6, 4 and 2
+    for since, wanted in ((9, [5, 4, 3, 2]), (2, [5, 4, 5, 5]), (0, [5, 5, 5, 5])):  # blocks since the text changed
+        assert flow.sources(history, ahead, ahead, torch.tensor([since])).generations.tolist() == [wanted]
     young = dataclasses.replace(history, frame=history.frame - 7)  # up to frame 1
     assert flow.sources(young, ahead, ahead).generations.tolist() == [[1, 0, 0, 0]]
 

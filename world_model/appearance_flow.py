@@ -47,7 +47,8 @@ GAIN_WEIGHT = 0.5  # of the difference of logarithms that teaches gains
 @dataclass(frozen=True)
 class Sources:
     """What is moved: latent frames [B, N, C, h, w], newest first, and the number of the block that each is of, `generations`
-    [B, N]; the world's first frame `start` [B, C, h, w], and which way the camera looked. Worlds without a past have zeros."""
+    [B, N], where that counts (`AppearanceFlow.sources`); the world's first frame `start` [B, C, h, w], and which way the camera
+    looked. Worlds without a past have zeros."""
 
     latents: Tensor
     start: Tensor
@@ -109,7 +110,9 @@ class AppearanceFlow(nn.Module):
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
         self.parallax = Parallax(width, c.patch[0], SOURCES, CELLS // SEEN) if camera else None
-        self.said = 1 if camera else 3  # for each source and place: a logit, and a displacement where nothing else says it
+        self.said = (
+            1 if camera else 3
+        )  # for each source and place: a logit, and a displacement where nothing else says it
         self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * self.said, 1)
         self.tone = Tone(width, c.text_dim, c.patch[0])
         pixels = 3 * stride**2
@@ -130,11 +133,13 @@ class AppearanceFlow(nn.Module):
             self.parallax.reset_parameters()
         self.displacement.get_parameter("bias").unflatten(0, (-1, SOURCES, self.said))[:, 0, -1] = NEWEST
 
-    def sources(self, history: History, yaw: Tensor, pitch: Tensor) -> Sources:
-        """What is moved for a block with angles [B, K].
+    def sources(self, history: History, yaw: Tensor, pitch: Tensor, told_since: Tensor | None = None) -> Sources:
+        """What is moved for a block with angles [B, K], of worlds whose text has been what it is for so many blocks [B].
 
         The newest frame of the history and the ends of the blocks before. The last source is chosen among the frames that are at
-        least as old as it would be: the newest of those which look most nearly where the block ends."""
+        least as old as it would be: the newest of those which look most nearly where the block ends. Earlier ones are preferred
+        as far as the text was what it is now: what was seen before it changed does not show what it says, and counts as the
+        newest."""
         step, frames = self.block, history.frames
         newest = torch.arange(frames - 1, frames - 1 - (SOURCES - 1) * step, -step, device=history.yaw.device)
         old = slice(0, frames - (SOURCES - 1) * step)
@@ -146,12 +151,15 @@ class AppearanceFlow(nn.Module):
         index = torch.cat([newest.expand(len(last), -1), last[:, None]], dim=1)
         worlds = torch.arange(len(last), device=index.device)[:, None]
         seen = history.has_past[:, None, None, None]
+        block = (history.frame[worlds, index] + step).div(step, rounding_mode="floor").clamp(min=0)
+        if told_since is not None:
+            block = torch.where(block[:, :1] - block < told_since[:, None], block, block[:, :1])
         held = torch.stack([history.yaw, history.pitch], dim=-1)[worlds, index]
         return Sources(
             history.latents.transpose(1, 2)[worlds, index] * seen[:, None],
             history.latents[:, :, 0] * seen,
             Views(held, torch.stack([yaw, pitch], dim=-1)),
-            (history.frame[worlds, index] + step).div(step, rounding_mode="floor").clamp(min=0),
+            block,
         )
 
     @torch.no_grad()
@@ -242,7 +250,13 @@ class AppearanceFlow(nn.Module):
             weight, bias = self.displacement.weight, self.displacement.get_parameter("bias")
             raw = F.conv2d(hidden.float(), weight.float(), bias.float())
             flow = rearrange(
-                raw, "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)", F=groups, a=side, b=side, n=SOURCES, d=self.said
+                raw,
+                "(B F) (p a b n d) h w -> B (F p) n d (h a) (w b)",
+                F=groups,
+                a=side,
+                b=side,
+                n=SOURCES,
+                d=self.said,
             )
             if self.homography is not None and self.parallax is not None and below is not None:
                 displaced, beyond = self.homography(sources.views, self.parallax(hidden.float(), below))

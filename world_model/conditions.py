@@ -42,16 +42,18 @@ class Motion:
 
 @dataclass(frozen=True)
 class Target:
-    """Where and when the block to dream is: yaw, pitch [B, K] float64 radians (commanded), frame [B, K] int64."""
+    """Where and when the block to dream is: yaw, pitch [B, K] float64 radians (commanded), frame [B, K] int64; and since how many
+    blocks the text has been what it is, [B] int64, where that is kept (`memory.Told`)."""
 
     yaw: Tensor
     pitch: Tensor
     frame: Tensor
+    told_since: Tensor | None = None
 
     def every(self, step: int) -> Target:
         """The last of each `step` latent frames: of tokens that cover so many."""
         last = slice(step - 1, None, step)
-        return Target(self.yaw[:, last], self.pitch[:, last], self.frame[:, last])
+        return Target(self.yaw[:, last], self.pitch[:, last], self.frame[:, last], self.told_since)
 
 
 @dataclass(frozen=True)

@@ -305,7 +305,7 @@ class DiT(HistoryEmbedding):
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
-        sources = self.flow.sources(history, target.yaw, target.pitch)
+        sources = self.flow.sources(history, target.yaw, target.pitch, target.told_since)
         mean, moves = self.flow(tokens, sources, self._mean_text(context))
         if self.config.dit.output.kept_size:
             mean = self.flow.bounded(mean)
