@@ -15,6 +15,7 @@ from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.memory import Told
 from world_model.model import WorldModel
+from world_model.moving import blurred
 from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.text import build_conditioning
 from world_model.vae import PatchVAE
@@ -115,6 +116,32 @@ def test_a_first_picture_has_one_noise_for_all_of_its_frames(model):
                 for n in (noise, other)
             ]
         assert torch.equal(*made) == same
+
+
+def test_details_in_view_are_not_the_experts():
+    """The same block with and without it: what is in view differs by what is coarse, where a network may only refine."""
+    config = toy()
+    parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
+    config = dataclasses.replace(config, **parts)  # as many channels as pixels: the eye is exact
+    differences = []
+    for kept in (0, 5):
+        torch.manual_seed(0)
+        made = dataclasses.replace(
+            config, dit=dataclasses.replace(config.dit, output=dataclasses.replace(config.dit.output, kept_size=kept))
+        )
+        vae, dit = PatchVAE(made.vae), DiT(made)
+        torch.nn.init.normal_(dit.expert.head.head.weight, std=0.3)
+        model = WorldModel(made, dit, vae, build_conditioning(made))
+        state = model.start([picture()], [None], [0])
+        dit.flow.bounded = lambda latents: latents
+        blocks = []
+        for expert in (dit.expert, None):
+            dit.expert = expert
+            blocks.append(model.step(state, [0], ["rain"])[0].worlds.history.latents[:, :, -config.block_latents :])
+        pixels = dit.flow.pictures(blocks[0].float() - blocks[1].float()) - dit.flow.pictures(0 * blocks[0].float())
+        fine = pixels - blurred(pixels, 5)
+        differences.append(float(fine.square().mean() / pixels.square().mean()))
+    assert differences[1] < 0.3 * differences[0]
 
 
 def test_what_was_told_is_counted_block_by_block():

@@ -27,6 +27,9 @@ def test_what_is_added_where_frames_are_in_view_is_fine():
         share = left[..., 4:-4, :].norm(dim=-2) / wave[..., 4:-4, :].norm(dim=-2)
         assert least <= share[..., :24].min() and share[..., :24].max() < most
         torch.testing.assert_close(share[..., 40:], torch.ones_like(share[..., 40:]))
+        coarse = flow.pictures(flow.coarser(flow.latents(wave), visible, 5))
+        torch.testing.assert_close((coarse + left)[..., :24], wave[..., :24], rtol=0, atol=1e-4)
+        torch.testing.assert_close(coarse[..., 40:], wave[..., 40:], rtol=0, atol=1e-4)
 
 
 def test_a_block_stays_within_the_range_of_pictures():

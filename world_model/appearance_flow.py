@@ -18,6 +18,7 @@ s = H / h.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -194,10 +195,18 @@ class AppearanceFlow(nn.Module):
     def finer(self, added: Tensor, kept: Tensor, size: int) -> Tensor:
         """What is added to moved frames, latents [B, C, K, h, w], without a share `kept` [B, 1, K, h, w] of what is coarser in it
         than `size` pixels."""
+        return added - self._share(added, kept, lambda pixels: blurred(pixels, size))
+
+    def coarser(self, added: Tensor, kept: Tensor, size: int) -> Tensor:
+        """The same without what is finer."""
+        return added - self._share(added, kept, lambda pixels: pixels - blurred(pixels, size))
+
+    def _share(self, added: Tensor, kept: Tensor, part: Callable[[Tensor], Tensor]) -> Tensor:
+        """A share `kept` of a part of the pictures that latents make a difference by."""
         pixels = self.pictures(added) - self.pictures(torch.zeros_like(added))
         share = F.interpolate(kept.float().transpose(1, 2).flatten(0, 1), pixels.shape[-2:], mode="bilinear")
-        coarse = share.unflatten(0, pixels.shape[:2]) * blurred(pixels, size)
-        return added - (self.latents(coarse) - self.encode_bias[:, None, None, None]).to(added.dtype)
+        taken = self.latents(share.unflatten(0, pixels.shape[:2]) * part(pixels))
+        return (taken - self.encode_bias[:, None, None, None]).to(added.dtype)
 
     def bounded(self, latents: Tensor) -> Tensor:
         """Latents [B, C, F, h, w] of the nearest pictures in -1..1: a rollout whose colours drift stays finite."""

@@ -132,8 +132,9 @@ def denoise_block(
 
 
 def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampling: Sampling) -> Tensor:
-    """Clean latents [B, C, K, h, w] of a block: of worlds whose text has just changed, or that begin from a text, by the model's
-    expert for texts, if it has one; of the others by its sampler."""
+    """Clean latents [B, C, K, h, w] of a block: of worlds that begin from a text by the model's expert for texts, if it has one; of
+    the others by its sampler. What is coarse in view, and all that is not in view, is the expert's, too, where the text has just
+    changed: a text changes light, weather and what stands there, and details stay."""
 
     def denoised() -> Tensor:
         return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
@@ -142,9 +143,8 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
     if expert is None or told is None or dit.flow is None or conditions.mean is None or conditions.visible is None:
         return denoised()
     settings, past = expert.settings, block.worlds.history.present.any(dim=1)
-    changed = told.since < settings.blocks
-    latents = sampling.noise if bool((changed | ~past).all()) else denoised()
-    for chosen, steps in ((~past, settings.start_steps), (past & changed, settings.steps)):
+    latents = denoised() if bool(past.any()) else sampling.noise
+    for chosen, steps in ((~past, settings.start_steps), (past & (told.since < settings.blocks), settings.steps)):
         rows = chosen.nonzero()[:, 0]
         if len(rows):
             seen = past[rows, None, None, None, None]
@@ -160,6 +160,9 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
             # a picture that stands still has one noise for all of its frames
             noise = torch.where(seen, sampling.noise[rows], sampling.noise[rows, :, :1])
             made = denoise_block(expert, read, noise, flow.sigma_schedule(steps, settings.shift))
+            if size := dit.config.dit.output.kept_size:
+                kept = conditions.visible[rows] * seen
+                made = latents[rows] + dit.flow.coarser(made - latents[rows], kept, size)
             latents = latents.index_copy(0, rows, made.to(latents.dtype))
     return latents
 
