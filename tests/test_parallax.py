@@ -58,19 +58,20 @@ def test_rays_below_the_horizon_meet_the_ground_where_it_is():
 def test_a_fresh_camera_stands_still_and_learns_to_move():
     """A wall half of whose places are near, seen by a camera that steps aside, from displacements alone."""
     torch.manual_seed(0)
-    lens, parallax = homography(), Parallax(8, 2, 3, 2)
+    lens, parallax = homography(), Parallax(8, 16, 2, 3, 2)
     hidden = torch.rand(1, 8, 4, 6)
     hidden[:, 0, :, :3] += 1  # features tell near from far
+    tokens = torch.rand(1, 6, 16)
     views = Views(torch.zeros(1, 3, 2), torch.zeros(1, 2, 2))
     below = lens.below(views.target[..., 1])
-    shift = parallax(hidden, below)
+    shift = parallax(hidden, tokens, below)
     assert shift.shape == (1, 2, 3, 3, *CELLS) and not shift.any()
     depth = torch.where(torch.arange(CELLS[1]) < 6, 2.0, 8.0).expand(CELLS)
     way = torch.tensor([0.3, 0.0, 0.0]) * torch.arange(1, 4)[:, None]
     wanted = lens(views, (way[:, :, None, None] / depth).expand(1, 2, 3, 3, *CELLS))[0]
     optimizer = torch.optim.Adam(parallax.parameters(), lr=1e-2)
     for _ in range(300):
-        error = (lens(views, parallax(hidden, below))[0] - wanted).square().mean()
+        error = (lens(views, parallax(hidden, tokens, below))[0] - wanted).square().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()

@@ -110,7 +110,7 @@ class AppearanceFlow(nn.Module):
         # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
-        self.parallax = Parallax(width, c.patch[0], SOURCES, CELLS // SEEN) if camera else None
+        self.parallax = Parallax(width, c.dim, c.patch[0], SOURCES, CELLS // SEEN) if camera else None
         self.said = (
             1 if camera else 3
         )  # for each source and place: a logit, and a displacement where nothing else says it
@@ -268,7 +268,7 @@ class AppearanceFlow(nn.Module):
                 d=self.said,
             )
             if self.homography is not None and self.parallax is not None and below is not None:
-                displaced, beyond = self.homography(sources.views, self.parallax(hidden.float(), below))
+                displaced, beyond = self.homography(sources.views, self.parallax(hidden.float(), tokens.float(), below))
                 logit = flow - self.homography.outside * beyond[:, :, :, None] / self.stride
                 flow = torch.cat([displaced, logit], dim=3)
         return flow, whole, hidden

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 class Parallax(nn.Module):
     """Disparities of places and ways of sources from features. A fresh camera stands still."""
 
-    def __init__(self, width: int, frames: int, sources: int, side: int) -> None:
-        """frames: p; side: displacements along each side of a place of the convolutions."""
+    def __init__(self, width: int, dim: int, frames: int, sources: int, side: int) -> None:
+        """width of features, dim of tokens; frames: p; side: displacements along each side of a place of the convolutions."""
         super().__init__()
         self.sources, self.side = sources, side
         # how far below the horizon a ray leads: of what stands on the ground, the lower is the nearer
         self.below = nn.Conv2d(frames, width, 3, padding=1, bias=False)
         self.slope = nn.Parameter(torch.zeros(2))
         self.disparity = nn.Conv2d(width, frames * side**2, 1)
-        self.way = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, frames * sources * 3))
+        self.way = nn.Sequential(nn.Linear(width + dim, dim), nn.ReLU(), nn.Linear(dim, frames * sources * 3))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -40,14 +40,15 @@ class Parallax(nn.Module):
         """What features are told of the view: below [B, K, rows, columns] (`Homography.below`) -> [B * F, width, r, c]."""
         return self.below(F.avg_pool2d(below, self.side).unflatten(1, (groups, -1)).flatten(0, 1))
 
-    def forward(self, hidden: Tensor, below: Tensor) -> Tensor:
-        """features [B * F, width, r, c] and below [B, K, rows, columns] -> how each place's ray, one unit of depth long, changes
-        as each source sees it: [B, K, N, 3 (right, down, forward), rows, columns]."""
+    def forward(self, hidden: Tensor, tokens: Tensor, below: Tensor) -> Tensor:
+        """features [B * F, width, r, c], tokens [B, L, dim] and below [B, K, rows, columns] -> how each place's ray, one unit of
+        depth long, changes as each source sees it: [B, K, N, 3 (right, down, forward), rows, columns]."""
         count = len(below)
         raw = rearrange(
             self.disparity(hidden), "(B F) (p a b) h w -> B (F p) (h a) (w b)", B=count, a=self.side, b=self.side
         )
         disparity = F.softplus(raw + self.slope[0] * below + self.slope[1] * below.clamp(min=0))
-        way = self.way(hidden.mean(dim=(-2, -1)))
+        said = tokens.unflatten(1, (len(hidden) // count, -1)).mean(dim=2).flatten(0, 1)  # of each group of frames
+        way = self.way(torch.cat([hidden.mean(dim=(-2, -1)), said], dim=1))
         way = rearrange(way, "(B F) (p n d) -> B (F p) n d", B=count, n=self.sources, d=3)
         return way[..., None, None] * disparity[:, :, None, None]
