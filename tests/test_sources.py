@@ -58,7 +58,7 @@ def test_of_two_sources_that_see_a_place_the_earlier_one_is_taken():
 
     flow.displacement.bias.view(-1, SOURCES)[:, 0] = 0.0  # a fresh network prefers the newest
     assert share([0, 0, 0, 0]).amax() < 0.26
-    assert share([12, 11, 10, 0])[3].min() > 0.9
+    assert share([12, 11, 10, 0])[3].min() > 0.8
     assert share([12, 11, 10, 0], turned=1.2)[3].min() < 0.01
 
 

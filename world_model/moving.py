@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-EARLIER = 2.5  # logit, for each block by which a picture is earlier than the newest: it has been looked up less often
-MOST_EARLIER = 12.0  # of these
+EARLIER = 1.0  # logit, for each block by which a picture is earlier than the newest: it has been looked up less often
+MOST_EARLIER = 4.0  # of these
 LIKELIEST = 3.0  # factor of logits for the frames that are used: a blend of sources that do not quite agree is a blur
 STEEPEST = 1.5  # largest factor by which details are amplified to keep their contrast
 SURROUNDINGS = 9  # pixels wide: where contrast is measured
