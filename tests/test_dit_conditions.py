@@ -21,6 +21,8 @@ def repeated(given: dict, times: int) -> dict:
     """Every input `times` times, worlds in a row."""
 
     def again(value):
+        if value is None:
+            return None
         if isinstance(value, Target):
             return replace(value, **{field.name: again(getattr(value, field.name)) for field in fields(value)})
         return value.repeat(times) if not isinstance(value, Tensor) else value.repeat_interleave(times, 0)
