@@ -11,12 +11,13 @@ from configs import RECORDING, conditions_of, with_dit
 
 from train.generator.shapes import recorded_config
 from world_model import appearance_flow
-from world_model.appearance_flow import SOURCES, AppearanceFlow, Moves, Sources
+from world_model.appearance_flow import AppearanceFlow, Moves
 from world_model.config import Tiers
 from world_model.detail import DetailHead
 from world_model.dit import DiT
 from world_model.homography import Views
 from world_model.moving import contrast_kept, move
+from world_model.sources import SOURCES, Sources, choose
 from world_model.tscm import History
 from world_model.vae import PatchVAE
 
@@ -63,9 +64,8 @@ def numbered(config, yaw: list[float]) -> History:
 
 def test_sources_are_the_newest_frame_and_the_ends_of_the_blocks_before(toy):
     config, _ = toy
-    flow = AppearanceFlow(config)
     ahead = torch.zeros(1, config.block_latents, dtype=torch.float64)
-    sources = flow.sources(numbered(config, [0.0] * 9), ahead, ahead)
+    sources = choose(numbered(config, [0.0] * 9), config.block_latents, ahead, ahead)
     assert sources.latents[0, :, 0, 0, 0].tolist() == [8 - n * config.block_latents for n in range(SOURCES)]
     assert sources.start.shape == sources.latents[:, 0].shape and not sources.start.any()  # frame 0
     assert sources.views.sources.shape == (1, SOURCES, 2) and sources.views.target.shape == (1, config.block_latents, 2)
@@ -75,13 +75,12 @@ def test_the_last_source_is_an_old_frame_that_looked_that_way(toy):
     """Frames 0 to 2 are as old as a last source may be. A full turn is no turn; the newest of equals is taken; what is absent
     never is."""
     config, _ = toy
-    flow = AppearanceFlow(config)
 
     def last(yaw: list[float], target: float, absent: int = 0) -> tuple[float, float]:
         history = numbered(config, yaw)
         history.present[:, :absent] = False
         angles = torch.full((1, config.block_latents), target, dtype=torch.float64)
-        sources = flow.sources(history, angles, 0 * angles)
+        sources = choose(history, config.block_latents, angles, 0 * angles)
         return sources.latents[0, -1, 0, 0, 0].item(), sources.views.sources[0, -1, 0].item()
 
     yaw = [1.0, 0.02, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]

@@ -9,9 +9,10 @@ import torch
 from configs import RECORDING, WALK
 
 from train.generator.shapes import recorded_config
-from world_model.appearance_flow import CELLS, SOURCES, AppearanceFlow, Moves, Sources
+from world_model.appearance_flow import CELLS, AppearanceFlow, Moves
 from world_model.homography import Views
 from world_model.moving import each_moved, move
+from world_model.sources import SOURCES, Sources, choose
 from world_model.tscm import History
 
 
@@ -65,17 +66,21 @@ def test_of_two_sources_that_see_a_place_the_earlier_one_is_taken():
 def test_a_block_has_a_number_and_the_start_picture_is_none():
     """Frames -4 to 8 of a world of two frames a block: the start picture is of block 0, frames 0 and 1 of block 1."""
     config = recorded_config("walk", WALK, False, "tiny")
-    flow, number = AppearanceFlow(config), torch.arange(-4, 9)
+    number = torch.arange(-4, 9)
     zero = torch.zeros(1, len(number), dtype=torch.float64)
     latents = torch.zeros(1, config.dit.latent_channels, len(number), 2, 4)
     history = History(latents, number[None], zero, zero, torch.ones(1, len(number), dtype=torch.bool))
     ahead = torch.zeros(1, config.block_latents, dtype=torch.float64)
     assert config.block_latents == 2
-    assert flow.sources(history, ahead, ahead).generations.tolist() == [[5, 4, 3, 2]]  # of frames 8, 6, 4 and 2
+    assert choose(history, config.block_latents, ahead, ahead).generations.tolist() == [
+        [5, 4, 3, 2]
+    ]  # of frames 8, 6, 4 and 2
     for since, wanted in ((9, [5, 4, 3, 2]), (2, [5, 4, 5, 5]), (0, [5, 5, 5, 5])):  # blocks since the text changed
-        assert flow.sources(history, ahead, ahead, torch.tensor([since])).generations.tolist() == [wanted]
+        assert choose(history, config.block_latents, ahead, ahead, torch.tensor([since])).generations.tolist() == [
+            wanted
+        ]
     young = dataclasses.replace(history, frame=history.frame - 7)  # up to frame 1
-    assert flow.sources(young, ahead, ahead).generations.tolist() == [[1, 0, 0, 0]]
+    assert choose(young, config.block_latents, ahead, ahead).generations.tolist() == [[1, 0, 0, 0]]
 
 
 def test_pictures_are_moved_each_by_its_own_displacements():

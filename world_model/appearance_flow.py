@@ -1,9 +1,8 @@
 """Appearance flow: earlier pictures, moved place by place and blended as the network says (Zhou et al. 2016, arXiv 1605.03557;
 Finn et al. 2016, arXiv 1605.07157).
 
-A camera that turns moves every pixel, and a paddle moves a few. The network says from where in each source each place of the next
-pictures comes, and how much of it to take. Sources are the newest picture, the last ones of the blocks before, and an older one
-that looked where the block ends: what was seen before a look aside is still in these. Displacements are learnt from recordings.
+A camera that turns moves every pixel, and a paddle moves a few. The network says from where in each source (sources.py) each place
+of the next pictures comes, and how much of it to take. Displacements are learnt from recordings.
 Where these say which way the camera looked, displacements are those of a camera that turned (homography.py) and moved
 (parallax.py).
 Light that changes moves nothing, so a blended picture also gets a gain, and each of its places an offset (tone.py). Offsets learn
@@ -28,33 +27,19 @@ from torch import Tensor, nn
 
 from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
-from world_model.homography import Homography, Views
+from world_model.homography import Homography
 from world_model.moving import blurred, contrast_kept, deviation, each_moved, likeliest, move, pooled, toned
 from world_model.parallax import Parallax
+from world_model.sources import SOURCES, Sources
 from world_model.tone import Tone
-from world_model.tscm import History
 from world_model.vae import PatchVAE, ResBlock
 
 CELLS = 4  # displacements along each side of a latent place
 SEEN = 2  # places of the convolutions along each side of a latent place
-SOURCES = 4  # pictures that are moved, newest first
 DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
-SAME_VIEW = 0.1  # radians: views that differ by less count as one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
 GAIN_WEIGHT = 0.5  # of the difference of logarithms that teaches gains
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What is moved: latent frames [B, N, C, h, w], newest first, and the number of the block that each is of, `generations`
-    [B, N], where that counts (`AppearanceFlow.sources`); the world's first frame `start` [B, C, h, w], and which way the camera
-    looked. Worlds without a past have zeros."""
-
-    latents: Tensor
-    start: Tensor
-    views: Views
-    generations: Tensor
 
 
 @dataclass(frozen=True)
@@ -133,35 +118,6 @@ class AppearanceFlow(nn.Module):
         if self.parallax is not None:
             self.parallax.reset_parameters()
         self.displacement.get_parameter("bias").unflatten(0, (-1, SOURCES, self.said))[:, 0, -1] = NEWEST
-
-    def sources(self, history: History, yaw: Tensor, pitch: Tensor, told_since: Tensor | None = None) -> Sources:
-        """What is moved for a block with angles [B, K], of worlds whose text has been what it is for so many blocks [B].
-
-        The newest frame of the history and the ends of the blocks before. The last source is chosen among the frames that are at
-        least as old as it would be: the newest of those which look most nearly where the block ends. Earlier ones are preferred
-        as far as the text was what it is now: what was seen before it changed does not show what it says, and counts as the
-        newest."""
-        step, frames = self.block, history.frames
-        newest = torch.arange(frames - 1, frames - 1 - (SOURCES - 1) * step, -step, device=history.yaw.device)
-        old = slice(0, frames - (SOURCES - 1) * step)
-        turned = history.yaw[:, old] - yaw[:, -1:]
-        away = torch.hypot(torch.atan2(turned.sin(), turned.cos()), history.pitch[:, old] - pitch[:, -1:])
-        away = away.masked_fill(~history.present[:, old], math.inf)
-        near = away <= away.amin(dim=1, keepdim=True) + SAME_VIEW
-        last = (near * torch.arange(1, near.shape[1] + 1, device=near.device)).argmax(dim=1)
-        index = torch.cat([newest.expand(len(last), -1), last[:, None]], dim=1)
-        worlds = torch.arange(len(last), device=index.device)[:, None]
-        seen = history.has_past[:, None, None, None]
-        block = (history.frame[worlds, index] + step).div(step, rounding_mode="floor").clamp(min=0)
-        if told_since is not None:
-            block = torch.where(block[:, :1] - block < told_since[:, None], block, block[:, :1])
-        held = torch.stack([history.yaw, history.pitch], dim=-1)[worlds, index]
-        return Sources(
-            history.latents.transpose(1, 2)[worlds, index] * seen[:, None],
-            history.latents[:, :, 0] * seen,
-            Views(held, torch.stack([yaw, pitch], dim=-1)),
-            block,
-        )
 
     @torch.no_grad()
     def read_autoencoder(self, vae: PatchVAE) -> None:

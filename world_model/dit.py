@@ -30,6 +30,7 @@ from world_model.expert import TextExpert
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import FloatLinear, KeyValue, rotary_table, sinusoid
 from world_model.priors.registry import build_priors
+from world_model.sources import choose
 from world_model.text import mean_token
 from world_model.tscm import ChannelMemory, History
 
@@ -305,7 +306,7 @@ class DiT(HistoryEmbedding):
         nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
-        sources = self.flow.sources(history, target.yaw, target.pitch, target.told_since)
+        sources = choose(history, self.flow.block, target.yaw, target.pitch, target.told_since)
         mean, moves = self.flow(tokens, sources, self._mean_text(context))
         if self.config.dit.output.kept_size:
             mean = self.flow.bounded(mean)

@@ -10,8 +10,8 @@ from train.engine.variants import Variant
 from train.generator import foundation
 from train.street_world import CPU, GPU
 from world_model import baselines
-from world_model.appearance_flow import SOURCES
 from world_model.config import ModelConfig, Tiers
+from world_model.sources import SOURCES
 
 Made = tuple[ModelConfig, foundation.Settings]
 BLOCKS = 20  # that a world of training lives at most; full history holds so many

@@ -1,0 +1,63 @@
+"""Which earlier pictures a block is made of: the newest, the last ones of the blocks before, and an older one that looked where the
+block ends. What was seen before a look aside is still in these.
+
+Shapes: B worlds, N sources, C latent channels, K latent frames of a block, h x w latent size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from world_model.homography import Views
+from world_model.tscm import History
+
+SOURCES = 4  # pictures that are moved, newest first
+SAME_VIEW = 0.1  # radians: views that differ by less count as one
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is moved: latent frames [B, N, C, h, w], newest first, and the number of the block that each is of, `generations`
+    [B, N], where that counts (`choose`); the world's first frame `start` [B, C, h, w], and which way the camera
+    looked. Worlds without a past have zeros."""
+
+    latents: Tensor
+    start: Tensor
+    views: Views
+    generations: Tensor
+
+
+def choose(
+    history: History, block_latents: int, yaw: Tensor, pitch: Tensor, told_since: Tensor | None = None
+) -> Sources:
+    """What is moved for a block with angles [B, K], of worlds whose text has been what it is for so many blocks [B].
+
+    The newest frame of the history and the ends of the blocks before. The last source is chosen among the frames that are at
+    least as old as it would be: the newest of those which look most nearly where the block ends. Earlier ones are preferred
+    as far as the text was what it is now: what was seen before it changed does not show what it says, and counts as the
+    newest."""
+    step, frames = block_latents, history.frames
+    newest = torch.arange(frames - 1, frames - 1 - (SOURCES - 1) * step, -step, device=history.yaw.device)
+    old = slice(0, frames - (SOURCES - 1) * step)
+    turned = history.yaw[:, old] - yaw[:, -1:]
+    away = torch.hypot(torch.atan2(turned.sin(), turned.cos()), history.pitch[:, old] - pitch[:, -1:])
+    away = away.masked_fill(~history.present[:, old], math.inf)
+    near = away <= away.amin(dim=1, keepdim=True) + SAME_VIEW
+    last = (near * torch.arange(1, near.shape[1] + 1, device=near.device)).argmax(dim=1)
+    index = torch.cat([newest.expand(len(last), -1), last[:, None]], dim=1)
+    worlds = torch.arange(len(last), device=index.device)[:, None]
+    seen = history.has_past[:, None, None, None]
+    block = (history.frame[worlds, index] + step).div(step, rounding_mode="floor").clamp(min=0)
+    if told_since is not None:
+        block = torch.where(block[:, :1] - block < told_since[:, None], block, block[:, :1])
+    held = torch.stack([history.yaw, history.pitch], dim=-1)[worlds, index]
+    return Sources(
+        history.latents.transpose(1, 2)[worlds, index] * seen[:, None],
+        history.latents[:, :, 0] * seen,
+        Views(held, torch.stack([yaw, pitch], dim=-1)),
+        block,
+    )
