@@ -96,9 +96,8 @@ class AppearanceFlow(nn.Module):
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
         self.parallax = Parallax(width, c.dim, c.patch[0], SOURCES, CELLS // SEEN) if camera else None
-        self.said = (
-            1 if camera else 3
-        )  # for each source and place: a logit, and a displacement where nothing else says it
+        # for each source and place: a logit, and a displacement where nothing else says it
+        self.said = 1 if camera else 3
         self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * self.said, 1)
         self.tone = Tone(width, c.text_dim, c.patch[0])
         pixels = 3 * stride**2

@@ -54,10 +54,14 @@ class Homography(nn.Module):
         """The focal length, in half widths of a picture."""
         return (FOCAL_RATE * self.log_focal).exp()
 
+    def scale(self) -> Tensor:
+        """The diagonal [3] of K."""
+        focal = self.focal
+        return torch.stack([focal, focal, torch.ones_like(focal)])
+
     def below(self, pitch: Tensor) -> Tensor:
         """How far below the horizon each ray leads, over one unit of depth, of cameras with `pitch` [...]: [..., rows, columns]."""
-        scale = torch.stack([self.focal, self.focal, torch.ones_like(self.focal)])
-        return torch.einsum("...i,yxi->...yx", _tilt(pitch.double())[..., 1, :].float(), self.places / scale)
+        return torch.einsum("...i,yxi->...yx", _tilt(pitch.double())[..., 1, :].float(), self.places / self.scale())
 
     def forward(self, views: Views, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Displacements in pixels [B, K, N, 2, rows, columns] of the places, and how many pixels they lead beyond the border.
@@ -67,15 +71,12 @@ class Homography(nn.Module):
         before, after = views.sources[:, None].double(), views.target[:, :, None].double()
         turned = _turn(after[..., 0] - before[..., 0])
         rotation = _tilt(before[..., 1]).transpose(-1, -2) @ turned @ _tilt(after[..., 1])
-        focal = self.focal
-        scale = torch.stack([focal, focal, torch.ones_like(focal)])
+        scale = self.scale()
         matrix = scale[:, None] * rotation.float() / scale
         rays = self.places.movedim(-1, 0)
         if shift is not None:
             rays = rays + scale[:, None, None] * shift
-            seen = torch.einsum("...ij,...jyx->...iyx", matrix, rays)
-        else:
-            seen = torch.einsum("...ij,jyx->...iyx", matrix, rays)
+        seen = torch.einsum("...ij,...jyx->...iyx", matrix, rays)
         place = seen[..., :2, :, :] / seen[..., 2:, :, :].clamp(min=0.05)
         own = self.places[..., :2].movedim(-1, 0)
         moved = (place - own).clamp(-2 * FARTHEST, 2 * FARTHEST)

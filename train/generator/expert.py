@@ -226,7 +226,7 @@ def train(
     trainer = ExpertTraining(dit, Windows(earlier, joined(sets)), settings, expert, out / "stages" / "moved.pt")
     torch.manual_seed(settings.seed)
     network = TextExpert(config)
-    if earlier_expert and fitting(network, earlier_expert).keys() == network.state_dict().keys():
+    if fitting(network, earlier_expert).keys() == network.state_dict().keys():
         network.load_state_dict(earlier_expert)
     else:
         trainer.measure(network)
