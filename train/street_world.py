@@ -111,6 +111,8 @@ class StreetTraining(WorldTraining):
             more = encode_recording(self.config, self.vae, self.files, new, self.conditioning, self.device)
             windows.data = windows.data.extended(more)
             self.episodes += new
+            dit: DiT = stage.models["dit"]  # type: ignore[assignment]
+            foundation.add_up_travel(dit, windows, range(len(self.episodes) - len(new), len(self.episodes)))
         self.steps[stage.name] = stage.step
         self.export(self.vae, stage.averaged("dit"))  # type: ignore[arg-type]
         write_parts(self.out)
@@ -124,6 +126,8 @@ class StreetTraining(WorldTraining):
         tqdm.write(line)
 
     def foundation(self, data: LatentSet) -> DiT:
+        if self.initial is not None:
+            foundation.add_up_travel(self.network(), Windows(self.config, data), range(len(data.first)))
         if self.peak:
             self.flops = step_flops(self, data)
         return super().foundation(data)

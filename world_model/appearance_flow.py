@@ -29,7 +29,7 @@ from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography
 from world_model.moving import blurred, contrast_kept, deviation, each_moved, likeliest, move, pooled, toned
-from world_model.parallax import Parallax
+from world_model.parallax import Parallax, shifts, travelled
 from world_model.sources import SOURCES, Sources
 from world_model.tone import Tone
 from world_model.vae import PatchVAE, ResBlock
@@ -49,7 +49,8 @@ class Moves:
     flow [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: for each source displacements in pixels, from where each place comes
     relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 and to an offset of 0, each of red, green and
     blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset, of sources [B, N, C, h, w], by a
-    flow `used` that takes nearly the likeliest alone. whole: the part of `flow` that homographies make, where there are any.
+    flow `used` that takes nearly the likeliest alone. In worlds with a camera: whole, the part of `flow` that homographies make, and
+    travelled [B, K, 3], how far the camera has come since the newest picture, in the world's axes (parallax.py).
     """
 
     flow: Tensor
@@ -58,6 +59,7 @@ class Moves:
     moved: Tensor
     sources: Tensor
     whole: Tensor | None = None
+    travelled: Tensor | None = None
 
 
 class AppearanceFlow(nn.Module):
@@ -86,7 +88,7 @@ class AppearanceFlow(nn.Module):
         self.patch = (1, c.patch[1] * SEEN, c.patch[2] * SEEN)  # places of the convolutions that a token covers
         channels, width = c.dim // 4, c.dim // 3
         rows, columns = config.latent_size
-        camera = c.embedding.positions == "view_sphere"
+        camera = c.odometry
         self.homography = Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
         self.features = nn.Linear(c.dim, channels * math.prod(self.patch))
         colours = 3 * (stride // SEEN) ** 2
@@ -95,7 +97,7 @@ class AppearanceFlow(nn.Module):
         # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
-        self.parallax = Parallax(width, c.dim, c.patch[0], SOURCES, CELLS // SEEN) if camera else None
+        self.parallax = Parallax(width, c.dim, c.patch[0], CELLS // SEEN) if camera else None
         # for each source and place: a logit, and a displacement where nothing else says it
         self.said = 1 if camera else 3
         self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * self.said, 1)
@@ -132,7 +134,7 @@ class AppearanceFlow(nn.Module):
 
         Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset. Nothing is
         learnt from these frames; `loss` compares what they are made of."""
-        flow, whole, features = self.displacements(tokens, sources)
+        flow, whole, travel, features = self.displacements(tokens, sources)
         latents, start = sources.latents, self.pictures(sources.start[:, :, None])[:, 0]
         with torch.no_grad():
             used = likeliest(flow, sources.generations if self.homography is not None else None)
@@ -145,7 +147,9 @@ class AppearanceFlow(nn.Module):
             pictures = self.pictures(moved)
         tone = self.tone(F.avg_pool2d(features, SEEN), pictures.transpose(1, 2).flatten(2, 3), start, text)
         with torch.no_grad():
-            return self.latents(toned(pictures, tone)), Moves(flow, used, tone, moved, latents, whole)
+            return self.latents(toned(pictures, tone)), Moves(
+                flow, used, tone, moved, latents, whole, travel
+            )
 
     def finer(self, added: Tensor, kept: Tensor, size: int) -> Tensor:
         """What is added to moved frames, latents [B, C, K, h, w], without a share `kept` [B, 1, K, h, w] of what is coarser in it
@@ -179,9 +183,9 @@ class AppearanceFlow(nn.Module):
         share = (inside * logit.softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 
-    def displacements(self, tokens: Tensor, sources: Sources) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Flow and whole (`Moves`) of a block, and the features [B * F, width, rows, columns] that they are read from, of F groups
-        of frames.
+    def displacements(self, tokens: Tensor, sources: Sources) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """Flow, whole and travelled (`Moves`) of a block, and the features [B * F, width, rows, columns] that they are read from, of
+        F groups of frames.
 
         Convolutions over the newest picture, moved as a whole where a homography does that, put the borders of displacements where
         those of things are; tokens are too coarse for it."""
@@ -191,7 +195,7 @@ class AppearanceFlow(nn.Module):
         groups = tokens.shape[1] // (rows * columns)
         features = unpatch(self.features(tokens), (groups, rows, columns), self.patch)
         pictures = self.pictures(sources.latents.transpose(1, 2))
-        picture, whole, others, below = pictures[:, :1], None, None, None
+        picture, whole, travel, others, below = pictures[:, :1], None, None, None, None
         if self.homography is None:
             seen = F.pixel_unshuffle(picture[:, 0], self.stride // SEEN)[:, :, None].expand(-1, -1, groups, -1, -1)
         else:
@@ -223,10 +227,14 @@ class AppearanceFlow(nn.Module):
                 d=self.said,
             )
             if self.homography is not None and self.parallax is not None and below is not None:
-                displaced, beyond = self.homography(sources.views, self.parallax(hidden.float(), tokens.float(), below))
+                disparity, way = self.parallax(hidden.float(), tokens.float(), below)
+                travel = travelled(way, sources.views)
+                displaced, beyond = self.homography(
+                    sources.views, shifts(disparity, way, sources.places, sources.views)
+                )
                 logit = flow - self.homography.outside * beyond[:, :, :, None] / self.stride
                 flow = torch.cat([displaced, logit], dim=3)
-        return flow, whole, hidden
+        return flow, whole, travel, hidden
 
     def seen(self, picture: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
         """The newest picture [B, 1, 3, H, W] moved by homographies as each frame of a block sees it, and which places lie beyond

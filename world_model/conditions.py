@@ -80,7 +80,8 @@ class Prediction:
 class BlockContext:
     """A block about to be generated: the worlds before it, the commanded motion, frame numbers and poses of its latent frames, the
     text conditions (context [B, N, text_dim]: event tokens then action tokens, zero-padded), what the worlds are told where the
-    model asks for it, and each prior's prediction."""
+    model asks for it, each prior's prediction, and how far the camera comes in each frame, [B, K, 3], where the model says so
+    (`Moves.travelled`)."""
 
     worlds: WorldBatch
     motion: Motion
@@ -88,6 +89,7 @@ class BlockContext:
     context: Tensor
     told: Told | None = None
     predictions: tuple[Prediction, ...] = ()
+    travelled: Tensor | None = None
 
     def history(self, latents: Tensor) -> History:
         """What the block adds to the worlds' history once its `latents` [B, C, K, h, w] are known."""
@@ -95,7 +97,8 @@ class BlockContext:
         past, stride = self.worlds.history.position, self.motion.yaw.shape[1] // self.target.frame.shape[1]
         position = None
         if past is not None:
-            walked = self.motion.displacement[:, stride - 1 :: stride]
+            commanded = self.motion.displacement[:, stride - 1 :: stride]
+            walked = commanded if self.travelled is None else self.travelled.double()
             position = walked + past[:, -1:] if past.shape[1] else walked
         return History(latents, self.target.frame, self.target.yaw, self.target.pitch, present, position)
 

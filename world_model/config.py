@@ -146,6 +146,11 @@ class DiTConfig:
     def head_dim(self) -> int:
         return self.dim // self.heads
 
+    @property
+    def odometry(self) -> bool:
+        """Whether the network says how far the camera has come (parallax.py), and worlds add it up."""
+        return bool(self.output.flow_layer) and self.embedding.positions == "view_sphere"
+
 
 @dataclass(frozen=True)
 class VAEConfig:

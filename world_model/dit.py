@@ -308,6 +308,8 @@ class DiT(HistoryEmbedding):
         tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
         sources = choose(history, self.flow.block, target.yaw, target.pitch, target.told_since)
         mean, moves = self.flow(tokens, sources, self._mean_text(context))
+        if moves.travelled is not None:  # a world that begins from a text has not come from anywhere
+            moves = replace(moves, travelled=moves.travelled * history.has_past[:, None, None])
         if self.config.dit.output.kept_size:
             mean = self.flow.bounded(mean)
         visible = self.flow.visible(moves.used) * history.has_past[:, None, None, None, None]

@@ -61,7 +61,7 @@ class Homography(nn.Module):
 
     def below(self, pitch: Tensor) -> Tensor:
         """How far below the horizon each ray leads, over one unit of depth, of cameras with `pitch` [...]: [..., rows, columns]."""
-        return torch.einsum("...i,yxi->...yx", _tilt(pitch.double())[..., 1, :].float(), self.places / self.scale())
+        return torch.einsum("...i,yxi->...yx", tilt(pitch.double())[..., 1, :].float(), self.places / self.scale())
 
     def forward(self, views: Views, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Displacements in pixels [B, K, N, 2, rows, columns] of the places, and how many pixels they lead beyond the border.
@@ -69,8 +69,8 @@ class Homography(nn.Module):
         shift [B, K, N, 3, rows, columns]: how the ray of each place, one unit of depth long, changes for a source that stood
         elsewhere (parallax.py); None for cameras that only turn."""
         before, after = views.sources[:, None].double(), views.target[:, :, None].double()
-        turned = _turn(after[..., 0] - before[..., 0])
-        rotation = _tilt(before[..., 1]).transpose(-1, -2) @ turned @ _tilt(after[..., 1])
+        turned = turn(after[..., 0] - before[..., 0])
+        rotation = tilt(before[..., 1]).transpose(-1, -2) @ turned @ tilt(after[..., 1])
         scale = self.scale()
         matrix = scale[:, None] * rotation.float() / scale
         rays = self.places.movedim(-1, 0)
@@ -84,14 +84,14 @@ class Homography(nn.Module):
         return moved * self.half_width, beyond * self.half_width
 
 
-def _turn(yaw: Tensor) -> Tensor:
+def turn(yaw: Tensor) -> Tensor:
     """Rotations [..., 3, 3] to the right, of angles [...]."""
     sine, cosine, zero = yaw.sin(), yaw.cos(), torch.zeros_like(yaw)
     rows = (cosine, zero, sine), (zero, zero + 1, zero), (-sine, zero, cosine)
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def _tilt(pitch: Tensor) -> Tensor:
+def tilt(pitch: Tensor) -> Tensor:
     """Rotations [..., 3, 3] upwards, of angles [...]."""
     sine, cosine, zero = pitch.sin(), pitch.cos(), torch.zeros_like(pitch)
     rows = (zero + 1, zero, zero), (zero, cosine, -sine), (zero, sine, cosine)

@@ -1,11 +1,13 @@
-"""Where a camera that also moved saw each place before: a distance for each place, and a way for each source.
+"""Where a camera that also moved saw each place before: a distance for each place, and how far the camera has come.
 
-A point at distance 1 / disparity along a ray is seen from elsewhere along the ray plus disparity times the way (Hartley and
+A point at distance 1 / disparity along a ray is seen from elsewhere along the ray plus disparity times the way there (Hartley and
 Zisserman, Multiple View Geometry, 9.1). Both are learnt from how pictures of recordings change, as in structure from motion by view
 synthesis (Zhou et al. 2017, arXiv 1704.07813). Nothing says how long a metre is: a way counts in whatever unit distances do.
+What is said is the way since the newest picture. A world adds these up (visual odometry), so that all earlier pictures agree on
+where the camera is.
 
 Shapes: B worlds, K latent frames of a block, N sources, F groups of p = K / F frames, rows x columns displacements,
-r x c places of the convolutions.
+r x c places of the convolutions. Ways are (right, down, forward).
 """
 
 from __future__ import annotations
@@ -15,19 +17,21 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from world_model.homography import Views, tilt, turn
+
 
 class Parallax(nn.Module):
-    """Disparities of places and ways of sources from features. A fresh camera stands still."""
+    """Disparities of places, and the camera's way, from features. A fresh camera stands still."""
 
-    def __init__(self, width: int, dim: int, frames: int, sources: int, side: int) -> None:
+    def __init__(self, width: int, dim: int, frames: int, side: int) -> None:
         """width of features, dim of tokens; frames: p; side: displacements along each side of a place of the convolutions."""
         super().__init__()
-        self.sources, self.side = sources, side
+        self.side = side
         # how far below the horizon a ray leads: of what stands on the ground, the lower is the nearer
         self.below = nn.Conv2d(frames, width, 3, padding=1, bias=False)
         self.slope = nn.Parameter(torch.zeros(2))
         self.disparity = nn.Conv2d(width, frames * side**2, 1)
-        self.way = nn.Sequential(nn.Linear(width + dim, dim), nn.ReLU(), nn.Linear(dim, frames * sources * 3))
+        self.way = nn.Sequential(nn.Linear(width + dim, dim), nn.ReLU(), nn.Linear(dim, frames * 3))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -40,9 +44,9 @@ class Parallax(nn.Module):
         """What features are told of the view: below [B, K, rows, columns] (`Homography.below`) -> [B * F, width, r, c]."""
         return self.below(F.avg_pool2d(below, self.side).unflatten(1, (groups, -1)).flatten(0, 1))
 
-    def forward(self, hidden: Tensor, tokens: Tensor, below: Tensor) -> Tensor:
-        """features [B * F, width, r, c], tokens [B, L, dim] and below [B, K, rows, columns] -> how each place's ray, one unit of
-        depth long, changes as each source sees it: [B, K, N, 3 (right, down, forward), rows, columns]."""
+    def forward(self, hidden: Tensor, tokens: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
+        """features [B * F, width, r, c], tokens [B, L, dim] and below [B, K, rows, columns] -> the disparity of each place
+        [B, K, rows, columns], and the way from the newest picture to each frame, [B, K, 3] in the frame's axes, were it level."""
         count = len(below)
         raw = rearrange(
             self.disparity(hidden), "(B F) (p a b) h w -> B (F p) (h a) (w b)", B=count, a=self.side, b=self.side
@@ -50,5 +54,21 @@ class Parallax(nn.Module):
         disparity = F.softplus(raw + self.slope[0] * below + self.slope[1] * below.clamp(min=0))
         said = tokens.unflatten(1, (len(hidden) // count, -1)).mean(dim=2).flatten(0, 1)  # of each group of frames
         way = self.way(torch.cat([hidden.mean(dim=(-2, -1)), said], dim=1))
-        way = rearrange(way, "(B F) (p n d) -> B (F p) n d", B=count, n=self.sources, d=3)
-        return way[..., None, None] * disparity[:, :, None, None]
+        return disparity, rearrange(way, "(B F) (p d) -> B (F p) d", B=count, d=3)
+
+
+def shifts(disparity: Tensor, way: Tensor, places: Tensor, views: Views) -> Tensor:
+    """How each place's ray, one unit of depth long, changes as each source sees it: [B, K, N, 3, rows, columns], in the axes of
+    each frame's camera (`Homography.forward`).
+
+    disparity and way as `Parallax` says them; places [B, N, 3]: where the sources were taken, relative to the newest picture, in the
+    world's axes."""
+    yaw, pitch = views.target.double().unbind(dim=-1)
+    level = way[:, :, None] - torch.einsum("bkji,bnj->bkni", turn(yaw).to(way), places.to(way))
+    own = torch.einsum("bkji,bknj->bkni", tilt(pitch).to(way), level)
+    return own[..., None, None] * disparity[:, :, None, None]
+
+
+def travelled(way: Tensor, views: Views) -> Tensor:
+    """Where each frame's camera is, relative to the newest picture, [B, K, 3] in the world's axes, of the `way` there in its own."""
+    return torch.einsum("bkij,bkj->bki", turn(views.target[..., 0].double()).to(way), way)

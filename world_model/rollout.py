@@ -94,7 +94,8 @@ def encode_conditions(
         history = dit.packing.read(worlds.history, lambda: end_view(worlds, motion)) if worlds.history.frames else None
         conditions = dit.encode_conditions(history, worlds.memory, conditioned.context, target, pooled)
         predictions = predicted()
-    return dit.condition_on(conditions, predictions), replace(block, predictions=predictions)
+    travelled = None if conditions.moves is None else conditions.moves.travelled
+    return dit.condition_on(conditions, predictions), replace(block, predictions=predictions, travelled=travelled)
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,14 @@ SAME_VIEW = 0.1  # radians: views that differ by less count as one
 class Sources:
     """What is moved: latent frames [B, N, C, h, w], newest first, and the number of the block that each is of, `generations`
     [B, N], where that counts (`choose`); the world's first frame `start` [B, C, h, w], and which way the camera
-    looked. Worlds without a past have zeros."""
+    looked; where they were taken, `places` [B, N, 3] relative to the newest one, as far as that is known. Worlds without a past
+    have zeros."""
 
     latents: Tensor
     start: Tensor
     views: Views
     generations: Tensor
+    places: Tensor
 
 
 def choose(
@@ -55,9 +57,13 @@ def choose(
     if told_since is not None:
         block = torch.where(block[:, :1] - block < told_since[:, None], block, block[:, :1])
     held = torch.stack([history.yaw, history.pitch], dim=-1)[worlds, index]
+    places = held.new_zeros(*index.shape, 3)
+    if history.position is not None:
+        places = history.position[worlds, index] - history.position[:, -1:]
     return Sources(
         history.latents.transpose(1, 2)[worlds, index] * seen[:, None],
         history.latents[:, :, 0] * seen,
         Views(held, torch.stack([yaw, pitch], dim=-1)),
         block,
+        places.float(),
     )

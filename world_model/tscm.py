@@ -23,7 +23,7 @@ class History:
 
     latents [B, C, F, h, w]; frame [B, F] int64 index in the world's time; yaw, pitch [B, F] float64 radians;
     present [B, F] bool: False where there is no past (a text start); position [B, F, 2] float64 metres, commanded like the
-    angles, of packings that retrieve by it.
+    angles, of packings that retrieve by it; or [B, F, 3] as a model adds up how far the camera has come (parallax.py).
     """
 
     latents: Tensor
@@ -49,7 +49,7 @@ class History:
         rest = (torch.gather(values, 1, index) for values in self._rows)
         position = self.position
         if position is not None:
-            position = torch.gather(position, 1, index[..., None].expand(-1, -1, 2))
+            position = torch.gather(position, 1, index[..., None].expand(-1, -1, position.shape[-1]))
         return self._of(latents, rest, position)
 
     def join(self, other: History) -> History:

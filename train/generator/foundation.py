@@ -5,6 +5,7 @@ Shapes: B worlds, C channels, K latent frames of a block, h x w latent size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from train.engine.optimization import Optimization
 from train.generator.pool import RolloutPool
-from train.generator.windows import Window, Windows
+from train.generator.windows import Spans, Window, Windows
 from world_model import batch, flow
 from world_model.appearance_flow import AppearanceFlow
 from world_model.conditions import Conditions
@@ -168,6 +169,28 @@ def read_window(dit: DiT, window: Window) -> Conditions:
     return dit.encode_conditions(window.history, memory, window.context, window.target, window.action)
 
 
+def keep_travel(windows: Windows, spans: Spans, conditions: Conditions, chosen: Tensor) -> None:
+    """`Windows.keep_travel` of `chosen` [B] of the worlds, where a network says how far the camera comes."""
+    if conditions.moves is not None and (travelled := conditions.moves.travelled) is not None:
+        rows = chosen.nonzero()[:, 0]
+        windows.keep_travel(batch.rows(spans, rows), travelled[rows])
+
+
+@torch.no_grad()
+def add_up_travel(dit: DiT, windows: Windows, episodes: Sequence[int], size: int = 64) -> None:
+    """`Windows.keep_travel` of all blocks of some episodes, one after the other, as a trained network says."""
+    if not dit.config.dit.odometry:
+        return
+    data, stream = windows.data, torch.Generator(windows.data.latents.device).manual_seed(0)
+    lengths = data.begin.diff()
+    every = torch.as_tensor(episodes, device=lengths.device)
+    for block in range(int(lengths[every].max())):
+        for part in every[lengths[every] > block].split(size):
+            spans = Spans(part, data.begin[part], torch.full_like(part, block))
+            read = read_window(dit, windows.truth(spans, stream))
+            keep_travel(windows, spans, read, torch.ones_like(part, dtype=torch.bool))
+
+
 class Foundation:
     """One optimisation step at a time; the pool of self-generated histories moves on with each."""
 
@@ -206,6 +229,7 @@ class Foundation:
         conditions = read_window(dit, window)
         moving = window.data.new_zeros(())
         if dit.flow is not None and conditions.moves is not None:
+            keep_travel(self.windows, batch.collate([spans, drawn]), conditions, ~chosen)
             moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, window.data)
             if not any(p.requires_grad for part in dit.seeing_noise().values() for p in part.parameters()):
                 return moving, torch.ones_like(moving)  # what sees the noise learns nothing

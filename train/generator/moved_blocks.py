@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from train.generator.foundation import read_window
+from train.generator.foundation import add_up_travel, read_window
 from train.generator.windows import Spans, Windows
 from world_model.dit import DiT
 from world_model.memory import UNCHANGED
@@ -45,6 +45,7 @@ def moved_blocks(dit: DiT, windows: Windows, steps: Tensor, seed: int) -> MovedB
     """The blocks of some `steps` [n] of a recording, and the frames that `dit` moves for each, of worlds of any age."""
     stream = torch.Generator(steps.device).manual_seed(seed)
     data = windows.data
+    add_up_travel(dit, windows, range(len(data.first)))
     episode = torch.searchsorted(data.begin, steps, right=True) - 1
     block = steps - data.begin[episode]
     age = (torch.rand(len(steps), generator=stream, device=steps.device) * (block + 1)).long().minimum(block)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from train.evaluation.sheet import save_sheet, to_pictures
-from train.generator.foundation import read_window
+from train.generator.foundation import keep_travel, read_window
 from train.generator.windows import LatentSet, Spans, Windows
 from world_model import flow
 from world_model.config import ModelConfig
@@ -32,9 +32,12 @@ def roll_out(
     held[:, 0] = data.latents[data.still[spans.start]].float()
     rows = torch.arange(len(spans), device=device)
     for block in range(blocks):
-        window = windows.own(held, rows, Spans(spans.episode, spans.start, torch.full_like(rows, block)), stream)
+        span = Spans(spans.episode, spans.start, torch.full_like(rows, block))
+        window = windows.own(held, rows, span, stream)
         noise = torch.randn(window.data.shape, generator=stream, device=device) * config.sampler.temperature
-        made = denoise_block(dit, read_window(dit, window), noise, sigmas)
+        conditions = read_window(dit, window)
+        keep_travel(windows, span, conditions, torch.ones_like(rows, dtype=torch.bool))
+        made = denoise_block(dit, conditions, noise, sigmas)
         held[:, 1 + block * size : 1 + (block + 1) * size] = made.transpose(1, 2)
     return held[:, 1:].transpose(1, 2)
 

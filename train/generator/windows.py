@@ -17,6 +17,7 @@ from torch import Tensor
 
 from world_model.conditions import Target
 from world_model.config import ModelConfig, Tiers
+from world_model.homography import turn
 from world_model.tscm import History
 
 
@@ -66,6 +67,9 @@ class LatentSet:
     event_texts: EventTexts
     reward: Tensor  # [S] float32
     terminated: Tensor  # [S] float32, 0 or 1
+    # [S, K, 3] float32: where the camera was in each frame of a step, relative to the frame before the step and in the axes of the
+    # episode, as a network said last (`Windows.keep_travel`); None where nobody says so
+    travelled: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -85,7 +89,19 @@ class LatentSet:
             still=torch.cat([self.still, other.still + rows]),
             action_texts=replace(actions, step=torch.cat([actions.step, other.action_texts.step])),
             event_texts=self.event_texts.extended(other.event_texts),
+            travelled=None if self.travelled is None else torch.cat([self.travelled, other.travelled]),
         )
+
+    def places(self, spans: Spans, number: Tensor) -> Tensor | None:
+        """Where the camera was in frames `number` [B, n] since `spans` began, [B, n, 3] float64 relative to where they began and in
+        the axes of the episode; the start for numbers below 0. What was said of each step is added up (odometry)."""
+        if self.travelled is None:
+            return None
+        frames = self.travelled.shape[1]
+        step = (spans.start[:, None] + number.clamp(min=0) // frames).clamp(max=self.steps - 1)
+        ends = self.travelled[:, -1].double().cumsum(dim=0) - self.travelled[:, -1]
+        place = ends[step] - ends[spans.start, None] + self.travelled[step, number % frames]
+        return place * (number >= 0)[..., None]
 
     @cached_property
     def changes(self) -> Tensor:
@@ -224,6 +240,13 @@ class Windows:
         base = rows * latents.shape[1]
         return self._window(latents.flatten(0, 1), base, base, spans, stream, 0.0)
 
+    def keep_travel(self, spans: Spans, travelled: Tensor) -> None:
+        """Keeps how far a network says the camera came in the next blocks of worlds, [B, K, 3] (`Moves.travelled`): later windows
+        add it up."""
+        assert self.data.travelled is not None
+        yaw = self.data.angles[self._begun(spans), 0].double()
+        self.data.travelled[spans.step] = torch.einsum("bij,bkj->bki", turn(yaw), travelled.detach().double()).float()
+
     def from_text(self, window: Window, spans: Spans, chosen: Tensor) -> Window:
         """`window` with the `chosen` [B] bool worlds as text starts (T2V): no past, and told the caption of their episode."""
         kept = ~chosen[:, None]
@@ -251,7 +274,11 @@ class Windows:
             rows = torch.where(number >= 0, base[:, None] + 1 + number, still[:, None])
             latents = source[rows].transpose(1, 2).float()
             seen = data.angles[torch.where(number >= 0, begun[:, None] + 1 + number, begun[:, None])] - zero[:, None]
-            return History(latents, number, seen[..., 0].double(), seen[..., 1].double(), number >= absent_before)
+            place = data.places(spans, number)
+            if place is not None:
+                place = torch.einsum("bij,bnj->bni", turn(-zero[:, 0].double()), place)
+            present = number >= absent_before
+            return History(latents, number, seen[..., 0].double(), seen[..., 1].double(), present, place)
 
         held = held_frames(self.tiers, lived, stream)
         past = lived[:, None] + torch.arange(-self.past_frames, 0, device=lived.device)
