@@ -51,7 +51,13 @@ def test_pictures_and_latents_are_those_of_the_linear_autoencoder(toy):
 
 def still(latents: torch.Tensor) -> Sources:
     """Sources of a camera that stands still."""
-    return Sources(latents, latents[:, -1], STILL, torch.zeros(latents.shape[:2], dtype=torch.int64))
+    return Sources(
+        latents,
+        latents[:, -1],
+        STILL,
+        torch.zeros(latents.shape[:2], dtype=torch.int64),
+        torch.zeros(*latents.shape[:2], 3),
+    )
 
 
 def numbered(config, yaw: list[float]) -> History:

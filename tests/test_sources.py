@@ -33,7 +33,7 @@ def test_a_source_is_taken_where_it_saw_the_place():
     tokens, newest = torch.zeros(1, 8, config.dit.dim), torch.zeros(1, config.dit.latent_channels, 2, 4)
     views = Views(torch.tensor([[0.9, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])[None], torch.zeros(1, 2, 2))
     alike = torch.zeros(1, SOURCES, dtype=torch.int64)
-    sources = Sources(newest[:, None].expand(-1, SOURCES, -1, -1, -1), newest, views, alike)
+    sources = Sources(newest[:, None].expand(-1, SOURCES, -1, -1, -1), newest, views, alike, torch.zeros(1, SOURCES, 3))
     flows, *_ = flow.displacements(tokens, sources)
     share = flows[0, 0, :, 2].softmax(dim=0)
     rows, columns = 2 * CELLS, 4 * CELLS
@@ -54,7 +54,11 @@ def test_of_two_sources_that_see_a_place_the_earlier_one_is_taken():
     def share(generations: list[int], turned: float = 0.0) -> torch.Tensor:
         """Of each source, place by place."""
         views = Views(torch.tensor([[0.0, 0.0]] * (SOURCES - 1) + [[turned, 0.0]])[None], torch.zeros(1, 2, 2))
-        moves = flow(tokens, Sources(latents, latents[:, -1], views, torch.tensor([generations])), text)[1]
+        moves = flow(
+            tokens,
+            Sources(latents, latents[:, -1], views, torch.tensor([generations]), torch.zeros(1, SOURCES, 3)),
+            text,
+        )[1]
         return moves.used[0, 0, :, 2].softmax(dim=0)
 
     flow.displacement.bias.view(-1, SOURCES)[:, 0] = 0.0  # a fresh network prefers the newest
@@ -121,7 +125,9 @@ def test_displacements_depend_on_what_old_sources_show():
     latents = torch.randn(2, SOURCES, 192, 2, 4)
     latents[1, :-1] = latents[0, :-1]  # the last source alone differs
     views = Views(torch.zeros(2, SOURCES, 2), torch.zeros(2, 2, 2))
-    sources = Sources(latents, latents[:, 0], views, torch.zeros(2, SOURCES, dtype=torch.int64))
+    sources = Sources(
+        latents, latents[:, 0], views, torch.zeros(2, SOURCES, dtype=torch.int64), torch.zeros(2, SOURCES, 3)
+    )
     tokens = torch.zeros(2, 8, flow.features.in_features)
 
     def apart() -> float:

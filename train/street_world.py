@@ -127,7 +127,8 @@ class StreetTraining(WorldTraining):
 
     def foundation(self, data: LatentSet) -> DiT:
         if self.initial is not None:
-            foundation.add_up_travel(self.network(), Windows(self.config, data), range(len(data.first)))
+            with self.autocast():
+                foundation.add_up_travel(self.network(), Windows(self.config, data), range(len(data.first)))
         if self.peak:
             self.flops = step_flops(self, data)
         return super().foundation(data)

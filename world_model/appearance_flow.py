@@ -49,8 +49,8 @@ class Moves:
     flow [B, K, N, 3 (x, y, logit), CELLS * h, CELLS * w]: for each source displacements in pixels, from where each place comes
     relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 and to an offset of 0, each of red, green and
     blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset, of sources [B, N, C, h, w], by a
-    flow `used` that takes nearly the likeliest alone. In worlds with a camera: whole, the part of `flow` that homographies make, and
-    travelled [B, K, 3], how far the camera has come since the newest picture, in the world's axes (parallax.py).
+    flow `used` that takes nearly the likeliest alone. In worlds with a camera: whole, the part of `flow` that homographies make,
+    and travelled [B, K, 3], how far the camera has come since the newest picture, in the world's axes (parallax.py).
     """
 
     flow: Tensor
@@ -147,9 +147,7 @@ class AppearanceFlow(nn.Module):
             pictures = self.pictures(moved)
         tone = self.tone(F.avg_pool2d(features, SEEN), pictures.transpose(1, 2).flatten(2, 3), start, text)
         with torch.no_grad():
-            return self.latents(toned(pictures, tone)), Moves(
-                flow, used, tone, moved, latents, whole, travel
-            )
+            return self.latents(toned(pictures, tone)), Moves(flow, used, tone, moved, latents, whole, travel)
 
     def finer(self, added: Tensor, kept: Tensor, size: int) -> Tensor:
         """What is added to moved frames, latents [B, C, K, h, w], without a share `kept` [B, 1, K, h, w] of what is coarser in it
@@ -184,8 +182,8 @@ class AppearanceFlow(nn.Module):
         return F.avg_pool2d(share, CELLS)[:, None]
 
     def displacements(self, tokens: Tensor, sources: Sources) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """Flow, whole and travelled (`Moves`) of a block, and the features [B * F, width, rows, columns] that they are read from, of
-        F groups of frames.
+        """Flow, whole and travelled (`Moves`) of a block, and the features [B * F, width, rows, columns] that they are read from,
+        of F groups of frames.
 
         Convolutions over the newest picture, moved as a whole where a homography does that, put the borders of displacements where
         those of things are; tokens are too coarse for it."""

@@ -61,8 +61,8 @@ def shifts(disparity: Tensor, way: Tensor, places: Tensor, views: Views) -> Tens
     """How each place's ray, one unit of depth long, changes as each source sees it: [B, K, N, 3, rows, columns], in the axes of
     each frame's camera (`Homography.forward`).
 
-    disparity and way as `Parallax` says them; places [B, N, 3]: where the sources were taken, relative to the newest picture, in the
-    world's axes."""
+    disparity and way as `Parallax` says them; places [B, N, 3]: where the sources were taken, relative to the newest picture, in
+    the world's axes."""
     yaw, pitch = views.target.double().unbind(dim=-1)
     level = way[:, :, None] - torch.einsum("bkji,bnj->bkni", turn(yaw).to(way), places.to(way))
     own = torch.einsum("bkji,bknj->bkni", tilt(pitch).to(way), level)
@@ -70,5 +70,5 @@ def shifts(disparity: Tensor, way: Tensor, places: Tensor, views: Views) -> Tens
 
 
 def travelled(way: Tensor, views: Views) -> Tensor:
-    """Where each frame's camera is, relative to the newest picture, [B, K, 3] in the world's axes, of the `way` there in its own."""
+    """Where each frame's camera is relative to the newest picture, [B, K, 3] in the world's axes, by the `way` there in its own."""
     return torch.einsum("bkij,bkj->bki", turn(views.target[..., 0].double()).to(way), way)

@@ -1,5 +1,5 @@
 """Which earlier pictures a block is made of: the newest, the last ones of the blocks before, and an older one that looked where the
-block ends. What was seen before a look aside is still in these.
+block ends, from about where the camera is. What was seen before a look aside is still in these.
 
 Shapes: B worlds, N sources, C latent channels, K latent frames of a block, h x w latent size.
 """
@@ -17,6 +17,7 @@ from world_model.tscm import History
 
 SOURCES = 4  # pictures that are moved, newest first
 SAME_VIEW = 0.1  # radians: views that differ by less count as one
+AS_FAR = 10.0  # of the unit of learnt ways: a camera that stood so far away counts like one that looked a radian aside
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,16 @@ def choose(
     """What is moved for a block with angles [B, K], of worlds whose text has been what it is for so many blocks [B].
 
     The newest frame of the history and the ends of the blocks before. The last source is chosen among the frames that are at
-    least as old as it would be: the newest of those which look most nearly where the block ends. Earlier ones are preferred
-    as far as the text was what it is now: what was seen before it changed does not show what it says, and counts as the
-    newest."""
+    least as old as it would be: the newest of those which look most nearly where the block ends, from most nearly where the
+    camera is now, if that is known. Earlier ones are preferred as far as the text was what it is now: what was seen before it
+    changed does not show what it says, and counts as the newest."""
     step, frames = block_latents, history.frames
     newest = torch.arange(frames - 1, frames - 1 - (SOURCES - 1) * step, -step, device=history.yaw.device)
     old = slice(0, frames - (SOURCES - 1) * step)
     turned = history.yaw[:, old] - yaw[:, -1:]
     away = torch.hypot(torch.atan2(turned.sin(), turned.cos()), history.pitch[:, old] - pitch[:, -1:])
+    if history.position is not None:
+        away = away + (history.position[:, old] - history.position[:, -1:]).norm(dim=-1) / AS_FAR
     away = away.masked_fill(~history.present[:, old], math.inf)
     near = away <= away.amin(dim=1, keepdim=True) + SAME_VIEW
     last = (near * torch.arange(1, near.shape[1] + 1, device=near.device)).argmax(dim=1)

@@ -77,7 +77,7 @@ class LatentSet:
 
     def extended(self, other: LatentSet) -> LatentSet:
         """This recording, and another behind it: rows, steps and episodes of this one keep their numbers."""
-        rows, actions = len(self.latents), self.action_texts
+        rows, actions, ways = len(self.latents), self.action_texts, (self.travelled, other.travelled)
         joined = {
             name: torch.cat([getattr(self, name), getattr(other, name)])
             for name in ("latents", "angles", "action", "reward", "terminated")
@@ -89,7 +89,7 @@ class LatentSet:
             still=torch.cat([self.still, other.still + rows]),
             action_texts=replace(actions, step=torch.cat([actions.step, other.action_texts.step])),
             event_texts=self.event_texts.extended(other.event_texts),
-            travelled=None if self.travelled is None else torch.cat([self.travelled, other.travelled]),
+            travelled=torch.cat([way for way in ways if way is not None]) if all(way is not None for way in ways) else None,
         )
 
     def places(self, spans: Spans, number: Tensor) -> Tensor | None:
