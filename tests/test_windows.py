@@ -271,6 +271,10 @@ def test_a_recording_that_grows_keeps_its_numbers(files, toy_config, vae, data):
     """Two parts, one behind the other, are the whole."""
     conditioning = build_conditioning(toy_config)
     parts = [encode_recording(toy_config, vae, files, episodes, conditioning) for episodes in ([0], [1, 2])]
+    assert parts[0].extended(parts[1]).travelled is None  # no camera
+    data = dataclasses.replace(data, travelled=torch.rand(data.steps, toy_config.block_latents, 3))
+    cut = data.travelled.split([part.steps for part in parts])
+    parts = [dataclasses.replace(part, travelled=own) for part, own in zip(parts, cut)]
     joined = parts[0].extended(parts[1])
     for field in dataclasses.fields(LatentSet):
         mine, whole = getattr(joined, field.name), getattr(data, field.name)

@@ -30,7 +30,7 @@ from world_model.expert import TextExpert
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import FloatLinear, KeyValue, rotary_table, sinusoid
 from world_model.priors.registry import build_priors
-from world_model.sources import choose
+from world_model.sources import Sources, choose
 from world_model.text import mean_token
 from world_model.tscm import ChannelMemory, History
 
@@ -124,10 +124,33 @@ class DiT(HistoryEmbedding):
 
         context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
         """
+        conditions = self._unmoved(history, memory, context, target, pooled)
+        return conditions if history is None else self._moved(conditions, history, target, context)
+
+    def travelled(
+        self, history: History, memory: ChannelMemory | None, context: Tensor, target: Target, pooled: Tensor | None
+    ) -> Tensor | None:
+        """How far the camera comes in each frame of the block (`Moves.travelled`), and nothing else of `encode_conditions`: a third
+        of the work. None of a model that does not say so."""
+        conditions = self._unmoved(history, memory, context, target, pooled)
+        if self.flow is None or conditions.bias is None:
+            return None
+        travelled = self.flow.displacements(*self._before_noise(conditions, conditions.bias, history, target))[2]
+        return None if travelled is None else travelled * history.has_past[:, None, None]
+
+    def _unmoved(
+        self,
+        history: History | None,
+        memory: ChannelMemory | None,
+        context: Tensor,
+        target: Target,
+        pooled: Tensor | None,
+    ) -> Conditions:
+        """`encode_conditions` before frames are moved."""
         c = self.config.dit
         keys = self._text_keys(context)
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
-        start, every = target.frame[:, 0], target
+        start = target.frame[:, 0]
         target = target.every(c.patch[0])
         read, running = HistoryTokens([], None, []), 0
         coordinates = torch.zeros(context.shape[0], 0, 3, dtype=torch.float64, device=context.device)
@@ -155,7 +178,7 @@ class DiT(HistoryEmbedding):
             zero = self._no_kernel().expand(len(context), 1, 1)
             bias = zero if bias is None else bias + zero
         mean, variance = self._precondition(history)
-        conditions = Conditions(
+        return Conditions(
             context=keys,
             history=read,
             table=rotary_table(both, self.frequencies),
@@ -165,7 +188,6 @@ class DiT(HistoryEmbedding):
             mean=mean,
             variance=variance,
         )
-        return conditions if history is None else self._moved(conditions, history, every, grid, context)
 
     def _pooled(self, context: Tensor, action: Tensor | None) -> Tensor | None:
         """What joins the timestep embedding, [B, D]: mean tokens of action [B, text_dim] and text; None where neither does."""
@@ -296,17 +318,23 @@ class DiT(HistoryEmbedding):
             )
         return tokens
 
-    def _moved(
-        self, conditions: Conditions, history: History, target: Target, grid: Grid, context: Tensor
-    ) -> Conditions:
+    def _before_noise(
+        self, conditions: Conditions, tokens: Tensor, history: History, target: Target
+    ) -> tuple[Tensor, Sources]:
+        """The block's tokens after the layers that do not see the noisy block, and what they say the displacements of."""
+        c = self.config.dit
+        grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
+        nothing = torch.ones(len(tokens), 1, device=tokens.device)
+        _, time = self._time(1000 * nothing, conditions.pooled)
+        tokens = self._layers(tokens, time, conditions, [grid], range(c.output.flow_layer))
+        return tokens, choose(history, self.config.block_latents, target.yaw, target.pitch, target.told_since)
+
+    def _moved(self, conditions: Conditions, history: History, target: Target, context: Tensor) -> Conditions:
         """`conditions` after the layers that do not see the noisy block: they say how earlier frames move (appearance_flow.py).
         What they found out, and the blended frames, are added to the block's tokens; predictions start from these."""
         if self.flow is None or self.flow_embedding is None or conditions.mean is None or conditions.bias is None:
             return conditions
-        nothing = torch.ones(len(conditions.bias), 1, device=conditions.bias.device)
-        _, time = self._time(1000 * nothing, conditions.pooled)
-        tokens = self._layers(conditions.bias, time, conditions, [grid], range(self.config.dit.output.flow_layer))
-        sources = choose(history, self.flow.block, target.yaw, target.pitch, target.told_since)
+        tokens, sources = self._before_noise(conditions, conditions.bias, history, target)
         mean, moves = self.flow(tokens, sources, self._mean_text(context))
         if moves.travelled is not None:  # a world that begins from a text has not come from anywhere
             moves = replace(moves, travelled=moves.travelled * history.has_past[:, None, None])

@@ -8,6 +8,9 @@ Shapes: B worlds, N sources, K frames of a block, H x W pixels.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -52,14 +55,23 @@ def contrast_kept(pictures: Tensor, flow: Tensor) -> Tensor:
     Looking up between pixels loses some of it. Details are amplified by as much, at most by `STEEPEST`, and stay within what is
     around them: edges become steeper and get no halo.
     """
-    moved = move(pictures, flow, 1, "bicubic")
-    wanted = move(_contrast(pictures), flow, 1)
+    looked = looked_up(flow, pictures.shape[-2:], 1)
+    moved = blend(pictures, *looked, "bicubic")
+    wanted = blend(_contrast(pictures), *looked)
     gain = ((wanted + 1e-5) / (_contrast(moved) + 1e-5)).sqrt().clamp(1, STEEPEST)
     steeper = moved + (gain - 1) * (moved - blurred(moved, 3))
     places = moved.flatten(0, 1)
     around = F.pad(places, (2, 2, 2, 2), mode="replicate")
-    least, most = -F.max_pool2d(-around, 5, 1), F.max_pool2d(around, 5, 1)
+    least, most = -_largest(-around, 5), _largest(around, 5)
     return steeper.clamp(least.view_as(moved), most.view_as(moved))
+
+
+def _largest(pictures: Tensor, width: int) -> Tensor:
+    """Of each square of `width` pixels, along one axis and then along the other."""
+    for axis in (-2, -1):
+        places = pictures.shape[axis] - width + 1
+        pictures = functools.reduce(torch.maximum, (pictures.narrow(axis, n, places) for n in range(width)))
+    return pictures
 
 
 def _contrast(pictures: Tensor) -> Tensor:
@@ -71,7 +83,7 @@ def _contrast(pictures: Tensor) -> Tensor:
 def blurred(pictures: Tensor, width: int) -> Tensor:
     """Means of squares of `width` pixels, an odd number."""
     padded = F.pad(pictures.flatten(0, 1), (width // 2,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, width, 1).unflatten(0, pictures.shape[:2])
+    return F.avg_pool2d(F.avg_pool2d(padded, (width, 1), 1), (1, width), 1).unflatten(0, pictures.shape[:2])
 
 
 def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> Tensor:
@@ -79,8 +91,14 @@ def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> 
     by the softmax of the logits [B, K, N, 3 (x, y, logit), rows, columns] -> [B, K, c, H, W].
 
     Beyond the left and the right border there is the mirror image, beyond the others their colour."""
+    return blend(pictures, *looked_up(flow, pictures.shape[-2:], scale), mode)
+
+
+def looked_up(flow: Tensor, size: Sequence[int], scale: int) -> tuple[Tensor, Tensor]:
+    """Where pictures of `size` H x W are looked up (`move`), as `grid_sample` counts places, [B * N, K * H, W, 2], and which share
+    each source has, [B, N, 1, K, H, W]."""
     worlds, frames = flow.shape[:2]
-    height, width = pictures.shape[-2:]
+    height, width = size
     fine = F.interpolate(flow.flatten(0, 2), size=(height, width), mode="bilinear", align_corners=False)
     y, x = (torch.arange(n, device=flow.device, dtype=fine.dtype) + 0.5 for n in (height, width))
     across = (x + fine[:, 0] / scale).remainder(2 * width)
@@ -89,9 +107,14 @@ def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> 
     # the gradient of grid_sample writes anywhere in memory where a coordinate is NaN (torch 2.13, CPU with AVX-512)
     grid = (place * place.new_tensor([2 / width, 2 / height]) - 1).nan_to_num(posinf=FARTHEST, neginf=-FARTHEST)
     grid = rearrange(grid, "(B K N) H W d -> (B N) (K H) W d", B=worlds, K=frames)
-    moved = F.grid_sample(pictures.flatten(0, 1), grid, mode=mode, padding_mode="border", align_corners=False)
     share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
-    moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=worlds, K=frames)
+    return grid, share
+
+
+def blend(pictures: Tensor, grid: Tensor, share: Tensor, mode: str = "bilinear") -> Tensor:
+    """Pictures [B, N, c, H, W] where `looked_up` says: [B, K, c, H, W]."""
+    moved = F.grid_sample(pictures.flatten(0, 1), grid, mode=mode, padding_mode="border", align_corners=False)
+    moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=len(pictures), K=share.shape[3])
     return (moved * share).sum(dim=1).transpose(1, 2)
 
 

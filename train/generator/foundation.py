@@ -187,8 +187,11 @@ def add_up_travel(dit: DiT, windows: Windows, episodes: Sequence[int], size: int
     for block in range(int(lengths[every].max())):
         for part in every[lengths[every] > block].split(size):
             spans = Spans(part, data.begin[part], torch.full_like(part, block))
-            read = read_window(dit, windows.truth(spans, stream))
-            keep_travel(windows, spans, read, torch.ones_like(part, dtype=torch.bool))
+            window = windows.truth(spans, stream)
+            memory = dit.encode_memory(window.past)
+            travelled = dit.travelled(window.history, memory, window.context, window.target, window.action)
+            assert travelled is not None
+            windows.keep_travel(spans, travelled)
 
 
 class Foundation:

@@ -89,7 +89,9 @@ class LatentSet:
             still=torch.cat([self.still, other.still + rows]),
             action_texts=replace(actions, step=torch.cat([actions.step, other.action_texts.step])),
             event_texts=self.event_texts.extended(other.event_texts),
-            travelled=torch.cat([way for way in ways if way is not None]) if all(way is not None for way in ways) else None,
+            travelled=torch.cat([way for way in ways if way is not None])
+            if all(way is not None for way in ways)
+            else None,
         )
 
     def places(self, spans: Spans, number: Tensor) -> Tensor | None:
