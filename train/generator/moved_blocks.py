@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from train.engine.precision import has_fast_bfloat16
 from train.generator.foundation import add_up_travel, read_window
 from train.generator.windows import Spans, Windows
 from world_model.dit import DiT
@@ -45,7 +46,9 @@ def moved_blocks(dit: DiT, windows: Windows, steps: Tensor, seed: int) -> MovedB
     """The blocks of some `steps` [n] of a recording, and the frames that `dit` moves for each, of worlds of any age."""
     stream = torch.Generator(steps.device).manual_seed(seed)
     data = windows.data
-    add_up_travel(dit, windows, range(len(data.first)))
+    lower = torch.autocast(steps.device.type, torch.bfloat16, enabled=has_fast_bfloat16(steps.device))
+    with lower:
+        add_up_travel(dit, windows, range(len(data.first)))
     episode = torch.searchsorted(data.begin, steps, right=True) - 1
     block = steps - data.begin[episode]
     age = (torch.rand(len(steps), generator=stream, device=steps.device) * (block + 1)).long().minimum(block)
@@ -53,7 +56,8 @@ def moved_blocks(dit: DiT, windows: Windows, steps: Tensor, seed: int) -> MovedB
     for part in tqdm(torch.arange(len(steps)).split(32), desc="moved frames", mininterval=10):
         spans = Spans(episode[part], steps[part] - age[part], age[part])
         window = windows.truth(spans, stream)
-        read = read_window(dit, window)
+        with lower:
+            read = read_window(dit, window)
         assert read.mean is not None and read.visible is not None
         parts.append([t.half() for t in (read.mean, read.visible, window.data)])
     mean, visible, block_data = (torch.cat(p) for p in zip(*parts))
