@@ -6,7 +6,7 @@
 
 Episodes of the training towns are rendered by `--workers` processes while training goes on; what is there is read every minute.
 With `--initial` training goes on from the weights of an earlier run: its autoencoder is kept, since latents must not change.
-Weights are written every minute in parts of at most `PART` bytes, so that a run that is cut off leaves its last ones.
+Weights are written every minute in parts of at most 15 MiB, so that a run that is cut off leaves its last ones.
 The log has worlds a second, and the share of the card's peak if `--peak` says what that is in TFLOP/s.
 """
 
@@ -17,21 +17,19 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from train.engine.loop import prepare_cpu
 from train.engine.optimization import Optimization
-from train.engine.variants import fitting
 from train.generator import adversarial, distill, foundation
 from train.generator.encode import encode_recording
 from train.generator.fit import Stage
+from train.generator.handed_on import learn_only, taken_over, write_parts
 from train.generator.shapes import SIZES, recorded_config
 from train.generator.sheet import save_rollouts
 from train.generator.windows import LatentSet, Spans, Windows
@@ -40,13 +38,13 @@ from train.street.episodes import render_episodes
 from train.street.text_table import TextTable, write_texts
 from train.street.towns import TRAINING_TOWNS, VALIDATION_TOWNS
 from train.world import Recipe, Settings, WorldTraining
+from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.presets import get_preset
 from world_model.text import Conditioning
 from world_model.vae import PatchVAE
 from world_model.weights import load_dit, load_into, read_config, read_manifest
 
-PART = 15 * 2**20  # bytes of a part of the weights
 LOOK_EVERY = 60.0  # seconds between looks at what has been rendered, and between copies of the weights
 BLOCKS = 32  # of an episode
 SHEET_TOWNS, SHEET_BLOCKS = 6, (1, 2, 4, 8, 12, 20, 30)
@@ -139,30 +137,6 @@ class StreetTraining(WorldTraining):
         return vae.eval().requires_grad_(False).to(self.device)
 
 
-def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Earlier weights for a network that was changed since: a part of it (`flow.tone`, `blocks.3`) that has other parameters now,
-    or of other shapes, begins fresh as a whole, and the log says so."""
-    own, fit = dit.state_dict(), fitting(dit, tensors)
-    changed = {part_of(name) for name in (own.keys() | tensors.keys()) - fit.keys()}
-    if changed:
-        tqdm.write(f"these parts of the network are not as in the initial weights and begin fresh: {sorted(changed)}")
-    return {name: value if part_of(name) in changed else fit[name] for name, value in own.items()}
-
-
-def learn_only(dit: DiT, parts: Sequence[str]) -> None:
-    """Freezes all but some parts, such as `flow.tone`. Raises ValueError for one that the network has not."""
-    names = {part_of(name) for name, _ in dit.named_parameters()}
-    if unknown := sorted(set(parts) - names):
-        raise ValueError(f"the network has no part {unknown[0]!r} that could learn, only {', '.join(sorted(names))}")
-    for name, parameter in dit.named_parameters():
-        parameter.requires_grad_(part_of(name) in parts)
-
-
-def part_of(parameter: str) -> str:
-    """The first two parts of a parameter's name, without its own."""
-    return ".".join(parameter.split(".")[:-1][:2])
-
-
 def step_flops(training: WorldTraining, data: LatentSet) -> int:
     """Floating-point operations of one foundation step, counted by running it."""
     dit, windows = DiT(training.config).to(training.device), Windows(training.config, data)
@@ -170,38 +144,6 @@ def step_flops(training: WorldTraining, data: LatentSet) -> int:
     with FlopCounterMode(display=False) as counter, training.autocast():
         trainer.loss(dit, 0, 0.0)[0].backward()
     return counter.get_total_flops()
-
-
-def write_parts(out: Path) -> list[Path]:
-    """Copies the weights of a folder into `parts/`, files of at most `PART` bytes; `join_parts` puts them together."""
-    parts: list[dict[str, Tensor]] = [{}]
-    held = 0
-    for file in sorted(out.glob("*.safetensors")):
-        for name, value in load_file(file).items():
-            size = value.numel() * value.element_size()
-            if held + size > PART and parts[-1]:
-                parts.append({})
-                held = 0
-            parts[-1][f"{file.name}/{name}"] = value
-            held += size
-    folder = out / "parts"
-    folder.mkdir(exist_ok=True)
-    paths = [folder / f"part_{i}.safetensors" for i in range(len(parts))]
-    for path, tensors in zip(paths, parts):
-        save_file(tensors, path)
-    return paths
-
-
-def join_parts(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Tensors of every weights file, by its name, from the parts in a folder."""
-    files: dict[str, dict[str, Tensor]] = {}
-    for path in sorted(folder.glob("part_*.safetensors")):
-        for name, value in load_file(path).items():
-            file, _, key = name.partition("/")
-            files.setdefault(file, {})[key] = value
-    if not files:
-        raise FileNotFoundError(f"no parts of weights in {str(folder)!r}")
-    return files
 
 
 def wait_for(folder: Path, episodes: int, renderer: subprocess.Popen) -> Iterator[int]:
@@ -221,15 +163,15 @@ def wait_for(folder: Path, episodes: int, renderer: subprocess.Popen) -> Iterato
         time.sleep(0.5)
 
 
-def planned(recipe: Recipe, discriminator: float, initial: Path | None, further: bool = False) -> Recipe:
+def planned(recipe: Recipe, discriminator: float, initial: ModelConfig | None, further: bool = False) -> Recipe:
     """A recipe without the autoencoder's minutes where that is given, and with a share `discriminator` of all minutes for
     adversarial distillation instead of another, if above 0; `further`, of the `initial` weights' own student. The foundation gets
-    the rest. Where the `initial` weights have an expert, worlds begun from a text are not the student's."""
+    the rest. Where the `initial` model has an expert, worlds begun from a text are not the student's."""
     autoencoder = recipe.shares["autoencoder"] if initial is None else 0.0
     distilled = discriminator or recipe.shares["distill"]
     if discriminator:
         own = adversarial.Settings(batch=24, pool=96, fresh=not further)
-        if initial is not None and read_config(initial).dit.expert is not None:
+        if initial is not None and initial.dit.expert is not None:
             own = dataclasses.replace(own, text_start=0.0)
         recipe = dataclasses.replace(recipe, distill=own)
     foundation_share = max(0.0, 1 - autoencoder - distilled)
@@ -261,13 +203,13 @@ def train(
                 pass
             table = TextTable(texts) if texts is not None else None
             shape = recorded_config("street-generator", read_recording(data), True, settings.size)
-            if initial is not None:  # an expert for texts stays as it is
-                expert = read_config(initial).dit.expert
-                shape = dataclasses.replace(shape, dit=dataclasses.replace(shape.dit, expert=expert))
+            earlier = None if initial is None else read_config(initial)
+            if earlier is not None:  # an expert for texts stays as it is
+                shape = dataclasses.replace(shape, dit=dataclasses.replace(shape.dit, expert=earlier.dit.expert))
             conditioning = Conditioning(shape.text, table.actions if table else None, table)
             left = settings.minutes - (time.monotonic() - began) / 60
             on_gpu = settings.torch_device.type == "cuda"
-            recipe = planned(GPU if on_gpu else CPU, discriminator, initial, further)
+            recipe = planned(GPU if on_gpu else CPU, discriminator, earlier, further)
             if not on_gpu:  # a CPU's minutes teach the mean of a block well, and samples of it badly
                 shape = dataclasses.replace(shape, sampler=dataclasses.replace(shape.sampler, steps=1, start_steps=1))
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
