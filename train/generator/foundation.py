@@ -20,6 +20,7 @@ from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
+from world_model.sources import choose
 from world_model.tscm import History
 
 FLOW_WEIGHT = 2.0  # of the appearance flow's own loss beside the flow-matching loss
@@ -224,16 +225,18 @@ class Foundation:
         self.pool.add(rows, block, stream, share)
         drawn = self.windows.data.draw(s.batch - self.own, s.longest, stream, changed=s.texts.changed)
         window = batch.collate([lived, self.windows.truth(drawn, stream, s.texts.described)])
-        window = silent(noised(window, s.noise, stream), s.texts.dropout, self.config.text.event_tokens, stream)
+        window = silent(window, s.texts.dropout, self.config.text.event_tokens, stream)
         chosen = torch.rand(s.batch, generator=stream, device=self.device) < s.texts.start
         window = self.windows.from_text(window, batch.collate([spans, drawn]), chosen)
         if dit.flow is not None and s.noise.colour:
             window = drifted(window, dit.flow, s.noise.colour, stream)
-        conditions = read_window(dit, window)
+        conditions = read_window(dit, noised(window, s.noise, stream))
         moving = window.data.new_zeros(())
         if dit.flow is not None and conditions.moves is not None:
             keep_travel(self.windows, batch.collate([spans, drawn]), conditions, ~chosen)
-            moving = FLOW_WEIGHT * dit.flow.loss(conditions.moves, window.data)
+            # displacements between pixels blur noise away: from noised pictures, a camera that stands still would learn to creep
+            clear = choose(window.history, self.config.block_latents, window.target.yaw, window.target.pitch).latents
+            moving = FLOW_WEIGHT * dit.flow.loss(replace(conditions.moves, sources=clear), window.data)
             if not any(p.requires_grad for part in dit.seeing_noise().values() for p in part.parameters()):
                 return moving, torch.ones_like(moving)  # what sees the noise learns nothing
         conditions = replace(conditions, moves=None).repeat(s.noise_samples)
