@@ -22,6 +22,7 @@ from train.generator.shapes import recorded_config
 from train.generator.windows import Spans, Windows
 from world_model.actions import Action
 from world_model.camera import rotation
+from world_model.parallax import Camera
 from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.sources import SOURCES, choose
 from world_model.text import build_conditioning
@@ -106,9 +107,8 @@ def test_what_is_kept_is_in_the_axes_of_the_episode(toy_config, data):
     angles = torch.tensor([math.pi / 2, 0.0]).expand(len(data.latents), -1)
     windows = Windows(toy_config, dataclasses.replace(data, angles=angles, travelled=torch.zeros(data.steps, size, 3)))
     spans = Spans(torch.tensor([0, 1]), data.begin[:2] + 1, torch.tensor([1, 2]))
-    read = dataclasses.make_dataclass("Read", ["moves"])(
-        dataclasses.make_dataclass("Moved", ["travelled"])(torch.tensor([0.0, 0.0, 2.0]).expand(2, size, -1))
-    )
+    camera = Camera(torch.tensor([0.0, 0.0, 2.0]).expand(2, size, -1), torch.zeros(2, size, 1, 1))
+    read = dataclasses.make_dataclass("Read", ["moves"])(dataclasses.make_dataclass("Moved", ["camera"])(camera))
     keep_travel(windows, spans, read, torch.tensor([True, False]))
     kept = windows.data.travelled
     torch.testing.assert_close(kept[spans.step[0]], torch.tensor([2.0, 0.0, 0.0]).expand(size, -1))

@@ -29,7 +29,7 @@ from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography
 from world_model.moving import blurred, contrast_kept, deviation, each_moved, likeliest, move, pooled, toned
-from world_model.parallax import Parallax, shifts, travelled
+from world_model.parallax import Camera, Parallax, shifts, travelled, unusual
 from world_model.sources import SOURCES, Sources
 from world_model.tone import Tone
 from world_model.vae import PatchVAE, ResBlock
@@ -40,6 +40,7 @@ DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
 GAIN_WEIGHT = 0.5  # of the difference of logarithms that teaches gains
+DISPARITY_WEIGHT = 0.04  # of what tells how far away things usually are (parallax.py)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Moves:
     relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 and to an offset of 0, each of red, green and
     blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset, of sources [B, N, C, h, w], by a
     flow `used` that takes nearly the likeliest alone. In worlds with a camera: whole, the part of `flow` that homographies make,
-    and travelled [B, K, 3], how far the camera has come since the newest picture, in the world's axes (parallax.py).
+    and where the camera is.
     """
 
     flow: Tensor
@@ -59,7 +60,7 @@ class Moves:
     moved: Tensor
     sources: Tensor
     whole: Tensor | None = None
-    travelled: Tensor | None = None
+    camera: Camera | None = None
 
 
 class AppearanceFlow(nn.Module):
@@ -134,7 +135,7 @@ class AppearanceFlow(nn.Module):
 
         Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset. Nothing is
         learnt from these frames; `loss` compares what they are made of."""
-        flow, whole, travel, features = self.displacements(tokens, sources)
+        flow, whole, camera, features = self.displacements(tokens, sources)
         latents, start = sources.latents, self.pictures(sources.start[:, :, None])[:, 0]
         with torch.no_grad():
             used = likeliest(flow, sources.generations if self.homography is not None else None)
@@ -147,7 +148,7 @@ class AppearanceFlow(nn.Module):
             pictures = self.pictures(moved)
         tone = self.tone(F.avg_pool2d(features, SEEN), pictures.transpose(1, 2).flatten(2, 3), start, text)
         with torch.no_grad():
-            return self.latents(toned(pictures, tone)), Moves(flow, used, tone, moved, latents, whole, travel)
+            return self.latents(toned(pictures, tone)), Moves(flow, used, tone, moved, latents, whole, camera)
 
     def finer(self, added: Tensor, kept: Tensor, size: int) -> Tensor:
         """What is added to moved frames, latents [B, C, K, h, w], without a share `kept` [B, 1, K, h, w] of what is coarser in it
@@ -181,8 +182,8 @@ class AppearanceFlow(nn.Module):
         share = (inside * logit.softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 
-    def displacements(self, tokens: Tensor, sources: Sources) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """Flow, whole and travelled (`Moves`) of a block, and the features [B * F, width, rows, columns] that they are read from,
+    def displacements(self, tokens: Tensor, sources: Sources) -> tuple[Tensor, Tensor | None, Camera | None, Tensor]:
+        """Flow, whole and camera (`Moves`) of a block, and the features [B * F, width, rows, columns] that they are read from,
         of F groups of frames.
 
         Convolutions over the newest picture, moved as a whole where a homography does that, put the borders of displacements where
@@ -193,7 +194,7 @@ class AppearanceFlow(nn.Module):
         groups = tokens.shape[1] // (rows * columns)
         features = unpatch(self.features(tokens), (groups, rows, columns), self.patch)
         pictures = self.pictures(sources.latents.transpose(1, 2))
-        picture, whole, travel, others, below = pictures[:, :1], None, None, None, None
+        picture, whole, camera, others, below = pictures[:, :1], None, None, None, None
         if self.homography is None:
             seen = F.pixel_unshuffle(picture[:, 0], self.stride // SEEN)[:, :, None].expand(-1, -1, groups, -1, -1)
         else:
@@ -226,13 +227,13 @@ class AppearanceFlow(nn.Module):
             )
             if self.homography is not None and self.parallax is not None and below is not None:
                 disparity, way = self.parallax(hidden.float(), tokens.float(), below)
-                travel = travelled(way, sources.views)
+                camera = Camera(travelled(way, sources.views), disparity)
                 displaced, beyond = self.homography(
                     sources.views, shifts(disparity, way, sources.places, sources.views)
                 )
                 logit = flow - self.homography.outside * beyond[:, :, :, None] / self.stride
                 flow = torch.cat([displaced, logit], dim=3)
-        return flow, whole, travel, hidden
+        return flow, whole, camera, hidden
 
     def seen(self, picture: Tensor, whole: Tensor, beyond: Tensor, groups: int) -> Tensor:
         """The newest picture [B, 1, 3, H, W] moved by homographies as each frame of a block sees it, and which places lie beyond
@@ -279,6 +280,8 @@ class AppearanceFlow(nn.Module):
         total = total + (toned(small, torch.cat([gain.detach(), offset], dim=2)) - wanted).abs().mean()
         made, true = (deviation(x) for x in (toned(small, torch.cat([gain, offset.detach()], dim=2)), wanted))
         total = total + GAIN_WEIGHT * (made.log() - true.log()).abs().mean()
+        if moves.camera is not None:
+            total = total + DISPARITY_WEIGHT * unusual(moves.camera.disparity)
         if moves.whole is not None:
             inside = (moves.whole[:, :, :, 2:] >= 0).float()
             for flow in (moves.whole, moves.flow):

@@ -58,13 +58,13 @@ class ConditionEncoder(HistoryEmbedding):
     def travelled(
         self, history: History, memory: ChannelMemory | None, context: Tensor, target: Target, pooled: Tensor | None
     ) -> Tensor | None:
-        """How far the camera comes in each frame of the block (`Moves.travelled`), and nothing else of `encode_conditions`: a third
+        """How far the camera comes in each frame of the block (`Camera.travelled`), and nothing else of `encode_conditions`: a third
         of the work. None of a model that does not say so."""
         conditions = self._unmoved(history, memory, context, target, pooled)
         if self.flow is None or conditions.bias is None:
             return None
-        travelled = self.flow.displacements(*self._before_noise(conditions, conditions.bias, history, target))[2]
-        return None if travelled is None else travelled * history.has_past[:, None, None]
+        camera = self.flow.displacements(*self._before_noise(conditions, conditions.bias, history, target))[2]
+        return None if camera is None else camera.travelled * history.has_past[:, None, None]
 
     def _unmoved(
         self,
@@ -227,8 +227,9 @@ class ConditionEncoder(HistoryEmbedding):
             return conditions
         tokens, sources = self._before_noise(conditions, conditions.bias, history, target)
         mean, moves = self.flow(tokens, sources, self._mean_text(context))
-        if moves.travelled is not None:  # a world that begins from a text has not come from anywhere
-            moves = replace(moves, travelled=moves.travelled * history.has_past[:, None, None])
+        if moves.camera is not None:  # a world that begins from a text has not come from anywhere
+            come = moves.camera.travelled * history.has_past[:, None, None]
+            moves = replace(moves, camera=replace(moves.camera, travelled=come))
         if self.config.dit.output.kept_size:
             mean = self.flow.bounded(mean)
         visible = self.flow.visible(moves.used) * history.has_past[:, None, None, None, None]

@@ -81,7 +81,7 @@ class BlockContext:
     """A block about to be generated: the worlds before it, the commanded motion, frame numbers and poses of its latent frames, the
     text conditions (context [B, N, text_dim]: event tokens then action tokens, zero-padded), what the worlds are told where the
     model asks for it, each prior's prediction, and how far the camera comes in each frame, [B, K, 3], where the model says so
-    (`Moves.travelled`)."""
+    (`Camera.travelled`)."""
 
     worlds: WorldBatch
     motion: Motion

@@ -12,12 +12,26 @@ r x c places of the convolutions. Ways are (right, down, forward).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from world_model.homography import Views, tilt, turn
+
+
+USUAL_DISPARITY = 0.12  # of a picture's places, on average: it fixes the unit
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the camera of each frame of a block is relative to the newest picture, `travelled` [B, K, 3] in the world's axes; and the
+    `disparity` [B, K, rows, columns] of the places that it sees."""
+
+    travelled: Tensor
+    disparity: Tensor
 
 
 class Parallax(nn.Module):
@@ -67,6 +81,14 @@ def shifts(disparity: Tensor, way: Tensor, places: Tensor, views: Views) -> Tens
     level = way[:, :, None] - torch.einsum("bkji,bnj->bkni", turn(yaw).to(way), places.to(way))
     own = torch.einsum("bkji,bknj->bkni", tilt(pitch).to(way), level)
     return own[..., None, None] * disparity[:, :, None, None]
+
+
+def unusual(disparity: Tensor) -> Tensor:
+    """How far the mean disparity of pictures [B, K, rows, columns] is from the usual one: the mean square of logarithms.
+
+    While a camera stands still, disparities say nothing, and without this they vanish: then ways say nothing either, and a world
+    that adds them up creeps. Where it moves, pictures say much more than this does."""
+    return (disparity.mean(dim=(-2, -1)) / USUAL_DISPARITY).log().square().mean()
 
 
 def travelled(way: Tensor, views: Views) -> Tensor:

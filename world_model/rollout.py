@@ -94,7 +94,8 @@ def encode_conditions(
         history = dit.packing.read(worlds.history, lambda: end_view(worlds, motion)) if worlds.history.frames else None
         conditions = dit.encode_conditions(history, worlds.memory, conditioned.context, target, pooled)
         predictions = predicted()
-    travelled = None if conditions.moves is None else conditions.moves.travelled
+    camera = None if conditions.moves is None else conditions.moves.camera
+    travelled = None if camera is None else camera.travelled
     return dit.condition_on(conditions, predictions), replace(block, predictions=predictions, travelled=travelled)
 
 

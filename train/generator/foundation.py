@@ -172,9 +172,9 @@ def read_window(dit: DiT, window: Window) -> Conditions:
 
 def keep_travel(windows: Windows, spans: Spans, conditions: Conditions, chosen: Tensor) -> None:
     """`Windows.keep_travel` of `chosen` [B] of the worlds, where a network says how far the camera comes."""
-    if conditions.moves is not None and (travelled := conditions.moves.travelled) is not None:
+    if conditions.moves is not None and (camera := conditions.moves.camera) is not None:
         rows = chosen.nonzero()[:, 0]
-        windows.keep_travel(batch.rows(spans, rows), travelled[rows])
+        windows.keep_travel(batch.rows(spans, rows), camera.travelled[rows])
 
 
 @torch.no_grad()

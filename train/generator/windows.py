@@ -243,7 +243,7 @@ class Windows:
         return self._window(latents.flatten(0, 1), base, base, spans, stream, 0.0)
 
     def keep_travel(self, spans: Spans, travelled: Tensor) -> None:
-        """Keeps how far a network says the camera came in the next blocks of worlds, [B, K, 3] (`Moves.travelled`): later windows
+        """Keeps how far a network says the camera came in the next blocks of worlds, [B, K, 3] (`Camera.travelled`): later windows
         add it up."""
         assert self.data.travelled is not None
         yaw = self.data.angles[self._begun(spans), 0].double()
