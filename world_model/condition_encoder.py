@@ -58,8 +58,8 @@ class ConditionEncoder(HistoryEmbedding):
     def travelled(
         self, history: History, memory: ChannelMemory | None, context: Tensor, target: Target, pooled: Tensor | None
     ) -> Tensor | None:
-        """How far the camera comes in each frame of the block (`Camera.travelled`), and nothing else of `encode_conditions`: a third
-        of the work. None of a model that does not say so."""
+        """How far the camera comes in each frame of the block (`Camera.travelled`), and nothing else of `encode_conditions`:
+        a third of the work. None of a model that does not say so."""
         conditions = self._unmoved(history, memory, context, target, pooled)
         if self.flow is None or conditions.bias is None:
             return None

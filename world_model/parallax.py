@@ -21,14 +21,13 @@ from torch import Tensor, nn
 
 from world_model.homography import Views, tilt, turn
 
-
 USUAL_DISPARITY = 0.12  # of a picture's places, on average: it fixes the unit
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the camera of each frame of a block is relative to the newest picture, `travelled` [B, K, 3] in the world's axes; and the
-    `disparity` [B, K, rows, columns] of the places that it sees."""
+    """Where the camera of each frame of a block is relative to the newest picture, `travelled` [B, K, 3] in the world's axes; and
+    the `disparity` [B, K, rows, columns] of the places that it sees."""
 
     travelled: Tensor
     disparity: Tensor
