@@ -22,7 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from agents.evaluate import RESAMPLES, Result, evaluate
-from agents.ppo import Settings, learn
+from agents.ppo import Settings, add_actions, learn
 from agents.worlds import Where
 from train.generator.measures import Interval, mean_interval
 
@@ -35,6 +35,7 @@ AGENTS = {
     "planner": "planner in the generated world",
 }
 PLACES = ("generated", "real")
+LEARNING = ("rollout", "batch", "epochs", "lr", "gamma", "entropy")  # settings of PPO that are options here, too
 Found = dict[str, dict[str, list[Result]]]  # by name in --agents and place, one of each seed
 
 
@@ -54,6 +55,7 @@ class Plan:
     worlds: int = 16
     horizon: int = 20
     planner_episodes: int = 20
+    learning: Settings = Settings()  # of PPO in either world, but for steps, worlds and seed; its actions are the planner's, too
 
     def where(self, place: str) -> Where:
         return replace(self.generated if place == "generated" else self.real, longest=self.longest)
@@ -120,7 +122,7 @@ def _agent(plan: Plan, name: str, seed: int, out: Path) -> str:
     if name in PLACES:
         where = replace(plan.where(name), longest=plan.horizon) if name == "generated" else plan.where(name)
         folder = out / f"{name}-{seed}"
-        learn(where, Settings(steps=plan.steps, worlds=plan.worlds, seed=seed), folder)
+        learn(where, replace(plan.learning, steps=plan.steps, worlds=plan.worlds, seed=seed), folder)
         return str(folder)
     if name == "planner":
         reward = plan.generated.arguments.get("reward")
@@ -132,7 +134,7 @@ def measured(file: Path, agent: str, place: str, plan: Plan, seed: int) -> Resul
     """The result in `file`, measured now if it is not there."""
     if not file.is_file():
         episodes = plan.planner_episodes if agent.startswith("planner:") else plan.episodes
-        result = evaluate(agent, plan.where(place), episodes, plan.worlds, 10_000 + seed)
+        result = evaluate(agent, plan.where(place), episodes, plan.worlds, 10_000 + seed, plan.learning.actions)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(result)))
     kept = json.loads(file.read_text())
@@ -190,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     real.add_argument("--real", metavar="ENV", help="id of the real environment")
     parser.add_argument("--agents", nargs="+", choices=tuple(AGENTS), default=list(Plan.agents))
+    add_actions(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Plan.steps, help="of training, in either world")
     parser.add_argument("--seeds", type=int, default=Plan.seeds)
@@ -200,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
         "--horizon", type=int, default=Plan.horizon, help="the same while learning in the generated world"
     )
     parser.add_argument("--planner-episodes", type=int, default=Plan.planner_episodes, help="it is slow")
+    for name in LEARNING:
+        default = getattr(Settings(), name)
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"of agents.ppo (default {default})")
     return parser
 
 
@@ -214,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     generated = Where(arguments={"model": model} | ({"reward": reward} if reward else {}))
     truth = Where(recording=recording) if recording is not None else Where(env=real)
     given["agents"] = tuple(given["agents"])
+    given["learning"] = Settings(actions=tuple(given.pop("actions")), **{name: given.pop(name) for name in LEARNING})
     try:
         run(Plan(generated, truth, **given), out)
     except ValueError as error:
