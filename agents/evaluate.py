@@ -101,9 +101,7 @@ def load_agent(name: str, space: Space, seed: int, actions: Sequence[int] = ()) 
     raise ValueError(f"{path} is not an agent of PPO, A2C or DQN")
 
 
-def evaluate(
-    agent: str, where: Where, episodes: int, worlds: int, seed: int, actions: Sequence[int] = ()
-) -> Result:
+def evaluate(agent: str, where: Where, episodes: int, worlds: int, seed: int, actions: Sequence[int] = ()) -> Result:
     """Plays `episodes` whole episodes in `worlds` worlds at once; actions are drawn from the policy, not its most likely ones."""
     made, goals = where.make(min(worlds, episodes), seed), []
 

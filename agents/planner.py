@@ -116,10 +116,13 @@ class Planner:
                 rest = None if plan is None else plan[taken:]
                 plans[number] = self.plan(np.ascontiguousarray(observation[number, ..., -3:]), rest), 0
         actions = np.stack([np.asarray(plan[taken]) for plan, taken in plans])
-        return actions if self._actions is None else self._actions[actions], tuple((plan, taken + 1) for plan, taken in plans)
+        return actions if self._actions is None else self._actions[actions], tuple(
+            (plan, taken + 1) for plan, taken in plans
+        )
 
     def plan(self, picture: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
-        """The best plan [horizon, ...] (numbers of `actions` where there are any) from a picture uint8 [H, W, 3]; `before` [steps, ...] begins one of the first candidates."""
+        """The best plan [horizon, ...] from a picture uint8 [H, W, 3], in numbers of `actions` where there are any; `before`
+        [steps, ...] begins one of the first candidates."""
         choices = Choices(self._space, self.settings)
         best, highest = np.zeros(0), -np.inf
         for number in range(self.settings.rounds):

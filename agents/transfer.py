@@ -55,10 +55,20 @@ class Plan:
     worlds: int = 16
     horizon: int = 20
     planner_episodes: int = 20
-    learning: Settings = Settings()  # of PPO in either world, but for steps, worlds and seed; its actions are the planner's, too
+    generated_episodes: int | None = (
+        None  # of each test in the generated world, which is slow; None: as many as in the real one
+    )
+    learning: Settings = (
+        Settings()
+    )  # of PPO in either world, but for steps, worlds and seed; its actions are the planner's, too
 
     def where(self, place: str) -> Where:
         return replace(self.generated if place == "generated" else self.real, longest=self.longest)
+
+    def tests(self, place: str) -> int:
+        """Episodes of a test of one agent and seed."""
+        fewer = self.generated_episodes if place == "generated" else None
+        return self.episodes if fewer is None else fewer
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,7 @@ def _agent(plan: Plan, name: str, seed: int, out: Path) -> str:
 def measured(file: Path, agent: str, place: str, plan: Plan, seed: int) -> Result:
     """The result in `file`, measured now if it is not there."""
     if not file.is_file():
-        episodes = plan.planner_episodes if agent.startswith("planner:") else plan.episodes
+        episodes = plan.planner_episodes if agent.startswith("planner:") else plan.tests(place)
         result = evaluate(agent, plan.where(place), episodes, plan.worlds, 10_000 + seed, plan.learning.actions)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(result)))
@@ -152,7 +162,8 @@ def write(plan: Plan, results: Found, out: Path) -> None:
         "| agent | generated world | real world | gap | alarm | goal, generated | goal, real |",
         "|---|---|---|---|---|---|---|",
         *map(str, rows),
-        f"\n{plan.steps} steps of training, {seeds} seeds, {plan.episodes} episodes each of at most {plan.longest} steps "
+        f"\n{plan.steps} steps of training, {seeds} seeds, {plan.tests('generated')} episodes each in the generated world and "
+        f"{plan.episodes} in the real one, of at most {plan.longest} steps "
         f"({plan.horizon} while learning in the generated world)"
         + (f"; the planner {plan.planner_episodes} episodes, one seed" if "planner" in done else "")
         + ". Brackets are 95% intervals. Alarm: the whole interval of the gap is above 0. Goal: the share of episodes that ended "
@@ -168,18 +179,24 @@ def write(plan: Plan, results: Found, out: Path) -> None:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Bars of mean returns in both worlds, with 95% intervals."""
-    figure, axes = plt.subplots(figsize=(2 + 1.8 * len(rows), 3.5), layout="constrained")
-    for offset, place in ((-0.2, "generated"), (0.2, "real")):
-        found = np.array([getattr(row, place) for row in rows])
-        ends = np.abs(found[:, 1:] - found[:, :1]).T
-        bars = np.arange(len(rows)) + offset
-        axes.bar(bars, found[:, 0], 0.38, yerr=np.nan_to_num(ends), capsize=4, label=f"{place} world")
-    axes.set_xticks(range(len(rows)), [row.name.replace(" in the", "\nin the") for row in rows])
-    axes.set_ylabel("return of an episode")
-    axes.legend()
+    """Bars of mean returns and of shares of goals in both worlds, with 95% intervals."""
+    figure, panels = plt.subplots(2, 1, figsize=(2 + 1.8 * len(rows), 5.5), layout="constrained", sharex=True)
+    for number, (offset, place) in enumerate(zip((-0.2, 0.2), PLACES)):
+        for axes, found in zip(panels, (np.array([getattr(row, place) for row in rows]), _goals(rows, number))):
+            ends = np.abs(found[:, 1:] - found[:, :1]).T
+            bars = np.arange(len(rows)) + offset
+            axes.bar(bars, found[:, 0], 0.38, yerr=np.nan_to_num(ends), capsize=4, label=f"{place} world")
+    panels[1].set_xticks(range(len(rows)), [row.name.replace(" in the", "\nin the") for row in rows])
+    panels[0].set_ylabel("return of an episode")
+    panels[1].set_ylabel("episodes that reached the goal")
+    panels[1].set_ylim(0, 1)
+    panels[0].legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _goals(rows: Sequence[Row], number: int) -> np.ndarray:
+    return np.array([row.goals[number] for row in rows])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=Plan.steps, help="of training, in either world")
     parser.add_argument("--seeds", type=int, default=Plan.seeds)
     parser.add_argument("--episodes", type=int, default=Plan.episodes, help="of each test")
+    parser.add_argument("--generated-episodes", type=int, help="of each test in the generated world (default: as many)")
     parser.add_argument("--longest", type=int, default=Plan.longest, help="steps of an episode at most")
     parser.add_argument("--worlds", type=int, default=Plan.worlds, help="at once")
     parser.add_argument(
@@ -223,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given["learning"] = Settings(actions=tuple(given.pop("actions")), **{name: given.pop(name) for name in LEARNING})
     try:
         run(Plan(generated, truth, **given), out)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print((out / "report.md").read_text())
 

@@ -63,7 +63,9 @@ class Settings:
     sentences: int = 1500
     starts: int = 16  # starting pictures with a beacon
     start_distances: tuple[float, float] = (8.0, 22.0)  # metres to these beacons
-    varied: bool = False  # starting pictures in any light and weather, the beacon anywhere in view; else a clear view by day
+    varied: bool = (
+        False  # starting pictures in any light and weather, the beacon anywhere in view; else a clear view by day
+    )
     seed: int = 0
 
     def groups(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
@@ -246,7 +248,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--varied", action="store_true", help="starting pictures in any light and weather")
     parser.add_argument(
-        "--heads", nargs="+", choices=(BEACON, TEXT_GOAL, STARTS), default=[BEACON, TEXT_GOAL], help=f"{BEACON} writes {STARTS}"
+        "--heads",
+        nargs="+",
+        choices=(BEACON, TEXT_GOAL, STARTS),
+        default=[BEACON, TEXT_GOAL],
+        help=f"{BEACON} writes {STARTS}",
     )
     given = vars(parser.parse_args(argv))
     given["start_distances"] = tuple(given["start_distances"])
