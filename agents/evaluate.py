@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from agents.choice import Translated, check_actions
-from agents.planner import Planner
+from agents.planner import Planner, add_planner, planner_settings
 from agents.planner import Settings as PlannerSettings
 from agents.ppo import actions_of, add_actions
 from agents.scripted import BeaconSeeker
@@ -31,6 +31,7 @@ from agents.worlds import Where, add_options, chosen
 from train.generator.measures import mean_interval
 
 RESAMPLES = 10_000
+PLANNER = PlannerSettings()
 
 
 class Agent(Protocol):
@@ -76,16 +77,19 @@ class Result:
         )
 
 
-def load_agent(name: str, space: Space, seed: int, actions: Sequence[int] = ()) -> Agent:
+def load_agent(
+    name: str, space: Space, seed: int, actions: Sequence[int] = (), planner: PlannerSettings = PLANNER
+) -> Agent:
     """An agent by name or path. `actions` are those that a random one and a planner choose among, all if there are none; an agent
-    that has learnt knows its own. Raises ValueError for what is no agent, and for actions that the space has not."""
+    that has learnt knows its own. `planner`: how one plans, but for its seed. Raises ValueError for what is no agent, and for
+    actions that the space has not."""
     if name == "random":
         return RandomAgent(space, seed, actions)
     if name == "scripted":
         return BeaconSeeker()
     if name.startswith("planner:"):
         model, _, reward = name.removeprefix("planner:").partition("@")
-        return Planner(model, PlannerSettings(seed=seed), reward or None, actions)
+        return Planner(model, replace(planner, seed=seed), reward or None, actions)
     path = Path(name)
     path = path / "agent.zip" if path.is_dir() else path
     if not path.is_file():
@@ -101,7 +105,15 @@ def load_agent(name: str, space: Space, seed: int, actions: Sequence[int] = ()) 
     raise ValueError(f"{path} is not an agent of PPO, A2C or DQN")
 
 
-def evaluate(agent: str, where: Where, episodes: int, worlds: int, seed: int, actions: Sequence[int] = ()) -> Result:
+def evaluate(
+    agent: str,
+    where: Where,
+    episodes: int,
+    worlds: int,
+    seed: int,
+    actions: Sequence[int] = (),
+    planner: PlannerSettings = PLANNER,
+) -> Result:
     """Plays `episodes` whole episodes in `worlds` worlds at once; actions are drawn from the policy, not its most likely ones."""
     made, goals = where.make(min(worlds, episodes), seed), []
 
@@ -110,7 +122,7 @@ def evaluate(agent: str, where: Where, episodes: int, worlds: int, seed: int, ac
             goals.append(bool(now["reward"] > 0 and not now["info"].get("TimeLimit.truncated", False)))
 
     try:
-        player: Any = load_agent(agent, made.action_space, seed, actions)
+        player: Any = load_agent(agent, made.action_space, seed, actions, planner)
         returns, lengths = evaluate_policy(
             player, made, n_eval_episodes=episodes, deterministic=False, return_episode_rewards=True, callback=note
         )
@@ -124,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     add_actions(parser)
+    add_planner(parser)
     parser.add_argument("--agent", required=True)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--worlds", type=int, default=8, help="at once")
@@ -132,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(argv))
     try:
         how = (given[name] for name in ("episodes", "worlds", "seed", "actions"))
-        result = evaluate(given["agent"], chosen(given), *how)
+        result = evaluate(given["agent"], chosen(given), *how, planner_settings(given))
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(result)

@@ -4,11 +4,12 @@
 
 Each plan begins at the picture that is seen now. All candidates are worlds of one batch; what a candidate earns is the learned
 reward up to the learned end. The rest of the plan before is one of the first candidates. Nothing is trained. (Cross-entropy
-method in a learned model: PETS, arXiv 1805.12114, algorithm 1.)
+method in a learned model: PETS, arXiv 1805.12114, algorithm 1.) A plan costs candidates x horizon x rounds steps of a world.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,24 @@ class Settings:
     discount: float = 0.97
     commit: int = 4  # steps of a plan that are taken before the next one
     seed: int = 0
+
+
+OPTIONS = ("candidates", "horizon", "rounds", "elite", "commit")  # settings that are options of commands
+
+
+def add_planner(parser: argparse.ArgumentParser) -> None:
+    """`--planner-candidates` and the other `OPTIONS`."""
+    for name in OPTIONS:
+        default = getattr(Settings(), name)
+        parser.add_argument(f"--planner-{name}", type=int, default=default, help=f"(default {default})")
+
+
+def planner_settings(given: dict[str, Any]) -> Settings:
+    """Takes what `add_planner` added out of `given`. Raises ValueError for numbers that make no plan."""
+    found = Settings(**{name: given.pop(f"planner_{name}") for name in OPTIONS})
+    if min(found.candidates, found.horizon, found.rounds, found.elite, found.commit) < 1:
+        raise ValueError("numbers of a plan are 1 or more")
+    return found
 
 
 class Choices:

@@ -22,6 +22,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from agents.evaluate import RESAMPLES, Result, evaluate
+from agents.planner import Settings as PlannerSettings
+from agents.planner import add_planner, planner_settings
 from agents.ppo import Settings, add_actions, learn
 from agents.worlds import Where
 from train.generator.measures import Interval, mean_interval
@@ -61,6 +63,7 @@ class Plan:
     learning: Settings = (
         Settings()
     )  # of PPO in either world, but for steps, worlds and seed; its actions are the planner's, too
+    planner: PlannerSettings = PlannerSettings()  # but for the seed
 
     def where(self, place: str) -> Where:
         return replace(self.generated if place == "generated" else self.real, longest=self.longest)
@@ -144,7 +147,8 @@ def measured(file: Path, agent: str, place: str, plan: Plan, seed: int) -> Resul
     """The result in `file`, measured now if it is not there."""
     if not file.is_file():
         episodes = plan.planner_episodes if agent.startswith("planner:") else plan.tests(place)
-        result = evaluate(agent, plan.where(place), episodes, plan.worlds, 10_000 + seed, plan.learning.actions)
+        how = (plan.worlds, 10_000 + seed, plan.learning.actions, plan.planner)
+        result = evaluate(agent, plan.where(place), episodes, *how)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(result)))
     kept = json.loads(file.read_text())
@@ -156,6 +160,7 @@ def write(plan: Plan, results: Found, out: Path) -> None:
     done = {name: places for name, places in results.items() if all(places.values())}
     if not done:
         return
+    how = plan.planner
     rows = [Row.of(AGENTS[name], places) for name, places in done.items()]
     seeds = max(len(places["real"]) for places in done.values())
     lines = [
@@ -165,7 +170,7 @@ def write(plan: Plan, results: Found, out: Path) -> None:
         f"\n{plan.steps} steps of training, {seeds} seeds, {plan.tests('generated')} episodes each in the generated world and "
         f"{plan.episodes} in the real one, of at most {plan.longest} steps "
         f"({plan.horizon} while learning in the generated world)"
-        + (f"; the planner {plan.planner_episodes} episodes, one seed" if "planner" in done else "")
+        + (f"; the planner {plan.planner_episodes} episodes, one seed, {_said(how)}" if "planner" in done else "")
         + ". Brackets are 95% intervals. Alarm: the whole interval of the gap is above 0. Goal: the share of episodes that ended "
         "with a positive reward, not by their limit.",
     ]
@@ -176,6 +181,12 @@ def write(plan: Plan, results: Found, out: Path) -> None:
     }
     (out / "report.json").write_text(json.dumps({"plan": asdict(plan), "results": raw}, indent=1))
     plot(rows, out / "transfer.png")
+
+
+def _said(how: PlannerSettings) -> str:
+    return (
+        f"{how.candidates} candidates of {how.horizon} steps, {how.rounds} rounds, {how.commit} steps of a plan taken"
+    )
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -221,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         "--horizon", type=int, default=Plan.horizon, help="the same while learning in the generated world"
     )
     parser.add_argument("--planner-episodes", type=int, default=Plan.planner_episodes, help="it is slow")
+    add_planner(parser)
     for name in LEARNING:
         default = getattr(Settings(), name)
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"of agents.ppo (default {default})")
@@ -240,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given["agents"] = tuple(given["agents"])
     given["learning"] = Settings(actions=tuple(given.pop("actions")), **{name: given.pop(name) for name in LEARNING})
     try:
+        given["planner"] = planner_settings(given)
         run(Plan(generated, truth, **given), out)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

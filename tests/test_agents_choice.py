@@ -129,3 +129,20 @@ def test_transfer_compares_agents_with_the_same_actions(both, tmp_path):  # noqa
     for places in report["results"].values():
         assert [len(places[place][0]["returns"]) for place in transfer.PLACES] == [1, 2]
     assert "1 episodes each in the generated world and 2 in the real one" in (tmp_path / "report.md").read_text()
+
+
+def test_a_plan_is_as_large_as_asked(both, tmp_path, monkeypatch, capsys):  # noqa: F811
+    model, recording = both
+    small = ["--planner-candidates", "3", "--planner-horizon", "2", "--planner-rounds", "1", "--planner-elite", "2"]
+    plan = ["--model", model, "--recording", recording, "--out", str(tmp_path), "--longest", "2", "--worlds", "1"]
+    plans = []
+    earned = Planner.earned
+    monkeypatch.setattr(
+        Planner, "earned", lambda self, picture, found: plans.append(found) or earned(self, picture, found)
+    )
+    transfer.main([*plan, "--agents", "planner", "--planner-episodes", "1", "--planner-commit", "1", *small])
+    assert len(plans) == 4 and {found.shape for found in plans} == {(3, 2)}  # two steps in each world
+    assert "one seed, 3 candidates of 2 steps, 1 rounds, 1 steps of a plan taken" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        transfer.main([*plan, "--agents", "planner", "--planner-rounds", "0"])
+    assert "numbers of a plan are 1 or more" in capsys.readouterr().err
