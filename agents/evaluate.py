@@ -144,8 +144,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     given = vars(parser.parse_args(argv))
     try:
-        how = (given[name] for name in ("episodes", "worlds", "seed", "actions"))
-        result = evaluate(given["agent"], chosen(given), *how, planner_settings(given))
+        planner, where = planner_settings(given), chosen(given)
+        counts = given["episodes"], given["worlds"], given["seed"]
+        result = evaluate(given["agent"], where, *counts, given["actions"], planner)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(result)
