@@ -45,7 +45,9 @@ Found = dict[str, dict[str, list[Result]]]  # by name in --agents and place, one
 class Plan:
     """What is compared. Episodes end after `longest` steps in both worlds; while an agent learns in the generated one, after
     `horizon` steps already: errors of a model add up, and an agent learns to exploit them (MBPO, arXiv 1906.08253). The planner
-    is slow: it plays `planner_episodes` with the first seed only."""
+    is slow: it plays `planner_episodes` with the first seed only. `generated_episodes`: of each test in the generated world, as many
+    as in the real one if None. `learning`: settings of PPO but for steps, worlds and seed; all but the scripted agent choose among
+    its actions. `planner`: but for the seed."""
 
     generated: Where
     real: Where
@@ -57,13 +59,9 @@ class Plan:
     worlds: int = 16
     horizon: int = 20
     planner_episodes: int = 20
-    generated_episodes: int | None = (
-        None  # of each test in the generated world, which is slow; None: as many as in the real one
-    )
-    learning: Settings = (
-        Settings()
-    )  # of PPO in either world, but for steps, worlds and seed; its actions are the planner's, too
-    planner: PlannerSettings = PlannerSettings()  # but for the seed
+    generated_episodes: int | None = None
+    learning: Settings = Settings()
+    planner: PlannerSettings = PlannerSettings()
 
     def where(self, place: str) -> Where:
         return replace(self.generated if place == "generated" else self.real, longest=self.longest)
