@@ -44,10 +44,10 @@ Found = dict[str, dict[str, list[Result]]]  # by name in --agents and place, one
 @dataclass(frozen=True)
 class Plan:
     """What is compared. Episodes end after `longest` steps in both worlds; while an agent learns in the generated one, after
-    `horizon` steps already: errors of a model add up, and an agent learns to exploit them (MBPO, arXiv 1906.08253). The planner
-    is slow: it plays `planner_episodes` with the first seed only. `generated_episodes`: of each test in the generated world, as many
-    as in the real one if None. `learning`: settings of PPO but for steps, worlds and seed; all but the scripted agent choose among
-    its actions. `planner`: but for the seed."""
+    `horizon` steps already: errors of a model add up, and an agent learns to exploit them (MBPO, arXiv 1906.08253). While one
+    learns in the real world they end after `real_horizon` steps, or `longest`. The planner is slow: it plays `planner_episodes` with
+    the first seed only. `generated_episodes`: of each test in the generated world, or `episodes`. `learning`: settings of PPO but
+    for steps, worlds and seed; all but the scripted agent choose among its actions. `planner`: but for the seed."""
 
     generated: Where
     real: Where
@@ -58,6 +58,7 @@ class Plan:
     longest: int = 500
     worlds: int = 16
     horizon: int = 20
+    real_horizon: int | None = None
     planner_episodes: int = 20
     generated_episodes: int | None = None
     learning: Settings = Settings()
@@ -131,7 +132,8 @@ def run(plan: Plan, out: Path) -> Found:
 def _agent(plan: Plan, name: str, seed: int, out: Path) -> str:
     """What `evaluate` calls an agent; those that learn are trained first."""
     if name in PLACES:
-        where = replace(plan.where(name), longest=plan.horizon) if name == "generated" else plan.where(name)
+        horizon = plan.horizon if name == "generated" else plan.real_horizon or plan.longest
+        where = replace(plan.where(name), longest=horizon)
         folder = out / f"{name}-{seed}"
         learn(where, replace(plan.learning, steps=plan.steps, worlds=plan.worlds, seed=seed), folder)
         return str(folder)
@@ -167,7 +169,7 @@ def write(plan: Plan, results: Found, out: Path) -> None:
         *map(str, rows),
         f"\n{plan.steps} steps of training, {seeds} seeds, {plan.tests('generated')} episodes each in the generated world and "
         f"{plan.episodes} in the real one, of at most {plan.longest} steps "
-        f"({plan.horizon} while learning in the generated world)"
+        f"({plan.horizon} while learning in the generated world, {plan.real_horizon or plan.longest} in the real one)"
         + (f"; the planner {plan.planner_episodes} episodes, one seed, {_said(how)}" if "planner" in done else "")
         + ". Brackets are 95% intervals. Alarm: the whole interval of the gap is above 0. Goal: the share of episodes that ended "
         "with a positive reward, not by their limit.",
@@ -230,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
         "--horizon", type=int, default=Plan.horizon, help="the same while learning in the generated world"
     )
     parser.add_argument("--planner-episodes", type=int, default=Plan.planner_episodes, help="it is slow")
+    parser.add_argument("--real-horizon", type=int, help="the same in the real world (default: --longest)")
     add_planner(parser)
     for name in LEARNING:
         default = getattr(Settings(), name)

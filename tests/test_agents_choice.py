@@ -121,8 +121,11 @@ def test_transfer_compares_agents_with_the_same_actions(both, tmp_path):  # noqa
     model, recording = both
     plan = ["--model", model, "--recording", recording, "--out", str(tmp_path), "--longest", "6", "--worlds", "2"]
     plan += ["--steps", "32", "--seeds", "1", "--episodes", "2", "--rollout", "8", "--batch", "8", "--gamma", "0.9"]
-    transfer.main([*plan, "--agents", "random", "real", "--actions", *SOME, "--generated-episodes", "1"])
-    kept = json.loads((tmp_path / "real-0" / ppo.SETTINGS).read_text())["settings"]
+    fewer = ["--generated-episodes", "1", "--real-horizon", "4"]
+    transfer.main([*plan, "--agents", "random", "real", "--actions", *SOME, *fewer])
+    asked = json.loads((tmp_path / "real-0" / ppo.SETTINGS).read_text())
+    kept = asked["settings"]
+    assert asked["where"]["longest"] == 4
     assert kept["actions"] == [2, 0] and kept["gamma"] == 0.9 and kept["rollout"] == 8
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["plan"]["learning"]["actions"] == [2, 0]
