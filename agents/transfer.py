@@ -45,9 +45,9 @@ Found = dict[str, dict[str, list[Result]]]  # by name in --agents and place, one
 class Plan:
     """What is compared. Episodes end after `longest` steps in both worlds; while an agent learns in the generated one, after
     `horizon` steps already: errors of a model add up, and an agent learns to exploit them (MBPO, arXiv 1906.08253). While one
-    learns in the real world they end after `real_horizon` steps, or `longest`. The planner is slow: it plays `planner_episodes` with
-    the first seed only. `generated_episodes`: of each test in the generated world, or `episodes`. `learning`: settings of PPO but
-    for steps, worlds and seed; all but the scripted agent choose among its actions. `planner`: but for the seed."""
+    learns in the real world they end after `real_horizon` steps, or `longest`. The planner is slow: it plays `planner_episodes`
+    with the first seed only. `generated_episodes`: of each test in the generated world, or `episodes`. `learning`: settings of PPO
+    but for steps, worlds and seed; all but the scripted agent choose among its actions. `planner`: but for the seed."""
 
     generated: Where
     real: Where
