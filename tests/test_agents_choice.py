@@ -144,7 +144,8 @@ def test_a_plan_is_as_large_as_asked(both, tmp_path, monkeypatch, capsys):  # no
         Planner, "earned", lambda self, picture, found: plans.append(found) or earned(self, picture, found)
     )
     transfer.main([*plan, "--agents", "planner", "--planner-episodes", "1", "--planner-commit", "1", *small])
-    assert len(plans) == 4 and {found.shape for found in plans} == {(3, 2)}  # two steps in each world
+    # two steps in the real world, one or two in the generated one, which may end
+    assert len(plans) in (3, 4) and {found.shape for found in plans} == {(3, 2)}
     assert "one seed, 3 candidates of 2 steps, 1 rounds, 1 steps of a plan taken" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         transfer.main([*plan, "--agents", "planner", "--planner-rounds", "0"])
