@@ -28,7 +28,7 @@ def benchmark(worlds: int, workers: Sequence[int], rounds: int = 2, steps: int =
     calls, rates = max(1, round(steps / worlds)), np.zeros((rounds, 1 + len(workers)))
     for number in range(rounds):
         for column, count in enumerate((None, *workers)):
-            how = {} if count is None else {"workers": "ray", "num_workers": count}
+            how: dict[str, Any] = {} if count is None else {"workers": "ray", "num_workers": count}
             envs = make_vec_env("YumeWorld-v0", worlds, seed=0, **how, **arguments)
             try:
                 rates[number, column] = worlds * calls / _seconds(envs, calls)
