@@ -17,6 +17,7 @@ import numpy as np
 import yume_gym  # noqa: F401  (registers the environments)
 from agents.scripted import BeaconSeeker
 from train.generator.measures import average_precision
+from world_model.presets import preset_like
 from yume_gym.rewards import Beacon, begin_reward, step_reward
 
 FIRST_TOWN = 3000  # towns from here on are for published figures only
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
     world: Any = gymnasium.make("YumeWorld-v0", model=given.model, reward="beacon").unwrapped
-    print(json.dumps(check(world.reward_fn, given.episodes, given.seed, world.model.config.name), indent=1))
+    print(json.dumps(check(world.reward_fn, given.episodes, given.seed, preset_like(world.model.config)), indent=1))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@
 
 Each plan begins at the picture that is seen now. All candidates are worlds of one batch; what a candidate earns is the learned
 reward up to the learned end. The rest of the plan before is one of the first candidates. Nothing is trained. (Cross-entropy
-method in a learned model: PETS, arXiv 1805.12114, algorithm 1.)
+method in a learned model: PETS, arXiv 1805.12114, algorithm 1.) A plan costs candidates x horizon x rounds steps of a world.
 """
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 import yume_gym  # noqa: F401  (registers the environments)
+from agents.choice import check_actions
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,24 @@ class Settings:
     discount: float = 0.97
     commit: int = 4  # steps of a plan that are taken before the next one
     seed: int = 0
+
+
+OPTIONS = ("candidates", "horizon", "rounds", "elite", "commit")  # settings that are options of commands
+
+
+def add_planner(parser: argparse.ArgumentParser) -> None:
+    """`--planner-candidates` and the other `OPTIONS`."""
+    for name in OPTIONS:
+        default = getattr(Settings(), name)
+        parser.add_argument(f"--planner-{name}", type=int, default=default, help=f"(default {default})")
+
+
+def planner_settings(given: dict[str, Any]) -> Settings:
+    """Takes what `add_planner` added out of `given`. Raises ValueError for numbers that make no plan."""
+    found = Settings(**{name: given.pop(f"planner_{name}") for name in OPTIONS})
+    if min(found.candidates, found.horizon, found.rounds, found.elite, found.commit) < 1:
+        raise ValueError("numbers of a plan are 1 or more")
+    return found
 
 
 class Choices:
@@ -78,8 +99,11 @@ _NONE: tuple[Any, int] = (None, 0)  # no plan, and no step of it taken
 class Planner:
     """An agent for `agents.evaluate`: `predict` plans for every world that it is shown, one after another."""
 
-    def __init__(self, model: str, settings: Settings = Settings(), reward: str | None = None) -> None:
-        """model: the world to plan in, a run folder or a name. reward: a name of `YumeWorld-v0`; None is the model's own."""
+    def __init__(
+        self, model: str, settings: Settings = Settings(), reward: str | None = None, actions: Sequence[int] = ()
+    ) -> None:
+        """model: the world to plan in, a run folder or a name. reward: a name of `YumeWorld-v0`; None is the model's own. actions:
+        those to choose among, all if there are none."""
         self.settings = settings
         self._rng = np.random.default_rng(settings.seed)
         self._worlds = gymnasium.make_vec(
@@ -90,6 +114,10 @@ class Planner:
             autoreset_mode=AutoresetMode.SAME_STEP,
             reward=reward,
         )
+        self._space = self._worlds.single_action_space
+        self._actions = check_actions(actions, self._space) if actions else None
+        if self._actions is not None:
+            self._space = gymnasium.spaces.Discrete(len(self._actions))
 
     def predict(
         self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -107,11 +135,14 @@ class Planner:
                 rest = None if plan is None else plan[taken:]
                 plans[number] = self.plan(np.ascontiguousarray(observation[number, ..., -3:]), rest), 0
         actions = np.stack([np.asarray(plan[taken]) for plan, taken in plans])
-        return actions, tuple((plan, taken + 1) for plan, taken in plans)
+        return actions if self._actions is None else self._actions[actions], tuple(
+            (plan, taken + 1) for plan, taken in plans
+        )
 
     def plan(self, picture: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
-        """The best plan [horizon, ...] from a picture uint8 [H, W, 3]; `before` [steps, ...] begins one of the first candidates."""
-        choices = Choices(self._worlds.single_action_space, self.settings)
+        """The best plan [horizon, ...] from a picture uint8 [H, W, 3], in numbers of `actions` where there are any; `before`
+        [steps, ...] begins one of the first candidates."""
+        choices = Choices(self._space, self.settings)
         best, highest = np.zeros(0), -np.inf
         for number in range(self.settings.rounds):
             drawn = choices.draw(self._rng)
@@ -128,6 +159,7 @@ class Planner:
         """Discounted learned rewards [candidates] of plans [candidates, horizon, ...] from a picture, up to the learned ends."""
         self._worlds.reset(seed=int(self._rng.integers(2**31)), options={"image": picture})
         total, alive = np.zeros(len(plans)), np.ones(len(plans), bool)
+        plans = plans if self._actions is None else self._actions[plans]
         for step in range(plans.shape[1]):
             _, reward, terminated, truncated, _ = self._worlds.step(plans[:, step])
             total += alive * self.settings.discount**step * reward

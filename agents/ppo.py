@@ -2,7 +2,7 @@
 
     python -m agents.ppo --model runs/takecover --steps 200000 --out runs/agents/generated
     python -m agents.ppo --recording data/takecover --steps 200000 --out runs/agents/real
-    python -m agents.ppo --env YumeWorld-v0 --reward beacon
+    python -m agents.ppo --env YumeWorld-v0 --reward beacon --actions W "W right" "W left" right left
 
 A stopped run goes on with the same command. `--out` gets `agent.zip`, `settings.json` and TensorBoard's files.
 """
@@ -16,6 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -23,6 +24,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 from tqdm import tqdm
 
+from agents.choice import FewerActions, action_number
 from agents.worlds import Where, add_options, chosen
 
 AGENT, REWARDS, SETTINGS = "agent.zip", "rewards.pkl", "settings.json"
@@ -30,7 +32,10 @@ AGENT, REWARDS, SETTINGS = "agent.zip", "rewards.pkl", "settings.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """Numbers of a run. Rewards are divided by the deviation of returns while learning; what is logged and evaluated is not."""
+    """Numbers of a run. Rewards are divided by the deviation of returns while learning; what is logged and evaluated is not.
+
+    actions: those of the environment that the agent chooses among, all if there are none.
+    """
 
     steps: int = 200_000  # of all worlds together
     worlds: int = 16
@@ -41,6 +46,10 @@ class Settings:
     gamma: float = 0.99
     entropy: float = 0.01
     seed: int = 0
+    actions: tuple[int, ...] = ()
+
+
+NUMBERS = tuple(field for field in dataclasses.fields(Settings) if field.name != "actions")
 
 
 class Progress(BaseCallback):
@@ -80,15 +89,17 @@ def save(model: BaseAlgorithm, out: Path) -> None:
 def learn(where: Where, settings: Settings, out: Path) -> PPO:
     """Trains until `settings.steps`, beginning with what is in `out`.
 
-    Raises ValueError where `out` holds an agent of other settings or worlds.
+    Raises ValueError where `out` holds an agent of other settings or worlds, or where the worlds have not these actions.
     """
     out.mkdir(parents=True, exist_ok=True)
     asked = {"where": dataclasses.asdict(where), "settings": dataclasses.asdict(settings) | {"steps": None}}
     kept = out / SETTINGS
-    if (out / AGENT).is_file() and json.loads(kept.read_text()) != json.loads(json.dumps(asked)):
+    if (out / AGENT).is_file() and _with_defaults(json.loads(kept.read_text())) != json.loads(json.dumps(asked)):
         raise ValueError(f"{out} holds an agent of other settings or worlds: use another folder, or delete that one")
     kept.write_text(json.dumps(asked, indent=1))
     worlds = where.make(settings.worlds, settings.seed)
+    if settings.actions:
+        worlds = FewerActions(worlds, settings.actions)
     if (out / AGENT).is_file():
         normalised = VecNormalize.load(str(out / REWARDS), worlds)
         model = PPO.load(out / AGENT, env=normalised)
@@ -114,15 +125,40 @@ def learn(where: Where, settings: Settings, out: Path) -> PPO:
     return model
 
 
+def _with_defaults(kept: dict[str, Any]) -> dict[str, Any]:
+    """What `settings.json` says, and defaults for settings that were added since it was written."""
+    added = json.loads(json.dumps(dataclasses.asdict(Settings())))
+    return {**kept, "settings": added | kept["settings"]}
+
+
+def actions_of(agent: Path) -> tuple[int, ...]:
+    """The actions that the agent in a file learnt to choose among, as the `settings.json` beside it says; () for all."""
+    kept = agent.parent / SETTINGS
+    return tuple(json.loads(kept.read_text())["settings"].get("actions", ())) if kept.is_file() else ()
+
+
+def add_actions(parser: argparse.ArgumentParser) -> None:
+    """`--actions`."""
+    parser.add_argument(
+        "--actions",
+        nargs="+",
+        type=action_number,
+        default=[],
+        metavar="ACTION",
+        help="choose among these only: numbers, or keys as in W right 'W right' (default: all; scripted has its own)",
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    add_actions(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/agent"), help="(default runs/agent)")
-    for field in dataclasses.fields(Settings):
+    for field in NUMBERS:
         kind = type(field.default)
         parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=f"(default {field.default})")
     given = vars(parser.parse_args(argv))
-    settings = Settings(**{field.name: given[field.name] for field in dataclasses.fields(Settings)})
+    settings = Settings(**{field.name: given[field.name] for field in NUMBERS}, actions=tuple(given["actions"]))
     try:
         learn(chosen(given), settings, given["out"])
     except (ValueError, FileNotFoundError) as error:

@@ -22,7 +22,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from agents.evaluate import RESAMPLES, Result, evaluate
-from agents.ppo import Settings, learn
+from agents.planner import Settings as PlannerSettings
+from agents.planner import add_planner, planner_settings
+from agents.ppo import Settings, add_actions, learn
 from agents.worlds import Where
 from train.generator.measures import Interval, mean_interval
 
@@ -35,14 +37,17 @@ AGENTS = {
     "planner": "planner in the generated world",
 }
 PLACES = ("generated", "real")
+LEARNING = ("rollout", "batch", "epochs", "lr", "gamma", "entropy")  # settings of PPO that are options here, too
 Found = dict[str, dict[str, list[Result]]]  # by name in --agents and place, one of each seed
 
 
 @dataclass(frozen=True)
 class Plan:
     """What is compared. Episodes end after `longest` steps in both worlds; while an agent learns in the generated one, after
-    `horizon` steps already: errors of a model add up, and an agent learns to exploit them (MBPO, arXiv 1906.08253). The planner
-    is slow: it plays `planner_episodes` with the first seed only."""
+    `horizon` steps already: errors of a model add up, and an agent learns to exploit them (MBPO, arXiv 1906.08253). While one
+    learns in the real world they end after `real_horizon` steps, or `longest`. The planner is slow: it plays `planner_episodes`
+    with the first seed only. `generated_episodes`: of each test in the generated world, or `episodes`. `learning`: settings of PPO
+    but for steps, worlds and seed; all but the scripted agent choose among its actions. `planner`: but for the seed."""
 
     generated: Where
     real: Where
@@ -53,10 +58,19 @@ class Plan:
     longest: int = 500
     worlds: int = 16
     horizon: int = 20
+    real_horizon: int | None = None
     planner_episodes: int = 20
+    generated_episodes: int | None = None
+    learning: Settings = Settings()
+    planner: PlannerSettings = PlannerSettings()
 
     def where(self, place: str) -> Where:
         return replace(self.generated if place == "generated" else self.real, longest=self.longest)
+
+    def tests(self, place: str) -> int:
+        """Episodes of a test of one agent and seed."""
+        fewer = self.generated_episodes if place == "generated" else None
+        return self.episodes if fewer is None else fewer
 
 
 @dataclass(frozen=True)
@@ -118,9 +132,10 @@ def run(plan: Plan, out: Path) -> Found:
 def _agent(plan: Plan, name: str, seed: int, out: Path) -> str:
     """What `evaluate` calls an agent; those that learn are trained first."""
     if name in PLACES:
-        where = replace(plan.where(name), longest=plan.horizon) if name == "generated" else plan.where(name)
+        horizon = plan.horizon if name == "generated" else plan.real_horizon or plan.longest
+        where = replace(plan.where(name), longest=horizon)
         folder = out / f"{name}-{seed}"
-        learn(where, Settings(steps=plan.steps, worlds=plan.worlds, seed=seed), folder)
+        learn(where, replace(plan.learning, steps=plan.steps, worlds=plan.worlds, seed=seed), folder)
         return str(folder)
     if name == "planner":
         reward = plan.generated.arguments.get("reward")
@@ -131,8 +146,9 @@ def _agent(plan: Plan, name: str, seed: int, out: Path) -> str:
 def measured(file: Path, agent: str, place: str, plan: Plan, seed: int) -> Result:
     """The result in `file`, measured now if it is not there."""
     if not file.is_file():
-        episodes = plan.planner_episodes if agent.startswith("planner:") else plan.episodes
-        result = evaluate(agent, plan.where(place), episodes, plan.worlds, 10_000 + seed)
+        episodes = plan.planner_episodes if agent.startswith("planner:") else plan.tests(place)
+        how = (plan.worlds, 10_000 + seed, plan.learning.actions, plan.planner)
+        result = evaluate(agent, plan.where(place), episodes, *how)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(result)))
     kept = json.loads(file.read_text())
@@ -144,15 +160,17 @@ def write(plan: Plan, results: Found, out: Path) -> None:
     done = {name: places for name, places in results.items() if all(places.values())}
     if not done:
         return
+    how = plan.planner
     rows = [Row.of(AGENTS[name], places) for name, places in done.items()]
     seeds = max(len(places["real"]) for places in done.values())
     lines = [
         "| agent | generated world | real world | gap | alarm | goal, generated | goal, real |",
         "|---|---|---|---|---|---|---|",
         *map(str, rows),
-        f"\n{plan.steps} steps of training, {seeds} seeds, {plan.episodes} episodes each of at most {plan.longest} steps "
-        f"({plan.horizon} while learning in the generated world)"
-        + (f"; the planner {plan.planner_episodes} episodes, one seed" if "planner" in done else "")
+        f"\n{plan.steps} steps of training, {seeds} seeds, {plan.tests('generated')} episodes each in the generated world and "
+        f"{plan.episodes} in the real one, of at most {plan.longest} steps "
+        f"({plan.horizon} while learning in the generated world, {plan.real_horizon or plan.longest} in the real one)"
+        + (f"; the planner {plan.planner_episodes} episodes, one seed, {_said(how)}" if "planner" in done else "")
         + ". Brackets are 95% intervals. Alarm: the whole interval of the gap is above 0. Goal: the share of episodes that ended "
         "with a positive reward, not by their limit.",
     ]
@@ -165,19 +183,31 @@ def write(plan: Plan, results: Found, out: Path) -> None:
     plot(rows, out / "transfer.png")
 
 
+def _said(how: PlannerSettings) -> str:
+    return (
+        f"{how.candidates} candidates of {how.horizon} steps, {how.rounds} rounds, {how.commit} steps of a plan taken"
+    )
+
+
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """Bars of mean returns in both worlds, with 95% intervals."""
-    figure, axes = plt.subplots(figsize=(2 + 1.8 * len(rows), 3.5), layout="constrained")
-    for offset, place in ((-0.2, "generated"), (0.2, "real")):
-        found = np.array([getattr(row, place) for row in rows])
-        ends = np.abs(found[:, 1:] - found[:, :1]).T
-        bars = np.arange(len(rows)) + offset
-        axes.bar(bars, found[:, 0], 0.38, yerr=np.nan_to_num(ends), capsize=4, label=f"{place} world")
-    axes.set_xticks(range(len(rows)), [row.name.replace(" in the", "\nin the") for row in rows])
-    axes.set_ylabel("return of an episode")
-    axes.legend()
+    """Bars of mean returns and of shares of goals in both worlds, with 95% intervals."""
+    figure, panels = plt.subplots(2, 1, figsize=(2 + 1.8 * len(rows), 5.5), layout="constrained", sharex=True)
+    for number, (offset, place) in enumerate(zip((-0.2, 0.2), PLACES)):
+        for axes, found in zip(panels, (np.array([getattr(row, place) for row in rows]), _goals(rows, number))):
+            ends = np.abs(found[:, 1:] - found[:, :1]).T
+            bars = np.arange(len(rows)) + offset
+            axes.bar(bars, found[:, 0], 0.38, yerr=np.nan_to_num(ends), capsize=4, label=f"{place} world")
+    panels[1].set_xticks(range(len(rows)), [row.name.replace(" in the", "\nin the") for row in rows])
+    panels[0].set_ylabel("return of an episode")
+    panels[1].set_ylabel("episodes that reached the goal")
+    panels[1].set_ylim(0, 1)
+    panels[0].legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _goals(rows: Sequence[Row], number: int) -> np.ndarray:
+    return np.array([row.goals[number] for row in rows])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -190,16 +220,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     real.add_argument("--real", metavar="ENV", help="id of the real environment")
     parser.add_argument("--agents", nargs="+", choices=tuple(AGENTS), default=list(Plan.agents))
+    add_actions(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=Plan.steps, help="of training, in either world")
     parser.add_argument("--seeds", type=int, default=Plan.seeds)
     parser.add_argument("--episodes", type=int, default=Plan.episodes, help="of each test")
+    parser.add_argument("--generated-episodes", type=int, help="of each test in the generated world (default: as many)")
     parser.add_argument("--longest", type=int, default=Plan.longest, help="steps of an episode at most")
     parser.add_argument("--worlds", type=int, default=Plan.worlds, help="at once")
     parser.add_argument(
         "--horizon", type=int, default=Plan.horizon, help="the same while learning in the generated world"
     )
     parser.add_argument("--planner-episodes", type=int, default=Plan.planner_episodes, help="it is slow")
+    parser.add_argument("--real-horizon", type=int, help="the same in the real world (default: --longest)")
+    add_planner(parser)
+    for name in LEARNING:
+        default = getattr(Settings(), name)
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"of agents.ppo (default {default})")
     return parser
 
 
@@ -214,9 +251,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     generated = Where(arguments={"model": model} | ({"reward": reward} if reward else {}))
     truth = Where(recording=recording) if recording is not None else Where(env=real)
     given["agents"] = tuple(given["agents"])
+    given["learning"] = Settings(actions=tuple(given.pop("actions")), **{name: given.pop(name) for name in LEARNING})
     try:
+        given["planner"] = planner_settings(given)
         run(Plan(generated, truth, **given), out)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print((out / "report.md").read_text())
 

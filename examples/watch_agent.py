@@ -1,6 +1,7 @@
 """An agent in the generated world (left) and in the real one (right), in one video:
 
     python examples/watch_agent.py --agent runs/transfer/generated-0 --model runs/grid --recording data/grid --out agent.mp4
+    python examples/watch_agent.py --agent scripted --model street --reward beacon --real YumeStreetBeacon-v0 --out beacon.mp4
 
 The agent was trained in one of the two (agents.ppo) and sees pictures only. Each side begins anew where its episode ends.
 """
@@ -19,6 +20,7 @@ from train.data.video import write_video
 from train.recordings import read_recording
 
 GAP = 8  # pixels between the two pictures
+STREET_FPS = 4.0  # pictures a second where no recording says how many; a step of the street is half a second
 
 
 def watch(agent: str, where: Where, steps: int, seed: int) -> tuple[np.ndarray, list[float]]:
@@ -39,9 +41,12 @@ def watch(agent: str, where: Where, steps: int, seed: int) -> tuple[np.ndarray, 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--agent", required=True, help="folder of agents.ppo, a .zip, random, or planner:RUN")
-    parser.add_argument("--model", required=True, help="run folder of train.world")
-    parser.add_argument("--recording", required=True, help="folder of train.record that it was trained on")
+    parser.add_argument("--agent", required=True, help="folder of agents.ppo, a .zip, random, scripted, or planner:RUN")
+    parser.add_argument("--model", required=True, help="run folder of train.world, or a name")
+    parser.add_argument("--reward", help="of the generated world; its own if not given")
+    real = parser.add_mutually_exclusive_group(required=True)
+    real.add_argument("--recording", help="folder of train.record that the model was trained on")
+    real.add_argument("--real", metavar="ENV", help="id of the real environment")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--longest", type=int, help="truncate episodes after so many steps")
     parser.add_argument("--seed", type=int, default=0)
@@ -50,17 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.steps < 1 or args.zoom < 1:
         parser.error("--steps and --zoom must be 1 or more")
-    sides = {
-        "generated": Where(arguments={"model": args.model}, longest=args.longest),
-        "real": Where(recording=args.recording, longest=args.longest),
-    }
+    arguments = {"model": args.model} | ({"reward": args.reward} if args.reward else {})
+    real = {"env": args.real} if args.real else {"recording": args.recording}
+    sides = {"generated": Where(arguments=arguments, longest=args.longest), "real": Where(**real, longest=args.longest)}
     shown = []
     for name, where in sides.items():
         pictures, returns = watch(args.agent, where, args.steps, args.seed)
         print(f"{name} world: returns {[round(value, 2) for value in returns]}")
         shown.append(pictures.repeat(args.zoom, 1).repeat(args.zoom, 2))
     gap = np.full((*shown[0].shape[:2], GAP, 3), 255, np.uint8)
-    fps = read_recording(Path(args.recording)).fps
+    fps = STREET_FPS if args.real else read_recording(Path(args.recording)).fps
     write_video(args.out, np.concatenate([shown[0], gap, shown[1]], axis=2), min(fps, 15.0))
     print(args.out)
 

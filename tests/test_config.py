@@ -8,7 +8,7 @@ import json
 import pytest
 
 from world_model.config import ModelConfig, OutputConfig, Tiers
-from world_model.presets import PRESETS, get_preset
+from world_model.presets import PRESETS, get_preset, preset_like
 from world_model.priors.config import EventsConfig, PlacesConfig, SceneConfig
 
 
@@ -115,3 +115,14 @@ def test_the_file_of_an_older_version_is_refused():
 def test_an_unknown_preset_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'strete'.*debug, street, yume-5b"):
         get_preset("strete")
+
+
+def test_weights_that_are_no_preset_have_the_street_of_one():
+    street = get_preset("street")
+    assert (
+        preset_like(dataclasses.replace(street, name="other")) == "street"
+        and preset_like(get_preset("debug")) == "debug"
+    )
+    faster = dataclasses.replace(street.camera, walk_speed=9.0)
+    with pytest.raises(ValueError, match="no preset has the pictures, blocks and camera of 'street'"):
+        preset_like(dataclasses.replace(street, camera=faster))

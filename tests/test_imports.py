@@ -26,7 +26,13 @@ ALLOWED = {
         "yume_gym.pictures",
         "yume_gym.env",
     },
-    "agents": {"yume_gym", "world_model.actions", "train.recordings", "train.generator.measures"},
+    "agents": {
+        "yume_gym",
+        "world_model.actions",
+        "world_model.presets",
+        "train.recordings",
+        "train.generator.measures",
+    },
     "examples": {"world_model", "yume_gym", "train", "agents"},
     "docs": {"world_model", "yume_gym", "train", "agents", "examples"},
 }

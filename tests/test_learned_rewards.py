@@ -16,7 +16,7 @@ from agents import beacon_check
 from agents.worlds import Where
 from train.evaluation.picture_heads import half_and_half
 from train.generator.heads import best_threshold
-from train.picture_heads import Settings, balanced, platt, train_heads
+from train.picture_heads import Settings, balanced, main, platt, train_heads
 from train.street.views import beacon_views, event_facts, fits, texts, told_views
 from world_model.model import WorldModel
 from world_model.picture_heads import BEACON, TEXT_GOAL, load_picture_head, save_picture_head
@@ -56,6 +56,17 @@ def test_both_heads_are_written_with_their_calibration(folder, config):
     assert {"all/average_precision", "event/average_precision", "calibration_error"} <= set(text["measured"])
     assert len(beacon["calibration"]) == 2 and len(text["calibration"]) == 1
     assert len(read_strip(folder, "beacon.png", config)) == 2
+
+
+def test_starting_pictures_alone_are_written_as_many_and_as_varied_as_asked(folder, config, tmp_path):
+    shutil.copytree(folder, tmp_path / "world")
+    before = read_manifest(folder)["files"]
+    given = ["--model", str(tmp_path / "world"), "--heads", "starts", "--towns", "4", "--starts", "5", "--varied"]
+    main([*given, "--start-distances", "10", "30"])
+    after = read_manifest(tmp_path / "world")["files"]
+    assert {name for name in after if after[name] != before[name]} == {"beacon.png"}
+    pictures = read_strip(tmp_path / "world", "beacon.png", config)
+    assert len(pictures) == 5 and len({picture.tobytes() for picture in pictures}) == 5
 
 
 def test_views_are_what_is_said_of_them(config):

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from world_model.moving import STEEPEST, contrast_kept, likeliest, move
+from world_model.moving import STEEPEST, contrast_kept, largest, likeliest, move
 
 
 def looked_up(picture: torch.Tensor, row: float, column: float) -> torch.Tensor:
@@ -82,3 +82,8 @@ def test_of_two_sources_nearly_the_likelier_one_alone_is_taken():
     flow[:, :, 0, 2] = 1.5
     assert flow[0, 0, :, 2, 0, 0].softmax(0)[0] < 0.82 < 0.98 < likeliest(flow)[0, 0, :, 2, 0, 0].softmax(0)[0]
     torch.testing.assert_close(likeliest(flow)[:, :, :, :2], flow[:, :, :, :2])
+
+
+def test_the_largest_of_a_square_is_a_maximum_pool():
+    pictures = torch.randn(2, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(largest(pictures, 5), torch.nn.functional.max_pool2d(pictures, 5, 1))

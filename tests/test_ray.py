@@ -12,6 +12,7 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'yume
 pytest.importorskip("stable_baselines3")
 from stable_baselines3 import PPO  # noqa: E402
 
+from yume_gym import ray_benchmark  # noqa: E402
 from yume_gym.sb3 import make_vec_env  # noqa: E402
 
 
@@ -51,3 +52,14 @@ def test_what_cannot_be_is_refused():
         make_vec_env(n_envs=2, num_workers=2)
     with pytest.raises(ValueError, match="workers must be None or 'ray'"):
         make_vec_env(n_envs=2, workers="dask")
+
+
+def test_workers_are_timed_beside_one_process(weights_folder, capsys):
+    ray_benchmark.main(
+        ["--model", str(weights_folder), "--worlds", "2", "--workers", "2", "--rounds", "1", "--steps", "4"]
+    )
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[-2].startswith("| this process | ") and lines[-2].endswith("| 1.00 |")
+    assert lines[-1].startswith("| 2 workers of Ray | ")
+    with pytest.raises(ValueError, match="1 or more"):
+        ray_benchmark.benchmark(2, [])

@@ -44,9 +44,9 @@ from world_model.picture_heads import (
 from world_model.priors.config import places_of
 from world_model.rollout import generator
 from world_model.weights import find_weights, list_files
-from yume_gym.street.simulator import StreetSimulator
+from yume_gym.street.simulator import LIGHTS, WEATHERS, StreetSimulator
 
-START_DISTANCES = 8.0, 22.0  # metres to the beacons of starting pictures
+STARTS = "starts"  # in --heads: no head, the starting pictures alone
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,10 @@ class Settings:
     blurred: float = 0.4  # share of pictures that are blurred and noised, as generated ones are
     sentences: int = 1500
     starts: int = 16  # starting pictures with a beacon
+    start_distances: tuple[float, float] = (8.0, 22.0)  # metres to these beacons
+    varied: bool = (
+        False  # starting pictures in any light and weather, the beacon anywhere in view; else a clear view by day
+    )
     seed: int = 0
 
     def groups(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
@@ -205,25 +209,27 @@ def balanced(logits: Tensor, wanted: Tensor) -> Tensor:
     )
 
 
-def beacon_starts(config: ModelConfig, towns: Sequence[int], count: int, seed: int) -> np.ndarray:
-    """Starting pictures uint8 [count, H, W, 3] with a beacon near the middle of a clear view by day."""
-    rng = np.random.default_rng([seed, 5])
+def beacon_starts(config: ModelConfig, towns: Sequence[int], settings: Settings) -> np.ndarray:
+    """Starting pictures uint8 [settings.starts, H, W, 3] with a beacon: near the middle of a clear view by day, or varied."""
+    rng, s = np.random.default_rng([settings.seed, 5]), settings
     found: list[np.ndarray] = []
     streets = [StreetSimulator.like(config, town) for town in towns]
-    while len(found) < count:
+    lights, weathers, off = (LIGHTS, WEATHERS, 0.5) if s.varied else (("day", "overcast", "golden"), ("clear",), 0.25)
+    while len(found) < s.starts:
         street = streets[len(found) % len(streets)]
         _, _, distance = beacon_view(street, rng)
-        now = street.get_state()
+        now, light = street.get_state(), str(rng.choice(lights))
+        weather = str(rng.choice(weathers)) if s.varied else "clear"
         street.set_state(replace(now, light="day", weather="clear", pitch=0.0))
-        street.reset(rng, light=str(rng.choice(["day", "overcast", "golden"])), position=(now.x, now.z), yaw=now.yaw)
+        street.reset(rng, light=light, weather=weather, position=(now.x, now.z), yaw=now.yaw)
         bare = street.render()
         street.beacon(now.beacon)
         picture = street.render()
         changed = np.abs(picture.astype(np.int16) - bare).max(axis=-1) >= 40
         columns = np.flatnonzero(changed.any(axis=0))
         whole = changed.any(axis=1).mean() > 0.5  # from the sky to the ground
-        near_middle = len(columns) and abs(columns.mean() / config.width - 0.5) < 0.25
-        if START_DISTANCES[0] <= distance <= START_DISTANCES[1] and whole and near_middle:
+        near = s.start_distances[0] <= distance <= s.start_distances[1]
+        if near and whole and len(columns) and abs(columns.mean() / config.width - 0.5) < off:
             found.append(picture)
     return np.stack(found)
 
@@ -236,8 +242,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--towns", type=int, default=Settings.towns)
     parser.add_argument("--steps", type=int, default=Settings.steps)
     parser.add_argument("--seed", type=int, default=Settings.seed)
-    parser.add_argument("--heads", nargs="+", choices=(BEACON, TEXT_GOAL), default=[BEACON, TEXT_GOAL])
+    parser.add_argument("--starts", type=int, default=Settings.starts, help="starting pictures with a beacon")
+    parser.add_argument(
+        "--start-distances", type=float, nargs=2, default=Settings.start_distances, metavar=("LEAST", "MOST"), help="m"
+    )
+    parser.add_argument("--varied", action="store_true", help="starting pictures in any light and weather")
+    parser.add_argument(
+        "--heads",
+        nargs="+",
+        choices=(BEACON, TEXT_GOAL, STARTS),
+        default=[BEACON, TEXT_GOAL],
+        help=f"{BEACON} writes {STARTS}",
+    )
     given = vars(parser.parse_args(argv))
+    given["start_distances"] = tuple(given["start_distances"])
     folder, heads = find_weights(given.pop("model")), given.pop("heads")
     try:
         train_heads(folder, heads, Settings(**given))
@@ -255,13 +273,13 @@ def train_heads(folder: Path, heads: Sequence[str], settings: Settings) -> None:
     encode, autoencoder = Encoder(model, settings), autoencoder_of(folder)
     if TEXT_GOAL in heads and model.config.text.kind == "none":
         raise ValueError(f"{model.config.name!r} was trained without text: --heads {BEACON}")
-    if BEACON in heads:
+    if BEACON in heads or STARTS in heads:
         places = places_of(model.config)  # towns that the model knows, if it knows any
         towns = settings.groups()[1] if places is None else places.towns
-        pictures = beacon_starts(model.config, towns, settings.starts, settings.seed)
+        pictures = beacon_starts(model.config, towns, settings)
         Image.fromarray(pictures.reshape(-1, *pictures.shape[2:])).save(folder / "beacon.png", optimize=True)
         list_files(folder)
-    for name in heads:
+    for name in [name for name in heads if name != STARTS]:
         head = {BEACON: train_beacon, TEXT_GOAL: train_text_goal}[name](model.config, encode, autoencoder, settings)
         save_picture_head(folder, name, head)
         print(name, json.dumps(head.config.measured, indent=1))

@@ -62,11 +62,11 @@ def contrast_kept(pictures: Tensor, flow: Tensor) -> Tensor:
     steeper = moved + (gain - 1) * (moved - blurred(moved, 3))
     places = moved.flatten(0, 1)
     around = F.pad(places, (2, 2, 2, 2), mode="replicate")
-    least, most = -_largest(-around, 5), _largest(around, 5)
+    least, most = -largest(-around, 5), largest(around, 5)
     return steeper.clamp(least.view_as(moved), most.view_as(moved))
 
 
-def _largest(pictures: Tensor, width: int) -> Tensor:
+def largest(pictures: Tensor, width: int) -> Tensor:
     """Of each square of `width` pixels, along one axis and then along the other."""
     for axis in (-2, -1):
         places = pictures.shape[axis] - width + 1

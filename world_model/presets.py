@@ -98,3 +98,18 @@ def get_preset(name: str) -> ModelConfig:
     if name not in PRESETS:
         raise ValueError(f"unknown model {name!r}: known presets are {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
+
+
+def preset_like(config: ModelConfig) -> str:
+    """The name of the preset with the pictures, blocks and camera of `config`, which may be of weights that are no preset.
+
+    Raises ValueError where there is none.
+    """
+    for name, preset in PRESETS.items():
+        if (preset.video, preset.frames_per_block, preset.camera) == (
+            config.video,
+            config.frames_per_block,
+            config.camera,
+        ):
+            return name
+    raise ValueError(f"no preset has the pictures, blocks and camera of {config.name!r}")

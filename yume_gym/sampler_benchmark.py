@@ -16,6 +16,7 @@ import numpy as np
 
 from world_model.actions import Action
 from world_model.model import WorldModel
+from world_model.presets import preset_like
 from yume_gym.env import YumeWorldEnv
 from yume_gym.rewards import Latents
 from yume_gym.street.env import YumeStreetEnv
@@ -39,7 +40,7 @@ def benchmark(model: WorldModel, steps: Sequence[int], walks: int, blocks: int =
     """Dreams `walks` walks with each number of `steps`. Raises ValueError for fewer than one walk or block."""
     if walks < 1 or blocks < 1:
         raise ValueError(f"walks and blocks must be 1 or more, got {walks} and {blocks}")
-    street = YumeStreetEnv(town_seed=town, preset=model.config.name, weather="clear")
+    street = YumeStreetEnv(town_seed=town, preset=preset_like(model.config), weather="clear")
     actions = [Action.from_keys(*KEYS[number % len(KEYS)]).index for number in range(blocks)]
     truth = []
     for seed in range(walks):
