@@ -190,6 +190,7 @@ def train(
     discriminator: float = 0.0,
     learn: Sequence[str] = (),
     further: bool = False,
+    cooldown: float | None = None,
 ) -> None:
     """Everything within `settings.minutes`, beginning with the first rendered frame."""
     began = time.monotonic()
@@ -210,6 +211,11 @@ def train(
             left = settings.minutes - (time.monotonic() - began) / 60
             on_gpu = settings.torch_device.type == "cuda"
             recipe = planned(GPU if on_gpu else CPU, discriminator, earlier, further)
+            if cooldown is not None:
+                optimization = dataclasses.replace(recipe.foundation.optimization, cooldown=cooldown)
+                recipe = dataclasses.replace(
+                    recipe, foundation=dataclasses.replace(recipe.foundation, optimization=optimization)
+                )
             if not on_gpu:  # a CPU's minutes teach the mean of a block well, and samples of it badly
                 shape = dataclasses.replace(shape, sampler=dataclasses.replace(shape.sampler, steps=1, start_steps=1))
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
@@ -285,6 +291,12 @@ def main() -> None:
         action="store_true",
         help="the discriminator teaches the student of the initial weights, instead of one that begins with moved frames alone",
     )
+    command.add_argument(
+        "--cooldown",
+        type=float,
+        metavar="SHARE",
+        help="last share of the foundation over which learning rates fall; 1 where little is to be changed",
+    )
     command.add_argument("--compile", action="store_true", help="compile the layers")
     given = vars(parser.parse_args())
     if given.pop("command") == "texts":
@@ -293,6 +305,8 @@ def main() -> None:
     most = 1.0 if given["initial"] else 0.8
     if not 0 <= given["discriminator"] <= most:
         parser.error(f"--discriminator must be a share of 0 to {most}, got {given['discriminator']}")
+    if given["cooldown"] is not None and not 0 < given["cooldown"] <= 1:
+        parser.error(f"--cooldown must be a share above 0 and at most 1, got {given['cooldown']}")
     if given["further"] and not (given["initial"] and given["discriminator"]):
         parser.error("--further needs --initial WEIGHTS and a share for --discriminator")
     settings = Settings(minutes=given.pop("minutes"), size=given.pop("size"), compile=given.pop("compile"))
