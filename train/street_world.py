@@ -163,10 +163,22 @@ def wait_for(folder: Path, episodes: int, renderer: subprocess.Popen) -> Iterato
         time.sleep(0.5)
 
 
-def planned(recipe: Recipe, discriminator: float, initial: ModelConfig | None, further: bool = False) -> Recipe:
+def planned(
+    recipe: Recipe,
+    discriminator: float,
+    initial: ModelConfig | None,
+    further: bool = False,
+    cooldown: float | None = None,
+) -> Recipe:
     """A recipe without the autoencoder's minutes where that is given, and with a share `discriminator` of all minutes for
     adversarial distillation instead of another, if above 0; `further`, of the `initial` weights' own student. The foundation gets
-    the rest. Where the `initial` model has an expert, worlds begun from a text are not the student's."""
+    the rest. Where the `initial` model has an expert, worlds begun from a text are not the student's. Learning rates of the
+    foundation fall over its last share `cooldown`, if that is given."""
+    if cooldown is not None:
+        optimization = dataclasses.replace(recipe.foundation.optimization, cooldown=cooldown)
+        recipe = dataclasses.replace(
+            recipe, foundation=dataclasses.replace(recipe.foundation, optimization=optimization)
+        )
     autoencoder = recipe.shares["autoencoder"] if initial is None else 0.0
     distilled = discriminator or recipe.shares["distill"]
     if discriminator:
@@ -210,12 +222,7 @@ def train(
             conditioning = Conditioning(shape.text, table.actions if table else None, table)
             left = settings.minutes - (time.monotonic() - began) / 60
             on_gpu = settings.torch_device.type == "cuda"
-            recipe = planned(GPU if on_gpu else CPU, discriminator, earlier, further)
-            if cooldown is not None:
-                optimization = dataclasses.replace(recipe.foundation.optimization, cooldown=cooldown)
-                recipe = dataclasses.replace(
-                    recipe, foundation=dataclasses.replace(recipe.foundation, optimization=optimization)
-                )
+            recipe = planned(GPU if on_gpu else CPU, discriminator, earlier, further, cooldown)
             if not on_gpu:  # a CPU's minutes teach the mean of a block well, and samples of it badly
                 shape = dataclasses.replace(shape, sampler=dataclasses.replace(shape.sampler, steps=1, start_steps=1))
             with tqdm(total=60 * left, unit="s", desc=out.name, mininterval=10) as bar:
