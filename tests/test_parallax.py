@@ -9,7 +9,7 @@ import torch
 
 from world_model.camera import CameraConfig, rotation
 from world_model.homography import FOCAL_RATE, Homography, Views
-from world_model.parallax import USUAL_DISPARITY, Parallax, shifts, travelled, unusual
+from world_model.parallax import USUAL_DISPARITY, VANISHING, Parallax, shifts, travelled, unusual
 
 SIZE, CELLS, FOV = (64, 96), (8, 12), 90.0
 
@@ -77,11 +77,13 @@ def test_sources_and_frames_of_one_walk_agree():
 
 
 def test_the_unit_of_disparities_is_fixed():
-    """Half as far away on average costs the square of log 2, whatever the shape of what is seen."""
+    """Half or twice as far away on average costs the square of log 2, whatever the shape of what is seen; farther much more."""
     shape = torch.rand(2, 3, *CELLS, generator=torch.Generator().manual_seed(0))
     usual = shape * USUAL_DISPARITY / shape.mean(dim=(-2, -1), keepdim=True)
     assert unusual(usual).item() == pytest.approx(0, abs=1e-6)
     assert unusual(2 * usual).item() == pytest.approx(math.log(2) ** 2, rel=1e-4)
+    assert unusual(usual / 2).item() == pytest.approx(math.log(2) ** 2, rel=1e-4)
+    assert unusual(usual / 4).item() == pytest.approx((4 + VANISHING) * math.log(2) ** 2, rel=1e-4)
 
 
 def test_a_fresh_camera_stands_still_and_learns_to_move():

@@ -12,6 +12,7 @@ r x c places of the convolutions. Ways are (right, down, forward).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from world_model.homography import Views, tilt, turn
 
 USUAL_DISPARITY = 0.12  # of a picture's places, on average: it fixes the unit
+VANISHING = 25.0  # how much more it counts if a picture has less than half of that
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,14 @@ def shifts(disparity: Tensor, way: Tensor, places: Tensor, views: Views) -> Tens
 
 
 def unusual(disparity: Tensor) -> Tensor:
-    """How far the mean disparity of pictures [B, K, rows, columns] is from the usual one: the mean square of logarithms.
+    """How far the mean disparity of pictures [B, K, rows, columns] is from the usual one: the mean square of logarithms, many times
+    as much where it is less than half.
 
     While a camera stands still, disparities say nothing, and without this they vanish: then ways say nothing either, and a world
     that adds them up creeps. Where it moves, pictures say much more than this does."""
-    return (disparity.mean(dim=(-2, -1)) / USUAL_DISPARITY).log().square().mean()
+    away = (disparity.mean(dim=(-2, -1)) / USUAL_DISPARITY).log()
+    vanishing = (away + math.log(2)).clamp(max=0)
+    return away.square().mean() + VANISHING * vanishing.square().mean()
 
 
 def travelled(way: Tensor, views: Views) -> Tensor:
