@@ -9,7 +9,7 @@ import torch
 
 from world_model.camera import CameraConfig, rotation
 from world_model.homography import FOCAL_RATE, Homography, Views
-from world_model.parallax import USUAL_DISPARITY, VANISHING, Parallax, shifts, travelled, unusual
+from world_model.parallax import USUAL_DISPARITY, VANISHING, Parallax, travelled, unusual, ways_to
 
 SIZE, CELLS, FOV = (64, 96), (8, 12), 90.0
 
@@ -66,14 +66,12 @@ def test_sources_and_frames_of_one_walk_agree():
     axes = [torch.from_numpy(rotation(float(yaw), 0.0)) for yaw, _ in angles[0, :2]]
     way = torch.stack([axes[k].T @ (places[0, k] - places[0, 2]) for k in range(2)])[None].float()
     torch.testing.assert_close(travelled(way, views).double(), places[:, :2] - places[:, 2:3])
-    disparity = torch.rand(1, 2, *CELLS, generator=drawn)
-    found = shifts(disparity, way, (places[:, 2:] - places[:, 2:3]).float(), views)
+    found = ways_to(way, (places[:, 2:] - places[:, 2:3]).float(), views)
     for frame in range(2):
         own = torch.from_numpy(rotation(*angles[0, frame].tolist()))
         for source in range(3):
-            moved = own.T @ (places[0, frame] - places[0, 2 + source])
-            wanted = moved.float()[:, None, None] * disparity[0, frame]
-            torch.testing.assert_close(found[0, frame, source], wanted, rtol=0, atol=1e-6)
+            wanted = own.T @ (places[0, frame] - places[0, 2 + source])
+            torch.testing.assert_close(found[0, frame, source].double(), wanted, rtol=0, atol=1e-6)
 
 
 def test_the_unit_of_disparities_is_fixed():
@@ -89,22 +87,22 @@ def test_the_unit_of_disparities_is_fixed():
 def test_a_fresh_camera_stands_still_and_learns_to_move():
     """A wall half of whose places are near, seen by a camera that steps aside, from displacements alone."""
     torch.manual_seed(0)
-    lens, parallax = homography(), Parallax(8, 16, 2, 2)
+    lens, parallax = homography(), Parallax(8, 16, 2, 3, 2)
     hidden = torch.rand(1, 8, 4, 6)
     hidden[:, 0, :, :3] += 1  # features tell near from far
     tokens = torch.rand(1, 6, 16)
     views = Views(torch.zeros(1, 3, 2), torch.zeros(1, 2, 2))
     below = lens.below(views.target[..., 1])
-    before = torch.tensor([[[-0.3 * n, 0.0, 0.0] for n in range(3)]])
     disparity, way = parallax(hidden, tokens, below)
-    assert disparity.shape == (1, 2, *CELLS) and way.shape == (1, 2, 3) and not way.any()
+    assert disparity.shape == (1, 2, *CELLS) and way.shape == (1, 2, 3, 3) and not way.any()
     depth = torch.where(torch.arange(CELLS[1]) < 6, 2.0, 8.0).expand(CELLS)
     true = torch.tensor([0.3, 0.0, 0.0]) * torch.arange(1, 4)[:, None]
     wanted = lens(views, (true[:, :, None, None] / depth).expand(1, 2, 3, 3, *CELLS))[0]
     optimizer = torch.optim.Adam(parallax.parameters(), lr=1e-2)
     for _ in range(300):
         disparity, way = parallax(hidden, tokens, below)
-        error = (lens(views, shifts(disparity, way, before, views))[0] - wanted).square().mean()
+        shift = way[..., None, None] * disparity[:, :, None, None]
+        error = (lens(views, shift)[0] - wanted).square().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from configs import WALK
 from expert_world import SMALL, toy
 from safetensors.torch import save_file
 
@@ -15,6 +17,7 @@ from train import street_world
 from train.engine.optimization import optimizers
 from train.generator import handed_on
 from train.generator.handed_on import join_parts, learn_only, taken_over, write_parts
+from train.generator.shapes import recorded_config
 from train.recordings import RecordingError
 from train.street.text_table import TextTable
 from train.street_world import CPU, GPU, wait_for
@@ -94,6 +97,21 @@ def test_learning_rates_can_fall_from_the_start(monkeypatch, capsys, tmp_path):
             street_world.main()
         assert "share above 0" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_with_odometry_takes_over_the_ways_since_the_newest_picture(make_dit):
+    config = recorded_config("walk", WALK, False, "tiny")
+    each = dataclasses.replace(
+        config, dit=dataclasses.replace(config.dit, output=dataclasses.replace(config.dit.output, odometry=False))
+    )
+    earlier, dit = make_dit(each, 0), make_dit(config, 1)
+    name = "flow.parallax.way.2.weight"
+    before = earlier.state_dict()[name]
+    found = taken_over(dit, earlier.state_dict())
+    assert before.shape[0] == 2 * 4 * 3 and found[name].shape[0] == 2 * 3  # two frames, four sources
+    assert torch.equal(found[name], torch.cat([before[:3], before[12:15]]))
+    assert torch.equal(found["flow.parallax.disparity.weight"], earlier.state_dict()["flow.parallax.disparity.weight"])
+    dit.load_state_dict(found)
 
 
 def test_parts_can_learn_alone(config, make_dit):

@@ -29,7 +29,7 @@ from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography
 from world_model.moving import blurred, contrast_kept, deviation, each_moved, likeliest, move, pooled, toned
-from world_model.parallax import Camera, Parallax, shifts, travelled, unusual
+from world_model.parallax import Camera, Parallax, travelled, unusual, ways_to
 from world_model.sources import SOURCES, Sources
 from world_model.tone import Tone
 from world_model.vae import PatchVAE, ResBlock
@@ -51,7 +51,7 @@ class Moves:
     relative to itself, and logits. tone [B, K, 6, h, w]: what is added to a gain of 1 and to an offset of 0, each of red, green and
     blue; a picture has one gain. moved [B, C, K, h, w]: the blended frames before gain and offset, of sources [B, N, C, h, w], by a
     flow `used` that takes nearly the likeliest alone. In worlds with a camera: whole, the part of `flow` that homographies make,
-    and where the camera is.
+    and where the camera is, in those that add it up.
     """
 
     flow: Tensor
@@ -89,7 +89,7 @@ class AppearanceFlow(nn.Module):
         self.patch = (1, c.patch[1] * SEEN, c.patch[2] * SEEN)  # places of the convolutions that a token covers
         channels, width = c.dim // 4, c.dim // 3
         rows, columns = config.latent_size
-        camera = c.odometry
+        camera, self.odometry = c.camera, c.output.odometry
         self.homography = Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
         self.features = nn.Linear(c.dim, channels * math.prod(self.patch))
         colours = 3 * (stride // SEEN) ** 2
@@ -98,7 +98,9 @@ class AppearanceFlow(nn.Module):
         # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
-        self.parallax = Parallax(width, c.dim, c.patch[0], CELLS // SEEN) if camera else None
+        self.parallax = (
+            Parallax(width, c.dim, c.patch[0], 1 if self.odometry else SOURCES, CELLS // SEEN) if camera else None
+        )
         # for each source and place: a logit, and a displacement where nothing else says it
         self.said = 1 if camera else 3
         self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * self.said, 1)
@@ -227,10 +229,10 @@ class AppearanceFlow(nn.Module):
             )
             if self.homography is not None and self.parallax is not None and below is not None:
                 disparity, way = self.parallax(hidden.float(), tokens.float(), below)
-                camera = Camera(travelled(way, sources.views), disparity)
-                displaced, beyond = self.homography(
-                    sources.views, shifts(disparity, way, sources.places, sources.views)
-                )
+                if self.odometry:
+                    camera = Camera(travelled(way[:, :, 0], sources.views), disparity)
+                    way = ways_to(way[:, :, 0], sources.places, sources.views)
+                displaced, beyond = self.homography(sources.views, way[..., None, None] * disparity[:, :, None, None])
                 logit = flow - self.homography.outside * beyond[:, :, :, None] / self.stride
                 flow = torch.cat([displaced, logit], dim=3)
         return flow, whole, camera, hidden

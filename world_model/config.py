@@ -109,6 +109,9 @@ class OutputConfig:
     flow_layer: int = 0
     # pixels, an odd number: where moved frames are in view, the layers that see the noise add only what is finer; 0: anything
     kept_size: int = 0
+    # in worlds with a camera: worlds add up how far it has come, and all earlier pictures agree on where it is (parallax.py); else
+    # the network says a way for each picture
+    odometry: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ class DiTConfig:
         return self.dim // self.heads
 
     @property
-    def odometry(self) -> bool:
-        """Whether the network says how far the camera has come (parallax.py), and worlds add it up."""
+    def camera(self) -> bool:
+        """Whether earlier pictures are moved as a camera does that turns and walks (homography.py, parallax.py)."""
         return bool(self.output.flow_layer) and self.embedding.positions == "view_sphere"
 
 
@@ -266,6 +269,11 @@ class ModelConfig:
             raise ValueError(
                 f"{self.name}: what is coarse is kept of moved frames; it needs flow_layer and an odd kept_size, got "
                 f"flow_layer={output.flow_layer} and kept_size={output.kept_size}"
+            )
+        if output.odometry and not self.dit.camera:
+            raise ValueError(
+                f"{self.name}: odometry is of a camera that moves pictures; it needs flow_layer and positions='view_sphere', got "
+                f"flow_layer={output.flow_layer} and positions={self.dit.embedding.positions!r}"
             )
         if self.dit.expert and not (output.flow_layer and self.dit.text_dim):
             raise ValueError(

@@ -3,8 +3,8 @@
 A point at distance 1 / disparity along a ray is seen from elsewhere along the ray plus disparity times the way there (Hartley and
 Zisserman, Multiple View Geometry, 9.1). Both are learnt from how pictures of recordings change, as in structure from motion by view
 synthesis (Zhou et al. 2017, arXiv 1704.07813). Nothing says how long a metre is: a way counts in whatever unit distances do.
-What is said is the way since the newest picture. A world adds these up (visual odometry), so that all earlier pictures agree on
-where the camera is.
+The network says a way for each source. With `odometry` it says the way since the newest picture alone, and a world adds these up
+(visual odometry), so that all earlier pictures agree on where the camera is.
 
 Shapes: B worlds, K latent frames of a block, N sources, F groups of p = K / F frames, rows x columns displacements,
 r x c places of the convolutions. Ways are (right, down, forward).
@@ -38,15 +38,16 @@ class Camera:
 class Parallax(nn.Module):
     """Disparities of places, and the camera's way, from features. A fresh camera stands still."""
 
-    def __init__(self, width: int, dim: int, frames: int, side: int) -> None:
-        """width of features, dim of tokens; frames: p; side: displacements along each side of a place of the convolutions."""
+    def __init__(self, width: int, dim: int, frames: int, ways: int, side: int) -> None:
+        """width of features, dim of tokens; frames: p; ways: to how many sources; side: displacements along each side of a place of
+        the convolutions."""
         super().__init__()
-        self.side = side
+        self.ways, self.side = ways, side
         # how far below the horizon a ray leads: of what stands on the ground, the lower is the nearer
         self.below = nn.Conv2d(frames, width, 3, padding=1, bias=False)
         self.slope = nn.Parameter(torch.zeros(2))
         self.disparity = nn.Conv2d(width, frames * side**2, 1)
-        self.way = nn.Sequential(nn.Linear(width + dim, dim), nn.ReLU(), nn.Linear(dim, frames * 3))
+        self.way = nn.Sequential(nn.Linear(width + dim, dim), nn.ReLU(), nn.Linear(dim, frames * ways * 3))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -61,7 +62,7 @@ class Parallax(nn.Module):
 
     def forward(self, hidden: Tensor, tokens: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
         """features [B * F, width, r, c], tokens [B, L, dim] and below [B, K, rows, columns] -> the disparity of each place
-        [B, K, rows, columns], and the way from the newest picture to each frame, [B, K, 3] in the frame's axes, were it level."""
+        [B, K, rows, columns], and the ways from so many sources to each frame, the newest first, [B, K, ways, 3] in its axes."""
         count = len(below)
         raw = rearrange(
             self.disparity(hidden), "(B F) (p a b) h w -> B (F p) (h a) (w b)", B=count, a=self.side, b=self.side
@@ -69,19 +70,17 @@ class Parallax(nn.Module):
         disparity = F.softplus(raw + self.slope[0] * below + self.slope[1] * below.clamp(min=0))
         said = tokens.unflatten(1, (len(hidden) // count, -1)).mean(dim=2).flatten(0, 1)  # of each group of frames
         way = self.way(torch.cat([hidden.mean(dim=(-2, -1)), said], dim=1))
-        return disparity, rearrange(way, "(B F) (p d) -> B (F p) d", B=count, d=3)
+        return disparity, rearrange(way, "(B F) (p n d) -> B (F p) n d", B=count, n=self.ways, d=3)
 
 
-def shifts(disparity: Tensor, way: Tensor, places: Tensor, views: Views) -> Tensor:
-    """How each place's ray, one unit of depth long, changes as each source sees it: [B, K, N, 3, rows, columns], in the axes of
-    each frame's camera (`Homography.forward`).
+def ways_to(way: Tensor, places: Tensor, views: Views) -> Tensor:
+    """Ways from each source to each frame, [B, K, N, 3] in the axes of the frame's camera, by odometry.
 
-    disparity and way as `Parallax` says them; places [B, N, 3]: where the sources were taken, relative to the newest picture, in
-    the world's axes."""
+    way [B, K, 3]: from the newest picture, in the frame's axes, were it level; places [B, N, 3]: where the sources were taken,
+    relative to the newest picture, in the world's axes."""
     yaw, pitch = views.target.double().unbind(dim=-1)
     level = way[:, :, None] - torch.einsum("bkji,bnj->bkni", turn(yaw).to(way), places.to(way))
-    own = torch.einsum("bkji,bknj->bkni", tilt(pitch).to(way), level)
-    return own[..., None, None] * disparity[:, :, None, None]
+    return torch.einsum("bkji,bknj->bkni", tilt(pitch).to(way), level)
 
 
 def unusual(disparity: Tensor) -> Tensor:

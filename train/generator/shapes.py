@@ -79,6 +79,7 @@ def recorded_config(
             residual=True,
             flow_layer=layers // 2 if flow else 0,
             kept_size=KEPT_SIZE if flow and captions else 0,
+            odometry=bool(flow and captions),
         ),
     )
     return ModelConfig(
