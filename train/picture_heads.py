@@ -63,9 +63,8 @@ class Settings:
     sentences: int = 1500
     starts: int = 16  # starting pictures with a beacon
     start_distances: tuple[float, float] = (8.0, 22.0)  # metres to these beacons
-    varied: bool = (
-        False  # starting pictures in any light and weather, the beacon anywhere in view; else a clear view by day
-    )
+    # starting pictures in any light and weather, the beacon anywhere in view; else a clear view by day
+    varied: bool = False
     seed: int = 0
 
     def groups(self) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:

@@ -124,9 +124,6 @@ class StreetTraining(WorldTraining):
         tqdm.write(line)
 
     def foundation(self, data: LatentSet) -> DiT:
-        if self.initial is not None:
-            with self.autocast():
-                foundation.add_up_travel(self.network(), Windows(self.config, data), range(len(data.first)))
         if self.peak:
             self.flops = step_flops(self, data)
         return super().foundation(data)

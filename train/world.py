@@ -156,6 +156,9 @@ class WorldTraining:
         stage = self.stage(
             "foundation", {"dit": dit}, {"dit": both}, {"dit": s.ema}, opt.cooldown, {"pool": trainer.pool}, opt.warmup
         )
+        if self.earlier or stage.step:  # a network that knows ways already
+            with self.autocast():
+                foundation.add_up_travel(dit, windows, range(len(data.first)))
         compute = self.compiled(dit)
 
         def step(number: int, done: float) -> dict[str, Tensor]:

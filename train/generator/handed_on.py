@@ -13,7 +13,7 @@ from train.engine.variants import fitting
 from world_model.dit import DiT
 from world_model.sources import SOURCES
 
-WAY = "flow.parallax.way"
+WAYS = "flow.parallax.way.2."  # the layer that says them
 PART = 15 * 2**20  # bytes of a part of the weights
 
 
@@ -23,9 +23,8 @@ def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     those since the newest."""
     own = dit.state_dict()
     if dit.config.dit.output.odometry:
-        last = f"{WAY}.2."
-        ways = {name: newest_way(tensors[name], own[name]) for name in own.keys() & tensors.keys() if last in name}
-        tensors = {**tensors, **ways}
+        said = [name for name in own.keys() & tensors.keys() if name.startswith(WAYS)]
+        tensors = {**tensors, **{name: newest_way(tensors[name], own[name]) for name in said}}
     fit = fitting(dit, tensors)
     changed = {part_of(name) for name in (own.keys() | tensors.keys()) - fit.keys()}
     if changed:

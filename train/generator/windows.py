@@ -271,18 +271,18 @@ class Windows:
         begun = self._begun(spans)
         zero = data.angles[begun] * data.angles.new_tensor([1.0, 0.0])  # pitch has a zero of its own, the horizon
 
-        def history(number: Tensor, absent_before: int) -> History:
-            """Frames `number` [B, n] of worlds; what a world has from before its start is its start picture."""
+        def history(number: Tensor, absent_before: int, place: Tensor | None = None) -> History:
+            """Frames `number` [B, n] of worlds, taken at `place`; what a world has from before its start is its start picture."""
             rows = torch.where(number >= 0, base[:, None] + 1 + number, still[:, None])
             latents = source[rows].transpose(1, 2).float()
             seen = data.angles[torch.where(number >= 0, begun[:, None] + 1 + number, begun[:, None])] - zero[:, None]
-            place = data.places(spans, number)
-            if place is not None:
-                place = torch.einsum("bij,bnj->bni", turn(-zero[:, 0].double()), place)
             present = number >= absent_before
             return History(latents, number, seen[..., 0].double(), seen[..., 1].double(), present, place)
 
         held = held_frames(self.tiers, lived, stream)
+        place = data.places(spans, held)
+        if place is not None:
+            place = torch.einsum("bij,bnj->bni", turn(-zero[:, 0].double()), place)
         past = lived[:, None] + torch.arange(-self.past_frames, 0, device=lived.device)
         number = lived[:, None] + self._offsets
         true_rows = begun[:, None] + 1 + number
@@ -296,7 +296,7 @@ class Windows:
             text = torch.where(told & (text == 0), events.episode[spans.episode], text)
         context = torch.cat([events.tokens[text].float(), actions.tokens[actions.step[spans.step]]], dim=1)
         return Window(
-            history(held, -history_frames(self.tiers)),
+            history(held, -history_frames(self.tiers), place),
             history(past, -config.start_latents),
             target,
             block,
