@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from configs import WALK
+from expert_world import SMALL
 from toy_generator import (  # noqa: F401  (fixtures, too)
     at,
     data_fixture,
@@ -22,6 +23,7 @@ from train.generator.shapes import recorded_config
 from train.generator.windows import Spans, Windows
 from world_model.actions import Action
 from world_model.camera import rotation
+from world_model.config import OutputConfig
 from world_model.parallax import Camera
 from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.sources import SOURCES, choose
@@ -69,6 +71,13 @@ def test_a_world_adds_up_how_far_its_camera_comes(walk):
     places = choose(worlds.history, size, ahead, 0 * ahead).places
     assert places.shape == (1, SOURCES, 3) and not places[0, 0].any()
     torch.testing.assert_close(places[0, 1].double(), ends[-2] - ends[-1], rtol=0, atol=1e-6)
+
+
+def test_an_expert_of_a_world_with_odometry_moves_no_frames_itself(make_dit):
+    config = recorded_config("walk", WALK, True, "tiny")
+    dit = make_dit(dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=SMALL)), 0)
+    assert dit.config.dit.output.odometry and dit.flow.odometry
+    assert dit.expert.config.dit.output == OutputConfig(prediction="data", residual=True)
 
 
 def test_a_world_that_begins_from_a_text_has_not_come_from_anywhere(walk):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from world_model import flow
 from world_model.blocks import Block, Head, unpatch
-from world_model.config import DiTConfig, EmbeddingConfig, LayerConfig, ModelConfig
+from world_model.config import DiTConfig, EmbeddingConfig, LayerConfig, ModelConfig, OutputConfig
 from world_model.detail import DetailHead
 from world_model.layers import FloatLinear, KeyValue, axis_frequencies, rotary_table, sinusoid
 from world_model.text import mean_token
@@ -62,7 +62,7 @@ class TextExpert(nn.Module):
             layer=LayerConfig(ffn_dim=e.ffn_dim, mlp_conv=True, activation="relu_squared"),
             embedding=EmbeddingConfig(freq_dim=64),
             history=dataclasses.replace(config.dit.history, channel=None, recent_frames=0),
-            output=dataclasses.replace(config.dit.output, flow_layer=0, kept_size=0),
+            output=OutputConfig(config.dit.output.prediction, config.dit.output.residual),
         )
         self.config = dataclasses.replace(config, dit=dit)
         self.settings, self.grid = e, (1, rows, columns)
