@@ -24,9 +24,10 @@ from train.generator.windows import Spans, Windows
 from world_model.actions import Action
 from world_model.camera import rotation
 from world_model.config import OutputConfig
+from world_model.homography import Views
 from world_model.parallax import Camera
 from world_model.rollout import Sampling, block_noise, dream_block, generator
-from world_model.sources import SOURCES, choose
+from world_model.sources import SOURCES, Sources, choose
 from world_model.text import build_conditioning
 from world_model.tscm import History
 from world_model.vae import PatchVAE
@@ -38,7 +39,7 @@ def walk_fixture(make_dit):
     """A world with a camera that moves at random, its network and autoencoder."""
     config = recorded_config("walk", WALK, False, "tiny")
     dit = make_dit(config, 3).requires_grad_(False)
-    torch.nn.init.normal_(dit.flow.parallax.way[2].weight, std=0.3)
+    torch.nn.init.normal_(dit.flow.odometer.way[2].weight, std=0.3)
     torch.manual_seed(0)
     vae = PatchVAE(config.vae).eval().requires_grad_(False)
     dit.flow.read_autoencoder(vae)
@@ -73,10 +74,45 @@ def test_a_world_adds_up_how_far_its_camera_comes(walk):
     torch.testing.assert_close(places[0, 1].double(), ends[-2] - ends[-1], rtol=0, atol=1e-6)
 
 
+def test_pictures_do_not_say_how_far_the_camera_comes(walk):
+    """Nor does what was there before: it would say a little else in every block, and a world adds that up."""
+    config, dit, vae = walk
+    torch.manual_seed(1)
+    ends = []
+    for _ in range(2):
+        pictures = torch.rand(1, 3, config.height, config.width) * 2 - 1
+        worlds = start_worlds(dit, vae, pictures, torch.ones(1, dtype=torch.bool))
+        for number in range(2):
+            worlds = step(config, dit, vae, worlds, number)
+        ends.append(worlds.history.position)
+    assert ends[0].any() and torch.equal(ends[0], ends[1])
+
+
+@pytest.mark.parametrize(("turned", "teaches"), [(0.0, True), (math.pi / 2, False)])
+def test_what_sources_do_not_show_teaches_no_ways(walk, turned, teaches):
+    """A camera that turned away from all it saw: how that is looked up says nothing of how far the camera has come."""
+    config, dit, _ = walk
+    flow = dit.flow.requires_grad_(True)
+    latents = torch.randn(1, SOURCES, config.dit.latent_channels, 2, 4)
+    views = Views(torch.zeros(1, SOURCES, 2), torch.tensor([turned, 0.0]).expand(1, config.block_latents, -1))
+    sources = Sources(
+        latents, latents[:, 0], views, torch.zeros(1, SOURCES, dtype=torch.int64), torch.zeros(1, SOURCES, 3)
+    )
+    moved, whole, _, _ = flow.displacements(torch.randn(1, 8, config.dit.dim), sources, torch.randn(1, config.dit.dim))
+    assert bool((whole[:, :, :, 2] == 0).any()) == teaches
+    learnt = {part: getattr(flow, part).parameters() for part in ("odometer", "parallax")}
+    found = {
+        part: torch.autograd.grad(moved[:, :, :, :2].square().sum(), list(parameters), retain_graph=True)
+        for part, parameters in learnt.items()
+    }
+    assert any(gradient.any() for gradient in found["odometer"]) == teaches
+    assert any(gradient.any() for gradient in found["parallax"])
+
+
 def test_an_expert_of_a_world_with_odometry_moves_no_frames_itself(make_dit):
     config = recorded_config("walk", WALK, True, "tiny")
     dit = make_dit(dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=SMALL)), 0)
-    assert dit.config.dit.output.odometry and dit.flow.odometry
+    assert dit.config.dit.output.odometry and dit.flow.odometer is not None
     assert dit.expert.config.dit.output == OutputConfig(prediction="data", residual=True)
 
 

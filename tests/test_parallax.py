@@ -9,7 +9,7 @@ import torch
 
 from world_model.camera import CameraConfig, rotation
 from world_model.homography import FOCAL_RATE, Homography, Views
-from world_model.parallax import USUAL_DISPARITY, VANISHING, Parallax, travelled, unusual, ways_to
+from world_model.parallax import USUAL_DISPARITY, VANISHING, Odometer, Parallax, travelled, unusual, ways_to
 
 SIZE, CELLS, FOV = (64, 96), (8, 12), 90.0
 
@@ -108,3 +108,35 @@ def test_a_fresh_camera_stands_still_and_learns_to_move():
         optimizer.step()
     assert error < 0.05 * wanted.square().mean()
     assert parallax.entering(below, 1).shape == (1, 8, 4, 6)
+
+
+def test_an_odometer_learns_ways_from_actions_turns_and_the_way_before():
+    """Three actions, one of which stands still; a camera that looks to the right comes to the left of where it looks; one that
+    was fast stays so. Positions and angles of the world play no part."""
+    torch.manual_seed(0)
+    odometer, frames = Odometer(8, 2), torch.arange(1, 3)[:, None] / 2
+    actions = torch.randn(3, 8)
+
+    def drawn(count: int):
+        chosen = torch.randint(3, (count,))
+        yaw, turned, fast = 6 * torch.rand(count, 1), torch.rand(count, 1) - 0.5, torch.rand(count)
+        views = Views(
+            torch.cat([yaw, torch.zeros(count, 1)], 1)[:, None].expand(-1, 2, -1),
+            torch.stack([yaw + turned * frames[:, 0], torch.zeros(count, 2)], dim=-1),
+        )
+        before = torch.stack([yaw[:, 0].sin() * fast, torch.zeros(count), yaw[:, 0].cos() * fast], dim=1)
+        places = torch.stack([torch.zeros(count, 3), -before], dim=1)
+        ahead = (chosen[:, None] * (1 + fast[:, None])) * frames[:, 0]
+        side = -ahead * turned / 2
+        return actions[chosen], views, places, torch.stack([side, torch.zeros_like(side), ahead], dim=-1)
+
+    action, views, places, _ = drawn(4)
+    assert odometer(action, views, places).shape == (4, 2, 3) and not odometer(action, views, places).any()
+    optimizer = torch.optim.Adam(odometer.parameters(), lr=1e-2)
+    for _ in range(600):
+        action, views, places, wanted = drawn(64)
+        error = (odometer(action, views, places) - wanted).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    assert error < 0.02 * wanted.square().mean()

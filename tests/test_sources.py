@@ -34,7 +34,7 @@ def test_a_source_is_taken_where_it_saw_the_place():
     views = Views(torch.tensor([[0.9, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])[None], torch.zeros(1, 2, 2))
     alike = torch.zeros(1, SOURCES, dtype=torch.int64)
     sources = Sources(newest[:, None].expand(-1, SOURCES, -1, -1, -1), newest, views, alike, torch.zeros(1, SOURCES, 3))
-    flows, *_ = flow.displacements(tokens, sources)
+    flows, *_ = flow.displacements(tokens, sources, tokens[:, 0])
     share = flows[0, 0, :, 2].softmax(dim=0)
     rows, columns = 2 * CELLS, 4 * CELLS
     assert share.shape == (SOURCES, rows, columns)
@@ -58,6 +58,7 @@ def test_of_two_sources_that_see_a_place_the_earlier_one_is_taken():
             tokens,
             Sources(latents, latents[:, -1], views, torch.tensor([generations]), torch.zeros(1, SOURCES, 3)),
             text,
+            tokens[:, 0],
         )[1]
         return moves.used[0, 0, :, 2].softmax(dim=0)
 
@@ -131,7 +132,7 @@ def test_displacements_depend_on_what_old_sources_show():
     tokens = torch.zeros(2, 8, flow.features.in_features)
 
     def apart() -> float:
-        flows, *_ = flow.displacements(tokens, sources)
+        flows, *_ = flow.displacements(tokens, sources, tokens[:, 0])
         return float((flows[0] - flows[1]).abs().max())
 
     assert apart() < 1e-5

@@ -29,7 +29,7 @@ from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography
 from world_model.moving import blurred, contrast_kept, deviation, each_moved, likeliest, move, pooled, toned
-from world_model.parallax import Camera, Parallax, travelled, unusual, ways_to
+from world_model.parallax import Camera, Odometer, Parallax, travelled, unusual, ways_to
 from world_model.sources import SOURCES, Sources
 from world_model.tone import Tone
 from world_model.vae import PatchVAE, ResBlock
@@ -89,7 +89,7 @@ class AppearanceFlow(nn.Module):
         self.patch = (1, c.patch[1] * SEEN, c.patch[2] * SEEN)  # places of the convolutions that a token covers
         channels, width = c.dim // 4, c.dim // 3
         rows, columns = config.latent_size
-        camera, self.odometry = c.camera, c.output.odometry
+        camera = c.camera
         self.homography = Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
         self.features = nn.Linear(c.dim, channels * math.prod(self.patch))
         colours = 3 * (stride // SEEN) ** 2
@@ -98,9 +98,9 @@ class AppearanceFlow(nn.Module):
         # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
-        self.parallax = (
-            Parallax(width, c.dim, c.patch[0], 1 if self.odometry else SOURCES, CELLS // SEEN) if camera else None
-        )
+        self.odometer = Odometer(c.dim, config.block_latents) if c.output.odometry else None
+        ways = 0 if c.output.odometry else SOURCES
+        self.parallax = Parallax(width, c.dim, c.patch[0], ways, CELLS // SEEN) if camera else None
         # for each source and place: a logit, and a displacement where nothing else says it
         self.said = 1 if camera else 3
         self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * self.said, 1)
@@ -119,8 +119,9 @@ class AppearanceFlow(nn.Module):
         rest = () if self.others is None else (self.others.weight,)
         for parameter in (*self.displacement.parameters(), *rest):
             nn.init.zeros_(parameter)
-        if self.parallax is not None:
-            self.parallax.reset_parameters()
+        for part in (self.parallax, self.odometer):
+            if part is not None:
+                part.reset_parameters()
         self.displacement.get_parameter("bias").unflatten(0, (-1, SOURCES, self.said))[:, 0, -1] = NEWEST
 
     @torch.no_grad()
@@ -131,13 +132,15 @@ class AppearanceFlow(nn.Module):
         self.decode.copy_(vae.to_pixels.weight * vae.scale)
         self.decode_bias.copy_(vae.to_pixels.bias + vae.to_pixels.weight @ vae.mean)
 
-    def forward(self, tokens: Tensor, sources: Sources, text: Tensor) -> tuple[Tensor, Moves]:
-        """tokens [B, L, D] of the block, its sources, mean text token [B, text_dim] -> the blended frames [B, C, K, h, w], and how
-        they were made.
+    def forward(
+        self, tokens: Tensor, sources: Sources, text: Tensor, action: Tensor | None = None
+    ) -> tuple[Tensor, Moves]:
+        """tokens [B, L, D] of the block, its sources, mean text token [B, text_dim], what says the action [B, D], for an odometer
+        -> the blended frames [B, C, K, h, w], and how they were made.
 
         Latents of the blended frames stay within those of the sources, channel by channel, before gain and offset. Nothing is
         learnt from these frames; `loss` compares what they are made of."""
-        flow, whole, camera, features = self.displacements(tokens, sources)
+        flow, whole, camera, features = self.displacements(tokens, sources, action)
         latents, start = sources.latents, self.pictures(sources.start[:, :, None])[:, 0]
         with torch.no_grad():
             used = likeliest(flow, sources.generations if self.homography is not None else None)
@@ -184,9 +187,11 @@ class AppearanceFlow(nn.Module):
         share = (inside * logit.softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 
-    def displacements(self, tokens: Tensor, sources: Sources) -> tuple[Tensor, Tensor | None, Camera | None, Tensor]:
+    def displacements(
+        self, tokens: Tensor, sources: Sources, action: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Camera | None, Tensor]:
         """Flow, whole and camera (`Moves`) of a block, and the features [B * F, width, rows, columns] that they are read from,
-        of F groups of frames.
+        of F groups of frames. action [B, D] says it to an odometer.
 
         Convolutions over the newest picture, moved as a whole where a homography does that, put the borders of displacements where
         those of things are; tokens are too coarse for it."""
@@ -229,10 +234,15 @@ class AppearanceFlow(nn.Module):
             )
             if self.homography is not None and self.parallax is not None and below is not None:
                 disparity, way = self.parallax(hidden.float(), tokens.float(), below)
-                if self.odometry:
-                    camera = Camera(travelled(way[:, :, 0], sources.views), disparity)
-                    way = ways_to(way[:, :, 0], sources.places, sources.views)
-                displaced, beyond = self.homography(sources.views, way[..., None, None] * disparity[:, :, None, None])
+                if self.odometer is not None and action is not None:
+                    newest = self.odometer(action, sources.views, sources.places)
+                    camera = Camera(travelled(newest, sources.views), disparity)
+                    way = ways_to(newest, sources.places, sources.views)
+                assert whole is not None and way is not None
+                # what a source does not show teaches no way: to look it up nearer the middle, cameras would be said to go forward
+                shown = whole[:, :, :, 2:] >= 0
+                step = torch.where(shown, way[..., None, None], way.detach()[..., None, None])
+                displaced, beyond = self.homography(sources.views, step * disparity[:, :, None, None])
                 logit = flow - self.homography.outside * beyond[:, :, :, None] / self.stride
                 flow = torch.cat([displaced, logit], dim=3)
         return flow, whole, camera, hidden

@@ -19,6 +19,7 @@ from world_model.blocks import Grid
 from world_model.conditions import ChannelRead, Conditions, HistoryTokens, Prediction, Target
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import KeyValue, rotary_table, sinusoid
+from world_model.parallax import travelled
 from world_model.priors.base import Priors
 from world_model.sources import Sources, choose
 from world_model.text import mean_token
@@ -52,34 +53,11 @@ class ConditionEncoder(HistoryEmbedding):
 
         context [B, N, text_dim]: event tokens then action tokens, zero-padded. pooled [B, text_dim]: mean action token.
         """
-        conditions = self._unmoved(history, memory, context, target, pooled)
-        return conditions if history is None else self._moved(conditions, history, target, context)
-
-    def travelled(
-        self, history: History, memory: ChannelMemory | None, context: Tensor, target: Target, pooled: Tensor | None
-    ) -> Tensor | None:
-        """How far the camera comes in each frame of the block (`Camera.travelled`), and nothing else of `encode_conditions`:
-        a third of the work. None of a model that does not say so."""
-        conditions = self._unmoved(history, memory, context, target, pooled)
-        if self.flow is None or conditions.bias is None:
-            return None
-        camera = self.flow.displacements(*self._before_noise(conditions, conditions.bias, history, target))[2]
-        return None if camera is None else camera.travelled * history.has_past[:, None, None]
-
-    def _unmoved(
-        self,
-        history: History | None,
-        memory: ChannelMemory | None,
-        context: Tensor,
-        target: Target,
-        pooled: Tensor | None,
-    ) -> Conditions:
-        """`encode_conditions` before frames are moved."""
         c = self.config.dit
         keys = self._text_keys(context)
         grid: Grid = (target.frame.shape[1] // c.patch[0], *self._latent_rows(history))
         start = target.frame[:, 0]
-        target = target.every(c.patch[0])
+        groups = target.every(c.patch[0])
         read, running = HistoryTokens([], None, []), 0
         coordinates = torch.zeros(context.shape[0], 0, 3, dtype=torch.float64, device=context.device)
         if history is not None:
@@ -90,13 +68,13 @@ class ConditionEncoder(HistoryEmbedding):
                 read = HistoryTokens(self._encode(tokens, table, keys, grids), None, [])
             else:
                 read = HistoryTokens([], tokens, grids)
-        relative = target.frame - start[:, None]
-        own = self.positions.tokens(relative, target.yaw, target.pitch, grid, 1, running)
+        relative = groups.frame - start[:, None]
+        own = self.positions.tokens(relative, groups.yaw, groups.pitch, grid, 1, running)
         both = own if read.tokens is None else torch.cat([coordinates, own], dim=1)
         channel = None
         if c.history.channel is not None:
             kernel = (1, *c.patch[1:])
-            coords = self.positions.kernels(target.frame.double(), target.yaw, target.pitch, grid, kernel)
+            coords = self.positions.kernels(groups.frame.double(), groups.yaw, groups.pitch, grid, kernel)
             channel = ChannelRead(memory or self.empty_memory(context), rotary_table(coords, self.channel_frequencies))
         screen = (
             None if self.screen is None else repeat(self.screen, "1 D h w -> B (F h w) D", B=len(context), F=grid[0])
@@ -106,7 +84,7 @@ class ConditionEncoder(HistoryEmbedding):
             zero = self._no_kernel().expand(len(context), 1, 1)
             bias = zero if bias is None else bias + zero
         mean, variance = self._precondition(history)
-        return Conditions(
+        conditions = Conditions(
             context=keys,
             history=read,
             table=rotary_table(both, self.frequencies),
@@ -116,12 +94,26 @@ class ConditionEncoder(HistoryEmbedding):
             mean=mean,
             variance=variance,
         )
+        return conditions if history is None else self._moved(conditions, history, target, context, pooled)
+
+    def travelled(self, history: History, target: Target, pooled: Tensor | None) -> Tensor | None:
+        """How far the camera comes in each frame of the block (`Camera.travelled`); None of a model that does not say so."""
+        action = self._action(pooled)
+        if self.flow is None or self.flow.odometer is None or action is None:
+            return None
+        sources = choose(history, self.config.block_latents, target.yaw, target.pitch)
+        way = self.flow.odometer(action, sources.views, sources.places)
+        return travelled(way, sources.views) * history.has_past[:, None, None]
+
+    def _action(self, pooled: Tensor | None) -> Tensor | None:
+        """[B, D] of the action's mean token, or of its encoding, [B, text_dim]."""
+        known = self.action_embedding is not None and pooled is not None
+        return self.action_embedding(pooled.to(self.dtype)) if known else None  # type: ignore[misc, union-attr]
 
     def _pooled(self, context: Tensor, action: Tensor | None) -> Tensor | None:
         """What joins the timestep embedding, [B, D]: mean tokens of action [B, text_dim] and text; None where neither does."""
-        parts = []
-        if self.action_embedding is not None and action is not None:
-            parts.append(self.action_embedding(action.to(self.dtype)))
+        told = self._action(action)
+        parts = [] if told is None else [told]
         if self.pooled_text is not None:
             parts.append(self.pooled_text(self._mean_text(context).to(self.dtype)))
         return torch.stack(parts).sum(dim=0) if parts else None
@@ -220,13 +212,15 @@ class ConditionEncoder(HistoryEmbedding):
         tokens = self._layers(tokens, time, conditions, [grid], range(c.output.flow_layer))
         return tokens, choose(history, self.config.block_latents, target.yaw, target.pitch, target.told_since)
 
-    def _moved(self, conditions: Conditions, history: History, target: Target, context: Tensor) -> Conditions:
+    def _moved(
+        self, conditions: Conditions, history: History, target: Target, context: Tensor, pooled: Tensor | None
+    ) -> Conditions:
         """`conditions` after the layers that do not see the noisy block: they say how earlier frames move (appearance_flow.py).
         What they found out, and the blended frames, are added to the block's tokens; predictions start from these."""
         if self.flow is None or self.flow_embedding is None or conditions.mean is None or conditions.bias is None:
             return conditions
         tokens, sources = self._before_noise(conditions, conditions.bias, history, target)
-        mean, moves = self.flow(tokens, sources, self._mean_text(context))
+        mean, moves = self.flow(tokens, sources, self._mean_text(context), self._action(pooled))
         if moves.camera is not None:  # a world that begins from a text has not come from anywhere
             come = moves.camera.travelled * history.has_past[:, None, None]
             moves = replace(moves, camera=replace(moves.camera, travelled=come))

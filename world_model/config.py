@@ -109,8 +109,8 @@ class OutputConfig:
     flow_layer: int = 0
     # pixels, an odd number: where moved frames are in view, the layers that see the noise add only what is finer; 0: anything
     kept_size: int = 0
-    # in worlds with a camera: worlds add up how far it has come, and all earlier pictures agree on where it is (parallax.py); else
-    # the network says a way for each picture
+    # in worlds with a camera: the action says how far it comes, and worlds add that up, so that all earlier pictures agree on where
+    # it is (parallax.py); else pictures say a way for each of them
     odometry: bool = False
 
 
@@ -270,10 +270,11 @@ class ModelConfig:
                 f"{self.name}: what is coarse is kept of moved frames; it needs flow_layer and an odd kept_size, got "
                 f"flow_layer={output.flow_layer} and kept_size={output.kept_size}"
             )
-        if output.odometry and not self.dit.camera:
+        if output.odometry and not (self.dit.camera and self.dit.embedding.pooled_action):
             raise ValueError(
-                f"{self.name}: odometry is of a camera that moves pictures; it needs flow_layer and positions='view_sphere', got "
-                f"flow_layer={output.flow_layer} and positions={self.dit.embedding.positions!r}"
+                f"{self.name}: odometry is of a camera that moves pictures, by the action; it needs flow_layer, "
+                f"positions='view_sphere' and pooled_action, got flow_layer={output.flow_layer}, "
+                f"positions={self.dit.embedding.positions!r} and pooled_action={self.dit.embedding.pooled_action}"
             )
         if self.dit.expert and not (output.flow_layer and self.dit.text_dim):
             raise ValueError(

@@ -189,8 +189,7 @@ def add_up_travel(dit: DiT, windows: Windows, episodes: Sequence[int], size: int
         for part in every[lengths[every] > block].split(size):
             spans = Spans(part, data.begin[part], torch.full_like(part, block))
             window = windows.truth(spans, stream)
-            memory = dit.encode_memory(window.past)
-            travelled = dit.travelled(window.history, memory, window.context, window.target, window.action)
+            travelled = dit.travelled(window.history, window.target, window.action)
             assert travelled is not None
             windows.keep_travel(spans, travelled)
 

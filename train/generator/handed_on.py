@@ -11,30 +11,22 @@ from tqdm import tqdm
 
 from train.engine.variants import fitting
 from world_model.dit import DiT
-from world_model.sources import SOURCES
 
-WAYS = "flow.parallax.way.2."  # the layer that says them
+WAYS = "flow.parallax.way."  # what says them from pictures
 PART = 15 * 2**20  # bytes of a part of the weights
 
 
 def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Earlier weights for a network that was changed since: a part of it (`flow.tone`, `blocks.3`) that has other parameters now,
-    or of other shapes, begins fresh as a whole, and the log says so. Of the ways to all sources, a network with odometry takes
-    those since the newest."""
+    or of other shapes, begins fresh as a whole, and the log says so. A network with an odometer needs no ways from pictures."""
     own = dit.state_dict()
     if dit.config.dit.output.odometry:
-        said = [name for name in own.keys() & tensors.keys() if name.startswith(WAYS)]
-        tensors = {**tensors, **{name: newest_way(tensors[name], own[name]) for name in said}}
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(WAYS)}
     fit = fitting(dit, tensors)
     changed = {part_of(name) for name in (own.keys() | tensors.keys()) - fit.keys()}
     if changed:
         tqdm.write(f"these parts of the network are not as in the initial weights and begin fresh: {sorted(changed)}")
     return {name: value if part_of(name) in changed else fit[name] for name, value in own.items()}
-
-
-def newest_way(value: Tensor, own: Tensor) -> Tensor:
-    """Of the last layer of ways, [frames * sources * 3, ...], the first source, [frames * 3, ...] as the network's `own`."""
-    return value.unflatten(0, (-1, SOURCES, 3))[:, 0].flatten(0, 1) if len(value) == SOURCES * len(own) else value
 
 
 def learn_only(dit: DiT, parts: Sequence[str]) -> None:
