@@ -90,6 +90,8 @@ class StreetTraining(WorldTraining):
         dit = super().network()
         if self.initial is not None:
             load_dit(dit, self.initial, adapt=lambda tensors: taken_over(dit, tensors))
+            if dit.flow is not None:  # earlier weights may hold a decoder that does not invert their encoder
+                dit.flow.read_autoencoder(self.vae)
         if dit.expert is not None:
             dit.expert.requires_grad_(False)
         if self.learn:

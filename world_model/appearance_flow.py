@@ -126,11 +126,18 @@ class AppearanceFlow(nn.Module):
 
     @torch.no_grad()
     def read_autoencoder(self, vae: PatchVAE) -> None:
-        """Takes over the linear encoder and decoder, normalisation included."""
-        self.encode.copy_(vae.to_latent.weight / vae.scale[:, None])
-        self.encode_bias.copy_((vae.to_latent.bias - vae.mean) / vae.scale)
-        self.decode.copy_(vae.to_pixels.weight * vae.scale)
-        self.decode_bias.copy_(vae.to_pixels.bias + vae.to_pixels.weight @ vae.mean)
+        """Takes over the linear encoder, normalisation included, and what inverts it: the pseudo-inverse, about the mean patch.
+
+        A learnt decoder does not quite invert its encoder. Frames are decoded, moved and encoded again in every block, and each
+        time details would shrink, by up to a third."""
+        weight = (vae.to_latent.weight / vae.scale[:, None]).double()
+        bias = ((vae.to_latent.bias - vae.mean) / vae.scale).double()
+        patch = (vae.to_pixels.bias + vae.to_pixels.weight @ vae.mean).double()
+        inverse = torch.linalg.pinv(weight)
+        self.encode.copy_(weight)
+        self.encode_bias.copy_(bias)
+        self.decode.copy_(inverse)
+        self.decode_bias.copy_(patch - inverse @ (weight @ patch + bias))
 
     def forward(
         self, tokens: Tensor, sources: Sources, text: Tensor, action: Tensor | None = None
