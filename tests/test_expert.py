@@ -124,11 +124,10 @@ def test_details_in_view_are_not_the_experts():
     parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
     config = dataclasses.replace(config, **parts)  # as many channels as pixels: the eye is exact
     differences = []
-    for kept in (0, 5):
+    for size in (0, 5):
         torch.manual_seed(0)
-        made = dataclasses.replace(
-            config, dit=dataclasses.replace(config.dit, output=dataclasses.replace(config.dit.output, kept_size=kept))
-        )
+        expert = dataclasses.replace(config.dit.expert, coarse_size=size)
+        made = dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=expert))
         vae, dit = PatchVAE(made.vae), DiT(made)
         torch.nn.init.normal_(dit.expert.head.head.weight, std=0.3)
         model = WorldModel(made, dit, vae, build_conditioning(made))

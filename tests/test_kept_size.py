@@ -11,6 +11,7 @@ from configs import RECORDING, WALK, conditions_of, with_dit
 
 from train.generator.shapes import recorded_config
 from world_model.appearance_flow import AppearanceFlow
+from world_model.config import ExpertConfig
 from world_model.dit import DiT
 
 
@@ -51,7 +52,7 @@ def test_a_block_stays_within_the_range_of_pictures():
 def test_a_network_keeps_what_is_coarse_where_frames_are_in_view():
     """At pure noise a network that would paint all over may only refine; what a clear block shows is believed."""
     config = recorded_config("walk", WALK, False, "tiny")
-    assert config.dit.output.kept_size == 5
+    assert config.dit.output.kept_size == 1
     assert recorded_config("toy", RECORDING, False, "tiny").dit.output.kept_size == 0
     parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
     config = dataclasses.replace(config, **parts)  # as many channels as pixels: the eye is exact
@@ -68,7 +69,7 @@ def test_a_network_keeps_what_is_coarse_where_frames_are_in_view():
             added = dit(noise, torch.full((2,), sigma), conditions) - conditions.mean
             pixels = dit.flow.pictures(added) - dit.flow.pictures(torch.zeros_like(added))
             made[kept, sigma] = torch.nn.functional.avg_pool2d(pixels.flatten(0, 1), 8).square().mean()
-    assert made[5, 1.0] < 0.2 * made[0, 1.0]
+    assert made[5, 1.0] < 0.25 * made[0, 1.0]
     assert made[5, 0.01] > 0.9 * made[0, 0.01]
 
 
@@ -77,3 +78,17 @@ def test_a_kept_size_says_what_it_needs():
     for needed in ({"kept_size": 4}, {"kept_size": 5, "flow_layer": 0}):
         with pytest.raises(ValueError, match="it needs flow_layer and an odd kept_size"):
             with_dit(config, **needed)
+    even = dataclasses.replace(recorded_config("walk", WALK, True, "tiny").dit.expert or ExpertConfig(), coarse_size=4)
+    with pytest.raises(ValueError, match="coarse_size must be 0 or odd"):
+        walk = recorded_config("walk", WALK, True, "tiny")
+        dataclasses.replace(walk, dit=dataclasses.replace(walk.dit, expert=even))
+
+
+def test_of_size_one_nothing_is_added_where_frames_are_in_view():
+    config = recorded_config("walk", WALK, False, "tiny")
+    parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
+    flow = AppearanceFlow(dataclasses.replace(config, **parts))
+    added = torch.randn(1, 192, 2, 2, 4, generator=torch.Generator().manual_seed(0))
+    for share in (0.0, 1.0):
+        left = flow.finer(added, torch.full((1, 1, 2, 2, 4), share), 1)
+        torch.testing.assert_close(left, (1 - share) * added, rtol=0, atol=1e-4)

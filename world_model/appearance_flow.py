@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography
-from world_model.moving import blurred, contrast_kept, deviation, each_moved, likeliest, move, pooled, toned
+from world_model.moving import blurred, deviation, each_moved, likeliest, move, pooled, toned
 from world_model.parallax import Camera, Odometer, Parallax, travelled, unusual, ways_to
 from world_model.sources import SOURCES, Sources
 from world_model.tone import Tone
@@ -151,7 +151,7 @@ class AppearanceFlow(nn.Module):
         latents, start = sources.latents, self.pictures(sources.start[:, :, None])[:, 0]
         with torch.no_grad():
             used = likeliest(flow, sources.generations if self.homography is not None else None)
-            moved = self.latents(contrast_kept(self.pictures(latents.transpose(1, 2)), used))
+            moved = self.latents(move(self.pictures(latents.transpose(1, 2)), used, 1, "bicubic"))
             # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
             least, most = (
                 bound(latents.float(), (1, 3, 4))[:, :, None, None, None] for bound in (torch.amin, torch.amax)

@@ -107,7 +107,8 @@ class OutputConfig:
     # first layers, which alone read the patches of the history, do not see the noisy block and say how earlier frames move
     # (appearance_flow.py); 0: no such thing
     flow_layer: int = 0
-    # pixels, an odd number: where moved frames are in view, the layers that see the noise add only what is finer; 0: anything
+    # pixels, an odd number: where moved frames are in view, the layers that see the noise add only what is finer; 1: nothing there;
+    # 0: anything
     kept_size: int = 0
     # in worlds with a camera: the action says how far it comes, and worlds add that up, so that all earlier pictures agree on where
     # it is (parallax.py); else pictures say a way for each of them
@@ -127,6 +128,9 @@ class ExpertConfig:
     start_steps: int = 12  # of the first block of a text start
     shift: float = 2.0  # of the noise levels of both
     guidance: float = 3.0  # w of u + w (c - u), where u is the prediction without the text
+    coarse_size: int = (
+        5  # pixels, an odd number: where frames are in view, only what is coarser is the expert's; 0: all is
+    )
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,10 @@ class ModelConfig:
             raise ValueError(
                 f"{self.name}: an expert for texts reads moved frames and a text; it needs flow_layer and text_dim, got "
                 f"flow_layer={output.flow_layer} and text_dim={self.dit.text_dim}"
+            )
+        if self.dit.expert and self.dit.expert.coarse_size and not self.dit.expert.coarse_size % 2:
+            raise ValueError(
+                f"{self.name}: an expert's coarse_size must be 0 or odd, got {self.dit.expert.coarse_size}"
             )
         if output.residual and output.prediction != "data":
             raise ValueError(

@@ -1,15 +1,12 @@
 """Pictures looked up at displacements and blended, and what keeps them sharp (appearance_flow.py).
 
 A rollout moves its own pictures again and again, and whatever blurs them a little ends in a blur. So what is used is nearly the
-likeliest source alone, looked up with bicubic interpolation, its local contrast kept.
+likeliest source alone, looked up with bicubic interpolation.
 
 Shapes: B worlds, N sources, K frames of a block, H x W pixels.
 """
 
 from __future__ import annotations
-
-import functools
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +16,6 @@ from torch import Tensor
 EARLIER = 1.0  # logit, for each block by which a picture is earlier than the newest: it has been looked up less often
 MOST_EARLIER = 4.0  # of these
 LIKELIEST = 3.0  # factor of logits for the frames that are used: a blend of sources that do not quite agree is a blur
-STEEPEST = 1.5  # largest factor by which details are amplified to keep their contrast
-SURROUNDINGS = 9  # pixels wide: where contrast is measured
 FARTHEST = 1e4  # sizes of a picture that an infinite displacement counts for
 LEAST_DEVIATION = 0.02  # of a picture in -1..1, that counts
 
@@ -49,37 +44,6 @@ def likeliest(flow: Tensor, generations: Tensor | None = None) -> Tensor:
     return torch.cat([displacement, logit], dim=3)
 
 
-def contrast_kept(pictures: Tensor, flow: Tensor) -> Tensor:
-    """Pictures [B, N, 3, H, W] moved by a flow (`Moves`) -> [B, K, 3, H, W], with the local contrast that they had.
-
-    Looking up between pixels loses some of it. Details are amplified by as much, at most by `STEEPEST`, and stay within what is
-    around them: edges become steeper and get no halo.
-    """
-    looked = looked_up(flow, pictures.shape[-2:], 1)
-    moved = blend(pictures, *looked, "bicubic")
-    wanted = blend(_contrast(pictures), *looked)
-    gain = ((wanted + 1e-5) / (_contrast(moved) + 1e-5)).sqrt().clamp(1, STEEPEST)
-    steeper = moved + (gain - 1) * (moved - blurred(moved, 3))
-    places = moved.flatten(0, 1)
-    around = F.pad(places, (2, 2, 2, 2), mode="replicate")
-    least, most = -largest(-around, 5), largest(around, 5)
-    return steeper.clamp(least.view_as(moved), most.view_as(moved))
-
-
-def largest(pictures: Tensor, width: int) -> Tensor:
-    """Of each square of `width` pixels, along one axis and then along the other."""
-    for axis in (-2, -1):
-        places = pictures.shape[axis] - width + 1
-        pictures = functools.reduce(torch.maximum, (pictures.narrow(axis, n, places) for n in range(width)))
-    return pictures
-
-
-def _contrast(pictures: Tensor) -> Tensor:
-    """Mean square [B, N, 1, H, W] of details around each pixel."""
-    details = pictures - blurred(pictures, 3)
-    return blurred(details.square().mean(dim=2, keepdim=True), SURROUNDINGS)
-
-
 def blurred(pictures: Tensor, width: int) -> Tensor:
     """Means of squares of `width` pixels, an odd number."""
     padded = F.pad(pictures.flatten(0, 1), (width // 2,) * 4, mode="replicate")
@@ -91,14 +55,8 @@ def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> 
     by the softmax of the logits [B, K, N, 3 (x, y, logit), rows, columns] -> [B, K, c, H, W].
 
     Beyond the left and the right border there is the mirror image, beyond the others their colour."""
-    return blend(pictures, *looked_up(flow, pictures.shape[-2:], scale), mode)
-
-
-def looked_up(flow: Tensor, size: Sequence[int], scale: int) -> tuple[Tensor, Tensor]:
-    """Where pictures of `size` H x W are looked up (`move`), as `grid_sample` counts places, [B * N, K * H, W, 2], and which share
-    each source has, [B, N, 1, K, H, W]."""
     worlds, frames = flow.shape[:2]
-    height, width = size
+    height, width = pictures.shape[-2:]
     fine = F.interpolate(flow.flatten(0, 2), size=(height, width), mode="bilinear", align_corners=False)
     y, x = (torch.arange(n, device=flow.device, dtype=fine.dtype) + 0.5 for n in (height, width))
     across = (x + fine[:, 0] / scale).remainder(2 * width)
@@ -107,14 +65,9 @@ def looked_up(flow: Tensor, size: Sequence[int], scale: int) -> tuple[Tensor, Te
     # the gradient of grid_sample writes anywhere in memory where a coordinate is NaN (torch 2.13, CPU with AVX-512)
     grid = (place * place.new_tensor([2 / width, 2 / height]) - 1).nan_to_num(posinf=FARTHEST, neginf=-FARTHEST)
     grid = rearrange(grid, "(B K N) H W d -> (B N) (K H) W d", B=worlds, K=frames)
-    share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
-    return grid, share
-
-
-def blend(pictures: Tensor, grid: Tensor, share: Tensor, mode: str = "bilinear") -> Tensor:
-    """Pictures [B, N, c, H, W] where `looked_up` says: [B, K, c, H, W]."""
     moved = F.grid_sample(pictures.flatten(0, 1), grid, mode=mode, padding_mode="border", align_corners=False)
-    moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=len(pictures), K=share.shape[3])
+    moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=worlds, K=frames)
+    share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
     return (moved * share).sum(dim=1).transpose(1, 2)
 
 

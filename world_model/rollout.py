@@ -162,7 +162,7 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
             # a picture that stands still has one noise for all of its frames
             noise = torch.where(seen, sampling.noise[rows], sampling.noise[rows, :, :1])
             made = denoise_block(expert, read, noise, flow.sigma_schedule(steps, settings.shift))
-            size = dit.config.dit.output.kept_size
+            size = settings.coarse_size
             if size and bool(seen.all()):  # a first picture has nothing in view
                 made = latents[rows] + dit.flow.coarser(made - latents[rows], conditions.visible[rows], size)
             latents = latents.index_copy(0, rows, made.to(latents.dtype))

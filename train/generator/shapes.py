@@ -30,7 +30,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "medium": (192, 576, 6, 6),
     "large": (384, 1152, 6, 6),
 }
-KEPT_SIZE = 5  # pixels; of first-person worlds, in which what was in view stays
+KEPT_SIZE = 1  # of first-person worlds, in which what was in view stays
 FINE_TOKENS = 64  # of a picture; larger pictures are read in tokens of 2 x 2 latent places
 
 
