@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from configs import WALK
+from configs import WALK, with_dit
 from expert_world import SMALL, toy
 from safetensors.torch import save_file
 
@@ -21,6 +21,7 @@ from train.generator.shapes import recorded_config
 from train.recordings import RecordingError
 from train.street.text_table import TextTable
 from train.street_world import CPU, GPU, wait_for
+from world_model.dit import DiT
 
 
 def test_weights_come_back_from_their_parts(tmp_path, monkeypatch):
@@ -110,6 +111,18 @@ def test_a_network_with_odometry_takes_over_disparities_and_no_ways(make_dit):
     assert found.keys() == own.keys() and any(name.startswith("flow.parallax.way.") for name in earlier)
     for name, value in found.items():
         assert torch.equal(value, (own if name.startswith("flow.odometer.") else earlier)[name]), name
+
+
+def test_more_residual_blocks_begin_as_the_identity(make_dit):
+    """The others are taken over, and displacements stay as they were."""
+    config = recorded_config("walk", WALK, False, "tiny")
+    earlier, dit = make_dit(with_dit(config, flow_blocks=2), 0).state_dict(), DiT(with_dit(config, flow_blocks=4))
+    found = taken_over(dit, earlier)
+    new = {name for name in found if name not in earlier}
+    assert new == {name for name in found if name.startswith(("flow.blocks.2.", "flow.blocks.3."))} != set()
+    assert all(torch.equal(found[name], value) for name, value in earlier.items())
+    assert not any(found[name].any() for name in new if ".conv2.weight" in name)
+    assert set(taken_over(dit, {"flow.blocks.0.conv1.weight": torch.ones(1)})) == set(found)
 
 
 def test_parts_can_learn_alone(config, make_dit):

@@ -36,7 +36,6 @@ from world_model.vae import PatchVAE, ResBlock
 
 CELLS = 4  # displacements along each side of a latent place
 SEEN = 2  # places of the convolutions along each side of a latent place
-DEPTH = 3  # residual blocks between tokens and displacements
 NEWEST = 3.0  # logit by which a fresh network prefers the newest one
 SCALES = (1, 2, 4, 8)  # pixels: sizes at which a moved picture is compared
 GAIN_WEIGHT = 0.5  # of the difference of logarithms that teaches gains
@@ -97,7 +96,7 @@ class AppearanceFlow(nn.Module):
         self.enter = nn.Conv2d(channels + shown, width, 3, padding=1)
         # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
-        self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(DEPTH)))
+        self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(c.output.flow_blocks)))
         self.odometer = Odometer(c.dim, config.block_latents) if c.output.odometry else None
         ways = 0 if c.output.odometry else SOURCES
         self.parallax = Parallax(width, c.dim, c.patch[0], ways, CELLS // SEEN) if camera else None

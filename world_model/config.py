@@ -107,6 +107,7 @@ class OutputConfig:
     # first layers, which alone read the patches of the history, do not see the noisy block and say how earlier frames move
     # (appearance_flow.py); 0: no such thing
     flow_layer: int = 0
+    flow_blocks: int = 3  # residual blocks of convolutions that say how they move
     # pixels, an odd number: where moved frames are in view, the layers that see the noise add only what is finer; 1: nothing there;
     # 0: anything
     kept_size: int = 0

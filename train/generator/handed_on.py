@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from train.engine.variants import fitting
 from world_model.dit import DiT
+from world_model.vae import ResBlock
 
 WAYS = "flow.parallax.way."  # what says them from pictures
 PART = 15 * 2**20  # bytes of a part of the weights
@@ -18,15 +19,19 @@ PART = 15 * 2**20  # bytes of a part of the weights
 
 def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Earlier weights for a network that was changed since: a part of it (`flow.tone`, `blocks.3`) that has other parameters now,
-    or of other shapes, begins fresh as a whole, and the log says so. A network with an odometer needs no ways from pictures."""
+    or of other shapes, begins fresh as a whole, and the log says so. More residual blocks than before begin as the identity. A
+    network with an odometer needs no ways from pictures."""
     own = dit.state_dict()
     if dit.config.dit.output.odometry:
         tensors = {name: value for name, value in tensors.items() if not name.startswith(WAYS)}
     fit = fitting(dit, tensors)
-    changed = {part_of(name) for name in (own.keys() | tensors.keys()) - fit.keys()}
+    blocks = [f"{name}." for name, module in dit.named_modules() if isinstance(module, ResBlock)]
+    added = tuple(block for block in blocks if not any(name.startswith(block) for name in tensors))
+    missing = {name for name in own.keys() - fit.keys() if not name.startswith(added)}
+    changed = {part_of(name) for name in missing | (tensors.keys() - fit.keys())}
     if changed:
         tqdm.write(f"these parts of the network are not as in the initial weights and begin fresh: {sorted(changed)}")
-    return {name: value if part_of(name) in changed else fit[name] for name, value in own.items()}
+    return {name: value if part_of(name) in changed else fit.get(name, value) for name, value in own.items()}
 
 
 def learn_only(dit: DiT, parts: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ SIZES: dict[str, tuple[int, int, int, int]] = {
     "medium": (192, 576, 6, 6),
     "large": (384, 1152, 6, 6),
 }
+FLOW_BLOCKS = 6  # of first-person worlds: how far away things are is seen from all around them
 KEPT_SIZE = 1  # of first-person worlds, in which what was in view stays
 FINE_TOKENS = 64  # of a picture; larger pictures are read in tokens of 2 x 2 latent places
 
@@ -78,6 +79,7 @@ def recorded_config(
             prediction="data",
             residual=True,
             flow_layer=layers // 2 if flow else 0,
+            flow_blocks=FLOW_BLOCKS if flow and captions else OutputConfig.flow_blocks,
             kept_size=KEPT_SIZE if flow and captions else 0,
             odometry=bool(flow and captions),
         ),
