@@ -17,6 +17,7 @@ from train.generator.shapes import recorded_config
 from train.generator.windows import Windows
 from train.recordings import Episode, EpisodeWriter, open_episodes
 from world_model.dit import DiT
+from world_model.expert import TextExpert
 from world_model.model import WorldModel
 from world_model.vae import PatchVAE
 from world_model.weights import dit_tensors, read_manifest, save_weights
@@ -104,6 +105,12 @@ def test_a_generator_that_moves_no_frames_is_refused(recording, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def with_expert(trainer):
+    """The trainer's config, with an expert."""
+    config = trainer.windows.config
+    return dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=SMALL))
+
+
 @pytest.fixture(name="trainer", scope="module")
 def trainer_fixture(recording, trained) -> training.ExpertTraining:
     model = WorldModel.load(trained / "generator")
@@ -134,6 +141,33 @@ def test_moved_blocks_are_those_after_changes_and_some_others(trainer):
     rows_of = data.first[torch.searchsorted(data.begin, moved.step, right=True) - 1] + 1 + 2 * (moved.step % 12)
     recorded = torch.stack([data.latents[rows_of + k] for k in range(2)], dim=2)
     torch.testing.assert_close(moved.data, recorded)
+
+
+def test_of_other_blocks_only_what_is_not_in_view_counts(trainer, monkeypatch):
+    """An expert that is wrong in view alone is not worse."""
+    moved = trainer.moved
+    visible = torch.ones_like(moved.visible)
+    visible[..., 2:] = 0
+    monkeypatch.setattr(trainer, "moved", dataclasses.replace(moved, visible=visible))
+    settings = dataclasses.replace(trainer.settings, mirrored=0.0, drifted=0.0)
+    monkeypatch.setattr(trainer, "settings", settings)
+    expert = TextExpert(with_expert(trainer)).requires_grad_(False)
+    trainer.measure(expert)
+    plain = trainer.loss(expert, 0)
+    original = TextExpert.forward
+
+    def wrong(places: slice):
+        def forward(self, x, sigma, conditions):
+            made = original(self, x, sigma, conditions).clone()
+            made[..., places] += 1
+            return made
+
+        monkeypatch.setattr(TextExpert, "forward", forward)
+        return trainer.loss(expert, 0)
+
+    in_view, not_in_view = wrong(slice(0, 2)), wrong(slice(2, 4))
+    torch.testing.assert_close(in_view[2], plain[2])
+    assert not_in_view[2] > 1.1 * plain[2] and in_view[1] > 1.1 * plain[1]
 
 
 def test_a_mirror_exchanges_left_and_right_of_all_that_belongs_together(trainer):

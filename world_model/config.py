@@ -118,7 +118,7 @@ class OutputConfig:
 
 @dataclass(frozen=True)
 class ExpertConfig:
-    """A second denoiser, for blocks that a text decides (expert.py). It reads moved frames."""
+    """A second denoiser, for what the past does not show (expert.py). It reads moved frames."""
 
     dim: int = 192  # width of a token, which is one latent place
     heads: int = 6
@@ -127,6 +127,9 @@ class ExpertConfig:
     blocks: int = 3  # that it generates after a text has changed
     steps: int = 2  # of its sampler
     start_steps: int = 12  # of the first block of a text start
+    unseen_steps: int = (
+        0  # of any other block: what is not in view is then the expert's, without guidance; 0: it is not
+    )
     shift: float = 2.0  # of the noise levels of both
     guidance: float = 3.0  # w of u + w (c - u), where u is the prediction without the text
     coarse_size: int = (

@@ -134,38 +134,49 @@ def denoise_block(
 
 
 def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampling: Sampling) -> Tensor:
-    """Clean latents [B, C, K, h, w] of a block: of worlds that begin from a text by the model's expert for texts, if it has one; of
-    the others by its sampler. What is coarse in view, and all that is not in view, is the expert's, too, where the text has just
-    changed: a text changes light, weather and what stands there, and details stay."""
+    """Clean latents [B, C, K, h, w] of a block.
 
-    def denoised() -> Tensor:
-        return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
-
+    A model's expert, if it has one, generates worlds that begin from a text. Where the text has just changed, what is coarse in
+    view is the expert's, and all that is not in view: a text changes light, weather and what stands there, and details stay. With
+    `unseen_steps` what is not in view is always the expert's, and what is in view is moved frames; else the model's sampler makes
+    both.
+    """
     expert, told = dit.expert, block.told
     if expert is None or told is None or dit.flow is None or conditions.mean is None or conditions.visible is None:
-        return denoised()
+        return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
     settings, past = expert.settings, block.worlds.history.present.any(dim=1)
-    latents = denoised() if bool(past.any()) else sampling.noise
-    for chosen, steps in ((~past, settings.start_steps), (past & (told.since < settings.blocks), settings.steps)):
+    latents, changed = conditions.mean, past & (told.since < settings.blocks)
+    if not settings.unseen_steps and bool(past.any()):
+        latents = denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
+    # which worlds, sampler steps, and the size in pixels of what is coarse enough to be the expert's in view; none: nothing is
+    kinds = (
+        (~past, settings.start_steps, 0),
+        (changed, settings.steps, settings.coarse_size),
+        (past & ~changed, settings.unseen_steps, None),
+    )
+    for chosen, steps, size in kinds:
         rows = chosen.nonzero()[:, 0]
-        if len(rows):
-            seen = past[rows, None, None, None, None]
-            read = expert.conditions(
-                conditions.mean[rows] * seen,
-                conditions.visible[rows] * seen,
-                dit.flow.pictures(block.worlds.history.latents[rows, :, :1])[:, 0],
-                block.context[rows, : dit.config.text.event_tokens],
-                told.before[rows] * past[rows, None],
-                torch.where(past[rows], told.since[rows], -1),
-                guided=settings.guidance != 1,
-            )
-            # a picture that stands still has one noise for all of its frames
-            noise = torch.where(seen, sampling.noise[rows], sampling.noise[rows, :, :1])
-            made = denoise_block(expert, read, noise, flow.sigma_schedule(steps, settings.shift))
-            size = settings.coarse_size
-            if size and bool(seen.all()):  # a first picture has nothing in view
-                made = latents[rows] + dit.flow.coarser(made - latents[rows], conditions.visible[rows], size)
-            latents = latents.index_copy(0, rows, made.to(latents.dtype))
+        if not steps or not len(rows):
+            continue
+        seen = past[rows, None, None, None, None]
+        read = expert.conditions(
+            conditions.mean[rows] * seen,
+            conditions.visible[rows] * seen,
+            dit.flow.pictures(block.worlds.history.latents[rows, :, :1])[:, 0],
+            block.context[rows, : dit.config.text.event_tokens],
+            told.before[rows] * past[rows, None],
+            torch.where(past[rows], told.since[rows], -1),
+            guided=settings.guidance != 1 and size is not None,
+        )
+        # a picture that stands still has one noise for all of its frames
+        noise = torch.where(seen, sampling.noise[rows], sampling.noise[rows, :, :1])
+        made = denoise_block(expert, read, noise, flow.sigma_schedule(steps, settings.shift))
+        if size is None:
+            added = dit.flow.finer(made - latents[rows], conditions.visible[rows], 1)
+            made = dit.flow.bounded(latents[rows] + added)
+        elif size:
+            made = latents[rows] + dit.flow.coarser(made - latents[rows], conditions.visible[rows], size)
+        latents = latents.index_copy(0, rows, made.to(latents.dtype))
     return latents
 
 

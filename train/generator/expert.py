@@ -3,9 +3,9 @@
     python -m train.generator.expert --initial FOLDER --data RECORDING [MORE ...] --out RUN --minutes 60
 
 FOLDER holds the generator's weights; nothing of it changes. The expert learns by flow matching from three kinds of blocks:
-pictures standing still, told the caption of their episode, with no past; the blocks after each change of a text, and any others,
-from frames that the generator moved. These are computed once, before training. Half of all blocks are mirrored. RUN is a folder of
-weights; a stopped run goes on. An expert of FOLDER of the same shape is taught further.
+pictures standing still, told the caption of their episode, with no past; blocks after a change of a text, and any others, from
+frames that the generator moved. Of others only what is not in view counts. Moved frames are computed once, before training. Half of
+all blocks are mirrored. RUN is a folder of weights; a stopped run goes on. An expert of FOLDER of the same shape is taught further.
 
 Shapes: B worlds, C latent channels, K latent frames of a block, h x w latent size.
 """
@@ -50,14 +50,16 @@ from world_model.weights import (
     save_with_other_dit,
 )
 
+LEAST_HIDDEN = 0.05  # share of the places of a batch
+
 
 @dataclass(frozen=True)
 class Settings:
     """Numbers of this training."""
 
     batch: int = 16
-    started: float = 0.45  # share of text starts
-    changed: float = 0.43  # share of blocks after a change of text; the others are any
+    started: float = 0.3  # share of text starts
+    changed: float = 0.25  # share of blocks after a change of text; the others are any
     described: float = 0.3  # share of worlds that are told the caption where they are told of no event
     dropout: float = 0.1  # share of worlds that are told nothing, for guidance
     colour: float = 0.3  # largest deviation of colours, and of contrast, by which some moved frames are wrong
@@ -65,7 +67,8 @@ class Settings:
     pure: float = 0.1  # share of draws at noise level 1
     mirrored: float = 0.5
     settle: int = 4  # blocks after an event has ended from which on a picture is what its caption says
-    others: int = 6000  # blocks of which moved frames are kept besides those after a change
+    changes: int = 12_000  # blocks after a change of which moved frames are kept
+    others: int = 20_000  # the same of others
     lr: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.999
@@ -86,15 +89,20 @@ class ExpertTraining:
         self.flow = dit.flow
         self.since, self.before = since_change(data.event_texts.step, data.begin)
         self.quiet = ((data.event_texts.step == 0) & (self.since >= settings.settle)).nonzero()[:, 0]
-        changed, others = self.since < expert.blocks, (self.since >= expert.blocks).nonzero()[:, 0]
-        stream = torch.Generator(others.device).manual_seed(settings.seed)
-        others = others[torch.randperm(len(others), generator=stream, device=others.device)[: settings.others]]
-        self.changes = int(changed.sum())
+        recent = self.since < expert.blocks
+        stream = torch.Generator(recent.device).manual_seed(settings.seed)
+
+        def some(chosen: Tensor, most: int) -> Tensor:
+            steps = chosen.nonzero()[:, 0]
+            return steps[torch.randperm(len(steps), generator=stream, device=steps.device)[:most]]
+
+        changed, others = some(recent, settings.changes), some(~recent, settings.others)
+        self.changes = len(changed)
         self.shares = torch.tensor([settings.started, settings.changed, 1 - settings.started - settings.changed])
         if kept is not None and kept.is_file():
             self.moved = MovedBlocks(**torch.load(kept, weights_only=True))
         else:
-            self.moved = moved_blocks(dit, windows, torch.cat([changed.nonzero()[:, 0], others]), settings.seed)
+            self.moved = moved_blocks(dit, windows, torch.cat([changed, others]), settings.seed)
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(vars(self.moved), kept.with_suffix(".unfinished"))
@@ -109,7 +117,7 @@ class ExpertTraining:
 
     def loss(self, expert: TextExpert, number: int) -> Tensor:
         """Squared error of the clean block, relative to the variance that is to be explained at each noise level; of text starts
-        changes and others: [3]."""
+        changes and others: [3]. Of others only what is not in view counts: nothing else of them is used."""
         s, data = self.settings, self.windows.data
         stream = torch.Generator(data.latents.device).manual_seed(s.seed * 1_000_003 + number)
 
@@ -151,8 +159,12 @@ class ExpertTraining:
         conditions = expert.conditions(mean, visible, start, text, past, since)
         made = expert(flow.add_noise(block, noise, level), sigma, conditions)
         variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
-        error = ((made - block).square() / variance_left(variance, level)).mean(dim=(1, 2, 3, 4))
-        return torch.stack([part.mean() for part in error.split([starts, changes, others])])
+        error = (made - block).square() / variance_left(variance, level)
+        hidden = 1 - visible[starts + changes :]
+        counts = torch.cat(
+            [torch.ones_like(visible[: starts + changes]), hidden / hidden.mean().clamp(min=LEAST_HIDDEN)]
+        )
+        return torch.stack([part.mean() for part in (error * counts).split([starts, changes, others])])
 
     def _drifted(self, mean: Tensor, stream: torch.Generator) -> Tensor:
         """Moved frames [B, C, K, h, w], the colours and the contrast of some of them wrong, as a rollout's become."""
