@@ -147,7 +147,7 @@ def test_details_in_view_are_not_the_experts():
 def test_what_is_not_in_view_is_the_experts_and_what_is_in_view_are_moved_frames(model, monkeypatch):
     """In every block, whatever the network's own layers would add; without guidance by the text."""
     dit, vae, config = model.dit, model.vae, model.config
-    settings = dataclasses.replace(dit.expert.settings, unseen_steps=2)
+    settings = dataclasses.replace(dit.expert.settings, unseen=True)
     monkeypatch.setattr(dit.expert, "settings", settings)
     left, kept = (torch.arange(4) < 2).float().expand(1, 1, 2, 4, -1), []
     monkeypatch.setattr(AppearanceFlow, "visible", lambda self, used: left[:, :, : used.shape[1]])

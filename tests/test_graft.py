@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,13 @@ def test_an_expert_comes_with_its_student(tmp_path):
     made, other = (dit_tensors(tmp_path / name) for name in ("new", "student"))
     assert read_config(tmp_path / "new").dit.expert == SMALL and made.keys() == other.keys()
     assert all(torch.equal(made[name], value) for name, value in other.items() if name.startswith("expert."))
+    graft(tmp_path / "run", tmp_path / "student", tmp_path / "all", unseen_steps=4)
+    config = read_config(tmp_path / "all")
+    assert config.dit.expert == dataclasses.replace(SMALL, unseen=True)
+    assert (config.sampler.steps, config.sampler.shift) == (4, SMALL.shift)
+    with pytest.raises(ValueError, match="has no expert"):
+        graft(tmp_path / "run", tmp_path / "run", tmp_path / "none", unseen_steps=4)
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):

@@ -127,14 +127,10 @@ class ExpertConfig:
     blocks: int = 3  # that it generates after a text has changed
     steps: int = 2  # of its sampler
     start_steps: int = 12  # of the first block of a text start
-    unseen_steps: int = (
-        0  # of any other block: what is not in view is then the expert's, without guidance; 0: it is not
-    )
+    unseen: bool = False  # whether what is not in view is the expert's in other blocks, too, by the model's own sampler
     shift: float = 2.0  # of the noise levels of both
     guidance: float = 3.0  # w of u + w (c - u), where u is the prediction without the text
-    coarse_size: int = (
-        5  # pixels, an odd number: where frames are in view, only what is coarser is the expert's; 0: all is
-    )
+    coarse_size: int = 5  # pixels, odd: where frames are in view, only what is coarser is the expert's; 0: all is
 
 
 @dataclass(frozen=True)

@@ -138,25 +138,24 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
 
     A model's expert, if it has one, generates worlds that begin from a text. Where the text has just changed, what is coarse in
     view is the expert's, and all that is not in view: a text changes light, weather and what stands there, and details stay. With
-    `unseen_steps` what is not in view is always the expert's, and what is in view is moved frames; else the model's sampler makes
-    both.
+    `unseen` what is not in view is the expert's in other blocks, too, and what is in view is moved frames. The model's sampler
+    makes these blocks, by the expert or by the network's own layers.
     """
     expert, told = dit.expert, block.told
     if expert is None or told is None or dit.flow is None or conditions.mean is None or conditions.visible is None:
         return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
     settings, past = expert.settings, block.worlds.history.present.any(dim=1)
     latents, changed = conditions.mean, past & (told.since < settings.blocks)
-    if not settings.unseen_steps and bool(past.any()):
+    if not settings.unseen and bool(past.any()):
         latents = denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
-    # which worlds, sampler steps, and the size in pixels of what is coarse enough to be the expert's in view; none: nothing is
-    kinds = (
-        (~past, settings.start_steps, 0),
-        (changed, settings.steps, settings.coarse_size),
-        (past & ~changed, settings.unseen_steps, None),
-    )
-    for chosen, steps, size in kinds:
+    start, change = (flow.sigma_schedule(steps, settings.shift) for steps in (settings.start_steps, settings.steps))
+    # which worlds, noise levels, and the size in pixels of what is coarse enough to be the expert's in view; none: nothing is
+    kinds: list[tuple[Tensor, Tensor, int | None]] = [(~past, start, 0), (changed, change, settings.coarse_size)]
+    if settings.unseen:
+        kinds.append((past & ~changed, sampling.sigmas, None))
+    for chosen, sigmas, size in kinds:
         rows = chosen.nonzero()[:, 0]
-        if not steps or not len(rows):
+        if not len(rows):
             continue
         seen = past[rows, None, None, None, None]
         read = expert.conditions(
@@ -170,7 +169,7 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
         )
         # a picture that stands still has one noise for all of its frames
         noise = torch.where(seen, sampling.noise[rows], sampling.noise[rows, :, :1])
-        made = denoise_block(expert, read, noise, flow.sigma_schedule(steps, settings.shift))
+        made = denoise_block(expert, read, noise, sigmas)
         if size is None:
             added = dit.flow.finer(made - latents[rows], conditions.visible[rows], 1)
             made = dit.flow.bounded(latents[rows] + added)
