@@ -109,10 +109,10 @@ def test_what_sources_do_not_show_teaches_no_ways(walk, turned, teaches):
     assert any(gradient.any() for gradient in found["parallax"])
 
 
-def test_an_expert_of_a_world_with_odometry_moves_no_frames_itself(make_dit):
+def test_an_expert_of_a_world_with_a_camera_moves_no_frames_itself(make_dit):
     config = recorded_config("walk", WALK, True, "tiny")
     dit = make_dit(dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=SMALL)), 0)
-    assert dit.config.dit.output.odometry and dit.flow.odometer is not None
+    assert dit.flow.odometer is not None and dit.config.dit.camera and not dit.expert.config.dit.camera
     assert dit.expert.config.dit.output == OutputConfig(prediction="data", residual=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -98,19 +97,6 @@ def test_learning_rates_can_fall_from_the_start(monkeypatch, capsys, tmp_path):
             street_world.main()
         assert "share above 0" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_a_network_with_odometry_takes_over_disparities_and_no_ways(make_dit):
-    config = recorded_config("walk", WALK, False, "tiny")
-    each = dataclasses.replace(
-        config, dit=dataclasses.replace(config.dit, output=dataclasses.replace(config.dit.output, odometry=False))
-    )
-    earlier, dit = make_dit(each, 0).state_dict(), make_dit(config, 1)
-    own = dit.state_dict()
-    found = taken_over(dit, earlier)
-    assert found.keys() == own.keys() and any(name.startswith("flow.parallax.way.") for name in earlier)
-    for name, value in found.items():
-        assert torch.equal(value, (own if name.startswith("flow.odometer.") else earlier)[name]), name
 
 
 def test_more_residual_blocks_begin_as_the_identity(make_dit):

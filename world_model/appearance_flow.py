@@ -97,9 +97,8 @@ class AppearanceFlow(nn.Module):
         # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
         self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(c.output.flow_blocks)))
-        self.odometer = Odometer(c.dim, config.block_latents) if c.output.odometry else None
-        ways = 0 if c.output.odometry else SOURCES
-        self.parallax = Parallax(width, c.dim, c.patch[0], ways, CELLS // SEEN) if camera else None
+        self.odometer = Odometer(c.dim, config.block_latents) if camera else None
+        self.parallax = Parallax(width, c.patch[0], CELLS // SEEN) if camera else None
         # for each source and place: a logit, and a displacement where nothing else says it
         self.said = 1 if camera else 3
         self.displacement = nn.Conv2d(width, c.patch[0] * (CELLS // SEEN) ** 2 * SOURCES * self.said, 1)
@@ -239,12 +238,11 @@ class AppearanceFlow(nn.Module):
                 d=self.said,
             )
             if self.homography is not None and self.parallax is not None and below is not None:
-                disparity, way = self.parallax(hidden.float(), tokens.float(), below)
-                if self.odometer is not None and action is not None:
-                    newest = self.odometer(action, sources.views, sources.places)
-                    camera = Camera(travelled(newest, sources.views), disparity)
-                    way = ways_to(newest, sources.places, sources.views)
-                assert whole is not None and way is not None
+                assert self.odometer is not None and whole is not None and action is not None
+                disparity = self.parallax(hidden.float(), below)
+                newest = self.odometer(action, sources.views, sources.places)
+                camera = Camera(travelled(newest, sources.views), disparity)
+                way = ways_to(newest, sources.places, sources.views)
                 # what a source does not show teaches no way: to look it up nearer the middle, cameras would be said to go forward
                 shown = whole[:, :, :, 2:] >= 0
                 step = torch.where(shown, way[..., None, None], way.detach()[..., None, None])

@@ -111,9 +111,6 @@ class OutputConfig:
     # pixels, an odd number: where moved frames are in view, the layers that see the noise add only what is finer; 1: nothing there;
     # 0: anything
     kept_size: int = 0
-    # in worlds with a camera: the action says how far it comes, and worlds add that up, so that all earlier pictures agree on where
-    # it is (parallax.py); else pictures say a way for each of them
-    odometry: bool = False
 
 
 @dataclass(frozen=True)
@@ -274,11 +271,10 @@ class ModelConfig:
                 f"{self.name}: what is coarse is kept of moved frames; it needs flow_layer and an odd kept_size, got "
                 f"flow_layer={output.flow_layer} and kept_size={output.kept_size}"
             )
-        if output.odometry and not (self.dit.camera and self.dit.embedding.pooled_action):
+        if self.dit.camera and not self.dit.embedding.pooled_action:
             raise ValueError(
-                f"{self.name}: odometry is of a camera that moves pictures, by the action; it needs flow_layer, "
-                f"positions='view_sphere' and pooled_action, got flow_layer={output.flow_layer}, "
-                f"positions={self.dit.embedding.positions!r} and pooled_action={self.dit.embedding.pooled_action}"
+                f"{self.name}: the action says how far a camera comes that moves pictures; flow_layer with "
+                f"positions='view_sphere' needs pooled_action"
             )
         if self.dit.expert and not (output.flow_layer and self.dit.text_dim):
             raise ValueError(

@@ -3,8 +3,7 @@
 A point at distance 1 / disparity along a ray is seen from elsewhere along the ray plus disparity times the way there (Hartley and
 Zisserman, Multiple View Geometry, 9.1). Both are learnt from how pictures of recordings change, as in structure from motion by view
 synthesis (Zhou et al. 2017, arXiv 1704.07813). Nothing says how long a metre is: a way counts in whatever unit distances do.
-The network says a way for each source, from pictures. With `odometry` it says the way since the newest picture from the action,
-and a world adds these up, so that all earlier pictures agree on where the camera is.
+The action says the way since the newest picture, and a world adds these up: all earlier pictures agree on where the camera is.
 
 Shapes: B worlds, K latent frames of a block, N sources, F groups of p = K / F frames, rows x columns displacements,
 r x c places of the convolutions. Ways are (right, down, forward).
@@ -36,46 +35,33 @@ class Camera:
 
 
 class Parallax(nn.Module):
-    """Disparities of places, and the camera's way, from features. A fresh camera stands still."""
+    """How far away things are: a disparity for each place, from features. A fresh one sees one distance."""
 
-    def __init__(self, width: int, dim: int, frames: int, ways: int, side: int) -> None:
-        """width of features, dim of tokens; frames: p; ways: to how many sources, 0 where pictures say none; side: displacements
-        along each side of a place of the convolutions."""
+    def __init__(self, width: int, frames: int, side: int) -> None:
+        """width of features; frames: p; side: displacements along each side of a place of the convolutions."""
         super().__init__()
-        self.ways, self.side = ways, side
+        self.side = side
         # how far below the horizon a ray leads: of what stands on the ground, the lower is the nearer
         self.below = nn.Conv2d(frames, width, 3, padding=1, bias=False)
         self.slope = nn.Parameter(torch.zeros(2))
         self.disparity = nn.Conv2d(width, frames * side**2, 1)
-        self.way = (
-            nn.Sequential(nn.Linear(width + dim, dim), nn.ReLU(), nn.Linear(dim, frames * ways * 3)) if ways else None
-        )
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """No way, and one distance for all places."""
-        said = self.way[2].parameters() if self.way else ()
-        for parameter in (self.slope, self.below.weight, *self.disparity.parameters(), *said):
+        for parameter in (self.slope, self.below.weight, *self.disparity.parameters()):
             nn.init.zeros_(parameter)
 
     def entering(self, below: Tensor, groups: int) -> Tensor:
         """What features are told of the view: below [B, K, rows, columns] (`Homography.below`) -> [B * F, width, r, c]."""
         return self.below(F.avg_pool2d(below, self.side).unflatten(1, (groups, -1)).flatten(0, 1))
 
-    def forward(self, hidden: Tensor, tokens: Tensor, below: Tensor) -> tuple[Tensor, Tensor | None]:
-        """features [B * F, width, r, c], tokens [B, L, dim] and below [B, K, rows, columns] -> the disparity of each place
-        [B, K, rows, columns], and the ways from so many sources to each frame, the newest first, [B, K, ways, 3] in its axes."""
-        count = len(below)
+    def forward(self, hidden: Tensor, below: Tensor) -> Tensor:
+        """features [B * F, width, r, c] and below [B, K, rows, columns] -> the disparity of each place [B, K, rows, columns]."""
         raw = rearrange(
-            self.disparity(hidden), "(B F) (p a b) h w -> B (F p) (h a) (w b)", B=count, a=self.side, b=self.side
+            self.disparity(hidden), "(B F) (p a b) h w -> B (F p) (h a) (w b)", B=len(below), a=self.side, b=self.side
         )
-        disparity = F.softplus(raw + self.slope[0] * below + self.slope[1] * below.clamp(min=0))
-        if self.way is None:
-            return disparity, None
-        said = tokens.unflatten(1, (len(hidden) // count, -1)).mean(dim=2).flatten(0, 1)  # of each group of frames
-        way = self.way(torch.cat([hidden.mean(dim=(-2, -1)), said], dim=1))
-        return disparity, rearrange(way, "(B F) (p n d) -> B (F p) n d", B=count, n=self.ways, d=3)
+        return F.softplus(raw + self.slope[0] * below + self.slope[1] * below.clamp(min=0))
 
 
 class Odometer(nn.Module):

@@ -117,7 +117,7 @@ def start_worlds(dit: DiT, vae: VideoVAE, pictures: Tensor, present: Tensor, pos
     history = static_history(latents, dit.packing.held(config.start_latents), pose.yaw, pose.pitch, present)
     if dit.packing.placed:
         history = replace(history, position=pose.position[:, None].expand(-1, history.frames, -1))
-    elif config.dit.output.odometry:  # ways are counted from where a world begins
+    elif config.dit.camera:  # ways are counted from where a world begins
         history = replace(history, position=history.yaw.new_zeros(worlds, history.frames, 3))
     shown = torch.arange(history.frames - config.start_latents, history.frames, device=device)
     memory = dit.encode_memory(history.select(shown.repeat(worlds, 1)))

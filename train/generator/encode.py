@@ -95,7 +95,7 @@ def encode_recording(
         told,
         torch.from_numpy(files.reward[every]),
         torch.from_numpy(files.terminated[every]).float(),
-        torch.zeros(len(every), config.block_latents, 3) if config.dit.output.odometry else None,
+        torch.zeros(len(every), config.block_latents, 3) if config.dit.camera else None,
     )
     return batches.move(found, device)
 

@@ -180,7 +180,7 @@ def keep_travel(windows: Windows, spans: Spans, conditions: Conditions, chosen: 
 @torch.no_grad()
 def add_up_travel(dit: DiT, windows: Windows, episodes: Sequence[int], size: int = 64) -> None:
     """`Windows.keep_travel` of all blocks of some episodes, one after the other, as a trained network says."""
-    if not dit.config.dit.output.odometry:
+    if not dit.config.dit.camera:
         return
     data, stream = windows.data, torch.Generator(windows.data.latents.device).manual_seed(0)
     lengths = data.begin.diff()

@@ -13,17 +13,13 @@ from train.engine.variants import fitting
 from world_model.dit import DiT
 from world_model.vae import ResBlock
 
-WAYS = "flow.parallax.way."  # what says them from pictures
 PART = 15 * 2**20  # bytes of a part of the weights
 
 
 def taken_over(dit: DiT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Earlier weights for a network that was changed since: a part of it (`flow.tone`, `blocks.3`) that has other parameters now,
-    or of other shapes, begins fresh as a whole, and the log says so. More residual blocks than before begin as the identity. A
-    network with an odometer needs no ways from pictures."""
+    or of other shapes, begins fresh as a whole, and the log says so. More residual blocks than before begin as the identity."""
     own = dit.state_dict()
-    if dit.config.dit.output.odometry:
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(WAYS)}
     fit = fitting(dit, tensors)
     blocks = [f"{name}." for name, module in dit.named_modules() if isinstance(module, ResBlock)]
     added = tuple(block for block in blocks if not any(name.startswith(block) for name in tensors))

@@ -81,7 +81,6 @@ def recorded_config(
             flow_layer=layers // 2 if flow else 0,
             flow_blocks=FLOW_BLOCKS if flow and captions else OutputConfig.flow_blocks,
             kept_size=KEPT_SIZE if flow and captions else 0,
-            odometry=bool(flow and captions),
         ),
     )
     return ModelConfig(
