@@ -84,17 +84,18 @@ class ConditionEncoder(HistoryEmbedding):
             zero = self._no_kernel().expand(len(context), 1, 1)
             bias = zero if bias is None else bias + zero
         mean, variance = self._precondition(history)
+        action = self._action(pooled)
         conditions = Conditions(
             context=keys,
             history=read,
             table=rotary_table(both, self.frequencies),
             channel=channel,
             bias=bias,
-            pooled=self._pooled(context, pooled),
+            pooled=self._pooled(context, action),
             mean=mean,
             variance=variance,
         )
-        return conditions if history is None else self._moved(conditions, history, target, context, pooled)
+        return conditions if history is None else self._moved(conditions, history, target, context, action)
 
     def travelled(self, history: History, target: Target, pooled: Tensor | None) -> Tensor | None:
         """How far the camera comes in each frame of the block (`Camera.travelled`); None of a model that does not say so."""
@@ -111,9 +112,8 @@ class ConditionEncoder(HistoryEmbedding):
         return self.action_embedding(pooled.to(self.dtype)) if known else None  # type: ignore[misc, union-attr]
 
     def _pooled(self, context: Tensor, action: Tensor | None) -> Tensor | None:
-        """What joins the timestep embedding, [B, D]: mean tokens of action [B, text_dim] and text; None where neither does."""
-        told = self._action(action)
-        parts = [] if told is None else [told]
+        """What joins the timestep embedding, [B, D]: the action [B, D] and the mean token of the text; None where neither does."""
+        parts = [] if action is None else [action]
         if self.pooled_text is not None:
             parts.append(self.pooled_text(self._mean_text(context).to(self.dtype)))
         return torch.stack(parts).sum(dim=0) if parts else None
@@ -213,14 +213,14 @@ class ConditionEncoder(HistoryEmbedding):
         return tokens, choose(history, self.config.block_latents, target.yaw, target.pitch, target.told_since)
 
     def _moved(
-        self, conditions: Conditions, history: History, target: Target, context: Tensor, pooled: Tensor | None
+        self, conditions: Conditions, history: History, target: Target, context: Tensor, action: Tensor | None
     ) -> Conditions:
         """`conditions` after the layers that do not see the noisy block: they say how earlier frames move (appearance_flow.py).
         What they found out, and the blended frames, are added to the block's tokens; predictions start from these."""
         if self.flow is None or self.flow_embedding is None or conditions.mean is None or conditions.bias is None:
             return conditions
         tokens, sources = self._before_noise(conditions, conditions.bias, history, target)
-        mean, moves = self.flow(tokens, sources, self._mean_text(context), self._action(pooled))
+        mean, moves = self.flow(tokens, sources, self._mean_text(context), action)
         if moves.camera is not None:  # a world that begins from a text has not come from anywhere
             come = moves.camera.travelled * history.has_past[:, None, None]
             moves = replace(moves, camera=replace(moves.camera, travelled=come))
