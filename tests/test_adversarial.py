@@ -9,11 +9,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from expert_world import FINE, toy
 from torch import nn
 
 from train.engine.optimization import TwoTimescale
 from train.generator import adversarial
-from train.generator.adversarial import AdversarialDistillation, Discriminator, preferred
+from train.generator.adversarial import SEEN, AdversarialDistillation, Discriminator, hidden, preferred
 from train.generator.autoencoder import Clips, fit_pca
 from train.generator.autoencoder import Settings as AutoencoderSettings
 from train.generator.encode import encode_recording
@@ -147,6 +148,40 @@ def test_a_student_begins_with_the_moved_frames(trainer):
     further = copy.copy(trainer)
     further.settings = dataclasses.replace(trainer.settings, fresh=False)
     assert torch.equal(further.student().head.head.weight, trainer.teacher.head.head.weight)
+
+
+def test_of_a_model_with_a_denoiser_that_one_learns(trainer):
+    further = copy.copy(trainer)
+    further.teacher = DiT(toy(None, FINE))
+    torch.nn.init.normal_(further.teacher.denoiser.head.head.weight)
+    student = further.student()
+    learns = {name.split(".")[0] for name, p in student.named_parameters() if p.requires_grad}
+    assert learns == {"denoiser", "found"}
+    assert not student.denoiser.head.head.weight.any()
+    further.settings = dataclasses.replace(trainer.settings, fresh=False)
+    assert further.student().denoiser.head.head.weight.any()
+
+
+def test_what_was_in_view_hardly_counts_where_nothing_may_be_added_there(trainer, parts):
+    """The left half was in view: weights at three scales, and a loss that only the right half decides."""
+    visible = (torch.arange(12) < 6).float().expand(2, 1, 3, 8, -1)
+    weights = hidden(visible, (8, 12))
+    assert [tuple(w.shape) for w in weights] == [(2, 96), (2, 24), (2, 6)]
+    for weight, columns in zip(weights[:2], (12, 6)):
+        half = weight.view(2, -1, columns)
+        torch.testing.assert_close(half[..., : columns // 2], torch.full_like(half[..., : columns // 2], SEEN))
+        torch.testing.assert_close(half[..., columns // 2 :], torch.ones_like(half[..., : columns // 2]))
+    better, equal = torch.zeros(2, 8, 12), torch.zeros(2, 8, 12)
+    better[..., :6] = 50.0
+    assert preferred([better.flatten(1)], [equal.flatten(1)]).item() == pytest.approx(math.log(2) / 2, rel=1e-3)
+    got = preferred([better.flatten(1)], [equal.flatten(1)], weights).item()
+    assert got == pytest.approx(math.log(2) / (1 + SEEN), rel=1e-3)
+    # a model that may add anything is judged everywhere
+    assert trainer.rollout(parts[3], 0).weights is None
+    config = dataclasses.replace(trainer.config.dit.output, kept_size=1)
+    kept = copy.copy(trainer)
+    kept.config = dataclasses.replace(trainer.config, dit=dataclasses.replace(trainer.config.dit, output=config))
+    assert len(kept.rollout(parts[3], 0).weights) == adversarial.SCALES
 
 
 def test_a_discriminator_learns_to_tell_clips_apart_by_their_action():

@@ -10,7 +10,6 @@ import torch
 from expert_world import SMALL, picture, toy
 
 from world_model import flow
-from world_model.appearance_flow import AppearanceFlow
 from world_model.batch import rows
 from world_model.config import ModelConfig
 from world_model.dit import DiT
@@ -142,35 +141,6 @@ def test_details_in_view_are_not_the_experts():
         fine = pixels - blurred(pixels, 5)
         differences.append(float(fine.square().mean() / pixels.square().mean()))
     assert differences[1] < 0.3 * differences[0]
-
-
-def test_what_is_not_in_view_is_the_experts_and_what_is_in_view_are_moved_frames(model, monkeypatch):
-    """In every block, whatever the network's own layers would add; without guidance by the text."""
-    dit, vae, config = model.dit, model.vae, model.config
-    settings = dataclasses.replace(dit.expert.settings, unseen=True)
-    monkeypatch.setattr(dit.expert, "settings", settings)
-    left, kept = (torch.arange(4) < 2).float().expand(1, 1, 2, 4, -1), []
-    monkeypatch.setattr(AppearanceFlow, "visible", lambda self, used: left[:, :, : used.shape[1]])
-    monkeypatch.setattr(AppearanceFlow, "bounded", lambda self, latents: latents)
-    original = dit.encode_conditions
-
-    def read(*given, **named):
-        kept.append(original(*given, **named))
-        return kept[-1]
-
-    monkeypatch.setattr(dit, "encode_conditions", read)
-    pixels = torch.from_numpy(picture()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    worlds = start_worlds(dit, vae, pixels, torch.ones(1, dtype=torch.bool))
-    context, pooled = model.conditioning.context([0], [None])
-    sampling = Sampling(block_noise(config, [0], [0]), flow.schedule_of(config.sampler))
-    found = counted(model, monkeypatch)
-    with torch.no_grad():
-        for _ in range(2):
-            worlds, made, _ = dream_block(dit, vae, worlds, [0], context, pooled, sampling, [generator("old", 0)])
-    pictures = dit.flow.pictures(made - kept[-1].mean) - dit.flow.pictures(torch.zeros_like(made))
-    # between places in view and others shares change over eight pixels
-    assert pictures[..., :8].abs().max() < 1e-3 < 0.05 < pictures[..., 24:].abs().mean()
-    assert found == []  # nothing is guided
 
 
 def test_what_was_told_is_counted_block_by_block():

@@ -16,8 +16,8 @@ from train.generator.encode import encode_recording
 from train.generator.shapes import recorded_config
 from train.generator.windows import Windows
 from train.recordings import Episode, EpisodeWriter, open_episodes
+from world_model.denoiser import Denoiser
 from world_model.dit import DiT
-from world_model.expert import TextExpert
 from world_model.model import WorldModel
 from world_model.vae import PatchVAE
 from world_model.weights import dit_tensors, read_manifest, save_weights
@@ -58,7 +58,7 @@ def trained_fixture(recording, tmp_path_factory):
     dit.flow.read_autoencoder(vae)
     tensors = {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae.state_dict()}
     save_weights(folder / "generator", config, tensors, {"training": [{"stages": {"foundation": 3}}]})
-    settings = training.Settings(batch=8, others=20)
+    settings = training.Settings(batch=8, started=0.3, changed=0.3, others=20)
     training.train(folder / "generator", [recording], folder / "run", 5.0, settings, SMALL, steps=3)
     return folder
 
@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_with_the_frames_it_has_moved(trained, recording, 
     """Nothing is moved again, and the steps before count."""
     before = dit_tensors(trained / "run")
     monkeypatch.setattr(training, "moved_blocks", lambda *_: pytest.fail("frames are moved again"))
-    settings = training.Settings(batch=8, others=20)
+    settings = training.Settings(batch=8, started=0.3, changed=0.3, others=20)
     training.train(trained / "generator", [recording], trained / "run", 5.0, settings, SMALL, steps=3)
     after = dit_tensors(trained / "run")
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -116,7 +116,9 @@ def trainer_fixture(recording, trained) -> training.ExpertTraining:
     model = WorldModel.load(trained / "generator")
     files = open_episodes(recording)
     data = encode_recording(model.config, model.vae, files, range(6), model.conditioning)
-    return training.ExpertTraining(model.dit, Windows(model.config, data), training.Settings(batch=8, others=20), SMALL)
+    return training.ExpertTraining(
+        model.dit, Windows(model.config, data), training.Settings(batch=8, started=0.3, changed=0.3, others=20), SMALL
+    )
 
 
 def test_changes_are_counted_step_by_step(trainer):
@@ -151,10 +153,10 @@ def test_of_other_blocks_only_what_is_not_in_view_counts(trainer, monkeypatch):
     monkeypatch.setattr(trainer, "moved", dataclasses.replace(moved, visible=visible))
     settings = dataclasses.replace(trainer.settings, mirrored=0.0, drifted=0.0)
     monkeypatch.setattr(trainer, "settings", settings)
-    expert = TextExpert(with_expert(trainer)).requires_grad_(False)
+    expert = Denoiser(with_expert(trainer), SMALL).requires_grad_(False)
     trainer.measure(expert)
     plain = trainer.loss(expert, 0)
-    original = TextExpert.forward
+    original = Denoiser.forward
 
     def wrong(places: slice):
         def forward(self, x, sigma, conditions):
@@ -162,7 +164,7 @@ def test_of_other_blocks_only_what_is_not_in_view_counts(trainer, monkeypatch):
             made[..., places] += 1
             return made
 
-        monkeypatch.setattr(TextExpert, "forward", forward)
+        monkeypatch.setattr(Denoiser, "forward", forward)
         return trainer.loss(expert, 0)
 
     in_view, not_in_view = wrong(slice(0, 2)), wrong(slice(2, 4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from expert_world import SMALL, toy
 
 from train.generator.graft import graft
 from train.generator.shapes import recorded_config
+from world_model.config import DenoiserConfig
 from world_model.dit import DiT
 from world_model.vae import PatchVAE
 from world_model.weights import dit_tensors, read_config, read_manifest, save_weights
@@ -33,7 +33,7 @@ def written(folder: Path, seed: int, size: str = "tiny", eye: int = 0, flow: boo
 
 def test_what_sees_the_noise_is_the_students_and_nothing_else(tmp_path):
     run, student = written(tmp_path / "run", 1), written(tmp_path / "student", 2)
-    manifest = graft(run, student, tmp_path / "new")
+    manifest = graft(run, tmp_path / "new", student)
     made, own, other = (dit_tensors(folder) for folder in (tmp_path / "new", run, student))
     assert made.keys() == own.keys()
     parts = {".".join(name.split(".")[:2]) if name.startswith("blocks") else name.split(".")[0] for name in made}
@@ -52,30 +52,68 @@ def test_an_expert_comes_with_its_student(tmp_path):
     for name, expert in (("run", None), ("student", SMALL)):
         tensors = {"dit.safetensors": DiT(toy(expert)).state_dict(), "vae.safetensors": vae}
         save_weights(tmp_path / name, toy(expert), tensors, {"training": []})
-    graft(tmp_path / "run", tmp_path / "student", tmp_path / "new")
+    graft(tmp_path / "run", tmp_path / "new", tmp_path / "student")
     made, other = (dit_tensors(tmp_path / name) for name in ("new", "student"))
     assert read_config(tmp_path / "new").dit.expert == SMALL and made.keys() == other.keys()
     assert all(torch.equal(made[name], value) for name, value in other.items() if name.startswith("expert."))
-    graft(tmp_path / "run", tmp_path / "student", tmp_path / "all", unseen_steps=4)
-    config = read_config(tmp_path / "all")
-    assert config.dit.expert == dataclasses.replace(SMALL, unseen=True)
-    assert (config.sampler.steps, config.sampler.shift) == (4, SMALL.shift)
+
+
+@pytest.fixture(name="folders")
+def folders_fixture(tmp_path) -> dict[str, Path]:
+    """Models of random weights: without an expert, and two with one."""
+    torch.manual_seed(0)
+    vae, folders = PatchVAE(toy(None).vae).state_dict(), {}
+    for name, expert in (("plain", None), ("one", SMALL), ("two", SMALL)):
+        dit = DiT(toy(expert))
+        for parameter in dit.parameters():
+            torch.nn.init.normal_(parameter)
+        tensors = {"dit.safetensors": dit.state_dict(), "vae.safetensors": vae}
+        save_weights(tmp_path / name, toy(expert), tensors, {"training": [{"stages": {name: 1}}]})
+        folders[name] = tmp_path / name
+    return folders
+
+
+def test_an_expert_may_be_anothers(folders, tmp_path):
+    manifest = graft(folders["one"], tmp_path / "new", expert=folders["two"])
+    made, own, other = (dit_tensors(folder) for folder in (tmp_path / "new", folders["one"], folders["two"]))
+    for name, value in made.items():
+        assert torch.equal(value, (other if name.startswith("expert.") else own)[name]), name
+    assert manifest["training"] == [{"stages": {"one": 1}}, {"expert": [{"stages": {"two": 1}}]}]
     with pytest.raises(ValueError, match="has no expert"):
-        graft(tmp_path / "run", tmp_path / "run", tmp_path / "none", unseen_steps=4)
+        graft(folders["one"], tmp_path / "none", expert=folders["plain"])
     assert not (tmp_path / "none").exists()
+
+
+def test_a_copy_of_the_expert_takes_the_place_of_what_sees_the_noise(folders, tmp_path):
+    graft(folders["one"], tmp_path / "new", denoiser=True)
+    config, made = read_config(tmp_path / "new"), dit_tensors(tmp_path / "new")
+    assert config.dit.denoiser == DenoiserConfig(SMALL.dim, SMALL.heads, SMALL.layers, SMALL.ffn_dim, SMALL.blocks)
+    assert config.dit.layers == config.dit.output.flow_layer and config.dit.expert == SMALL
+    expert = {name: value for name, value in made.items() if name.startswith("expert.")}
+    for name, value in expert.items():
+        assert torch.equal(value, made[f"denoiser.{name.removeprefix('expert.')}"])
+    assert not made["found.weight"].any() and "head.head.weight" not in made
+    with pytest.raises(ValueError, match="has no expert"):
+        graft(folders["plain"], tmp_path / "none", denoiser=True)
+    # a denoiser goes with its student, the moved frames stay
+    graft(folders["two"], tmp_path / "third", student=tmp_path / "new", expert=folders["two"])
+    third, two = (dit_tensors(folder) for folder in (tmp_path / "third", folders["two"]))
+    for name, value in third.items():
+        source = made if name.startswith(("denoiser.", "found.")) else two
+        assert torch.equal(value, source[name]), name
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path):
     run, out = written(tmp_path / "run", 1), tmp_path / "new"
-    with pytest.raises(ValueError, match="choose a student of the same size"):
-        graft(run, written(tmp_path / "small", 2, "small"), out)
+    with pytest.raises(ValueError, match="choose weights of the same size"):
+        graft(run, out, written(tmp_path / "small", 2, "small"))
     with pytest.raises(ValueError, match="another autoencoder"):
-        graft(run, written(tmp_path / "other", 2, eye=3), out)
+        graft(run, out, written(tmp_path / "other", 2, eye=3))
     with pytest.raises(ValueError, match="moves no frames"):
-        graft(written(tmp_path / "still", 1, flow=False), run, out)
+        graft(written(tmp_path / "still", 1, flow=False), out, run)
     assert not out.exists()
     out.mkdir()
     (out / "notes").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):
-        graft(run, run, out)
+        graft(run, out, run)
     assert (out / "notes").read_text() == "mine"

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -181,7 +182,7 @@ def planned(
     autoencoder = recipe.shares["autoencoder"] if initial is None else 0.0
     distilled = discriminator or recipe.shares["distill"]
     if discriminator:
-        own = adversarial.Settings(batch=24, pool=96, fresh=not further)
+        own = adversarial.Settings(batch=24, pool=96, episode_length=64, fresh=not further)
         if initial is not None and initial.dit.expert is not None:
             own = dataclasses.replace(own, text_start=0.0)
         recipe = dataclasses.replace(recipe, distill=own)
@@ -197,6 +198,7 @@ def train(
     workers: int,
     texts: Path | None,
     initial: Path | None,
+    recording: Path | None,
     peak: float,
     discriminator: float = 0.0,
     learn: Sequence[str] = (),
@@ -205,19 +207,20 @@ def train(
 ) -> None:
     """Everything within `settings.minutes`, beginning with the first rendered frame."""
     began = time.monotonic()
-    data = out / "data"
+    data = recording or out / "data"
     command = [sys.executable, "-m", "train.data", "street", "episodes", "--out", str(data), "--towns", str(towns)]
     command += ["--first-town", str(TRAINING_TOWNS.start), "--blocks", str(BLOCKS), "--workers", str(workers)]
     out.mkdir(parents=True, exist_ok=True)
-    with subprocess.Popen(command) as renderer:
+    with nullcontext() if recording else subprocess.Popen(command) as renderer:
         try:
-            for _ in wait_for(data, min(2 * towns, 4 * max(workers, 1)), renderer):
+            for _ in wait_for(data, min(2 * towns, 4 * max(workers, 1)), renderer) if renderer else ():
                 pass
             table = TextTable(texts) if texts is not None else None
             shape = recorded_config("street-generator", read_recording(data), True, settings.size)
             earlier = None if initial is None else read_config(initial)
-            if earlier is not None:  # an expert for texts stays as it is
-                shape = dataclasses.replace(shape, dit=dataclasses.replace(shape.dit, expert=earlier.dit.expert))
+            if earlier is not None:  # what sees the noise, and an expert for texts
+                own = {name: getattr(earlier.dit, name) for name in ("layers", "denoiser", "expert")}
+                shape = dataclasses.replace(shape, dit=dataclasses.replace(shape.dit, **own))
             conditioning = Conditioning(shape.text, table.actions if table else None, table)
             left = settings.minutes - (time.monotonic() - began) / 60
             on_gpu = settings.torch_device.type == "cuda"
@@ -241,7 +244,8 @@ def train(
             write_parts(out)
             validation_sheet(out, training)
         finally:
-            renderer.terminate()
+            if renderer:
+                renderer.terminate()
 
 
 def validation_sheet(out: Path, training: StreetTraining) -> None:
@@ -277,6 +281,9 @@ def main() -> None:
     command.add_argument("--workers", type=int, default=1, help="processes that render")
     command.add_argument("--texts", type=Path, help="file of encoded texts, where the text encoder is not installed")
     command.add_argument("--initial", type=Path, help="folder of weights to go on from")
+    command.add_argument(
+        "--recording", type=Path, help="folder of episodes; without it they are rendered into OUT/data"
+    )
     command.add_argument(
         "--learn",
         nargs="+",

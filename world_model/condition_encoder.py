@@ -17,6 +17,7 @@ from world_model import flow
 from world_model.appearance_flow import AppearanceFlow
 from world_model.blocks import Grid
 from world_model.conditions import ChannelRead, Conditions, HistoryTokens, Prediction, Target
+from world_model.denoiser import Denoiser, DenoiserConditions
 from world_model.history_embedding import HistoryEmbedding
 from world_model.layers import KeyValue, rotary_table, sinusoid
 from world_model.parallax import travelled
@@ -37,6 +38,8 @@ class ConditionEncoder(HistoryEmbedding):
     residual_deviation: Tensor | None
     flow: AppearanceFlow | None
     flow_embedding: nn.Module | None
+    denoiser: Denoiser | None
+    found: nn.Linear | None
     priors: Priors
     prior_embeddings: nn.ModuleList
     activation_checkpointing: bool
@@ -217,7 +220,7 @@ class ConditionEncoder(HistoryEmbedding):
     ) -> Conditions:
         """`conditions` after the layers that do not see the noisy block: they say how earlier frames move (appearance_flow.py).
         What they found out, and the blended frames, are added to the block's tokens; predictions start from these."""
-        if self.flow is None or self.flow_embedding is None or conditions.mean is None or conditions.bias is None:
+        if self.flow is None or conditions.mean is None or conditions.bias is None:
             return conditions
         tokens, sources = self._before_noise(conditions, conditions.bias, history, target)
         mean, moves = self.flow(tokens, sources, self._mean_text(context), action)
@@ -227,6 +230,28 @@ class ConditionEncoder(HistoryEmbedding):
         if self.config.dit.output.kept_size:
             mean = self.flow.bounded(mean)
         visible = self.flow.visible(moves.used) * history.has_past[:, None, None, None, None]
-        shown = torch.cat([mean, visible], dim=1).to(self.dtype)
-        tokens = tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2)
-        return replace(conditions, bias=tokens, mean=mean, moves=moves, visible=visible)
+        conditions = replace(conditions, bias=tokens, mean=mean, moves=moves, visible=visible)
+        if self.flow_embedding is not None:
+            shown = torch.cat([mean, visible], dim=1).to(self.dtype)
+            return replace(conditions, bias=tokens + self.flow_embedding(shown).flatten(2).transpose(1, 2))
+        return replace(conditions, denoiser=self._read_by_denoiser(tokens, mean, visible, history, sources, context))
+
+    def _read_by_denoiser(
+        self, tokens: Tensor, mean: Tensor, visible: Tensor, history: History, sources: Sources, context: Tensor
+    ) -> DenoiserConditions:
+        """What a denoiser reads: moved frames, text, and what the layers found out about each latent place. That a text has just
+        changed is the expert's concern, if there is one."""
+        assert self.flow is not None and self.denoiser is not None and self.found is not None
+        known = history.has_past
+        read = self.denoiser.conditions(
+            mean * known[:, None, None, None, None],
+            visible,
+            self.flow.pictures(sources.start[:, :, None])[:, 0],
+            context[:, : self.config.text.event_tokens],
+            self._mean_text(context) * known[:, None],
+            torch.where(known, self.denoiser.settings.blocks, -1),
+        )
+        _, rows, columns = self.config.token_grid
+        a, b = self.config.dit.patch[1:]
+        found = rearrange(self.found(tokens), "B (h w) (a b D) -> B (h a w b) D", h=rows, w=columns, a=a, b=b)
+        return replace(read, bias=read.bias + found)

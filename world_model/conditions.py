@@ -11,6 +11,7 @@ from torch import Tensor
 from world_model import batch
 from world_model.appearance_flow import Moves
 from world_model.blocks import Grid
+from world_model.denoiser import DenoiserConditions
 from world_model.layers import KeyValue
 from world_model.memory import Told, WorldBatch
 from world_model.tscm import ChannelMemory, History
@@ -139,6 +140,7 @@ class Conditions:
     # of appearance flow: how the block is made of earlier frames, and what was in view [B, 1, K, h, w]
     moves: Moves | None = None
     visible: Tensor | None = None
+    denoiser: DenoiserConditions | None = None  # of a model with a denoiser of its own
 
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""

@@ -114,17 +114,22 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
-class ExpertConfig:
-    """A second denoiser, for what the past does not show (expert.py). It reads moved frames."""
+class DenoiserConfig:
+    """A network whose tokens are single latent places (denoiser.py). It reads moved frames."""
 
-    dim: int = 192  # width of a token, which is one latent place
+    dim: int = 192  # width of a token
     heads: int = 6
     layers: int = 8
     ffn_dim: int = 576
-    blocks: int = 3  # that it generates after a text has changed
+    blocks: int = 3  # since a change of text, that it tells apart
+
+
+@dataclass(frozen=True)
+class ExpertConfig(DenoiserConfig):
+    """A second denoiser, for `blocks` after a text has changed, and for worlds begun from a text."""
+
     steps: int = 2  # of its sampler
     start_steps: int = 12  # of the first block of a text start
-    unseen: bool = False  # whether what is not in view is the expert's in other blocks, too, by the model's own sampler
     shift: float = 2.0  # of the noise levels of both
     guidance: float = 3.0  # w of u + w (c - u), where u is the prediction without the text
     coarse_size: int = 5  # pixels, odd: where frames are in view, only what is coarser is the expert's; 0: all is
@@ -144,6 +149,8 @@ class DiTConfig:
     embedding: EmbeddingConfig = EmbeddingConfig()
     history: HistoryConfig = HistoryConfig()
     output: OutputConfig = OutputConfig()
+    # draws what is not in view, in the place of layers after `output.flow_layer`
+    denoiser: DenoiserConfig | None = None
     expert: ExpertConfig | None = None
 
     @property
@@ -259,7 +266,7 @@ class ModelConfig:
             output.residual
             and history.recent_frames
             and history.attention == "cached"
-            and output.flow_layer < self.dit.layers
+            and output.flow_layer < self.dit.layers + bool(self.dit.denoiser)
         ):
             raise ValueError(
                 f"{self.name}: appearance flow is where a residual prediction starts from, after some of the layers; it needs "
@@ -275,6 +282,11 @@ class ModelConfig:
             raise ValueError(
                 f"{self.name}: the action says how far a camera comes that moves pictures; flow_layer with "
                 f"positions='view_sphere' needs pooled_action"
+            )
+        if self.dit.denoiser and not (output.flow_layer == self.dit.layers and self.dit.text_dim):
+            raise ValueError(
+                f"{self.name}: a denoiser reads moved frames and a text, and no layers follow those that move frames; it needs "
+                f"flow_layer={self.dit.layers} and text_dim, got flow_layer={output.flow_layer} and text_dim={self.dit.text_dim}"
             )
         if self.dit.expert and not (output.flow_layer and self.dit.text_dim):
             raise ValueError(

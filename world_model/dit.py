@@ -21,8 +21,8 @@ from world_model.blocks import Block, Grid, Head, unpatch
 from world_model.condition_encoder import ConditionEncoder
 from world_model.conditions import Conditions, DetailedPrediction
 from world_model.config import ModelConfig
+from world_model.denoiser import Denoiser
 from world_model.detail import DetailHead
-from world_model.expert import TextExpert
 from world_model.layers import FloatLinear
 from world_model.priors.registry import build_priors
 
@@ -44,7 +44,7 @@ class DiT(ConditionEncoder):
         self.time_embedding = nn.Sequential(FloatLinear(c.embedding.freq_dim, dim), nn.SiLU(), FloatLinear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), FloatLinear(dim, 6 * dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(c.layers))
-        self.head = Head(config)
+        self.head = None if c.denoiser else Head(config)
         self.action_embedding = nn.Linear(config.action_width, dim) if c.embedding.pooled_action else None
         self.pooled_text = nn.Linear(c.text_dim, dim) if c.embedding.pooled_text else None
         self.recent_embedding = (
@@ -60,11 +60,16 @@ class DiT(ConditionEncoder):
             "residual_deviation", torch.ones(2, config.block_latents, c.latent_channels) if c.output.residual else None
         )
         # for each place, two logarithms: of the residual's variance in units of that deviation's square, of the error's variance
-        self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if c.output.residual else None
+        own = c.output.residual and not c.denoiser
+        self.variances = FloatLinear(c.dim, 2 * c.patch[0] * c.patch[1] * c.patch[2]) if own else None
         self.flow = AppearanceFlow(config) if c.output.flow_layer else None
-        self.flow_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if c.output.flow_layer else None
-        self.detail = DetailHead(config) if c.output.flow_layer else None
-        self.expert = TextExpert(config) if c.expert else None
+        own = bool(c.output.flow_layer) and not c.denoiser
+        self.flow_embedding = nn.Conv3d(c.latent_channels + 1, dim, c.patch, c.patch) if own else None
+        self.detail = DetailHead(config) if own else None
+        self.denoiser = Denoiser(config, c.denoiser) if c.denoiser else None
+        # what the layers found out, for each latent place of a token
+        self.found = nn.Linear(dim, c.denoiser.dim * c.patch[1] * c.patch[2]) if c.denoiser else None
+        self.expert = Denoiser(config, c.expert) if c.expert else None
         self.priors = build_priors(config)
         self.prior_embeddings = nn.ModuleList(nn.Conv3d(p.channels, dim, c.patch, c.patch) for p in self.priors)
         self.reset_parameters()
@@ -83,20 +88,21 @@ class DiT(ConditionEncoder):
         for block in self.layers:
             if block.channel is not None:
                 nn.init.zeros_(block.channel.up.weight)
-        for layer in (self.head.head, self.action_embedding, self.pooled_text, self.variances):
+        head = None if self.head is None else self.head.head
+        for layer in (head, self.action_embedding, self.pooled_text, self.variances, self.found):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
-        if self.flow is not None:
-            self.flow.reset_parameters()
-        if self.expert is not None:
-            self.expert.reset_parameters()
+        for part in (self.flow, self.denoiser, self.expert):
+            if part is not None:
+                part.reset_parameters()
 
     def seeing_noise(self) -> dict[str, nn.Module]:
         """The parts that see the noisy block, by name, where a model moves frames. How frames move, and what these parts are told
         of the past, does not depend on them."""
         numbers = range(self.config.dit.output.flow_layer, len(self.blocks))
         layers: dict[str, nn.Module | None] = {f"blocks.{n}": self.blocks[n] for n in numbers}
-        names = ("patch_embedding", "flow_embedding", "head", "detail", "variances")
+        own = ("patch_embedding", "flow_embedding", "head", "detail", "variances")
+        names = own if self.denoiser is None else ("denoiser", "found")
         parts = layers | {name: getattr(self, name) for name in names}
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -112,7 +118,25 @@ class DiT(ConditionEncoder):
         self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0
     ) -> DetailedPrediction:
         """`forward`, and what the network says of its prediction (for training)."""
+        if self.denoiser is not None:
+            return self._denoised(self.denoiser, x, sigma, conditions)
         return self._predict(x, sigma, conditions, self._tokens(x, sigma, conditions, history_sigma))
+
+    def _denoised(self, denoiser: Denoiser, x: Tensor, sigma: Tensor, conditions: Conditions) -> DetailedPrediction:
+        """The denoiser's prediction; where moved frames are in view, these at every noise level."""
+        if conditions.denoiser is None or conditions.visible is None:
+            raise ValueError(
+                f"{self.config.name}: its denoiser reads moved frames: give a history, of absent frames at least"
+            )
+        return DetailedPrediction(self._kept(denoiser(x, sigma, conditions.denoiser), conditions, conditions.visible))
+
+    def _kept(self, made: Tensor, conditions: Conditions, share: Tensor) -> Tensor:
+        """A clean block [B, C, K, h, w] of which a share [B, 1, K, h, w] gives way to the moved frames, but for what is finer than
+        `kept_size`."""
+        kept = self.config.dit.output.kept_size
+        if self.flow is None or conditions.mean is None or not kept:
+            return made
+        return self.flow.bounded(conditions.mean + self.flow.finer(made - conditions.mean, share, kept))
 
     def _tokens(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float) -> Tensor:
         """What the head reads, [B, L, D]."""
@@ -135,6 +159,7 @@ class DiT(ConditionEncoder):
             tokens = torch.cat([history.tokens, tokens], dim=1)
         numbers = range(self.config.dit.output.flow_layer, len(self.blocks))
         tokens = self._layers(tokens, time, conditions, [*history.grids, grid], numbers)
+        assert self.head is not None
         return self.head.normed(tokens[:, -length:], head)
 
     def _predict(self, x: Tensor, sigma: Tensor, conditions: Conditions, tokens: Tensor) -> DetailedPrediction:
@@ -145,6 +170,7 @@ class DiT(ConditionEncoder):
         """
         p = self.config.dit.patch
         grid = (x.shape[2] // p[0], x.shape[3] // p[1], x.shape[4] // p[2])
+        assert self.head is not None
         out = unpatch(self.head.head(tokens), grid, p)
         if conditions.mean is None or conditions.variance is None:
             return DetailedPrediction(out)
@@ -164,10 +190,8 @@ class DiT(ConditionEncoder):
             variance = variance * change.exp()
         mean, deviation = flow.gaussian_posterior(x, level, conditions.mean, variance)
         made = mean + deviation * out
-        kept = self.config.dit.output.kept_size
-        if self.flow is not None and conditions.visible is not None and kept:
-            # a share of what the noisy block itself does not say
+        if conditions.visible is not None:
+            # what the noisy block says by itself is believed
             unknown = (deviation.square() / variance).mean(dim=1, keepdim=True)
-            added = self.flow.finer(made - conditions.mean, unknown * conditions.visible, kept)
-            made = self.flow.bounded(conditions.mean + added)
+            made = self._kept(made, conditions, unknown * conditions.visible)
         return DetailedPrediction(made, error)

@@ -18,8 +18,8 @@ from world_model.actions import Action
 from world_model.camera import commanded_motion
 from world_model.conditions import BlockContext, Conditions, Motion, Target
 from world_model.config import ModelConfig
+from world_model.denoiser import Denoiser, DenoiserConditions
 from world_model.dit import DiT
-from world_model.expert import ExpertConditions, TextExpert
 from world_model.priors.base import Prediction
 from world_model.retrieval import View
 from world_model.text import mean_token
@@ -109,8 +109,8 @@ class Sampling:
 
 
 def denoise_block(
-    dit: DiT | TextExpert,
-    conditions: Conditions | ExpertConditions,
+    dit: DiT | Denoiser,
+    conditions: Conditions | DenoiserConditions,
     noise: Tensor,
     sigmas: Tensor,
     exit_step: int | None = None,
@@ -137,23 +137,20 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
     """Clean latents [B, C, K, h, w] of a block.
 
     A model's expert, if it has one, generates worlds that begin from a text. Where the text has just changed, what is coarse in
-    view is the expert's, and all that is not in view: a text changes light, weather and what stands there, and details stay. With
-    `unseen` what is not in view is the expert's in other blocks, too, and what is in view is moved frames. The model's sampler
-    makes these blocks, by the expert or by the network's own layers.
+    view is the expert's, and all that is not in view: a text changes light, weather and what stands there, and details stay.
     """
-    expert, told = dit.expert, block.told
-    if expert is None or told is None or dit.flow is None or conditions.mean is None or conditions.visible is None:
+    expert, told, settings = dit.expert, block.told, dit.config.dit.expert
+    if expert is None or settings is None or told is None or dit.flow is None:
         return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
-    settings, past = expert.settings, block.worlds.history.present.any(dim=1)
+    if conditions.mean is None or conditions.visible is None:
+        return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
+    past = block.worlds.history.present.any(dim=1)
     latents, changed = conditions.mean, past & (told.since < settings.blocks)
-    if not settings.unseen and bool(past.any()):
+    if bool(past.any()):
         latents = denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
-    start, change = (flow.sigma_schedule(steps, settings.shift) for steps in (settings.start_steps, settings.steps))
-    # which worlds, noise levels, and the size in pixels of what is coarse enough to be the expert's in view; none: nothing is
-    kinds: list[tuple[Tensor, Tensor, int | None]] = [(~past, start, 0), (changed, change, settings.coarse_size)]
-    if settings.unseen:
-        kinds.append((past & ~changed, sampling.sigmas, None))
-    for chosen, sigmas, size in kinds:
+    # which worlds, in how many steps, and the size in pixels of what is coarse enough to be the expert's in view
+    kinds = (~past, settings.start_steps, 0), (changed, settings.steps, settings.coarse_size)
+    for chosen, steps, size in kinds:
         rows = chosen.nonzero()[:, 0]
         if not len(rows):
             continue
@@ -165,15 +162,12 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
             block.context[rows, : dit.config.text.event_tokens],
             told.before[rows] * past[rows, None],
             torch.where(past[rows], told.since[rows], -1),
-            guided=settings.guidance != 1 and size is not None,
+            guided=expert.guidance != 1,
         )
         # a picture that stands still has one noise for all of its frames
         noise = torch.where(seen, sampling.noise[rows], sampling.noise[rows, :, :1])
-        made = denoise_block(expert, read, noise, sigmas)
-        if size is None:
-            added = dit.flow.finer(made - latents[rows], conditions.visible[rows], 1)
-            made = dit.flow.bounded(latents[rows] + added)
-        elif size:
+        made = denoise_block(expert, read, noise, flow.sigma_schedule(steps, settings.shift))
+        if size:
             made = latents[rows] + dit.flow.coarser(made - latents[rows], conditions.visible[rows], size)
         latents = latents.index_copy(0, rows, made.to(latents.dtype))
     return latents

@@ -5,6 +5,9 @@ Without the start picture and the caption a rollout's night turns into day, bloc
 a generated clip of the same walk are compared (R3GAN, arXiv 2501.05441, eq. 2). Gradient penalties on both are approximated by what
 a little noise changes (APT, arXiv 2501.08316, eq. 4).
 
+Where nothing may be added to moved frames in view (`OutputConfig.kept_size` 1), what is not in view counts: elsewhere a rollout and
+a recording differ by what moving frames has blurred, and the student could do nothing about it.
+
 Only what sees the noise learns. Displacements, gains and offsets stay as recordings taught them: a discriminator bends
 displacements into waves, and drives offsets to one colour.
 
@@ -30,6 +33,7 @@ from world_model.dit import DiT
 from world_model.vae import VideoVAE
 
 NOISE = 0.05  # deviation of the noise of the gradient penalties; pictures are -1..1
+SEEN = 0.02  # weight of places in view, where nothing may be added to these
 PENALISED = 4  # one clip in so many is used for the gradient penalties
 SCALES = 3  # at most, at which a discriminator judges
 
@@ -40,7 +44,7 @@ class Settings(distill.Settings):
 
     updates: TwoTimescale = TwoTimescale(generator_lr=1e-4, generator_every=1)
     episode_length: int = 24
-    truth: float = 0.5  # at every age: without it contrast grows from block to block
+    truth: float = 0.2  # at every age: without it contrast grows from block to block
     cooldown: float = 0.3
     text_start: float = 0.3
     ema: float = 0.995
@@ -91,6 +95,7 @@ class ClipRollout(distill.Rollout):
     recorded: Tensor  # [B, 3, T, H, W]
     generated: Tensor  # the same
     asked: Tensor  # [B, A]
+    weights: list[Tensor] | None  # [B, places] of judgements at each scale
 
 
 class AdversarialDistillation(distill.Distillation):
@@ -116,10 +121,10 @@ class AdversarialDistillation(distill.Distillation):
         for layer in student.layers:
             if layer.channel is not None:
                 layer.channel.requires_grad_(False)
-        if student.detail is not None and self.settings.fresh:
+        last = student.denoiser or student
+        if self.settings.fresh and last.head is not None and last.detail is not None:
             with torch.no_grad():
-                first = student.head.head, student.detail.leave
-                for parameter in itertools.chain.from_iterable(part.parameters() for part in first):
+                for parameter in (*last.head.head.parameters(), *last.detail.leave.parameters()):
                     parameter.zero_()
         return student
 
@@ -143,7 +148,10 @@ class AdversarialDistillation(distill.Distillation):
         with torch.set_grad_enabled(self.learns(number)):
             generated, _ = self.vae.decode(torch.cat([newest, made.latents], dim=2))
         recorded, generated = (torch.cat([start, pictures], dim=2) for pictures in (recorded, generated))
-        return ClipRollout(window, made.spans, made.latents, recorded, generated, asked)
+        weights = None
+        if self.config.dit.output.kept_size == 1 and made.visible is not None:
+            weights = hidden(made.visible, (self.config.height // 8, self.config.width // 8))
+        return ClipRollout(window, made.spans, made.latents, made.visible, recorded, generated, asked, weights)
 
     def critic_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
         assert isinstance(made, ClipRollout)
@@ -154,16 +162,29 @@ class AdversarialDistillation(distill.Distillation):
         judged, shaken = critic(both, asked), critic(some + noise, asked[::PENALISED])
         real, fake = zip(*(at.chunk(2) for at in judged), strict=True)
         change = [(at[::PENALISED] - other).square().mean() for at, other in zip(judged, shaken, strict=True)]
-        return preferred(real, fake) + self.settings.penalty * torch.stack(change).mean()
+        return preferred(real, fake, made.weights) + self.settings.penalty * torch.stack(change).mean()
 
     def matching_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
         """A generated clip should look more recorded than the recorded one."""
         assert isinstance(made, ClipRollout)
         with torch.no_grad():
             real = critic(made.recorded, made.asked)
-        return preferred(critic(made.generated, made.asked), real)
+        return preferred(critic(made.generated, made.asked), real, made.weights)
 
 
-def preferred(higher: Sequence[Tensor], lower: Sequence[Tensor]) -> Tensor:
-    """Mean over scales of how far judgements `higher` are from lying above `lower`; log 2 where they are equal."""
-    return torch.stack([F.softplus(b - a).mean() for a, b in zip(higher, lower, strict=True)]).mean()
+def preferred(higher: Sequence[Tensor], lower: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
+    """Mean over scales of how far judgements `higher` are from lying above `lower`; log 2 where they are equal. `weights` of
+    judgements, if given, may be of more scales."""
+    lacking = [F.softplus(b - a) for a, b in zip(higher, lower, strict=True)]
+    if weights is not None:
+        lacking = [lack * weight / weight.mean() for lack, weight in zip(lacking, weights)]
+    return torch.stack([lack.mean() for lack in lacking]).mean()
+
+
+@torch.no_grad()
+def hidden(visible: Tensor, places: tuple[int, int]) -> list[Tensor]:
+    """Weights [B, places] of judgements at each of `SCALES`, by what was not in view: `visible` [B, 1, K, h, w] of latent places.
+    `places` are (rows, columns) of the finest scale."""
+    weight = SEEN + (1 - SEEN) * (1 - visible.float()).mean(dim=2)
+    sizes = ((max(places[0] >> scale, 1), max(places[1] >> scale, 1)) for scale in range(SCALES))
+    return [F.adaptive_avg_pool2d(weight, size).flatten(1) for size in sizes]

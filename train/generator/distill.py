@@ -49,11 +49,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One more block of some worlds: their windows and spans, and the block [B, C, K, h, w]."""
+    """One more block of some worlds: their windows and spans, the block [B, C, K, h, w], and how much of it was in view,
+    [B, 1, K, h, w] in 0..1, where frames are moved."""
 
     window: Window
     spans: Spans
     latents: Tensor
+    visible: Tensor | None
 
 
 class Distillation:
@@ -98,10 +100,11 @@ class Distillation:
         exit_step = int(torch.randint(len(self.sigmas) - 1, (), generator=draw))
         noise = torch.randn(window.data.shape, generator=stream, device=self.device) * self.config.sampler.temperature
         with torch.set_grad_enabled(self.learns(number)):
-            latents = denoise_block(student, read_window(student, window), noise, self.sigmas, exit_step)
+            conditions = read_window(student, window)
+            latents = denoise_block(student, conditions, noise, self.sigmas, exit_step)
         # the pool's worlds go on from their pictures
         self.pool.add(rows, torch.where(chosen[:, None, None, None, None], window.data, latents), stream)
-        return Rollout(window, spans, latents)
+        return Rollout(window, spans, latents, conditions.visible)
 
     def critic_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:
         """Flow matching of the generator's blocks."""

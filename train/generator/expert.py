@@ -1,4 +1,4 @@
-"""Teaches the expert for texts (world_model/expert.py) beside a generator that is trained already:
+"""Teaches the expert for texts (world_model/denoiser.py) beside a generator that is trained already:
 
     python -m train.generator.expert --initial FOLDER --data RECORDING [MORE ...] --out RUN --minutes 60
 
@@ -35,8 +35,8 @@ from train.generator.windows import LatentSet, Windows
 from train.recordings import open_episodes
 from world_model import flow
 from world_model.config import ExpertConfig
+from world_model.denoiser import Denoiser
 from world_model.dit import DiT
-from world_model.expert import TextExpert
 from world_model.memory import UNCHANGED
 from world_model.text import build_conditioning, mean_token
 from world_model.vae import build_vae
@@ -58,8 +58,8 @@ class Settings:
     """Numbers of this training."""
 
     batch: int = 16
-    started: float = 0.3  # share of text starts
-    changed: float = 0.25  # share of blocks after a change of text; the others are any
+    started: float = 0.45  # share of text starts
+    changed: float = 0.45  # share of blocks after a change of text; the others are any
     described: float = 0.3  # share of worlds that are told the caption where they are told of no event
     dropout: float = 0.1  # share of worlds that are told nothing, for guidance
     colour: float = 0.3  # largest deviation of colours, and of contrast, by which some moved frames are wrong
@@ -68,7 +68,7 @@ class Settings:
     mirrored: float = 0.5
     settle: int = 4  # blocks after an event has ended from which on a picture is what its caption says
     changes: int = 12_000  # blocks after a change of which moved frames are kept
-    others: int = 20_000  # the same of others
+    others: int = 4_000  # the same of others
     lr: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.999
@@ -83,7 +83,7 @@ class ExpertTraining:
         self, dit: DiT, windows: Windows, settings: Settings, expert: ExpertConfig, kept: Path | None = None
     ) -> None:
         """With `kept`, a file, moved frames are taken from there, or written there if it is missing."""
-        self.windows, self.settings, self.blocks = windows, settings, expert.blocks
+        self.windows, self.settings, self.shift = windows, settings, expert.shift
         data = windows.data
         assert dit.flow is not None
         self.flow = dit.flow
@@ -108,14 +108,14 @@ class ExpertTraining:
                 torch.save(vars(self.moved), kept.with_suffix(".unfinished"))
                 kept.with_suffix(".unfinished").replace(kept)
 
-    def measure(self, expert: TextExpert) -> None:
+    def measure(self, expert: Denoiser) -> None:
         """Sets the deviations of the data about where a prediction starts."""
         stills = self.windows.data.latents[self.windows.data.still[self.quiet[::7]]].float()
         expert.deviation[0] = stills.square().mean(dim=(0, 2, 3)).sqrt()[None]
         residual = (self.moved.data[::3].float() - self.moved.mean[::3].float()).square()
         expert.deviation[1] = residual.mean(dim=(0, 3, 4)).sqrt().T
 
-    def loss(self, expert: TextExpert, number: int) -> Tensor:
+    def loss(self, expert: Denoiser, number: int) -> Tensor:
         """Squared error of the clean block, relative to the variance that is to be explained at each noise level; of text starts
         changes and others: [3]. Of others only what is not in view counts: nothing else of them is used."""
         s, data = self.settings, self.windows.data
@@ -152,7 +152,7 @@ class ExpertTraining:
         since = torch.cat([torch.full_like(quiet, -1), self.since[moved.step[chosen]]])
         first = torch.cat([data.still[quiet], moved.start[chosen]])
         start = self.flow.pictures(data.latents[first].float()[:, :, None])[:, 0]
-        sigma = draw_sigma(s.batch, s.pure, expert.settings.shift, stream)
+        sigma = draw_sigma(s.batch, s.pure, self.shift, stream)
         noise = torch.randn(block.shape, generator=stream, device=block.device)
         noise[:starts] = noise[:starts, :, :1]  # as `rollout.generate_block` begins a picture that stands still
         level = sigma[:, None, None, None, None]
@@ -237,7 +237,7 @@ def train(
         counts += len(episodes)
     trainer = ExpertTraining(dit, Windows(earlier, joined(sets)), settings, expert, out / "stages" / "moved.pt")
     torch.manual_seed(settings.seed)
-    network = TextExpert(config)
+    network = Denoiser(config, expert)
     if fitting(network, earlier_expert).keys() == network.state_dict().keys():
         network.load_state_dict(earlier_expert)
     else:

@@ -1,11 +1,11 @@
-"""Moved frames of one run, and what is added to them from another:
+"""Parts of several runs as one model:
 
-    python -m train.generator.graft RUN --student FOLDER --out NEW [--unseen-steps 6]
+    python -m train.generator.graft RUN --out NEW [--student FOLDER] [--expert FOLDER] [--denoiser]
 
-RUN is a folder of train.street_world, FOLDER one of weights that a discriminator taught (adversarial.py). The parts that see the
-noise (`DiT.seeing_noise`) are FOLDER's, and its expert for texts if it has one; all others are RUN's. It serves where frames are
-moved better than before, and the minutes do not suffice to teach a student anew. Both must be of one size and one autoencoder.
-With `--unseen-steps` FOLDER's expert makes what is not in view in every block, in so many sampler steps.
+RUN is a folder of train.street_world, whose moved frames are taken. The parts that see the noise (`DiT.seeing_noise`) are those of
+`--student`, weights that a discriminator taught (adversarial.py), or RUN's own. The expert for texts is that of `--expert`, or else
+the student's, if it has one. All must be of one size and one autoencoder. With `--denoiser` a copy of the expert takes the place of
+the parts that see the noise (world_model/denoiser.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from world_model.config import DenoiserConfig
 from world_model.dit import DiT
 from world_model.weights import (
     dit_tensors,
@@ -28,63 +29,70 @@ from world_model.weights import (
 )
 
 
-def graft(run: Path, student: Path, out: Path, unseen_steps: int = 0) -> dict[str, Any]:
+def graft(
+    run: Path, out: Path, student: Path | None = None, expert: Path | None = None, denoiser: bool = False
+) -> dict[str, Any]:
     """Writes the new folder `out`; returns its manifest.
 
-    Raises ValueError for an `out` that holds something, a model that moves no frames, other sizes or another autoencoder, or
-    `unseen_steps` without an expert, FileNotFoundError for what is missing.
+    Raises ValueError for an `out` that holds something, a model that moves no frames, other sizes or another autoencoder, no expert
+    where one is needed, FileNotFoundError for what is missing.
     """
-    config = read_config(run)
+    config, student = read_config(run), student or run
+    expert = expert or student
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is not empty: choose a new folder, or delete that one first")
     if not config.dit.output.flow_layer:
         raise ValueError(f"{config.name!r} moves no frames: it has no parts that could be another's")
-    taken = tuple(f"{name}." for name in DiT(config).seeing_noise())
-    own, other = dit_tensors(run), dit_tensors(student)
-    for name in (name for name in own if name.startswith(taken)):
-        if name not in other or other[name].shape != own[name].shape:
-            raise ValueError(
-                f"{student} has no {name} of shape {tuple(own[name].shape)}: choose a student of the same size"
-            )
-        own[name] = other[name]
-    if (expert := read_config(student).dit.expert) is not None:
-        if unseen_steps:
-            expert = dataclasses.replace(expert, unseen=True)
-            sampler = dataclasses.replace(config.sampler, steps=unseen_steps, shift=expert.shift)
-            config = dataclasses.replace(config, sampler=sampler)
-        config = dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=expert))
-        own = {name: value for name, value in own.items() if not name.startswith("expert.")}
-        own |= {name: value for name, value in other.items() if name.startswith("expert.")}
-    elif unseen_steps:
-        raise ValueError(
-            f"{student} has no expert: leave out --unseen-steps, or choose one that train.generator.expert wrote"
-        )
-    eyes = (load_tensors(folder, "vae.safetensors") for folder in (run, student))
+    for folder in (student, expert):
+        check_autoencoder(run, folder)
+    shape, experts = read_config(student).dit, read_config(expert).dit.expert
+    dit = dataclasses.replace(config.dit, layers=shape.layers, denoiser=shape.denoiser, expert=experts)
+    if experts is None and (denoiser or expert != student):
+        raise ValueError(f"{expert} has no expert: choose a folder that train.generator.expert wrote")
+    if denoiser and experts is not None:
+        own = {field.name: getattr(experts, field.name) for field in dataclasses.fields(DenoiserConfig)}
+        dit = dataclasses.replace(dit, layers=dit.output.flow_layer, denoiser=DenoiserConfig(**own))
+    config = dataclasses.replace(config, dit=dit)
+    network = DiT(config)
+    texts = {name: value for name, value in dit_tensors(expert).items() if name.startswith("expert.")}
+    sources = {f"{part}.": (student, dit_tensors(student)) for part in network.seeing_noise()}
+    sources["expert."] = expert, texts
+    if denoiser:  # what the layers found out adds nothing at first
+        copied = {f"denoiser.{name.removeprefix('expert.')}": value for name, value in texts.items()}
+        fresh = {name: value for name, value in network.state_dict().items() if name.startswith("found.")}
+        sources |= {"denoiser.": (expert, copied), "found.": (run, fresh)}
+    tensors, others = {}, (run, dit_tensors(run))
+    for name, like in network.state_dict().items():
+        folder, found = next((given for part, given in sources.items() if name.startswith(part)), others)
+        if name not in found or found[name].shape != like.shape:
+            raise ValueError(f"{folder} has no {name} of shape {tuple(like.shape)}: choose weights of the same size")
+        tensors[name] = found[name]
+    came = {"seeing_noise": student} if student != run else {}
+    if expert not in (run, student):
+        came["expert"] = expert
+    kept = {name: read_manifest(folder)["training"] for name, folder in came.items()}
+    return save_with_other_dit(run, out, config, tensors, [kept])
+
+
+def check_autoencoder(run: Path, other: Path) -> None:
+    """Raises ValueError where two folders have different autoencoders."""
+    eyes = (load_tensors(folder, "vae.safetensors") for folder in (run, other))
     mine, others = (torch.cat([tensors[name].flatten() for name in sorted(tensors)]) for tensors in eyes)
     if not torch.equal(mine, others):
-        raise ValueError(f"{student} has another autoencoder than {run}: latents of the one mean nothing to the other")
-    return save_with_other_dit(run, out, config, own, [{"seeing_noise": read_manifest(student)["training"]}])
+        raise ValueError(f"{other} has another autoencoder than {run}: latents of the one mean nothing to the other")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of train.street_world, whose moved frames are taken")
-    parser.add_argument(
-        "--student", required=True, help="a model's name or folder, whose parts that see the noise are taken"
-    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument(
-        "--unseen-steps",
-        type=int,
-        default=0,
-        metavar="N",
-        help="sampler steps in which the expert makes what is not in view",
-    )
+    parser.add_argument("--student", help="a model's name or folder, whose parts that see the noise are taken")
+    parser.add_argument("--expert", help="a model's name or folder, whose expert is taken")
+    parser.add_argument("--denoiser", action="store_true", help="a copy of the expert takes the place of these parts")
     given = parser.parse_args()
-    if given.unseen_steps < 0:
-        parser.error(f"--unseen-steps must be 0 or more, got {given.unseen_steps}")
     try:
-        graft(given.run, find_weights(given.student), given.out, given.unseen_steps)
+        student, expert = (None if name is None else find_weights(name) for name in (given.student, given.expert))
+        graft(given.run, given.out, student, expert, given.denoiser)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(given.out)

@@ -1,9 +1,9 @@
-"""A second denoiser, for blocks that a text decides and the past does not: those begun from a text, and those before which the text
-changed. A mixture of experts by situation; Wan 2.2 changes between two by noise level (its model card, "MoE architecture").
+"""What draws in a block what earlier frames do not show, in tokens as fine as latent places.
 
-Most blocks show what was there before, a little moved, and one sampler step suffices. A first picture, a tram that appears or
-lit windows at nightfall are drawn from many that would do: that takes several steps, and tokens as fine as latent places. The
-expert reads the moved frames (appearance_flow.py), the text, and the text before it.
+A model may have two. Its `denoiser` draws, in every block, what is not in view; the transformer before it is its condition encoder
+(DDT, arXiv 2504.05741, section 3). Its `expert` draws what a text decides and the past does not: a first picture, and what appears
+when the text has changed. That takes several sampler steps. Two by situation are a mixture of experts; Wan 2.2 changes between two
+by noise level (its model card, "MoE architecture").
 
 Shapes: B worlds, C latent channels, K latent frames of a block, h x w latent size, L = h w tokens, N text tokens, D width.
 """
@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from world_model import flow
 from world_model.blocks import Block, Head, unpatch
-from world_model.config import DiTConfig, EmbeddingConfig, LayerConfig, ModelConfig, OutputConfig
+from world_model.config import (
+    DenoiserConfig,
+    DiTConfig,
+    EmbeddingConfig,
+    ExpertConfig,
+    LayerConfig,
+    ModelConfig,
+    OutputConfig,
+)
 from world_model.detail import DetailHead
 from world_model.layers import FloatLinear, KeyValue, axis_frequencies, rotary_table, sinusoid
 from world_model.text import mean_token
@@ -28,7 +36,7 @@ COLOURS = 2 * 3  # mean and deviation of red, green and blue in the world's firs
 
 
 @dataclass(frozen=True)
-class ExpertConditions:
+class DenoiserConditions:
     """What all sampler steps of a block share."""
 
     context: list[KeyValue | None]  # of every layer
@@ -37,19 +45,17 @@ class ExpertConditions:
     mean: Tensor  # [B, C, K, h, w]: the moved frames; zeros without a past
     variance: Tensor  # the same shape: of the data about them
     visible: Tensor  # [B, 1, K, h, w] in 0..1, how much of each place is looked up in earlier frames
-    untold: ExpertConditions | None = None  # the same without the text, for guidance
+    untold: DenoiserConditions | None = None  # the same without the text, for guidance
 
 
-class TextExpert(nn.Module):
+class Denoiser(nn.Module):
     """Denoises whole blocks; `dit(x, sigma, conditions)` as a DiT, with conditions of its own."""
 
     deviation: Tensor
     places: Tensor
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, e: DenoiserConfig) -> None:
         super().__init__()
-        e = config.dit.expert
-        assert e is not None
         rows, columns = config.latent_size
         patch = (config.block_latents, 1, 1)
         dit = DiTConfig(
@@ -66,6 +72,7 @@ class TextExpert(nn.Module):
         )
         self.config = dataclasses.replace(config, dit=dit)
         self.settings, self.grid = e, (1, rows, columns)
+        self.guidance = e.guidance if isinstance(e, ExpertConfig) else 1.0
         channels, width, text = dit.latent_channels, dit.dim, dit.text_dim
         self.patch_embedding = nn.Conv3d(channels, width, patch, patch)
         self.flow_embedding = nn.Conv3d(channels + 1, width, patch, patch)
@@ -105,7 +112,7 @@ class TextExpert(nn.Module):
         before: Tensor,
         since: Tensor,
         guided: bool = False,
-    ) -> ExpertConditions:
+    ) -> DenoiserConditions:
         """Conditions of a block.
 
         mean [B, C, K, h, w] and visible [B, 1, K, h, w]: the moved frames; zeros without a past. start [B, 3, H, W]: the world's
@@ -120,7 +127,7 @@ class TextExpert(nn.Module):
         keys = self.text_embedding(text.to(dtype))
         pooled = self.pooled(torch.cat([mean_token(text), before, colours], dim=1).to(dtype)) + self.since(kind)
         variance = rearrange(self.deviation.square()[known.long()], "B K C -> B C K 1 1").expand_as(mean)
-        return ExpertConditions(
+        return DenoiserConditions(
             context=[block.cross_attn.keys_values(keys) for block in self.blocks],  # type: ignore[union-attr, operator]
             bias=self.screen + self.flow_embedding(shown).flatten(2).transpose(1, 2),
             pooled=pooled,
@@ -130,15 +137,15 @@ class TextExpert(nn.Module):
             untold=self.conditions(mean, visible, start, torch.zeros_like(text), before, since) if guided else None,
         )
 
-    def forward(self, x: Tensor, sigma: Tensor, conditions: ExpertConditions) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor, conditions: DenoiserConditions) -> Tensor:
         """x [B, C, K, h, w] and noise levels sigma [B] in 0..1 -> the clean block, guided where conditions are."""
         made = self._denoised(x, sigma, conditions)
         if conditions.untold is None:
             return made
         plain = self._denoised(x, sigma, conditions.untold)
-        return plain + self.settings.guidance * (made - plain)
+        return plain + self.guidance * (made - plain)
 
-    def _denoised(self, x: Tensor, sigma: Tensor, conditions: ExpertConditions) -> Tensor:
+    def _denoised(self, x: Tensor, sigma: Tensor, conditions: DenoiserConditions) -> Tensor:
         embedded = (
             self.time_embedding(sinusoid(1000 * sigma[:, None], self.config.dit.embedding.freq_dim))
             + conditions.pooled[:, None]
