@@ -10,7 +10,7 @@ from configs import RECORDING
 from train.generator.shapes import recorded_config
 from world_model.config import DenoiserConfig, ExpertConfig, ModelConfig
 
-FINE = DenoiserConfig(dim=24, heads=2, layers=2, ffn_dim=32, blocks=2)
+FINE = DenoiserConfig(dim=24, heads=2, layers=2, ffn_dim=32, blocks=2, coarse_size=0)
 SMALL = ExpertConfig(dim=24, heads=2, layers=2, ffn_dim=32, blocks=2, steps=2, start_steps=3)
 
 

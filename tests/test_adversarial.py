@@ -14,7 +14,7 @@ from torch import nn
 
 from train.engine.optimization import TwoTimescale
 from train.generator import adversarial
-from train.generator.adversarial import SEEN, AdversarialDistillation, Discriminator, hidden, preferred
+from train.generator.adversarial import SEEN, AdversarialDistillation, Discriminator, preferred
 from train.generator.autoencoder import Clips, fit_pca
 from train.generator.autoencoder import Settings as AutoencoderSettings
 from train.generator.encode import encode_recording
@@ -128,7 +128,7 @@ def test_losses_of_a_discriminator_that_cannot_tell(parts, trainer):
 
     class Same(nn.Module):
         def forward(self, clip, action):
-            return [torch.full((len(clip), 5), 0.7), torch.full((len(clip), 1), -2.0)]
+            return [torch.full((len(clip), 4), 0.7), torch.full((len(clip), 1), -2.0)]
 
     _, _, _, dit = parts
     made = trainer.rollout(dit, 0)
@@ -163,25 +163,23 @@ def test_of_a_model_with_a_denoiser_that_one_learns(trainer):
 
 
 def test_what_was_in_view_hardly_counts_where_nothing_may_be_added_there(trainer, parts):
-    """The left half was in view: weights at three scales, and a loss that only the right half decides."""
-    visible = (torch.arange(12) < 6).float().expand(2, 1, 3, 8, -1)
-    weights = hidden(visible, (8, 12))
-    assert [tuple(w.shape) for w in weights] == [(2, 96), (2, 24), (2, 6)]
-    for weight, columns in zip(weights[:2], (12, 6)):
-        half = weight.view(2, -1, columns)
-        torch.testing.assert_close(half[..., : columns // 2], torch.full_like(half[..., : columns // 2], SEEN))
-        torch.testing.assert_close(half[..., columns // 2 :], torch.ones_like(half[..., : columns // 2]))
+    """The left half was in view: a loss that only the right half decides."""
+    made = trainer.rollout(parts[3], 0)
+    assert (made.counts == 1).all()  # a model that may add anything is judged everywhere
+    output = dataclasses.replace(trainer.config.dit.output, kept_size=1)
+    kept = copy.copy(trainer)
+    kept.config = dataclasses.replace(trainer.config, dit=dataclasses.replace(trainer.config.dit, output=output))
+    kept = kept.rollout(parts[3], 0)
+    torch.testing.assert_close(kept.counts, SEEN + (1 - SEEN) * (1 - kept.visible))
+    half = torch.where(torch.arange(12) < 6, SEEN, 1.0).expand(2, 1, 3, 8, -1)
+    wide = dataclasses.replace(made, counts=half, generated=torch.zeros(2, 3, 5, 64, 96))
+    assert [tuple(w.shape) for w in wide.weights] == [(2, 96), (2, 24), (2, 6)]
+    for weight, columns in zip(wide.weights[:2], (12, 6)):
+        torch.testing.assert_close(weight.view(2, -1, columns)[0, 0], half[0, 0, 0, 0, :: 12 // columns])
     better, equal = torch.zeros(2, 8, 12), torch.zeros(2, 8, 12)
     better[..., :6] = 50.0
-    assert preferred([better.flatten(1)], [equal.flatten(1)]).item() == pytest.approx(math.log(2) / 2, rel=1e-3)
-    got = preferred([better.flatten(1)], [equal.flatten(1)], weights).item()
+    got = preferred([better.flatten(1)], [equal.flatten(1)], wide.weights).item()
     assert got == pytest.approx(math.log(2) / (1 + SEEN), rel=1e-3)
-    # a model that may add anything is judged everywhere
-    assert trainer.rollout(parts[3], 0).weights is None
-    config = dataclasses.replace(trainer.config.dit.output, kept_size=1)
-    kept = copy.copy(trainer)
-    kept.config = dataclasses.replace(trainer.config, dit=dataclasses.replace(trainer.config.dit, output=config))
-    assert len(kept.rollout(parts[3], 0).weights) == adversarial.SCALES
 
 
 def test_a_discriminator_learns_to_tell_clips_apart_by_their_action():
@@ -195,7 +193,7 @@ def test_a_discriminator_learns_to_tell_clips_apart_by_their_action():
         moved = torch.where(action[:, :1, None, None, None] > 0, picture.roll(3, -1), picture.roll(-3, -1))
         clip = torch.cat([picture, moved], dim=2)
         real, fake = critic(clip, action), critic(clip, 1 - action)
-        loss = preferred(real, fake)
+        loss = preferred(real, fake, [torch.ones_like(at) for at in real])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -225,7 +223,7 @@ def test_a_discriminator_knows_where_on_the_screen_a_place_is():
     torch.testing.assert_close(judged[2, 5], judged[2, 6])
 
 
-def test_the_recorded_block_pulls_by_its_squared_distance(parts):
+def test_the_recorded_block_pulls_by_the_squared_distance_of_its_pictures(parts):
     config, vae, windows, dit = parts
     given = dict(
         batch=3,
@@ -239,7 +237,14 @@ def test_the_recorded_block_pulls_by_its_squared_distance(parts):
     critic = near.critic()
     made = near.rollout(near.student(), 0)
     pull = (far.generator_loss(critic, made, 0) - near.generator_loss(critic, made, 0)).item()
-    assert pull == pytest.approx(0.5 * (made.latents - made.window.data).square().mean().item(), rel=1e-4)
+    apart = (made.generated - made.recorded)[:, :, 2:].square()
+    assert pull == pytest.approx(0.5 * apart.mean().item(), rel=1e-4)
+    # of a place that counts alone, its own pixels
+    corner = torch.zeros_like(made.counts)
+    corner[..., 0, 0] = 1
+    alone = dataclasses.replace(made, counts=corner)
+    pull = (far.generator_loss(critic, alone, 0) - near.generator_loss(critic, alone, 0)).item()
+    assert pull == pytest.approx(0.5 * apart[..., :8, :8].mean().item(), rel=1e-3)
 
 
 def test_a_text_start_has_no_past_and_the_caption(parts):

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from configs import WALK, with_dit
+from configs import WALK, conditions_of, with_dit
 from expert_world import FINE, SMALL, picture, toy
 
 from train.generator.shapes import recorded_config
@@ -16,6 +16,7 @@ from world_model.batch import repeat
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.model import WorldModel
+from world_model.moving import blurred
 from world_model.rollout import Sampling, block_noise, dream_block, generator
 from world_model.text import build_conditioning, mean_token
 from world_model.vae import PatchVAE
@@ -67,6 +68,23 @@ def test_what_is_in_view_are_moved_frames_and_what_is_not_is_drawn(model, read, 
     pictures = dit.flow.pictures(made - read[-1].mean) - dit.flow.pictures(torch.zeros_like(made))
     # between places in view and others shares change over eight pixels
     assert pictures[..., :8].abs().max() < 1e-3 < 0.05 < pictures[..., 24:].abs().mean()
+
+
+def test_details_are_those_of_the_moved_frames():
+    """Where nothing was in view, too: what a denoiser adds is coarse."""
+    config, shares = toy(None, FINE), []
+    parts = {name: dataclasses.replace(getattr(config, name), latent_channels=192) for name in ("dit", "vae")}
+    for size in (0, 5):
+        # as many channels as pixels: the eye is exact
+        exact = with_dit(dataclasses.replace(config, **parts), denoiser=dataclasses.replace(FINE, coarse_size=size))
+        dit = built(exact).dit.requires_grad_(False)
+        dit.flow.bounded = lambda latents: latents
+        conditions, _ = conditions_of(dit, exact)
+        unseen = dataclasses.replace(conditions, visible=torch.zeros_like(conditions.visible))
+        made = dit(torch.randn_like(conditions.mean), torch.ones(2), unseen) - conditions.mean
+        pixels = dit.flow.pictures(made) - dit.flow.pictures(torch.zeros_like(made))
+        shares.append(float((pixels - blurred(pixels, 5)).square().mean() / pixels.square().mean()))
+    assert pixels.square().mean() > 1e-4 and shares[1] < 0.5 * shares[0]
 
 
 def test_it_reads_moved_frames_the_text_and_what_the_layers_found_out(model, read):

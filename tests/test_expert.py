@@ -13,7 +13,7 @@ from world_model import flow
 from world_model.batch import rows
 from world_model.config import ModelConfig
 from world_model.dit import DiT
-from world_model.memory import Told
+from world_model.memory import TEXTS, Told
 from world_model.model import WorldModel
 from world_model.moving import blurred
 from world_model.rollout import Sampling, block_noise, dream_block, generator
@@ -149,11 +149,27 @@ def test_what_was_told_is_counted_block_by_block():
     seen = []
     for text in (nothing, rain, rain, snow, snow, nothing):
         told = told.then(text)
-        assert torch.equal(told.text, text)
+        assert torch.equal(told.texts[:, 0], text)
         seen.append((int(told.since), told.before.tolist()))
     far = seen[0][0]
     assert far > 10**6
     assert seen[1:] == [(n, t.tolist()) for n, t in ((0, nothing), (1, nothing), (0, rain), (1, rain), (0, snow))]
+
+
+def test_which_blocks_were_told_what_is_told_now():
+    """Against a list of all that was told, block by block; what lies more than a few texts back is not known."""
+    rng = np.random.default_rng(0)
+    told, past = Told.always(torch.zeros(1, 2)), [0] * 40
+    for step in range(60):
+        text = int(rng.integers(3)) if step % 3 == 0 else past[-1]
+        told = told.then(torch.full((1, 2), float(text)))
+        age = torch.arange(40)[None]
+        changes = [n for n in range(1, 40) if past[-n] != past[-n - 1]]
+        begun = ([0] if text != past[-1] else []) + changes
+        known = begun[TEXTS - 1] if len(begun) >= TEXTS else 40
+        wanted = [past[-1 - n] == text and n < known for n in range(40)]
+        assert told.same(age)[0].tolist() == wanted, step
+        past.append(text)
 
 
 def test_a_fresh_expert_predicts_the_moved_frames():
@@ -191,6 +207,6 @@ def test_a_config_with_an_expert_survives_json_and_one_without_has_no_state_for_
     assert plain.expert is None
     assert empty_worlds(plain, PatchVAE(config.vae), 1, torch.device("cpu")).told is None
     state = model.start([picture()], ["a town"], [0])
-    forged = dataclasses.replace(state.worlds.told, since=state.worlds.told.since.float())
-    with pytest.raises(ValueError, match=r"worlds\.told\.since must be torch\.int64"):
+    forged = dataclasses.replace(state.worlds.told, ago=state.worlds.told.ago.float())
+    with pytest.raises(ValueError, match=r"worlds\.told\.ago must be torch\.int64"):
         model.check_state(dataclasses.replace(state, worlds=dataclasses.replace(state.worlds, told=forged)))

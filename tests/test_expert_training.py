@@ -12,12 +12,15 @@ from configs import RECORDING
 from expert_world import SMALL, toy
 
 from train.generator import expert as training
+from train.generator import moved_blocks as module
 from train.generator.encode import encode_recording
+from train.generator.moved_blocks import told_before
 from train.generator.shapes import recorded_config
 from train.generator.windows import Windows
 from train.recordings import Episode, EpisodeWriter, open_episodes
 from world_model.denoiser import Denoiser
 from world_model.dit import DiT
+from world_model.memory import Told
 from world_model.model import WorldModel
 from world_model.vae import PatchVAE
 from world_model.weights import dit_tensors, read_manifest, save_weights
@@ -133,6 +136,35 @@ def test_changes_are_counted_step_by_step(trainer):
         assert before[4:] == [0] * 4 + [night] * 4
         quiet = [int(step) - first for step in trainer.quiet if first <= int(step) < first + 12]
         assert quiet == [0, 1, 2, 3]  # four steps after the end nothing is left of the text; the episode ends before
+
+
+def test_what_was_told_before_is_what_a_world_remembers():
+    """The texts of three episodes against worlds that are told them one after the other."""
+    text = torch.tensor([2, 2, 0, 0, 1, 1, 1, 0, 2, 0, 1, 2, 1, 2, 0, 1])
+    begin = torch.tensor([0, 9, 15, 16])
+    rows, ago = told_before(text, begin)
+    for first, stop in zip(begin[:-1].tolist(), begin[1:].tolist()):
+        told = Told.always(text[first : first + 1, None].float())
+        for step in range(first, stop):
+            told = told.then(text[step : step + 1, None].float())
+            assert told.ago[0].tolist() == ago[step].tolist()
+            assert told.texts[0, :, 0].tolist() == rows[step].tolist()
+
+
+def test_frames_that_were_told_something_else_are_not_preferred(trainer, trained, monkeypatch):
+    """Of the blocks that follow the end of a text, the moved frames are those of before it, as in a rollout."""
+    asked = []
+    read = module.read_window
+
+    def keeping(dit, window):
+        asked.append(window.target.told)
+        return read(dit, window)
+
+    monkeypatch.setattr(module, "read_window", keeping)
+    steps = torch.tensor([8, 9])
+    module.moved_blocks(WorldModel.load(trained / "generator").dit, trainer.windows, steps, 0)
+    assert asked[0].ago[:, 0].tolist() == [0, 1] and asked[0].ago[:, 1].tolist() == [4, 5]
+    assert asked[0].same(torch.tensor([[0, 4], [0, 5]])).tolist() == [[False, True], [True, True]]
 
 
 def test_moved_blocks_are_those_after_changes_and_some_others(trainer):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from configs import RECORDING
 from expert_world import SMALL, toy
+from safetensors.torch import load_file
 
 from train.generator.graft import graft
 from train.generator.shapes import recorded_config
@@ -85,16 +86,20 @@ def test_an_expert_may_be_anothers(folders, tmp_path):
 
 
 def test_a_copy_of_the_expert_takes_the_place_of_what_sees_the_noise(folders, tmp_path):
-    graft(folders["one"], tmp_path / "new", denoiser=True)
+    graft(folders["one"], tmp_path / "new", denoiser=3, coarse_size=7)
     config, made = read_config(tmp_path / "new"), dit_tensors(tmp_path / "new")
-    assert config.dit.denoiser == DenoiserConfig(SMALL.dim, SMALL.heads, SMALL.layers, SMALL.ffn_dim, SMALL.blocks)
+    assert config.dit.denoiser == DenoiserConfig(SMALL.dim, SMALL.heads, SMALL.layers, SMALL.ffn_dim, SMALL.blocks, 7)
     assert config.dit.layers == config.dit.output.flow_layer and config.dit.expert == SMALL
+    assert (config.sampler.steps, config.sampler.shift) == (3, SMALL.shift)
     expert = {name: value for name, value in made.items() if name.startswith("expert.")}
     for name, value in expert.items():
         assert torch.equal(value, made[f"denoiser.{name.removeprefix('expert.')}"])
+    # what both have is stored once
+    stored = load_file(tmp_path / "new" / "dit.safetensors")
+    assert not any(name.startswith("denoiser.") for name in stored) and len(made) == len(stored) + len(expert)
     assert not made["found.weight"].any() and "head.head.weight" not in made
     with pytest.raises(ValueError, match="has no expert"):
-        graft(folders["plain"], tmp_path / "none", denoiser=True)
+        graft(folders["plain"], tmp_path / "none", denoiser=1)
     # a denoiser goes with its student, the moved frames stay
     graft(folders["two"], tmp_path / "third", student=tmp_path / "new", expert=folders["two"])
     third, two = (dit_tensors(folder) for folder in (tmp_path / "third", folders["two"]))

@@ -11,7 +11,7 @@ from configs import RECORDING, WALK, conditions_of, with_dit
 
 from train.generator.shapes import recorded_config
 from world_model.appearance_flow import AppearanceFlow
-from world_model.config import ExpertConfig
+from world_model.config import DenoiserConfig, ExpertConfig
 from world_model.dit import DiT
 
 
@@ -78,10 +78,10 @@ def test_a_kept_size_says_what_it_needs():
     for needed in ({"kept_size": 4}, {"kept_size": 5, "flow_layer": 0}):
         with pytest.raises(ValueError, match="it needs flow_layer and an odd kept_size"):
             with_dit(config, **needed)
-    even = dataclasses.replace(recorded_config("walk", WALK, True, "tiny").dit.expert or ExpertConfig(), coarse_size=4)
-    with pytest.raises(ValueError, match="coarse_size must be 0 or odd"):
-        walk = recorded_config("walk", WALK, True, "tiny")
-        dataclasses.replace(walk, dit=dataclasses.replace(walk.dit, expert=even))
+    walk = recorded_config("walk", WALK, True, "tiny")
+    for part in ({"expert": ExpertConfig(coarse_size=4)}, {"denoiser": DenoiserConfig(coarse_size=4), "layers": 1}):
+        with pytest.raises(ValueError, match="coarse_size must be 0 or odd"):
+            dataclasses.replace(walk, dit=dataclasses.replace(walk.dit, **part))
 
 
 def test_of_size_one_nothing_is_added_where_frames_are_in_view():

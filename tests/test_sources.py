@@ -11,7 +11,8 @@ from configs import RECORDING, WALK
 from train.generator.shapes import recorded_config
 from world_model.appearance_flow import CELLS, AppearanceFlow, Moves
 from world_model.homography import Views
-from world_model.moving import each_moved, move
+from world_model.memory import Told
+from world_model.moving import each_moved, likeliest, move
 from world_model.sources import SOURCES, Sources, choose
 from world_model.tscm import History
 
@@ -80,12 +81,49 @@ def test_a_block_has_a_number_and_the_start_picture_is_none():
     assert choose(history, config.block_latents, ahead, ahead).generations.tolist() == [
         [5, 4, 3, 2]
     ]  # of frames 8, 6, 4 and 2
+    nothing, rain = torch.zeros(1, 3), torch.ones(1, 3)
     for since, wanted in ((9, [5, 4, 3, 2]), (2, [5, 4, 5, 5]), (0, [5, 5, 5, 5])):  # blocks since the text changed
-        assert choose(history, config.block_latents, ahead, ahead, torch.tensor([since])).generations.tolist() == [
-            wanted
-        ]
+        told = Told.always(nothing)
+        for _ in range(since + 1):
+            told = told.then(rain)
+        sources = choose(history, config.block_latents, ahead, ahead, told)
+        assert sources.generations.tolist() == [wanted]
+        assert sources.same.tolist() == [[n < since for n in range(4)]]
+    # rain for two blocks, and then nothing, as before it: what was seen before it is preferred
+    told = Told.always(nothing).then(rain).then(rain).then(nothing)
+    sources = choose(history, config.block_latents, ahead, ahead, told)
+    assert sources.same.tolist() == [[False, False, True, True]] and sources.generations.tolist() == [[5, 5, 3, 2]]
     young = dataclasses.replace(history, frame=history.frame - 7)  # up to frame 1
     assert choose(young, config.block_latents, ahead, ahead).generations.tolist() == [[1, 0, 0, 0]]
+
+
+def test_an_old_frame_that_was_told_the_same_is_chosen_before_one_that_looked_the_same_way():
+    """Nine blocks: until the fifth the world was told nothing and looked aside, then it was told of rain and looked ahead."""
+    config = recorded_config("walk", WALK, False, "tiny")
+    number = torch.arange(-1, 18)
+    yaw = torch.where(number < 10, 0.5, 0.0).double()[None]
+    latents = torch.zeros(1, config.dit.latent_channels, len(number), 2, 4)
+    history = History(latents, number[None], yaw, 0 * yaw, torch.ones(1, len(number), dtype=torch.bool))
+    ahead = torch.zeros(1, config.block_latents, dtype=torch.float64)
+    told = Told.always(torch.zeros(1, 3))
+    for _ in range(4):
+        told = told.then(torch.ones(1, 3))
+    looked = {}
+    for name, text in (("rain", torch.ones(1, 3)), ("nothing", torch.zeros(1, 3))):
+        looked[name] = (
+            choose(history, config.block_latents, ahead, ahead, told.then(text)).views.sources[0, -1, 0].item()
+        )
+    assert looked == {"rain": 0.0, "nothing": 0.5}
+
+
+def test_of_two_sources_the_one_that_was_told_the_same_is_taken():
+    flow = torch.zeros(1, 1, 2, 3, 1, 1)
+    flow[:, :, 0, 2] = 2.0  # the recordings prefer the newest
+    share = [
+        likeliest(flow, torch.tensor([[9, 9]]), same)[0, 0, :, 2].softmax(dim=0).flatten().tolist()
+        for same in (None, *(torch.tensor(told).view(1, 1, 2, 1, 1) for told in ([True, True], [False, True])))
+    ]
+    assert share[0] == pytest.approx(share[1]) and share[0][0] > 0.99 < share[2][1]
 
 
 def test_pictures_are_moved_each_by_its_own_displacements():

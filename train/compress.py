@@ -48,7 +48,7 @@ def compress(folder: Path, over: int = OVER, files: Sequence[str] = FILES) -> di
     for path in (folder / name for name in given):
         rounded: dict[str, Tensor] = {}
         for name, value in load_file(path).items():
-            large = value.is_floating_point() and value.dim() > 1 and value.numel() > over
+            large = value.is_floating_point() and value.itemsize > 1 and value.dim() > 1 and value.numel() > over
             rounded |= rounded_rows(name, value.float()) if large else {name: value}
         save_file(rounded, path.with_suffix(".new"))
         path.with_suffix(".new").replace(path)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from world_model.blocks import unpatch
 from world_model.config import ModelConfig, Tiers
 from world_model.homography import Homography
-from world_model.moving import blurred, deviation, each_moved, likeliest, move, pooled, toned
+from world_model.moving import blurred, deviation, each_moved, inside, likeliest, move, pooled, toned
 from world_model.parallax import Camera, Odometer, Parallax, travelled, unusual, ways_to
 from world_model.sources import SOURCES, Sources
 from world_model.tone import Tone
@@ -148,7 +148,10 @@ class AppearanceFlow(nn.Module):
         flow, whole, camera, features = self.displacements(tokens, sources, action)
         latents, start = sources.latents, self.pictures(sources.start[:, :, None])[:, 0]
         with torch.no_grad():
-            used = likeliest(flow, sources.generations if self.homography is not None else None)
+            same = None
+            if sources.same is not None and not bool(sources.same.all()):
+                same = sources.same[:, None, :, None, None] & inside(flow, self.stride / CELLS)
+            used = likeliest(flow, sources.generations, same) if self.homography is not None else likeliest(flow)
             moved = self.latents(move(self.pictures(latents.transpose(1, 2)), used, 1, "bicubic"))
             # half-moved pixels may need components that pictures of this world hardly have, where latents would be huge
             least, most = (
@@ -183,13 +186,7 @@ class AppearanceFlow(nn.Module):
     def visible(self, flow: Tensor) -> Tensor:
         """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the flow `Moves.used`. The rest is
         their mirror image, or a border's colour."""
-        rows, columns = flow.shape[-2:]
-        cell = self.stride / CELLS
-        y, x = (torch.arange(n, device=flow.device) + 0.5 for n in (rows, columns))
-        right, down, logit = flow.unbind(dim=3)
-        across, along = x + right / cell, y[:, None] + down / cell
-        inside = (across >= 0) & (across <= columns) & (along >= 0) & (along <= rows)
-        share = (inside * logit.softmax(dim=2)).sum(dim=2)
+        share = (inside(flow, self.stride / CELLS) * flow[:, :, :, 2].softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 
     def displacements(

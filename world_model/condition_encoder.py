@@ -213,7 +213,7 @@ class ConditionEncoder(HistoryEmbedding):
         nothing = torch.ones(len(tokens), 1, device=tokens.device)
         _, time = self._time(1000 * nothing, conditions.pooled)
         tokens = self._layers(tokens, time, conditions, [grid], range(c.output.flow_layer))
-        return tokens, choose(history, self.config.block_latents, target.yaw, target.pitch, target.told_since)
+        return tokens, choose(history, self.config.block_latents, target.yaw, target.pitch, target.told)
 
     def _moved(
         self, conditions: Conditions, history: History, target: Target, context: Tensor, action: Tensor | None

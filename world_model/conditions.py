@@ -43,18 +43,18 @@ class Motion:
 
 @dataclass(frozen=True)
 class Target:
-    """Where and when the block to dream is: yaw, pitch [B, K] float64 radians (commanded), frame [B, K] int64; and since how many
-    blocks the text has been what it is, [B] int64, where that is kept (`memory.Told`)."""
+    """Where and when the block to dream is: yaw, pitch [B, K] float64 radians (commanded), frame [B, K] int64; and what worlds are
+    told, where that is kept."""
 
     yaw: Tensor
     pitch: Tensor
     frame: Tensor
-    told_since: Tensor | None = None
+    told: Told | None = None
 
     def every(self, step: int) -> Target:
         """The last of each `step` latent frames: of tokens that cover so many."""
         last = slice(step - 1, None, step)
-        return Target(self.yaw[:, last], self.pitch[:, last], self.frame[:, last], self.told_since)
+        return Target(self.yaw[:, last], self.pitch[:, last], self.frame[:, last], self.told)
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,14 @@ class DenoiserConfig:
     layers: int = 8
     ffn_dim: int = 576
     blocks: int = 3  # since a change of text, that it tells apart
+    # pixels, odd: of a denoiser's blocks only what is coarser is used; details are those of the moved frames, beyond their borders
+    # of the mirror image. Of an expert's that is so in view alone. 0: all is used
+    coarse_size: int = 5
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What the shapes of its parameters depend on."""
+        return self.dim, self.heads, self.layers, self.ffn_dim, self.blocks
 
 
 @dataclass(frozen=True)
@@ -132,7 +140,6 @@ class ExpertConfig(DenoiserConfig):
     start_steps: int = 12  # of the first block of a text start
     shift: float = 2.0  # of the noise levels of both
     guidance: float = 3.0  # w of u + w (c - u), where u is the prediction without the text
-    coarse_size: int = 5  # pixels, odd: where frames are in view, only what is coarser is the expert's; 0: all is
 
 
 @dataclass(frozen=True)
@@ -293,10 +300,9 @@ class ModelConfig:
                 f"{self.name}: an expert for texts reads moved frames and a text; it needs flow_layer and text_dim, got "
                 f"flow_layer={output.flow_layer} and text_dim={self.dit.text_dim}"
             )
-        if self.dit.expert and self.dit.expert.coarse_size and not self.dit.expert.coarse_size % 2:
-            raise ValueError(
-                f"{self.name}: an expert's coarse_size must be 0 or odd, got {self.dit.expert.coarse_size}"
-            )
+        for own in (self.dit.denoiser, self.dit.expert):
+            if own and own.coarse_size and not own.coarse_size % 2:
+                raise ValueError(f"{self.name}: a denoiser's coarse_size must be 0 or odd, got {own.coarse_size}")
         if output.residual and output.prediction != "data":
             raise ValueError(
                 f"{self.name}: residual preconditioning is of a data prediction; it needs prediction='data'"

@@ -132,11 +132,14 @@ class DiT(ConditionEncoder):
 
     def _kept(self, made: Tensor, conditions: Conditions, share: Tensor) -> Tensor:
         """A clean block [B, C, K, h, w] of which a share [B, 1, K, h, w] gives way to the moved frames, but for what is finer than
-        `kept_size`."""
-        kept = self.config.dit.output.kept_size
+        `kept_size`. All details finer than a denoiser's `coarse_size` are those of the moved frames."""
+        kept, own = self.config.dit.output.kept_size, self.config.dit.denoiser
         if self.flow is None or conditions.mean is None or not kept:
             return made
-        return self.flow.bounded(conditions.mean + self.flow.finer(made - conditions.mean, share, kept))
+        added = made - conditions.mean
+        if own is not None and own.coarse_size:
+            added = self.flow.coarser(added, torch.ones_like(share), own.coarse_size)
+        return self.flow.bounded(conditions.mean + self.flow.finer(added, share, kept))
 
     def _tokens(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float) -> Tensor:
         """What the head reads, [B, L, D]."""

@@ -9,38 +9,58 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.tscm import ChannelMemory, History
 from world_model.vae import DecoderCache
 
 UNCHANGED = 2**31  # blocks since the text changed, at most
+TEXTS = 4  # that are remembered: what was told before an event, and before one that followed another
 PriorState = Any  # a prior's own: an immutable dataclass of tensors
 
 
 @dataclass(frozen=True)
 class Told:
-    """What worlds are told, of models with an expert for texts (expert.py): mean token of the text in force and of the one before
-    it, [B, text_dim] each, and how many blocks were generated since the text changed, [B] int64."""
+    """The last `TEXTS` texts that worlds were told, newest first: their mean tokens, `texts` [B, TEXTS, text_dim], and how many
+    blocks were generated since each began to be told, `ago` [B, TEXTS] int64. Of models with an expert for texts (denoiser.py)."""
 
-    text: Tensor
-    before: Tensor
-    since: Tensor
+    texts: Tensor
+    ago: Tensor
+
+    @property
+    def before(self) -> Tensor:
+        """[B, text_dim] mean token of the text before the one that is told now."""
+        return self.texts[:, 1]
+
+    @property
+    def since(self) -> Tensor:
+        """[B] int64 blocks that were generated since the text changed."""
+        return self.ago[:, 0]
 
     @classmethod
     def always(cls, text: Tensor) -> Told:
         """Of worlds that were told nothing else before: text [B, text_dim]."""
-        since = torch.full((len(text),), UNCHANGED, dtype=torch.int64, device=text.device)
-        return cls(text, torch.zeros_like(text), since)
+        ago = torch.full((len(text), TEXTS), UNCHANGED, dtype=torch.int64, device=text.device)
+        return cls(F.pad(text[:, None], (0, 0, 0, TEXTS - 1)), ago)
 
     def then(self, text: Tensor) -> Told:
         """A block later, told `text` [B, text_dim]."""
-        changed = (text != self.text).any(dim=1)
+        changed = (text != self.texts[:, 0]).any(dim=1)[:, None]
+        ago = (self.ago + 1).clamp(max=UNCHANGED)
+        texts = torch.cat([text[:, None], self.texts[:, :-1]], dim=1)
         return Told(
-            text,
-            torch.where(changed[:, None], self.text, self.before),
-            torch.where(changed, 0, (self.since + 1).clamp(max=UNCHANGED)),
+            torch.where(changed[..., None], texts, self.texts),
+            torch.where(changed, torch.cat([torch.zeros_like(ago[:, :1]), ago[:, :-1]], dim=1), ago),
         )
+
+    def same(self, age: Tensor) -> Tensor:
+        """[B, n] bool: whether blocks were told what is told now, that are `age` [B, n] blocks older than the newest one. Of a text
+        that is too long ago nothing is known: no."""
+        told_then = (age[..., None] < self.ago[:, None]).int().argmax(dim=-1)  # the first text that had begun by then
+        known = age < self.ago[:, -1:]
+        alike = (self.texts == self.texts[:, :1]).all(dim=-1)
+        return known & alike.gather(1, told_then)
 
 
 @dataclass(frozen=True)

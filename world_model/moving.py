@@ -15,6 +15,7 @@ from torch import Tensor
 
 EARLIER = 1.0  # logit, for each block by which a picture is earlier than the newest: it has been looked up less often
 MOST_EARLIER = 4.0  # of these
+TOLD_SAME = 200.0  # logit, for a picture that was told what is told now
 LIKELIEST = 3.0  # factor of logits for the frames that are used: a blend of sources that do not quite agree is a blur
 FARTHEST = 1e4  # sizes of a picture that an infinite displacement counts for
 LEAST_DEVIATION = 0.02  # of a picture in -1..1, that counts
@@ -30,17 +31,30 @@ def deviation(pictures: Tensor) -> Tensor:
     return pictures.flatten(3).var(dim=3).clamp(min=LEAST_DEVIATION**2).sqrt()
 
 
-def likeliest(flow: Tensor, generations: Tensor | None = None) -> Tensor:
+def inside(flow: Tensor, cell: float) -> Tensor:
+    """Whether each place comes from within a source, by a flow (`Moves`) whose places are `cell` pixels wide: [B, K, N, rows,
+    columns] bool."""
+    rows, columns = flow.shape[-2:]
+    y, x = (torch.arange(n, device=flow.device) + 0.5 for n in (rows, columns))
+    right, down, _ = flow.unbind(dim=3)
+    across, along = x + right / cell, y[:, None] + down / cell
+    return (across >= 0) & (across <= columns) & (along >= 0) & (along <= rows)
+
+
+def likeliest(flow: Tensor, generations: Tensor | None = None, same: Tensor | None = None) -> Tensor:
     """A flow (`Moves`) that takes nearly the likeliest source alone.
 
     generations [B, N]: the number of the block that each source is of, 0 for the start picture. What is looked up again and again
     loses a little each time, of which the recordings that teach logits know nothing: earlier pictures are preferred.
+    same [B, K, N, rows, columns] bool: which sources are of the text that is told now, and show a place; these are taken.
     """
     displacement, logit = flow.split([2, 1], dim=3)
     logit = LIKELIEST * logit
     if generations is not None:
         fewer = (EARLIER * (generations[:, :1] - generations)).clamp(0, MOST_EARLIER)
         logit = logit + fewer[:, None, :, None, None, None]
+    if same is not None:
+        logit = logit + TOLD_SAME * same[:, :, :, None]
     return torch.cat([displacement, logit], dim=3)
 
 

@@ -81,8 +81,7 @@ def encode_conditions(
     last = slice(config.vae.temporal_stride - 1, None, config.vae.temporal_stride)
     frame = worlds.frame[:, None] + torch.arange(config.block_latents, device=worlds.frame.device)
     told = None if worlds.told is None else worlds.told.then(mean_token(context[:, : config.text.event_tokens]))
-    since = None if told is None else told.since
-    target = Target(yaw=motion.yaw[:, last], pitch=motion.pitch[:, last], frame=frame, told_since=since)
+    target = Target(yaw=motion.yaw[:, last], pitch=motion.pitch[:, last], frame=frame, told=told)
     block = conditioned = BlockContext(worlds=worlds, motion=motion, target=target, context=context, told=told)
     for prior, state in zip(dit.priors, worlds.priors, strict=True):
         conditioned = replace(conditioned, context=prior.condition_text(state, conditioned))

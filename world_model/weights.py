@@ -174,8 +174,28 @@ def scaled_rows(whole: Tensor, scale: Tensor) -> Tensor:
 
 
 def dit_tensors(folder: Path) -> dict[str, Tensor]:
-    """Tensors of the DiT of a weights folder, by their names of today. Raises FileNotFoundError or ValueError."""
-    return renamed(load_tensors(folder, DIT))
+    """Tensors of the DiT of a weights folder, by their names of today. What a denoiser has in common with the expert is stored once
+    (`stored_once`). Raises FileNotFoundError or ValueError."""
+    tensors = renamed(load_tensors(folder, DIT))
+    config = read_config(folder).dit
+    if config.denoiser is None or config.expert is None or config.denoiser.shape != config.expert.shape:
+        return tensors
+    shared = {
+        f"denoiser.{name.removeprefix('expert.')}": value
+        for name, value in tensors.items()
+        if name.startswith("expert.")
+    }
+    return shared | tensors
+
+
+def stored_once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A DiT's tensors without those of its denoiser that are the expert's, too."""
+
+    def expert_has(name: str, value: Tensor) -> bool:
+        other = tensors.get(f"expert.{name.removeprefix('denoiser.')}")
+        return name.startswith("denoiser.") and other is not None and torch.equal(other, value)
+
+    return {name: value for name, value in tensors.items() if not expert_has(name, value)}
 
 
 def load_into(
@@ -244,7 +264,7 @@ def save_weights(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, state in tensors.items():
-        save_file({k: _halved(v.detach().cpu()).contiguous() for k, v in state.items()}, folder / name)
+        save_file({k: _halved(v.detach().cpu()).contiguous() for k, v in stored_once(state).items()}, folder / name)
     (folder / "config.json").write_text(config.to_json() + "\n")
     _write_manifest(folder, metadata)
 

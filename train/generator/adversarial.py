@@ -44,7 +44,7 @@ class Settings(distill.Settings):
 
     updates: TwoTimescale = TwoTimescale(generator_lr=1e-4, generator_every=1)
     episode_length: int = 24
-    truth: float = 0.2  # at every age: without it contrast grows from block to block
+    truth: float = 4.0  # at every age: without it contrast grows from block to block
     cooldown: float = 0.3
     text_start: float = 0.3
     ema: float = 0.995
@@ -95,7 +95,14 @@ class ClipRollout(distill.Rollout):
     recorded: Tensor  # [B, 3, T, H, W]
     generated: Tensor  # the same
     asked: Tensor  # [B, A]
-    weights: list[Tensor] | None  # [B, places] of judgements at each scale
+    counts: Tensor  # [B, 1, K, h, w] in 0..1, how much each latent place counts
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Of judgements at each scale, [B, places]."""
+        weight, (height, width) = self.counts.mean(dim=2), self.generated.shape[-2:]
+        sizes = ((max(height >> scale, 1), max(width >> scale, 1)) for scale in range(3, 3 + SCALES))
+        return [F.adaptive_avg_pool2d(weight, size).flatten(1) for size in sizes]
 
 
 class AdversarialDistillation(distill.Distillation):
@@ -148,10 +155,10 @@ class AdversarialDistillation(distill.Distillation):
         with torch.set_grad_enabled(self.learns(number)):
             generated, _ = self.vae.decode(torch.cat([newest, made.latents], dim=2))
         recorded, generated = (torch.cat([start, pictures], dim=2) for pictures in (recorded, generated))
-        weights = None
+        counts = torch.ones_like(made.latents[:, :1])
         if self.config.dit.output.kept_size == 1 and made.visible is not None:
-            weights = hidden(made.visible, (self.config.height // 8, self.config.width // 8))
-        return ClipRollout(window, made.spans, made.latents, made.visible, recorded, generated, asked, weights)
+            counts = SEEN + (1 - SEEN) * (1 - made.visible.float())
+        return ClipRollout(window, made.spans, made.latents, made.visible, recorded, generated, asked, counts)
 
     def critic_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
         assert isinstance(made, ClipRollout)
@@ -164,6 +171,17 @@ class AdversarialDistillation(distill.Distillation):
         change = [(at[::PENALISED] - other).square().mean() for at, other in zip(judged, shaken, strict=True)]
         return preferred(real, fake, made.weights) + self.settings.penalty * torch.stack(change).mean()
 
+    def generator_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
+        """The discriminator's, and with `truth` above 0 the squared distance of what counts in pictures to the recorded ones."""
+        assert isinstance(made, ClipRollout)
+        loss = self.matching_loss(critic, made, number)
+        if self.settings.truth:
+            apart = (made.generated - made.recorded)[:, :, 2:].square().mean(dim=1)
+            rows, columns = made.counts.shape[-2:]
+            places = F.adaptive_avg_pool2d(apart, (rows, columns))[:, None]
+            loss = loss + self.settings.truth * (places * made.counts).sum() / made.counts.sum()
+        return loss
+
     def matching_loss(self, critic: nn.Module, made: distill.Rollout, number: int) -> Tensor:
         """A generated clip should look more recorded than the recorded one."""
         assert isinstance(made, ClipRollout)
@@ -172,19 +190,8 @@ class AdversarialDistillation(distill.Distillation):
         return preferred(critic(made.generated, made.asked), real, made.weights)
 
 
-def preferred(higher: Sequence[Tensor], lower: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
-    """Mean over scales of how far judgements `higher` are from lying above `lower`; log 2 where they are equal. `weights` of
-    judgements, if given, may be of more scales."""
-    lacking = [F.softplus(b - a) for a, b in zip(higher, lower, strict=True)]
-    if weights is not None:
-        lacking = [lack * weight / weight.mean() for lack, weight in zip(lacking, weights)]
+def preferred(higher: Sequence[Tensor], lower: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """Mean over scales of how far judgements `higher` are from lying above `lower`; log 2 where they are equal. `weights` may be of
+    more scales than judgements."""
+    lacking = [F.softplus(b - a) * weight / weight.mean() for a, b, weight in zip(higher, lower, weights)]
     return torch.stack([lack.mean() for lack in lacking]).mean()
-
-
-@torch.no_grad()
-def hidden(visible: Tensor, places: tuple[int, int]) -> list[Tensor]:
-    """Weights [B, places] of judgements at each of `SCALES`, by what was not in view: `visible` [B, 1, K, h, w] of latent places.
-    `places` are (rows, columns) of the finest scale."""
-    weight = SEEN + (1 - SEEN) * (1 - visible.float()).mean(dim=2)
-    sizes = ((max(places[0] >> scale, 1), max(places[1] >> scale, 1)) for scale in range(SCALES))
-    return [F.adaptive_avg_pool2d(weight, size).flatten(1) for size in sizes]

@@ -29,7 +29,7 @@ from train.engine.variants import fitting
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
 from train.generator.foundation import draw_sigma, variance_left
-from train.generator.moved_blocks import MovedBlocks, moved_blocks, since_change
+from train.generator.moved_blocks import MovedBlocks, moved_blocks, told_before
 from train.generator.rollouts import split_episodes
 from train.generator.windows import LatentSet, Windows
 from train.recordings import open_episodes
@@ -58,8 +58,8 @@ class Settings:
     """Numbers of this training."""
 
     batch: int = 16
-    started: float = 0.45  # share of text starts
-    changed: float = 0.45  # share of blocks after a change of text; the others are any
+    started: float = 0.6  # share of text starts
+    changed: float = 0.3  # share of blocks after a change of text; the others are any
     described: float = 0.3  # share of worlds that are told the caption where they are told of no event
     dropout: float = 0.1  # share of worlds that are told nothing, for guidance
     colour: float = 0.3  # largest deviation of colours, and of contrast, by which some moved frames are wrong
@@ -67,8 +67,8 @@ class Settings:
     pure: float = 0.1  # share of draws at noise level 1
     mirrored: float = 0.5
     settle: int = 4  # blocks after an event has ended from which on a picture is what its caption says
-    changes: int = 12_000  # blocks after a change of which moved frames are kept
-    others: int = 4_000  # the same of others
+    changes: int = 6_000  # blocks after a change of which moved frames are kept
+    others: int = 2_000  # the same of others
     lr: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.999
@@ -87,8 +87,11 @@ class ExpertTraining:
         data = windows.data
         assert dit.flow is not None
         self.flow = dit.flow
-        self.since, self.before = since_change(data.event_texts.step, data.begin)
+        rows, ago = told_before(data.event_texts.step, data.begin)
+        self.since, self.before = ago[:, 0], rows[:, 1]
         self.quiet = ((data.event_texts.step == 0) & (self.since >= settings.settle)).nonzero()[:, 0]
+        # how much pixels differ by a channel: what is coarse counts more than each of many details
+        self.seen = (self.flow.decode.norm(dim=0) / self.flow.decode.norm(dim=0).mean())[:, None, None, None]
         recent = self.since < expert.blocks
         stream = torch.Generator(recent.device).manual_seed(settings.seed)
 
@@ -159,7 +162,7 @@ class ExpertTraining:
         conditions = expert.conditions(mean, visible, start, text, past, since)
         made = expert(flow.add_noise(block, noise, level), sigma, conditions)
         variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
-        error = (made - block).square() / variance_left(variance, level)
+        error = self.seen * (made - block).square() / variance_left(variance, level)
         hidden = 1 - visible[starts + changes :]
         counts = torch.cat(
             [torch.ones_like(visible[: starts + changes]), hidden / hidden.mean().clamp(min=LEAST_HIDDEN)]

@@ -1,11 +1,11 @@
 """Parts of several runs as one model:
 
-    python -m train.generator.graft RUN --out NEW [--student FOLDER] [--expert FOLDER] [--denoiser]
+    python -m train.generator.graft RUN --out NEW [--student FOLDER] [--expert FOLDER] [--denoiser STEPS]
 
 RUN is a folder of train.street_world, whose moved frames are taken. The parts that see the noise (`DiT.seeing_noise`) are those of
 `--student`, weights that a discriminator taught (adversarial.py), or RUN's own. The expert for texts is that of `--expert`, or else
 the student's, if it has one. All must be of one size and one autoencoder. With `--denoiser` a copy of the expert takes the place of
-the parts that see the noise (world_model/denoiser.py).
+the parts that see the noise (world_model/denoiser.py); it makes a block in so many sampler steps.
 """
 
 from __future__ import annotations
@@ -28,11 +28,19 @@ from world_model.weights import (
     save_with_other_dit,
 )
 
+COARSE = 9  # pixels
+
 
 def graft(
-    run: Path, out: Path, student: Path | None = None, expert: Path | None = None, denoiser: bool = False
+    run: Path,
+    out: Path,
+    student: Path | None = None,
+    expert: Path | None = None,
+    denoiser: int = 0,
+    coarse_size: int = COARSE,
 ) -> dict[str, Any]:
-    """Writes the new folder `out`; returns its manifest.
+    """Writes the new folder `out`; returns its manifest. denoiser: sampler steps of a copy of the expert, 0 for no copy;
+    coarse_size: in pixels, of what is the denoiser's (`DenoiserConfig`).
 
     Raises ValueError for an `out` that holds something, a model that moves no frames, other sizes or another autoencoder, no expert
     where one is needed, FileNotFoundError for what is missing.
@@ -51,7 +59,10 @@ def graft(
         raise ValueError(f"{expert} has no expert: choose a folder that train.generator.expert wrote")
     if denoiser and experts is not None:
         own = {field.name: getattr(experts, field.name) for field in dataclasses.fields(DenoiserConfig)}
+        own["coarse_size"] = coarse_size
         dit = dataclasses.replace(dit, layers=dit.output.flow_layer, denoiser=DenoiserConfig(**own))
+        sampler = dataclasses.replace(config.sampler, steps=denoiser, shift=experts.shift)
+        config = dataclasses.replace(config, sampler=sampler)
     config = dataclasses.replace(config, dit=dit)
     network = DiT(config)
     texts = {name: value for name, value in dit_tensors(expert).items() if name.startswith("expert.")}
@@ -88,11 +99,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--student", help="a model's name or folder, whose parts that see the noise are taken")
     parser.add_argument("--expert", help="a model's name or folder, whose expert is taken")
-    parser.add_argument("--denoiser", action="store_true", help="a copy of the expert takes the place of these parts")
+    parser.add_argument(
+        "--denoiser", type=int, default=0, metavar="STEPS", help="a copy of the expert takes the place of these parts"
+    )
+    parser.add_argument(
+        "--coarse-size",
+        type=int,
+        default=COARSE,
+        metavar="PIXELS",
+        help=f"of what is that copy's in a block; finer details are those of the moved frames; odd, 0: all (default {COARSE})",
+    )
     given = parser.parse_args()
+    if given.denoiser < 0:
+        parser.error(f"--denoiser must be a number of sampler steps, got {given.denoiser}")
     try:
         student, expert = (None if name is None else find_weights(name) for name in (given.student, given.expert))
-        graft(given.run, given.out, student, expert, given.denoiser)
+        graft(given.run, given.out, student, expert, given.denoiser, given.coarse_size)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     print(given.out)

@@ -5,7 +5,7 @@ Shapes: n blocks, S steps of all episodes, E episodes, C latent channels, K late
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,19 +15,22 @@ from train.engine.precision import has_fast_bfloat16
 from train.generator.foundation import add_up_travel, read_window
 from train.generator.windows import Spans, Windows
 from world_model.dit import DiT
-from world_model.memory import UNCHANGED
+from world_model.memory import TEXTS, UNCHANGED, Told
+from world_model.text import mean_token
 
 
-def since_change(text: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the rows [S] of what each step is told, in episodes that begin at `begin` [E + 1]: steps since it changed [S], and the row
-    that was told before [S]. What an episode begins with has never changed: it counts from far away."""
-    since, before = torch.full_like(text, UNCHANGED), torch.zeros_like(text)
+def told_before(text: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
+    """The last `TEXTS` texts that each step was told, newest first, and for how many steps before it, [S, TEXTS] each: of the rows
+    `text` [S] of steps, in episodes that begin at `begin` [E + 1]. What an episode begins with has always been told."""
+    rows, ago = (text.new_zeros(len(text), TEXTS) for _ in range(2))
     for first, stop in zip(begin[:-1].tolist(), begin[1:].tolist()):
-        for step in range(first + 1, stop):
-            changed = text[step] != text[step - 1]
-            since[step] = 0 if changed else min(int(since[step - 1]) + 1, UNCHANGED)
-            before[step] = text[step - 1] if changed else before[step - 1]
-    return since, before
+        told, since = [int(text[first])] + [0] * (TEXTS - 1), [UNCHANGED] * TEXTS
+        for step in range(first, stop):
+            since = [min(n + 1, UNCHANGED) for n in since]
+            if step > first and text[step] != text[step - 1]:
+                told, since = [int(text[step]), *told[:-1]], [0, *since[:-1]]
+            rows[step], ago[step] = text.new_tensor(told), text.new_tensor(since)
+    return rows, ago
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class MovedBlocks:
 def moved_blocks(dit: DiT, windows: Windows, steps: Tensor, seed: int) -> MovedBlocks:
     """The blocks of some `steps` [n] of a recording, and the frames that `dit` moves for each, of worlds of any age."""
     stream = torch.Generator(steps.device).manual_seed(seed)
-    data = windows.data
+    data, texts = windows.data, windows.data.event_texts
+    rows, ago = told_before(texts.step, data.begin)
     lower = torch.autocast(steps.device.type, torch.bfloat16, enabled=has_fast_bfloat16(steps.device))
     with lower:
         add_up_travel(dit, windows, range(len(data.first)))
@@ -57,7 +61,8 @@ def moved_blocks(dit: DiT, windows: Windows, steps: Tensor, seed: int) -> MovedB
         spans = Spans(episode[part], steps[part] - age[part], age[part])
         window = windows.truth(spans, stream)
         with lower:
-            read = read_window(dit, window)
+            told = Told(mean_token(texts.tokens[rows[steps[part]]].float()), ago[steps[part]])
+            read = read_window(dit, replace(window, target=replace(window.target, told=told)))
         assert read.mean is not None and read.visible is not None
         parts.append([t.half() for t in (read.mean, read.visible, window.data)])
     mean, visible, block_data = (torch.cat(p) for p in zip(*parts))
