@@ -14,6 +14,8 @@ def looked_up(picture: torch.Tensor, row: float, column: float) -> torch.Tensor:
     height, width = picture.shape[-2:]
     while not -0.5 <= column <= width - 0.5:
         column = -1 - column if column < 0 else 2 * width - 1 - column
+    while not -0.5 <= row <= height - 0.5:
+        row = -1 - row if row < 0 else 2 * height - 1 - row
     row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
     top, left = min(math.floor(row), height - 2), min(math.floor(column), width - 2)
     a, b = row - top, column - left

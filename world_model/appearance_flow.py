@@ -185,7 +185,7 @@ class AppearanceFlow(nn.Module):
 
     def visible(self, flow: Tensor) -> Tensor:
         """[B, 1, K, h, w] in 0..1: how much of each place comes from within the sources, by the flow `Moves.used`. The rest is
-        their mirror image, or a border's colour."""
+        their mirror image."""
         share = (inside(flow, self.stride / CELLS) * flow[:, :, :, 2].softmax(dim=2)).sum(dim=2)
         return F.avg_pool2d(share, CELLS)[:, None]
 

@@ -68,14 +68,14 @@ def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> 
     """Pictures [B, N, c, H, W] whose pixels are `scale` pixels wide, looked up at displacements in pixels of scale 1 and blended
     by the softmax of the logits [B, K, N, 3 (x, y, logit), rows, columns] -> [B, K, c, H, W].
 
-    Beyond the left and the right border there is the mirror image, beyond the others their colour."""
+    Beyond a border there is the mirror image."""
     worlds, frames = flow.shape[:2]
     height, width = pictures.shape[-2:]
     fine = F.interpolate(flow.flatten(0, 2), size=(height, width), mode="bilinear", align_corners=False)
     y, x = (torch.arange(n, device=flow.device, dtype=fine.dtype) + 0.5 for n in (height, width))
-    across = (x + fine[:, 0] / scale).remainder(2 * width)
-    across = torch.where(across > width, 2 * width - across, across)
-    place = torch.stack([across, y[:, None] + fine[:, 1] / scale], dim=-1)
+    across = mirrored(x + fine[:, 0] / scale, width)
+    along = mirrored(y[:, None] + fine[:, 1] / scale, height)
+    place = torch.stack([across, along], dim=-1)
     # the gradient of grid_sample writes anywhere in memory where a coordinate is NaN (torch 2.13, CPU with AVX-512)
     grid = (place * place.new_tensor([2 / width, 2 / height]) - 1).nan_to_num(posinf=FARTHEST, neginf=-FARTHEST)
     grid = rearrange(grid, "(B K N) H W d -> (B N) (K H) W d", B=worlds, K=frames)
@@ -83,6 +83,12 @@ def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> 
     moved = rearrange(moved, "(B N) c (K H) W -> B N c K H W", B=worlds, K=frames)
     share = rearrange(fine[:, 2], "(B K N) H W -> B N 1 K H W", B=worlds, K=frames).softmax(dim=1)
     return (moved * share).sum(dim=1).transpose(1, 2)
+
+
+def mirrored(place: Tensor, size: int) -> Tensor:
+    """Places along a side of so many pixels, those beyond its ends taken from within."""
+    place = place.remainder(2 * size)
+    return torch.where(place > size, 2 * size - place, place)
 
 
 def each_moved(pictures: Tensor, flow: Tensor, scale: int) -> Tensor:
