@@ -88,14 +88,22 @@ def test_a_student_learns_text_starts_unless_the_weights_have_an_expert_for_them
         assert further.shares == {"autoencoder": 0.0, "foundation": 0.0, "distill": 1.0}
 
 
-def test_learning_rates_can_fall_from_the_start(monkeypatch, capsys, tmp_path):
+def test_learning_rates_can_fall_from_the_start():
     assert street_world.planned(CPU, 0.0, None, cooldown=1.0).foundation.optimization.cooldown == 1.0
     assert street_world.planned(CPU, 0.0, None).foundation == CPU.foundation
+
+
+def test_wrong_options_are_refused_before_anything_is_written(monkeypatch, capsys, tmp_path):
     for wrong in ("0", "1.5"):
         monkeypatch.setattr(sys, "argv", ["street_world", "train", "--out", str(tmp_path / "run"), "--cooldown", wrong])
         with pytest.raises(SystemExit):
             street_world.main()
         assert "share above 0" in capsys.readouterr().err
+    command = ["street_world", "train", "--out", str(tmp_path / "run"), "--recording", str(tmp_path / "none")]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        street_world.main()
+    assert "--recording" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

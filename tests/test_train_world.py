@@ -69,8 +69,10 @@ def test_distillation_by_a_discriminator(trained, tmp_path):
         training.config,
         encode_recording(training.config, training.vae, training.files, training.episodes, training.conditioning),
     )
-    teacher = training.generator
+    teacher, looks = training.generator, []
+    training.between_steps = lambda stage, _: looks.append(stage.name)
     student = training.distilled(windows.data, teacher)
+    assert looks == 3 * ["distill"]  # what a run leaves on the way, it leaves in this stage, too
     assert training.steps["distill"] == 3 and (tmp_path / "stages" / "distill" / "checkpoint.pt").is_file()
     before, after = teacher.state_dict(), student.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}

@@ -322,6 +322,11 @@ def main() -> None:
         parser.error(f"--cooldown must be a share above 0 and at most 1, got {given['cooldown']}")
     if given["further"] and not (given["initial"] and given["discriminator"]):
         parser.error("--further needs --initial WEIGHTS and a share for --discriminator")
+    if given["recording"] is not None:
+        try:
+            read_recording(given["recording"])
+        except RecordingError as error:
+            parser.error(f"--recording: {error}")
     settings = Settings(minutes=given.pop("minutes"), size=given.pop("size"), compile=given.pop("compile"))
     train(settings=settings, **given)
 

@@ -174,7 +174,8 @@ class WorldTraining:
     def distilled(self, data: LatentSet, teacher: DiT) -> DiT:
         """Stage 3: a generator of few steps, on its own rollouts."""
         s = replace(self.recipe.distill, seed=self.settings.seed)
-        trainer = s.trainer(self.config, Windows(self.config, data), teacher, self.vae)
+        windows = Windows(self.config, data)
+        trainer = s.trainer(self.config, windows, teacher, self.vae)
         student = trainer.student().train()
         critic = trainer.critic().train().requires_grad_(True).to(self.device)
         adam = {
@@ -188,6 +189,7 @@ class WorldTraining:
         score = self.compiled(critic) if isinstance(critic, DiT) else critic
 
         def step(number: int, done: float) -> dict[str, Tensor]:
+            self.between_steps(stage, windows)
             with self.autocast():
                 made = trainer.rollout(own, number)
                 losses = {"critic": trainer.critic_loss(score, made, number)}

@@ -28,7 +28,7 @@ from world_model.weights import (
     save_with_other_dit,
 )
 
-COARSE = 9  # pixels
+COARSE = 17  # pixels
 
 
 def graft(
