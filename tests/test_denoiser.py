@@ -9,6 +9,7 @@ import torch
 from configs import WALK, conditions_of, with_dit
 from expert_world import FINE, SMALL, picture, toy
 
+from train.generator.foundation import flow_loss
 from train.generator.shapes import recorded_config
 from world_model import flow
 from world_model.appearance_flow import AppearanceFlow
@@ -142,6 +143,20 @@ def test_the_experts_blocks_are_as_they_were():
     for text in (None, "rain", "rain", "rain"):
         state, _ = model.step(state, [0], [text])
     assert len(calls) == SMALL.blocks * SMALL.steps
+
+
+def test_the_foundation_teaches_it():
+    """It says nothing of its own error: the plain squared error teaches it, and what the layers hand over to it."""
+    config = toy(None, FINE)
+    dit = built(config).dit.requires_grad_(True)
+    conditions, _ = conditions_of(dit, config)
+    conditions = dataclasses.replace(conditions, visible=torch.zeros_like(conditions.visible))
+    data, noise = torch.randn(2, *conditions.mean.shape)
+    loss, unexplained = flow_loss(dit, conditions, data, torch.tensor([0.5, 1.0]), noise)
+    loss.backward()
+    assert loss.isfinite() and unexplained.isfinite()
+    for part in (dit.denoiser.patch_embedding, dit.found):
+        assert part.weight.grad.abs().sum() > 0
 
 
 def test_a_model_survives_json_and_has_no_layers_that_it_does_not_use(model):

@@ -139,12 +139,11 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
     view is the expert's, and all that is not in view: a text changes light, weather and what stands there, and details stay.
     """
     expert, told, settings = dit.expert, block.told, dit.config.dit.expert
-    if expert is None or settings is None or told is None or dit.flow is None:
-        return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
-    if conditions.mean is None or conditions.visible is None:
+    mean, visible = conditions.mean, conditions.visible
+    if expert is None or settings is None or told is None or dit.flow is None or mean is None or visible is None:
         return denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
     past = block.worlds.history.present.any(dim=1)
-    latents, changed = conditions.mean, past & (told.since < settings.blocks)
+    latents, changed = mean, past & (told.since < settings.blocks)
     if bool(past.any()):
         latents = denoise_block(dit, conditions, sampling.noise, sampling.sigmas, sampling.exit_step)
     # which worlds, in how many steps, and the size in pixels of what is coarse enough to be the expert's in view
@@ -155,8 +154,8 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
             continue
         seen = past[rows, None, None, None, None]
         read = expert.conditions(
-            conditions.mean[rows] * seen,
-            conditions.visible[rows] * seen,
+            mean[rows] * seen,
+            visible[rows] * seen,
             dit.flow.pictures(block.worlds.history.latents[rows, :, :1])[:, 0],
             block.context[rows, : dit.config.text.event_tokens],
             told.before[rows] * past[rows, None],
@@ -167,7 +166,7 @@ def generate_block(dit: DiT, conditions: Conditions, block: BlockContext, sampli
         noise = torch.where(seen, sampling.noise[rows], sampling.noise[rows, :, :1])
         made = denoise_block(expert, read, noise, flow.sigma_schedule(steps, settings.shift))
         if size:
-            made = latents[rows] + dit.flow.coarser(made - latents[rows], conditions.visible[rows], size)
+            made = latents[rows] + dit.flow.coarser(made - latents[rows], visible[rows], size)
         latents = latents.index_copy(0, rows, made.to(latents.dtype))
     return latents
 

@@ -68,8 +68,8 @@ def remove_transformer(model: WorldModel) -> None:
     """
     if not model.config.priors:
         raise ValueError(f"{model.config.name!r} has no priors: without its transformer nothing is left to measure")
-    last = model.dit.head or model.dit.denoiser.head  # type: ignore[union-attr]
-    for parameter in last.head.parameters():
+    assert model.dit.head is not None  # a denoiser has no priors beside it
+    for parameter in model.dit.head.head.parameters():
         parameter.zero_()
 
 

@@ -91,7 +91,8 @@ class ExpertTraining:
         self.since, self.before = ago[:, 0], rows[:, 1]
         self.quiet = ((data.event_texts.step == 0) & (self.since >= settings.settle)).nonzero()[:, 0]
         # how much pixels differ by a channel: what is coarse counts more than each of many details
-        self.seen = (self.flow.decode.norm(dim=0) / self.flow.decode.norm(dim=0).mean())[:, None, None, None]
+        differ = self.flow.decode.norm(dim=0)
+        self.counts = (differ / differ.mean())[:, None, None, None]
         recent = self.since < expert.blocks
         stream = torch.Generator(recent.device).manual_seed(settings.seed)
 
@@ -162,7 +163,7 @@ class ExpertTraining:
         conditions = expert.conditions(mean, visible, start, text, past, since)
         made = expert(flow.add_noise(block, noise, level), sigma, conditions)
         variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
-        error = self.seen * (made - block).square() / variance_left(variance, level)
+        error = self.counts * (made - block).square() / variance_left(variance, level)
         hidden = 1 - visible[starts + changes :]
         counts = torch.cat(
             [torch.ones_like(visible[: starts + changes]), hidden / hidden.mean().clamp(min=LEAST_HIDDEN)]
