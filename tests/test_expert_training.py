@@ -16,12 +16,13 @@ from train.generator import moved_blocks as module
 from train.generator.encode import encode_recording
 from train.generator.moved_blocks import told_before
 from train.generator.shapes import recorded_config
-from train.generator.windows import Windows
+from train.generator.windows import Spans, Windows
 from train.recordings import Episode, EpisodeWriter, open_episodes
 from world_model.denoiser import Denoiser
 from world_model.dit import DiT
 from world_model.memory import Told
 from world_model.model import WorldModel
+from world_model.text import mean_token
 from world_model.vae import PatchVAE
 from world_model.weights import dit_tensors, read_manifest, save_weights
 
@@ -134,8 +135,41 @@ def test_changes_are_counted_step_by_step(trainer):
         since, before = (x[first : first + 12].tolist() for x in (trainer.since, trainer.before))
         assert since[4:] == [0, 1, 2, 3, 0, 1, 2, 3] and min(since[:4]) > 10**5
         assert before[4:] == [0] * 4 + [night] * 4
-        quiet = [int(step) - first for step in trainer.quiet if first <= int(step) < first + 12]
-        assert quiet == [0, 1, 2, 3]  # four steps after the end nothing is left of the text; the episode ends before
+    assert trainer.starts.tolist() == data.begin[:-1].tolist()  # a caption describes the first picture
+
+
+def test_frames_since_a_change_are_a_rollout_that_was_not_told(trainer, trained):
+    """Against a slow form: moved frames of one block after the other, each put into a recording of its own."""
+    dit, windows = WorldModel.load(trained / "generator").dit, trainer.windows
+    data = windows.data
+    steps, unheard = torch.tensor([6, 17, 21, 5]), torch.tensor([2, 1, 0, 0])  # texts begin at steps 4, 16 and 20
+    moved = module.moved_blocks(dit, windows, steps, 3, unheard)
+    plain = module.moved_blocks(dit, windows, steps, 3)
+    assert torch.equal(moved.data, plain.data)
+    for row, (step, missed) in enumerate(zip(steps.tolist(), unheard.tolist())):
+        one = torch.tensor([row])
+        assert torch.equal(moved.mean[one], plain.mean[one]) == (missed == 0)
+        begun = int((data.still == moved.start[row]).nonzero()[0, 0])  # the step at which the world began
+        assert step - begun >= missed
+        latents = data.latents.clone()
+        for then in range(step - missed, step):
+            own = Windows(windows.config, dataclasses.replace(data, latents=latents))
+            age = torch.tensor([then - begun])
+            spans = Spans(torch.tensor([then // 12]), torch.tensor([begun]), age)
+            with torch.no_grad():
+                mean = module.read_window(dit, own.truth(spans, torch.Generator())).mean
+            first = int(data.first[then // 12]) + 1 + 2 * (then % 12)
+            latents[first : first + 2] = mean[0].transpose(0, 1).to(latents.dtype)
+        own = Windows(windows.config, dataclasses.replace(data, latents=latents))
+        spans = Spans(torch.tensor([step // 12]), torch.tensor([begun]), torch.tensor([step - begun]))
+        rows, ago = told_before(data.event_texts.step, data.begin)
+        told = Told(mean_token(data.event_texts.tokens[rows[[step]]].float()), ago[[step]])
+        window = own.truth(spans, torch.Generator())
+        with torch.no_grad():
+            mean = module.read_window(
+                dit, dataclasses.replace(window, target=dataclasses.replace(window.target, told=told))
+            ).mean
+        torch.testing.assert_close(moved.mean[row].float(), mean[0], atol=0.02, rtol=0.02)
 
 
 def test_what_was_told_before_is_what_a_world_remembers():

@@ -2,10 +2,11 @@
 
     python -m train.generator.expert --initial FOLDER --data RECORDING [MORE ...] --out RUN --minutes 60
 
-FOLDER holds the generator's weights; nothing of it changes. The expert learns by flow matching from three kinds of blocks:
-pictures standing still, told the caption of their episode, with no past; blocks after a change of a text, and any others, from
-frames that the generator moved. Of others only what is not in view counts. Moved frames are computed once, before training. Half of
-all blocks are mirrored. RUN is a folder of weights; a stopped run goes on. An expert of FOLDER of the same shape is taught further.
+FOLDER holds the generator's weights; nothing of it changes. The expert learns by flow matching from three kinds of blocks: first
+pictures of episodes standing still, told the caption, with no past; blocks after a change of a text, and any others, from frames
+that the generator moved. For most of those after a change the generator moves frames from before it: what an event brings is
+drawn, not found. Of others only what is not in view counts. Moved frames are computed once, before training. Half of all blocks are
+mirrored. RUN is a folder of weights; a stopped run goes on. An expert of FOLDER of the same shape is taught further.
 
 Shapes: B worlds, C latent channels, K latent frames of a block, h x w latent size.
 """
@@ -58,17 +59,22 @@ class Settings:
     """Numbers of this training."""
 
     batch: int = 16
-    started: float = 0.6  # share of text starts
-    changed: float = 0.3  # share of blocks after a change of text; the others are any
+    started: float = 0.4  # share of text starts
+    changed: float = 0.5  # share of blocks after a change of text; the others are any
     described: float = 0.3  # share of worlds that are told the caption where they are told of no event
     dropout: float = 0.1  # share of worlds that are told nothing, for guidance
     colour: float = 0.3  # largest deviation of colours, and of contrast, by which some moved frames are wrong
     drifted: float = 0.3  # share of these
-    pure: float = 0.1  # share of draws at noise level 1
+    # share of draws at noise level 1, and the shift of the others: a whole picture's light is seen through much noise, so that what a
+    # text means is learnt at the highest levels alone
+    pure: float = 0.4
+    shift: float = 6.0
     mirrored: float = 0.5
-    settle: int = 4  # blocks after an event has ended from which on a picture is what its caption says
-    changes: int = 6_000  # blocks after a change of which moved frames are kept
-    others: int = 2_000  # the same of others
+    captioned: int = 1  # first blocks of an episode: what its caption says is true before each
+    begun: int = 4_500  # blocks after the begin of a text of which moved frames are kept
+    ended: int = 1_500  # the same after its end
+    others: int = 1_000  # the same of others
+    unheard: float = 0.6  # share of blocks after a change whose frames are moved from before it
     lr: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.999
@@ -83,13 +89,15 @@ class ExpertTraining:
         self, dit: DiT, windows: Windows, settings: Settings, expert: ExpertConfig, kept: Path | None = None
     ) -> None:
         """With `kept`, a file, moved frames are taken from there, or written there if it is missing."""
-        self.windows, self.settings, self.shift = windows, settings, expert.shift
+        self.windows, self.settings = windows, settings
         data = windows.data
         assert dit.flow is not None
         self.flow = dit.flow
         rows, ago = told_before(data.event_texts.step, data.begin)
         self.since, self.before = ago[:, 0], rows[:, 1]
-        self.quiet = ((data.event_texts.step == 0) & (self.since >= settings.settle)).nonzero()[:, 0]
+        episode = torch.searchsorted(data.begin, torch.arange(data.steps, device=data.begin.device), right=True) - 1
+        block = torch.arange(data.steps, device=data.begin.device) - data.begin[episode]
+        self.starts = ((data.event_texts.step == 0) & (block < settings.captioned)).nonzero()[:, 0]
         # how much pixels differ by a channel: what is coarse counts more than each of many details
         differ = self.flow.decode.norm(dim=0)
         self.counts = (differ / differ.mean())[:, None, None, None]
@@ -100,13 +108,17 @@ class ExpertTraining:
             steps = chosen.nonzero()[:, 0]
             return steps[torch.randperm(len(steps), generator=stream, device=steps.device)[:most]]
 
-        changed, others = some(recent, settings.changes), some(~recent, settings.others)
+        told = data.event_texts.step > 0
+        changed = torch.cat([some(recent & told, settings.begun), some(recent & ~told, settings.ended)])
+        steps = torch.cat([changed, some(~recent, settings.others)])
         self.changes = len(changed)
+        missed = torch.rand(len(steps), generator=stream, device=steps.device) < settings.unheard
         self.shares = torch.tensor([settings.started, settings.changed, 1 - settings.started - settings.changed])
         if kept is not None and kept.is_file():
             self.moved = MovedBlocks(**torch.load(kept, weights_only=True))
         else:
-            self.moved = moved_blocks(dit, windows, torch.cat([changed, others]), settings.seed)
+            unheard = self.since[steps] * (missed & recent[steps])
+            self.moved = moved_blocks(dit, windows, steps, settings.seed, unheard)
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(vars(self.moved), kept.with_suffix(".unfinished"))
@@ -114,7 +126,7 @@ class ExpertTraining:
 
     def measure(self, expert: Denoiser) -> None:
         """Sets the deviations of the data about where a prediction starts."""
-        stills = self.windows.data.latents[self.windows.data.still[self.quiet[::7]]].float()
+        stills = self.windows.data.latents[self.windows.data.still[self.starts[:1000]]].float()
         expert.deviation[0] = stills.square().mean(dim=(0, 2, 3)).sqrt()[None]
         residual = (self.moved.data[::3].float() - self.moved.mean[::3].float()).square()
         expert.deviation[1] = residual.mean(dim=(0, 3, 4)).sqrt().T
@@ -130,18 +142,18 @@ class ExpertTraining:
 
         starts, changes = round(s.batch * s.started), round(s.batch * s.changed)
         others = s.batch - starts - changes
-        quiet = self.quiet[(uniform(starts) * len(self.quiet)).long()]
+        opening = self.starts[(uniform(starts) * len(self.starts)).long()]
         moved, count = self.moved, len(self.moved.step)
         chosen = torch.cat(
             [uniform(changes) * self.changes, self.changes + uniform(others) * (count - self.changes)]
         ).long()
         frames = moved.mean.shape[2]
-        still = data.latents[data.still[quiet]].float()[:, :, None].expand(-1, -1, frames, -1, -1)
+        still = data.latents[data.still[opening]].float()[:, :, None].expand(-1, -1, frames, -1, -1)
         block = torch.cat([still, moved.data[chosen].float()])
         mean = torch.cat([torch.zeros_like(still), self._drifted(moved.mean[chosen].float(), stream)])
         visible = torch.cat([torch.zeros_like(still[:, :1]), moved.visible[chosen].float()])
         block, mean, visible = self._mirrored(block, mean, visible, uniform(s.batch) < s.mirrored, starts)
-        step = torch.cat([quiet, moved.step[chosen]])
+        step = torch.cat([opening, moved.step[chosen]])
         texts = data.event_texts
         told, before = texts.step[step], self.before[step]
         episode = torch.searchsorted(data.begin, step, right=True) - 1
@@ -153,10 +165,10 @@ class ExpertTraining:
         text, past = texts.tokens[told].float(), mean_token(texts.tokens[before].float())
         past[:starts] = 0
         text = text * (uniform(s.batch) >= s.dropout)[:, None, None]
-        since = torch.cat([torch.full_like(quiet, -1), self.since[moved.step[chosen]]])
-        first = torch.cat([data.still[quiet], moved.start[chosen]])
+        since = torch.cat([torch.full_like(opening, -1), self.since[moved.step[chosen]]])
+        first = torch.cat([data.still[opening], moved.start[chosen]])
         start = self.flow.pictures(data.latents[first].float()[:, :, None])[:, 0]
-        sigma = draw_sigma(s.batch, s.pure, self.shift, stream)
+        sigma = draw_sigma(s.batch, s.pure, s.shift, stream)
         noise = torch.randn(block.shape, generator=stream, device=block.device)
         noise[:starts] = noise[:starts, :, :1]  # as `rollout.generate_block` begins a picture that stands still
         level = sigma[:, None, None, None, None]

@@ -223,9 +223,10 @@ class Windows:
         return self._window(data.latents, self._begun(spans), data.still[spans.start], spans, stream, described)
 
     def recorded(self, spans: Spans, blocks: int) -> Tensor:
-        """Latents [B, C, blocks * K, h, w] that were recorded after `spans` began."""
+        """Latents [B, C, blocks * K, h, w] that were recorded after `spans` began; after the end of all the last one."""
         number = torch.arange(blocks * self.config.block_latents, device=self._offsets.device)
-        return self.data.latents[self._begun(spans)[:, None] + 1 + number].transpose(1, 2).float()
+        rows = (self._begun(spans)[:, None] + 1 + number).clamp(max=len(self.data.latents) - 1)
+        return self.data.latents[rows].transpose(1, 2).float()
 
     def clip(self, spans: Spans, before: int) -> Tensor:
         """Latents [B, C, before + K, h, w] that were recorded around the next block: `before` frames of its past, and the block.
