@@ -10,6 +10,7 @@ import pytest
 import torch
 from configs import RECORDING
 from expert_world import SMALL, toy
+from safetensors.torch import save_file
 
 from train.generator import expert as training
 from train.generator import moved_blocks as module
@@ -22,7 +23,7 @@ from world_model.denoiser import Denoiser
 from world_model.dit import DiT
 from world_model.memory import Told
 from world_model.model import WorldModel
-from world_model.text import mean_token
+from world_model.text import build_text_encoder, mean_token
 from world_model.vae import PatchVAE
 from world_model.weights import dit_tensors, read_manifest, save_weights
 
@@ -99,6 +100,25 @@ def test_an_expert_is_taught_further_and_one_of_another_shape_begins_anew(traine
     one, two, three = (dit_tensors(trained / name) for name in ("run", "further", "wider"))
     assert all(torch.equal(two[name], value) for name, value in one.items())
     assert one.keys() == three.keys() and not torch.equal(one["expert.screen"], three["expert.screen"])
+
+
+def test_texts_may_come_from_a_table(trained, recording, tmp_path):
+    """Where no text encoder is installed; a text that is not in it is named."""
+    encoder, config = build_text_encoder(toy().text), toy().text
+    held = ["a light room", "night falls"]
+    for name, texts in (("whole", held), ("short", held[:1])):
+        words = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
+        tokens = torch.stack([encoder.encode(text, config.event_tokens) for text in texts])
+        save_file(
+            {"tokens": tokens, "texts": words, "actions": torch.zeros(81, 2, 4)}, tmp_path / f"{name}.safetensors"
+        )
+    settings = training.Settings(batch=8, started=0.3, changed=0.3, others=20)
+    given = (trained / "generator", [recording])
+    training.train(*given, tmp_path / "run", 5.0, settings, SMALL, steps=3, texts=tmp_path / "whole.safetensors")
+    one, two = dit_tensors(trained / "run"), dit_tensors(tmp_path / "run")
+    assert all(torch.equal(one[name], value) for name, value in two.items())
+    with pytest.raises(ValueError, match="'night falls' is not in the table"):
+        training.train(*given, tmp_path / "no", 5.0, settings, SMALL, steps=3, texts=tmp_path / "short.safetensors")
 
 
 def test_a_generator_that_moves_no_frames_is_refused(recording, tmp_path):

@@ -276,6 +276,10 @@ def main() -> None:
         command = commands.add_parser(name)
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--towns", type=int, default=len(TRAINING_TOWNS))
+        if name == "texts":
+            command.add_argument(
+                "--data", type=Path, nargs="+", default=(), help="recordings whose captions are held, too"
+            )
     command.add_argument("--minutes", type=float, default=9.0)
     command.add_argument("--size", choices=sorted(SIZES), default="large")
     command.add_argument("--workers", type=int, default=1, help="processes that render")
@@ -313,7 +317,8 @@ def main() -> None:
     command.add_argument("--compile", action="store_true", help="compile the layers")
     given = vars(parser.parse_args())
     if given.pop("command") == "texts":
-        print(f"{write_texts(given['out'], given['towns'], SHEET_TOWNS, BLOCKS)} texts in {given['out']}")
+        count = write_texts(given["out"], given["towns"], SHEET_TOWNS, BLOCKS, recordings=given["data"])
+        print(f"{count} texts in {given['out']}")
         return
     most = 1.0 if given["initial"] else 0.8
     if not 0 <= given["discriminator"] <= most:

@@ -30,16 +30,18 @@ from train.engine.variants import fitting
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
 from train.generator.foundation import draw_sigma, variance_left
+from train.generator.handed_on import write_parts
 from train.generator.moved_blocks import MovedBlocks, moved_blocks, told_before
 from train.generator.rollouts import split_episodes
 from train.generator.windows import LatentSet, Windows
 from train.recordings import open_episodes
+from train.street.text_table import TextTable
 from world_model import flow
 from world_model.config import ExpertConfig
 from world_model.denoiser import Denoiser
 from world_model.dit import DiT
 from world_model.memory import UNCHANGED
-from world_model.text import build_conditioning, mean_token
+from world_model.text import Conditioning, build_conditioning, mean_token
 from world_model.vae import build_vae
 from world_model.weights import (
     dit_tensors,
@@ -65,8 +67,8 @@ class Settings:
     dropout: float = 0.1  # share of worlds that are told nothing, for guidance
     colour: float = 0.3  # largest deviation of colours, and of contrast, by which some moved frames are wrong
     drifted: float = 0.3  # share of these
-    # share of draws at noise level 1, and the shift of the others: a whole picture's light is seen through much noise, so that what a
-    # text means is learnt at the highest levels alone
+    # share of draws at noise level 1, and the shift of the others: the light of a whole picture is seen through much noise, so that
+    # what a text means is learnt at the highest levels alone
     pure: float = 0.4
     shift: float = 6.0
     mirrored: float = 0.5
@@ -80,6 +82,9 @@ class Settings:
     ema: float = 0.999
     cooldown: float = 0.3
     seed: int = 0
+
+
+GPU = Settings(batch=192, begun=24_000, ended=6_000, others=6_000)
 
 
 class ExpertTraining:
@@ -114,8 +119,9 @@ class ExpertTraining:
         self.changes = len(changed)
         missed = torch.rand(len(steps), generator=stream, device=steps.device) < settings.unheard
         self.shares = torch.tensor([settings.started, settings.changed, 1 - settings.started - settings.changed])
+        self.shares = self.shares.to(data.latents.device)
         if kept is not None and kept.is_file():
-            self.moved = MovedBlocks(**torch.load(kept, weights_only=True))
+            self.moved = MovedBlocks(**torch.load(kept, weights_only=True, map_location=data.latents.device))
         else:
             unheard = self.since[steps] * (missed & recent[steps])
             self.moved = moved_blocks(dit, windows, steps, settings.seed, unheard)
@@ -226,8 +232,11 @@ def train(
     settings: Settings = Settings(),
     expert: ExpertConfig | None = None,
     steps: int | None = None,
+    texts: Path | None = None,
+    device: str = "cpu",
 ) -> None:
-    """Writes the weights folder `out`: those of `initial`, and the expert. With `steps` it ends after so many.
+    """Writes the weights folder `out`: those of `initial`, and the expert. With `steps` it ends after so many. `texts`: a file of
+    encoded texts (train.street.text_table), where the text encoder is not installed.
 
     Raises ValueError for a generator that moves no frames or reads no text, FileNotFoundError or RecordingError for what is
     missing.
@@ -243,17 +252,22 @@ def train(
     dit, vae = DiT(earlier), build_vae(config.vae)
     load_dit(dit, initial, adapt=lambda tensors: own)
     load_into(vae, initial, "vae.safetensors")
-    dit.float().eval().requires_grad_(False)
-    conditioning = build_conditioning(config, read_captions(initial) if config.action.kind == "first_person" else None)
+    dit.float().eval().requires_grad_(False).to(device)
+    table = None if texts is None else TextTable(texts)
+    actions = read_captions(initial) if config.action.kind == "first_person" else None
+    conditioning = (
+        build_conditioning(config, actions) if table is None else Conditioning(config.text, table.actions, table)
+    )
+    vae.float().to(device)
     sets, counts = [], 0
     for path in recordings:
         files = open_episodes(path)
         _, episodes = split_episodes(files)
-        sets.append(encode_recording(earlier, vae.float(), files, episodes, conditioning))
+        sets.append(encode_recording(earlier, vae, files, episodes, conditioning, device))
         counts += len(episodes)
     trainer = ExpertTraining(dit, Windows(earlier, joined(sets)), settings, expert, out / "stages" / "moved.pt")
     torch.manual_seed(settings.seed)
-    network = Denoiser(config, expert)
+    network = Denoiser(config, expert).to(device)
     if fitting(network, earlier_expert).keys() == network.state_dict().keys():
         network.load_state_dict(earlier_expert)
     else:
@@ -267,16 +281,17 @@ def train(
     )
 
     def step(number: int, done: float) -> dict[str, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bfloat16(torch.device("cpu"))):
+        with torch.autocast(device, torch.bfloat16, enabled=has_fast_bfloat16(torch.device(device))):
             error = trainer.loss(network, number)
         stage.update("expert", (error * trainer.shares).sum())
         return dict(zip(("started", "changed", "other"), error.detach()))
 
     with tqdm(total=60 * minutes, unit="s", desc=out.name, mininterval=10) as bar:
         stage.run(step, bar)
-    learnt = {f"expert.{name}": value for name, value in stage.averaged("expert").state_dict().items()}
+    learnt = {f"expert.{name}": value.cpu() for name, value in stage.averaged("expert").state_dict().items()}
     training = {"stages": {"expert": stage.step}, "minutes": minutes, "episodes": counts}
     save_with_other_dit(initial, out, config, {**own, **learnt}, [training])
+    write_parts(out)
 
 
 def main() -> None:
@@ -286,9 +301,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of episodes")
     parser.add_argument("--out", type=Path, required=True, help="run folder; a stopped run in it goes on")
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--texts", type=Path, help="file of encoded texts, where the text encoder is not installed")
     given = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = GPU if device == "cuda" else Settings()
     try:
-        train(find_weights(given.initial), given.data, given.out, given.minutes)
+        train(
+            find_weights(given.initial),
+            given.data,
+            given.out,
+            given.minutes,
+            settings,
+            texts=given.texts,
+            device=device,
+        )
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

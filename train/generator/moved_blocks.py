@@ -22,15 +22,16 @@ from world_model.text import mean_token
 def told_before(text: Tensor, begin: Tensor) -> tuple[Tensor, Tensor]:
     """The last `TEXTS` texts that each step was told, newest first, and for how many steps before it, [S, TEXTS] each: of the rows
     `text` [S] of steps, in episodes that begin at `begin` [E + 1]. What an episode begins with has always been told."""
-    rows, ago = (text.new_zeros(len(text), TEXTS) for _ in range(2))
+    rows, ago, texts = [], [], text.tolist()
     for first, stop in zip(begin[:-1].tolist(), begin[1:].tolist()):
-        told, since = [int(text[first])] + [0] * (TEXTS - 1), [UNCHANGED] * TEXTS
+        told, since = [texts[first]] + [0] * (TEXTS - 1), [UNCHANGED] * TEXTS
         for step in range(first, stop):
             since = [min(n + 1, UNCHANGED) for n in since]
-            if step > first and text[step] != text[step - 1]:
-                told, since = [int(text[step]), *told[:-1]], [0, *since[:-1]]
-            rows[step], ago[step] = text.new_tensor(told), text.new_tensor(since)
-    return rows, ago
+            if step > first and texts[step] != texts[step - 1]:
+                told, since = [texts[step], *told[:-1]], [0, *since[:-1]]
+            rows.append(told)
+            ago.append(since)
+    return text.new_tensor(rows), text.new_tensor(ago)
 
 
 @dataclass(frozen=True)

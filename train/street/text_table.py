@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from train.generator.shapes import MINILM
+from train.recordings import open_episodes
 from train.street.episodes import EpisodeTask, every_phrase, first_caption
 from train.street.towns import TOWN_BLOCKS, TRAINING_TOWNS, VALIDATION_TOWNS
 from world_model.presets import get_preset
@@ -40,16 +42,24 @@ class TextTable:
 
 
 def write_texts(
-    out: Path, towns: int, shown: int, blocks: int, seed: int = 0, length: int = MINILM.event_tokens
+    out: Path,
+    towns: int,
+    shown: int,
+    blocks: int,
+    seed: int = 0,
+    length: int = MINILM.event_tokens,
+    recordings: Sequence[Path] = (),
 ) -> int:
     """Encodes the action captions, all phrasings of events, and the captions of two episodes, of so many
-    `blocks`, in each of the first `towns` training towns, and of one in each of the first `shown` validation towns."""
+    `blocks`, in each of the first `towns` training towns, and of one in each of the first `shown` validation towns; also those of
+    all episodes of `recordings`, which another machine renders again."""
     config = get_preset("street")
     encoder = build_text_encoder(config.text)
     trained = [(town, number) for town in TRAINING_TOWNS[:towns] for number in range(2)]
-    others = [(town, 0) for town in VALIDATION_TOWNS[:shown]]
-    tasks = [EpisodeTask(config, seed, town, number, blocks, TOWN_BLOCKS) for town, number in trained + others]
-    texts = sorted({*every_phrase(), *(first_caption(task) for task in tqdm(tasks, desc="captions"))})
+    held_out = [(town, 0) for town in VALIDATION_TOWNS[:shown]]
+    tasks = [EpisodeTask(config, seed, town, number, blocks, TOWN_BLOCKS) for town, number in trained + held_out]
+    others = {caption for folder in recordings for caption in open_episodes(folder).captions if caption}
+    texts = sorted({*every_phrase(), *others, *(first_caption(task) for task in tqdm(tasks, desc="captions"))})
     tokens = torch.stack([encoder.encode(text, length).half() for text in tqdm(texts, desc="texts")])
     words = torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)
     actions = Conditioning(config.text).actions.half()
