@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
-from configs import WALK, with_dit
+from configs import RECORDING, WALK, with_dit
 from expert_world import SMALL, toy
 from safetensors.torch import save_file
 
@@ -17,10 +18,14 @@ from train.engine.optimization import optimizers
 from train.generator import handed_on
 from train.generator.handed_on import join_parts, learn_only, taken_over, write_parts
 from train.generator.shapes import recorded_config
-from train.recordings import RecordingError
+from train.recordings import Episode, EpisodeWriter, RecordingError
+from train.street import text_table
+from train.street.episodes import every_phrase
 from train.street.text_table import TextTable
 from train.street_world import CPU, GPU, wait_for
 from world_model.dit import DiT
+from world_model.presets import get_preset
+from world_model.text import HashedEncoder
 
 
 def test_weights_come_back_from_their_parts(tmp_path, monkeypatch):
@@ -65,6 +70,20 @@ def test_a_table_stands_for_the_encoder(table):
         table.encode("a cat sits on the wall", 3)
     with pytest.raises(ValueError, match="holds 3 tokens"):
         table.encode("rain falls", 5)
+
+
+def test_a_table_holds_the_captions_of_recordings(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_table, "build_text_encoder", lambda config: HashedEncoder(config))
+    frames = np.zeros((3, 16, 32, 3), np.uint8)
+    nothing = np.zeros(1, np.uint8)
+    with EpisodeWriter(tmp_path / "data", RECORDING) as writer:
+        for caption in ("a harbour at noon", None):
+            writer.add(Episode(frames, np.zeros(1, int), np.zeros(1, np.float32), nothing, nothing, caption=caption))
+    count = text_table.write_texts(tmp_path / "texts.safetensors", 0, 0, 1, recordings=[tmp_path / "data"])
+    table, encoder = TextTable(tmp_path / "texts.safetensors"), HashedEncoder(get_preset("street").text)
+    for text in ("a harbour at noon", sorted(every_phrase())[0]):
+        torch.testing.assert_close(table.encode(text, 8), encoder.encode(text, 8), rtol=1e-3, atol=1e-3)
+    assert count == len(every_phrase()) + 1 and table.actions.shape[0] == 81
 
 
 def test_a_renderer_that_fails_is_not_waited_for(tmp_path):
