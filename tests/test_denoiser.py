@@ -159,6 +159,27 @@ def test_the_foundation_teaches_it():
         assert part.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("own", ["denoiser", "expert"])
+def test_noise_is_correlated_where_the_config_says_so(own, monkeypatch):
+    """In rollouts and in training: what a network sees at noise level 1 is the noise with its spectrum."""
+    fine, small = (dataclasses.replace(part, correlated=True) for part in (FINE, SMALL))
+    config = toy(small if own == "expert" else None, fine)
+    model = built(config)
+    network, seen = getattr(model.dit, own), []
+    network.amplitude[:, 0] = 3.0
+    network.register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    white = block_noise(config, [4], [0])
+    wanted = flow.correlated(white, network.amplitude[1:])
+    assert (wanted - white).abs().max() > 0.01
+    state = model.start([picture()], [None], [4])
+    model.step(state, [0], ["rain" if own == "expert" else None])
+    torch.testing.assert_close(seen[0], wanted)
+    if own == "denoiser":
+        conditions, _ = conditions_of(model.dit, config, worlds=1)
+        flow_loss(model.dit, conditions, torch.zeros_like(white), torch.ones(1), white)
+        torch.testing.assert_close(seen[-1], flow.correlated(white, conditions.denoiser.amplitude))
+
+
 def test_a_model_survives_json_and_has_no_layers_that_it_does_not_use(model):
     config = model.config
     assert ModelConfig.from_json(config.to_json()) == config

@@ -115,3 +115,39 @@ def test_euler_is_exact_where_the_velocity_is_constant(path, steps, shift):
         x = flow.euler_step(x, noise - data, sigma, after)
         torch.testing.assert_close(x, flow.add_noise(data, noise, after))
     torch.testing.assert_close(x, data)
+
+
+def test_scales_of_a_block_are_orthogonal_and_add_up_to_it():
+    blocks = torch.randn(3, 2, 4, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    parts = flow.scales(blocks)
+    assert len(parts) == flow.SCALES
+    torch.testing.assert_close(sum(parts), blocks)
+    for i, one in enumerate(parts):
+        for other in parts[:i]:
+            assert abs(float((one * other).sum())) < 1e-9
+    # the slow form of one of them: what 2 x 2 places add to 4 x 4, in all frames alike
+    corner = blocks[1, 0].mean(dim=0)
+    wanted = corner[2:4, 6:8].mean() - corner[0:4, 4:8].mean()
+    torch.testing.assert_close(parts[2][1, 0, :, 2:4, 6:8], wanted.expand(4, 2, 2))
+    odd = torch.randn(1, 1, 2, 3, 6, generator=torch.Generator().manual_seed(1))  # no squares of 2 or 4 places
+    assert [bool(part.any()) for part in flow.scales(odd)] == [True, False, False, True, True]
+
+
+@pytest.mark.parametrize("shape", [(4, 8, 12), (1, 8, 12), (2, 3, 6)])
+def test_white_noise_has_no_scale_that_is_larger_than_others(shape):
+    noise = torch.randn(3000, 1, *shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(flow.amplitudes(noise), torch.ones(flow.SCALES, 1), rtol=0.06, atol=0.06)
+
+
+def test_correlated_noise_has_the_covariance_of_the_data():
+    """Data whose blocks have a level of their own, and whose frames are alike: against the covariance of places and frames."""
+    random = torch.Generator().manual_seed(0)
+    level, still, rest = (torch.randn(4000, 1, *s, generator=random) for s in ((1, 1, 1), (1, 4, 4), (2, 4, 4)))
+    data = 2 * level + still + 0.5 * rest
+    noise = torch.randn(4000, 1, 2, 4, 4, generator=random)
+    made = flow.correlated(noise, flow.amplitudes(data).expand(4000, -1, -1))
+    # of the same variance as white noise: that of the data is 4 + 1 + 1/4
+    wanted, found = (x.flatten(1).T.cov() for x in (data / 5.25**0.5, made))
+    assert found.diagonal().mean() == pytest.approx(1, abs=0.03)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0.08)
+    torch.testing.assert_close(flow.correlated(noise, torch.ones(4000, flow.SCALES, 1)), noise)

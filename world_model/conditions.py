@@ -142,6 +142,10 @@ class Conditions:
     visible: Tensor | None = None
     denoiser: DenoiserConditions | None = None  # of a model with a denoiser of its own
 
+    def correlated(self, noise: Tensor) -> Tensor:
+        """Noise as the network takes it away, of white noise [B, C, K, h, w]."""
+        return noise if self.denoiser is None else self.denoiser.correlated(noise)
+
     def repeat(self, times: int) -> Conditions:
         """The same conditions for `times` noise draws of every world (draws of one world are neighbours)."""
         return batch.repeat(self, times)

@@ -125,11 +125,12 @@ class DenoiserConfig:
     # pixels, odd: of a denoiser's blocks only what is coarser is used; details are those of the moved frames, beyond their borders
     # of the mirror image. Of an expert's that is so in view alone. 0: all is used
     coarse_size: int = 5
+    correlated: bool = False  # noise has the spectrum of the data (flow.correlated); else it is white
 
     @property
     def shape(self) -> tuple[int, ...]:
         """What the shapes of its parameters depend on."""
-        return self.dim, self.heads, self.layers, self.ffn_dim, self.blocks
+        return self.dim, self.heads, self.layers, self.ffn_dim, self.blocks, self.correlated
 
 
 @dataclass(frozen=True)

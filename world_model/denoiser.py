@@ -45,13 +45,19 @@ class DenoiserConditions:
     mean: Tensor  # [B, C, K, h, w]: the moved frames; zeros without a past
     variance: Tensor  # the same shape: of the data about them
     visible: Tensor  # [B, 1, K, h, w] in 0..1, how much of each place is looked up in earlier frames
+    amplitude: Tensor | None = None  # [B, SCALES, C] of the noise (`flow.correlated`); None: white
     untold: DenoiserConditions | None = None  # the same without the text, for guidance
+
+    def correlated(self, noise: Tensor) -> Tensor:
+        """Noise as the network takes it away, of white noise [B, C, K, h, w]."""
+        return noise if self.amplitude is None else flow.correlated(noise, self.amplitude)
 
 
 class Denoiser(nn.Module):
     """Denoises whole blocks; `dit(x, sigma, conditions)` as a DiT, with conditions of its own."""
 
     deviation: Tensor
+    amplitude: Tensor | None
     places: Tensor
 
     def __init__(self, config: ModelConfig, e: DenoiserConfig) -> None:
@@ -91,6 +97,8 @@ class Denoiser(nn.Module):
         self.detail = DetailHead(self.config)
         # deviation of the data about where a prediction starts: without a past from zero, with one from the moved frames
         self.register_buffer("deviation", torch.ones(2, patch[0], channels))
+        # of the noise, in the same order
+        self.register_buffer("amplitude", torch.ones(2, flow.SCALES, channels) if e.correlated else None)
         axes = (torch.arange(n, dtype=torch.float64) for n in self.grid)
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 3)
         self.register_buffer("places", places, persistent=False)
@@ -134,6 +142,7 @@ class Denoiser(nn.Module):
             mean=mean,
             variance=variance,
             visible=visible,
+            amplitude=None if self.amplitude is None else self.amplitude[known.long()],
             untold=self.conditions(mean, visible, start, torch.zeros_like(text), before, since) if guided else None,
         )
 

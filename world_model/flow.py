@@ -6,9 +6,11 @@ Pure functions; sigma is a float or a tensor that broadcasts against x.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.config import SamplerConfig
@@ -38,6 +40,47 @@ def schedule_of(sampler: SamplerConfig, steps: int | None = None) -> Tensor:
 def add_noise(data: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
     """The point of the straight path between data and noise."""
     return (1 - sigma) * data + sigma * noise
+
+
+SIDES = (4, 2, 1)  # of squares of latent places
+SCALES = 2 + len(SIDES)  # into which blocks are divided
+
+
+def scales(blocks: Tensor) -> list[Tensor]:
+    """Orthogonal parts of blocks [B, C, K, h, w] that add up to them: the mean of a block; what means over all frames of 4 x 4
+    places, then of 2 x 2 and of single ones add to it, where these divide h and w; and what changes from frame to frame."""
+    still = blocks.mean(dim=2, keepdim=True)
+    means = [still.mean(dim=(3, 4), keepdim=True).expand_as(blocks)]
+    for side in SIDES:
+        if blocks.shape[3] % side or blocks.shape[4] % side:
+            means.append(means[-1])
+        else:
+            pooled = F.avg_pool3d(still, (1, side, side))
+            grown = pooled.repeat_interleave(side, dim=3).repeat_interleave(side, dim=4)
+            means.append(grown.expand_as(blocks))
+    means.append(blocks)
+    return [means[0], *(finer - coarser for coarser, finer in itertools.pairwise(means))]
+
+
+def amplitudes(data: Tensor) -> Tensor:
+    """[SCALES, C]: by how much the parts of data [B, C, K, h, w] are larger than those of white noise of the same variance."""
+    frames, rows, columns = data.shape[2:]
+    cells = [1]
+    for side in SIDES:
+        cells.append(cells[-1] if rows % side or columns % side else rows * columns // side**2)
+    freedom = torch.tensor([1, *cells[1:], frames * cells[-1]], device=data.device).diff(prepend=data.new_zeros(1))
+    power = torch.stack([part.square().mean(dim=(0, 2, 3, 4)) for part in scales(data)])
+    white = (freedom / freedom.sum())[:, None]
+    return torch.where(white > 0, power / power.sum(dim=0) / white, 1.0).sqrt()
+
+
+def correlated(noise: Tensor, amplitude: Tensor) -> Tensor:
+    """White noise [B, C, K, h, w] with the spectrum of data whose `amplitudes` are [B, SCALES, C].
+
+    Places and frames of data are alike, so that the mean of a block is seen through much white noise, and details are not. Noise
+    that is alike, too, hides both at once (PYoCo, Ge et al. 2023, arXiv 2305.10474, for the frames of a video).
+    """
+    return sum((a[:, :, None, None, None] * p for a, p in zip(amplitude.unbind(1), scales(noise))), torch.zeros(()))
 
 
 def to_data(output: Tensor, x: Tensor, sigma: Tensor | float, prediction: Prediction) -> Tensor:

@@ -114,13 +114,13 @@ def denoise_block(
     sigmas: Tensor,
     exit_step: int | None = None,
 ) -> Tensor:
-    """Euler steps from noise [B, C, K, h, w] along sigmas [n + 1]; returns clean latents.
+    """Euler steps from white noise [B, C, K, h, w] along sigmas [n + 1]; returns clean latents.
 
     With `exit_step` (Self-Forcing) the steps before it run without gradient, and the clean estimate of that step is returned.
     """
     if exit_step is not None and not 0 <= exit_step < len(sigmas) - 1:
         raise ValueError(f"exit step {exit_step} is not one of the {len(sigmas) - 1} sampler steps")
-    x = noise
+    x = conditions.correlated(noise)
     prediction = dit.config.dit.output.prediction
     for i, (sigma, sigma_next) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):
         level = torch.full((x.shape[0],), sigma, dtype=torch.float64, device=x.device)

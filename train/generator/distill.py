@@ -21,6 +21,7 @@ from train.generator.foundation import flow_loss, read_window
 from train.generator.pool import RolloutPool
 from train.generator.windows import Spans, Window, Windows
 from world_model import flow
+from world_model.conditions import Conditions
 from world_model.config import ModelConfig
 from world_model.dit import DiT
 from world_model.rollout import denoise_block
@@ -120,15 +121,18 @@ class Distillation:
         stream = self.stream(number, 2)
         sigma = torch.rand(len(latents), generator=stream, device=self.device).clamp(0.02, 0.98)
         level = sigma[:, None, None, None, None]
-        x = flow.add_noise(latents, torch.randn(latents.shape, generator=stream, device=self.device), level)
+        read = read_window(critic, window)
+        noise = read.correlated(torch.randn(latents.shape, generator=stream, device=self.device))
+        x = flow.add_noise(latents, noise, level)
         prediction = self.config.dit.output.prediction
 
-        def score(network: DiT, seen: Window) -> Tensor:
-            return flow.to_data(network(x, sigma, read_window(network, seen)), x, level, prediction)
+        def score(network: DiT, conditions: Conditions) -> Tensor:
+            return flow.to_data(network(x, sigma, conditions), x, level, prediction)
 
-        fake, real = score(critic, window), score(self.teacher, window)
+        fake, real = score(critic, read), score(self.teacher, read_window(self.teacher, window))
         if self.settings.guidance:
-            real = real + self.settings.guidance * (real - score(self.teacher, silenced(window, self.config)))
+            untold = score(self.teacher, read_window(self.teacher, silenced(window, self.config)))
+            real = real + self.settings.guidance * (real - untold)
         return dmd_direction(fake, real, latents)
 
     def generator_loss(self, critic: nn.Module, made: Rollout, number: int) -> Tensor:

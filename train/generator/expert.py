@@ -67,10 +67,7 @@ class Settings:
     dropout: float = 0.1  # share of worlds that are told nothing, for guidance
     colour: float = 0.3  # largest deviation of colours, and of contrast, by which some moved frames are wrong
     drifted: float = 0.3  # share of these
-    # share of draws at noise level 1, and the shift of the others: the light of a whole picture is seen through much noise, so that
-    # what a text means is learnt at the highest levels alone
-    pure: float = 0.4
-    shift: float = 6.0
+    pure: float = 0.25  # share of draws at noise level 1
     mirrored: float = 0.5
     captioned: int = 1  # first blocks of an episode: what its caption says is true before each
     begun: int = 4_500  # blocks after the begin of a text of which moved frames are kept
@@ -94,7 +91,7 @@ class ExpertTraining:
         self, dit: DiT, windows: Windows, settings: Settings, expert: ExpertConfig, kept: Path | None = None
     ) -> None:
         """With `kept`, a file, moved frames are taken from there, or written there if it is missing."""
-        self.windows, self.settings = windows, settings
+        self.windows, self.settings, self.shift = windows, settings, expert.shift
         data = windows.data
         assert dit.flow is not None
         self.flow = dit.flow
@@ -134,8 +131,10 @@ class ExpertTraining:
         """Sets the deviations of the data about where a prediction starts."""
         stills = self.windows.data.latents[self.windows.data.still[self.starts[:1000]]].float()
         expert.deviation[0] = stills.square().mean(dim=(0, 2, 3)).sqrt()[None]
-        residual = (self.moved.data[::3].float() - self.moved.mean[::3].float()).square()
-        expert.deviation[1] = residual.mean(dim=(0, 3, 4)).sqrt().T
+        residual = self.moved.data[::3].float() - self.moved.mean[::3].float()
+        expert.deviation[1] = residual.square().mean(dim=(0, 3, 4)).sqrt().T
+        if expert.amplitude is not None:
+            expert.amplitude[:] = torch.stack([flow.amplitudes(data) for data in (stills[:, :, None], residual)])
 
     def loss(self, expert: Denoiser, number: int) -> Tensor:
         """Squared error of the clean block, relative to the variance that is to be explained at each noise level; of text starts
@@ -174,11 +173,12 @@ class ExpertTraining:
         since = torch.cat([torch.full_like(opening, -1), self.since[moved.step[chosen]]])
         first = torch.cat([data.still[opening], moved.start[chosen]])
         start = self.flow.pictures(data.latents[first].float()[:, :, None])[:, 0]
-        sigma = draw_sigma(s.batch, s.pure, s.shift, stream)
+        sigma = draw_sigma(s.batch, s.pure, self.shift, stream)
         noise = torch.randn(block.shape, generator=stream, device=block.device)
         noise[:starts] = noise[:starts, :, :1]  # as `rollout.generate_block` begins a picture that stands still
         level = sigma[:, None, None, None, None]
         conditions = expert.conditions(mean, visible, start, text, past, since)
+        noise = conditions.correlated(noise)
         made = expert(flow.add_noise(block, noise, level), sigma, conditions)
         variance = conditions.variance.mean(dim=(1, 2, 3, 4), keepdim=True)
         error = self.counts * (made - block).square() / variance_left(variance, level)
@@ -241,7 +241,7 @@ def train(
     Raises ValueError for a generator that moves no frames or reads no text, FileNotFoundError or RecordingError for what is
     missing.
     """
-    config, expert = read_config(initial), expert or ExpertConfig()
+    config, expert = read_config(initial), expert or ExpertConfig(correlated=True)
     if not config.dit.output.flow_layer or not config.dit.text_dim:
         raise ValueError(f"{config.name!r} must move frames and read texts for an expert to do so, too")
     earlier = dataclasses.replace(config, dit=dataclasses.replace(config.dit, expert=None))
@@ -268,10 +268,10 @@ def train(
     trainer = ExpertTraining(dit, Windows(earlier, joined(sets)), settings, expert, out / "stages" / "moved.pt")
     torch.manual_seed(settings.seed)
     network = Denoiser(config, expert).to(device)
-    if fitting(network, earlier_expert).keys() == network.state_dict().keys():
-        network.load_state_dict(earlier_expert)
-    else:
-        trainer.measure(network)
+    trainer.measure(network)
+    given = fitting(network, earlier_expert)
+    if network.state_dict().keys() - given.keys() <= {"amplitude"}:
+        network.load_state_dict({**network.state_dict(), **given})
     budget = Budget(minutes, warmup=50, cooldown=settings.cooldown)
     if steps is not None:
         budget = dataclasses.replace(budget, steps=steps, warmup=2)

@@ -84,6 +84,7 @@ def flow_loss(dit: DiT, conditions: Conditions, data: Tensor, sigma: Tensor, noi
     a data prediction is divided by the mean variance that it has to explain.
     """
     level = sigma.float()[:, None, None, None, None]
+    noise = conditions.correlated(noise)
     x = flow.add_noise(data, noise, level)
     if dit.config.dit.output.prediction == "velocity":
         velocity = noise - data
