@@ -97,8 +97,8 @@ class ExpertTraining:
         self.flow = dit.flow
         rows, ago = told_before(data.event_texts.step, data.begin)
         self.since, self.before = ago[:, 0], rows[:, 1]
-        episode = torch.searchsorted(data.begin, torch.arange(data.steps, device=data.begin.device), right=True) - 1
-        block = torch.arange(data.steps, device=data.begin.device) - data.begin[episode]
+        number = torch.arange(data.steps, device=data.begin.device)
+        block = number - data.begin[torch.searchsorted(data.begin, number, right=True) - 1]
         self.starts = ((data.event_texts.step == 0) & (block < settings.captioned)).nonzero()[:, 0]
         # how much pixels differ by a channel: what is coarse counts more than each of many details
         differ = self.flow.decode.norm(dim=0)
@@ -115,8 +115,8 @@ class ExpertTraining:
         steps = torch.cat([changed, some(~recent, settings.others)])
         self.changes = len(changed)
         missed = torch.rand(len(steps), generator=stream, device=steps.device) < settings.unheard
-        self.shares = torch.tensor([settings.started, settings.changed, 1 - settings.started - settings.changed])
-        self.shares = self.shares.to(data.latents.device)
+        shares = [settings.started, settings.changed, 1 - settings.started - settings.changed]
+        self.shares = torch.tensor(shares, device=data.latents.device)
         if kept is not None and kept.is_file():
             self.moved = MovedBlocks(**torch.load(kept, weights_only=True, map_location=data.latents.device))
         else:
@@ -236,7 +236,7 @@ def train(
     device: str = "cpu",
 ) -> None:
     """Writes the weights folder `out`: those of `initial`, and the expert. With `steps` it ends after so many. `texts`: a file of
-    encoded texts (train.street.text_table), where the text encoder is not installed.
+    encoded texts (train.street.text_table), where the text encoder is not installed. `device`: "cpu" or "cuda".
 
     Raises ValueError for a generator that moves no frames or reads no text, FileNotFoundError or RecordingError for what is
     missing.
