@@ -33,23 +33,28 @@ class Settings:
     smoothing: float = 0.2  # share of the first distribution that stays
     discount: float = 0.97
     commit: int = 4  # steps of a plan that are taken before the next one
+    sampler_steps: int | None = None  # of each block of a plan; None: the model's own
     seed: int = 0
 
 
-OPTIONS = ("candidates", "horizon", "rounds", "elite", "commit")  # settings that are options of commands
+COUNTS = ("candidates", "horizon", "rounds", "elite", "commit")
+OPTIONS = (*COUNTS, "sampler_steps")  # settings that are options of commands
 
 
 def add_planner(parser: argparse.ArgumentParser) -> None:
     """`--planner-candidates` and the other `OPTIONS`."""
     for name in OPTIONS:
         default = getattr(Settings(), name)
-        parser.add_argument(f"--planner-{name}", type=int, default=default, help=f"(default {default})")
+        said = "the model's own" if default is None else default
+        parser.add_argument(
+            f"--planner-{name.replace('_', '-')}", type=int, default=default, help=f"(default {said})"
+        )
 
 
 def planner_settings(given: dict[str, Any]) -> Settings:
     """Takes what `add_planner` added out of `given`. Raises ValueError for numbers that make no plan."""
     found = Settings(**{name: given.pop(f"planner_{name}") for name in OPTIONS})
-    if min(found.candidates, found.horizon, found.rounds, found.elite, found.commit) < 1:
+    if min(getattr(found, name) for name in COUNTS) < 1:
         raise ValueError("numbers of a plan are 1 or more")
     return found
 
@@ -113,6 +118,7 @@ class Planner:
             model=model,
             autoreset_mode=AutoresetMode.SAME_STEP,
             reward=reward,
+            steps=settings.sampler_steps,
         )
         self._space = self._worlds.single_action_space
         self._actions = check_actions(actions, self._space) if actions else None

@@ -214,6 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="run folder of train.world, or a name")
     parser.add_argument("--reward", help="of the generated world; its own if not given")
+    parser.add_argument(
+        "--arguments", type=json.loads, default={}, help="""more of the generated world's, '{"steps": 2}'"""
+    )
     real = parser.add_mutually_exclusive_group(required=True)
     real.add_argument(
         "--recording", help="folder of train.record that the model was trained on: the real world is what it recorded"
@@ -244,11 +247,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = _parser()
     given = vars(parser.parse_args(argv))
     out, model, reward, recording, real = (given.pop(name) for name in ("out", "model", "reward", "recording", "real"))
+    arguments = given.pop("arguments") | {"model": model} | ({"reward": reward} if reward else {})
     if recording is not None:
         for name, folder in (("model", model), ("recording", recording)):
             if not Path(folder).is_dir():
                 parser.exit(2, f"{parser.prog}: --{name} {folder}: no such folder\n")
-    generated = Where(arguments={"model": model} | ({"reward": reward} if reward else {}))
+    generated = Where(arguments=arguments)
     truth = Where(recording=recording) if recording is not None else Where(env=real)
     given["agents"] = tuple(given["agents"])
     given["learning"] = Settings(actions=tuple(given.pop("actions")), **{name: given.pop(name) for name in LEARNING})

@@ -16,6 +16,7 @@ from agents.planner import Planner
 from agents.planner import Settings as PlannerSettings
 from agents.worlds import Where
 from world_model.actions import Action
+from yume_gym.vector_env import YumeWorldVectorEnv
 
 SOME = ["2", "0"]
 
@@ -132,6 +133,22 @@ def test_transfer_compares_agents_with_the_same_actions(both, tmp_path):  # noqa
     for places in report["results"].values():
         assert [len(places[place][0]["returns"]) for place in transfer.PLACES] == [1, 2]
     assert "1 episodes each in the generated world and 2 in the real one" in (tmp_path / "report.md").read_text()
+
+
+def test_sampler_steps_are_those_asked_for(both, tmp_path, monkeypatch):  # noqa: F811
+    model, recording = both
+    plan = ["--model", model, "--recording", recording, "--out", str(tmp_path), "--longest", "1", "--episodes", "1"]
+    made, make = [], YumeWorldVectorEnv.__init__
+    monkeypatch.setattr(
+        YumeWorldVectorEnv,
+        "__init__",
+        lambda self, *given, **named: made.append(named.get("steps")) or make(self, *given, **named),
+    )
+    transfer.main([*plan, "--agents", "random", "--seeds", "1", "--arguments", '{"steps": 2}'])
+    assert made == [2]
+    small = ["--planner-candidates", "2", "--planner-horizon", "1", "--planner-rounds", "1", "--planner-episodes", "1"]
+    transfer.main([*plan, "--agents", "planner", *small, "--planner-sampler-steps", "1"])
+    assert made == [2, None, 1, 1]  # generated worlds to act in, to plan in, and to plan in for the real one
 
 
 def test_a_plan_is_as_large_as_asked(both, tmp_path, monkeypatch, capsys):  # noqa: F811
