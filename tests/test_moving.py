@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from world_model.moving import likeliest, move
+from world_model.moving import blurred, likeliest, move
 
 
 def looked_up(picture: torch.Tensor, row: float, column: float) -> torch.Tensor:
@@ -61,3 +61,19 @@ def test_of_two_sources_nearly_the_likelier_one_alone_is_taken():
     flow[:, :, 0, 2] = 1.5
     assert flow[0, 0, :, 2, 0, 0].softmax(0)[0] < 0.82 < 0.98 < likeliest(flow)[0, 0, :, 2, 0, 0].softmax(0)[0]
     torch.testing.assert_close(likeliest(flow)[:, :, :, :2], flow[:, :, :, :2])
+
+
+def test_blurring_is_the_mean_of_a_square_and_of_what_is_at_the_border():
+    torch.manual_seed(0)
+    pictures = torch.rand(1, 2, 3, 6, 9)
+    for width in (1, 3, 17):
+        with torch.inference_mode():
+            made = blurred(pictures, width)
+        for y, x in ((0, 0), (2, 4), (5, 8)):
+            rows, columns = (
+                [min(max(at + d, 0), size - 1) for d in range(-(width // 2), width // 2 + 1)]
+                for at, size in ((y, 6), (x, 9))
+            )
+            expected = pictures[..., rows, :][..., columns].mean(dim=(-2, -1))
+            torch.testing.assert_close(made[..., y, x], expected)
+        blurred(pictures.requires_grad_(), width).sum().backward()  # what inference has kept can be learnt through

@@ -8,6 +8,8 @@ Shapes: B worlds, N sources, K frames of a block, H x W pixels.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -59,9 +61,22 @@ def likeliest(flow: Tensor, generations: Tensor | None = None, same: Tensor | No
 
 
 def blurred(pictures: Tensor, width: int) -> Tensor:
-    """Means of squares of `width` pixels, an odd number."""
-    padded = F.pad(pictures.flatten(0, 1), (width // 2,) * 4, mode="replicate")
-    return F.avg_pool2d(F.avg_pool2d(padded, (width, 1), 1), (1, width), 1).unflatten(0, pictures.shape[:2])
+    """Means [..., H, W] of squares of `width` pixels, an odd number; beyond a border is what is at it.
+
+    As two matrix products: pooling in steps of one pixel takes 5 to 8 times as long on a CPU.
+    """
+    if width == 1:
+        return pictures
+    along, across = (_means(n, width, pictures.device).to(pictures.dtype) for n in pictures.shape[-2:])
+    return along @ pictures @ across.T
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for training, too
+def _means(size: int, width: int, device: torch.device) -> Tensor:
+    """[size, size] of which row i takes the mean of the `width` numbers about i."""
+    around = torch.arange(size, device=device)[:, None] + torch.arange(width, device=device) - width // 2
+    return F.one_hot(around.clamp(0, size - 1), size).float().mean(dim=1)
 
 
 def move(pictures: Tensor, flow: Tensor, scale: int, mode: str = "bilinear") -> Tensor:
