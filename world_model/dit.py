@@ -110,14 +110,16 @@ class DiT(ConditionEncoder):
         """x [B, C, K, h, w] and noise levels sigma [B], [B, K] or [B, L] in 0..1 -> prediction, shaped like x.
 
         What the prediction means is `config.dit.output.prediction` (flow.to_data, flow.to_velocity). Odd rows and columns that do
-        not fill a patch are dropped, as in the released model.
+        not fill a patch are dropped, as in the released model. Where frames are moved, the prediction is of pictures in -1..1: a
+        rollout stays finite, whatever is added to its own frames block after block.
         """
-        return self.detailed(x, sigma, conditions, history_sigma).output
+        made = self.detailed(x, sigma, conditions, history_sigma).output
+        return made if self.flow is None or conditions.mean is None else self.flow.bounded(made)
 
     def detailed(
         self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float = 0.0
     ) -> DetailedPrediction:
-        """`forward`, and what the network says of its prediction (for training)."""
+        """`forward` before it is brought into the range of pictures, and what the network says of its prediction (for training)."""
         if self.denoiser is not None:
             return self._denoised(self.denoiser, x, sigma, conditions)
         return self._predict(x, sigma, conditions, self._tokens(x, sigma, conditions, history_sigma))
@@ -139,7 +141,7 @@ class DiT(ConditionEncoder):
         added = made - conditions.mean
         if own is not None and own.coarse_size:
             added = self.flow.coarser(added, torch.ones_like(share), own.coarse_size)
-        return self.flow.bounded(conditions.mean + self.flow.finer(added, share, kept))
+        return conditions.mean + self.flow.finer(added, share, kept)
 
     def _tokens(self, x: Tensor, sigma: Tensor, conditions: Conditions, history_sigma: float) -> Tensor:
         """What the head reads, [B, L, D]."""
