@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn.functional import mse_loss
 
 from world_model.moving import toned
-from world_model.tone import Tone
+from world_model.tone import GAINS, OFFSETS, Tone
 
 WIDTH, TEXT = 6, 5
 
@@ -36,6 +37,25 @@ def test_a_fresh_one_adds_nothing_and_has_one_gain_a_picture():
     assert gain.std(dim=(-2, -1)).max() < 1e-6 < offset.std(dim=(-2, -1)).min()
     tone.reset_parameters()
     assert not tone(features, picture, picture, text).any()
+
+
+def test_what_is_far_too_much_is_bounded_and_learns_to_come_back():
+    torch.manual_seed(0)
+    tone, picture, text = Tone(WIDTH, TEXT, 2), torch.zeros(1, 3, 16, 24), torch.zeros(1, TEXT)
+    tone.reset_parameters()
+    for sign in (5.0, -5.0):
+        with torch.no_grad():
+            tone.leave.bias.fill_(sign)
+        optimizer = torch.optim.Adam(tone.parameters(), lr=0.05)
+        for step in range(400):
+            gain, offset = tone(torch.zeros(1, WIDTH, 2, 3), picture, picture, text).chunk(2, dim=2)
+            if step == 0:
+                assert gain.unique().item() == pytest.approx(GAINS[sign > 0])
+                assert offset.unique().item() == pytest.approx(OFFSETS[sign > 0])
+            optimizer.zero_grad()
+            ((gain - 0.5).square().mean() + (offset + 0.5).square().mean()).backward()
+            optimizer.step()
+        assert (gain - 0.5).abs().max() < 0.01 and (offset + 0.5).abs().max() < 0.01
 
 
 def test_a_text_is_learnt_though_features_do_not_speak_of_it():

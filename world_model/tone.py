@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 COLOURS = 2 * 2 * 3  # mean and deviation of red, green and blue in two pictures
+GAINS, OFFSETS = (-0.95, 3.0), (-2.0, 2.0)  # least and most that is added to 1 and to 0, of pictures in -1..1
 
 
 class Tone(nn.Module):
@@ -45,4 +46,13 @@ class Tone(nn.Module):
             made = self.leave(torch.relu(self.mix(hidden))).float()
         made = rearrange(made, "(B F) (p d) h w -> B (F p) d h w", B=len(text), p=self.frames)
         gain, offset = made.chunk(2, dim=2)
-        return torch.cat([gain.mean(dim=(-2, -1), keepdim=True).expand_as(offset), offset], dim=2)
+        gain = bounded(gain.mean(dim=(-2, -1), keepdim=True), *GAINS)
+        return torch.cat([gain.expand_as(offset), bounded(offset, *OFFSETS)], dim=2)
+
+
+def bounded(value: Tensor, least: float, most: float) -> Tensor:
+    """`value` within bounds; its gradient passes, so that what is out of bounds learns to come back (a straight-through estimator).
+
+    A gain below 0, or offsets that make up for far too large a gain, fit as well as right ones, and grow without end.
+    """
+    return value + (value.clamp(least, most) - value).detach()
