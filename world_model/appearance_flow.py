@@ -282,7 +282,8 @@ class AppearanceFlow(nn.Module):
     def loss(self, moves: Moves, data: Tensor) -> Tensor:
         """Mean absolute difference between the blended frames and the true block `data` [B, C, K, h, w], at several sizes of
         pixels: large displacements are learnt from coarse pictures. Offsets learn at the coarsest alone, where places that are a
-        little displaced look alike. Gains learn there how much a picture varies, not where."""
+        little displaced look alike. Gains learn there how much a picture varies, not where, and whatever the offsets are: else offsets that
+        draw a dark picture make its gain fall, which leaves more to the offsets, without end."""
         before, target = self.pictures(moves.sources.transpose(1, 2)), self.pictures(data)
         tone, total = moves.tone.detach(), target.new_zeros(())
         for scale in SCALES:
@@ -291,7 +292,7 @@ class AppearanceFlow(nn.Module):
         small, wanted = (pooled(x, SCALES[-1]) for x in (self.pictures(moves.moved.detach()), target))
         gain, offset = moves.tone.chunk(2, dim=2)
         total = total + (toned(small, torch.cat([gain.detach(), offset], dim=2)) - wanted).abs().mean()
-        made, true = (deviation(x) for x in (toned(small, torch.cat([gain, offset.detach()], dim=2)), wanted))
+        made, true = (deviation(x) for x in (toned(small, torch.cat([gain, torch.zeros_like(offset)], dim=2)), wanted))
         total = total + GAIN_WEIGHT * (made.log() - true.log()).abs().mean()
         if moves.camera is not None:
             total = total + DISPARITY_WEIGHT * unusual(moves.camera.disparity)
