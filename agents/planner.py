@@ -46,9 +46,7 @@ def add_planner(parser: argparse.ArgumentParser) -> None:
     for name in OPTIONS:
         default = getattr(Settings(), name)
         said = "the model's own" if default is None else default
-        parser.add_argument(
-            f"--planner-{name.replace('_', '-')}", type=int, default=default, help=f"(default {said})"
-        )
+        parser.add_argument(f"--planner-{name.replace('_', '-')}", type=int, default=default, help=f"(default {said})")
 
 
 def planner_settings(given: dict[str, Any]) -> Settings:

@@ -16,6 +16,7 @@ from train.generator import adversarial
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
 from train.generator.rollouts import split_episodes
+from train.generator.sampler_steps import Found, chosen
 from train.generator.windows import Windows
 from train.recordings import EpisodeWriter, Recording, RecordingError, open_episodes
 from train.world import Recipe, Settings, WorldTraining
@@ -54,6 +55,9 @@ def test_all_stages_ran_and_the_folder_is_whole(trained):
     after, frames = model.step(state, [2])
     assert frames.shape == (1, 1, 32, 32, 3)
     assert after.steps == (1,)
+    measured = json.loads((out / "manifest.json").read_text())["training"][-1]["sampler_steps"]
+    assert [one["steps"] for one in measured] == [1, 2, 3]
+    assert model.config.sampler.steps == chosen([Found(**one) for one in measured]).steps
 
 
 def test_distillation_by_a_discriminator(trained, tmp_path):

@@ -131,6 +131,9 @@ class StreetTraining(WorldTraining):
             self.flops = step_flops(self, data)
         return super().foundation(data)
 
+    def sampler_steps(self) -> None:
+        """Those of its shape: what was never in view takes more than rollouts of seconds say."""
+
     def _given_autoencoder(self, folder: Path) -> PatchVAE:
         vae = PatchVAE(self.config.vae)
         load_into(vae, folder, "vae.safetensors")

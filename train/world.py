@@ -28,12 +28,12 @@ from tqdm import tqdm
 from train.engine.loop import prepare_cpu
 from train.engine.optimization import optimizers
 from train.engine.precision import has_fast_bfloat16
-from train.generator import autoencoder, distill, foundation, heads
+from train.generator import autoencoder, distill, foundation, heads, sampler_steps
 from train.generator.autoencoder import Clips, fit_pca
 from train.generator.encode import encode_recording
 from train.generator.fit import Budget, Stage
 from train.generator.known import fit_known
-from train.generator.rollouts import split_episodes
+from train.generator.rollouts import RecordedWorld, split_episodes
 from train.generator.shapes import SIZES, recorded_config
 from train.generator.windows import LatentSet, Windows
 from train.recordings import open_episodes
@@ -118,6 +118,7 @@ class WorldTraining:
         if self.recipe.shares["distill"]:
             self.generator = self.distilled(data, teacher)
             self.export(self.vae, self.generator)
+        self.sampler_steps()
         self.heads(data)
         save_known(
             self.out, fit_known(self.config, self.vae, self.files, self.episodes, self.conditioning, self.device)
@@ -204,6 +205,14 @@ class WorldTraining:
 
         self.run(stage, step)
         return stage.averaged("dit").eval().requires_grad_(False)  # type: ignore[return-value]
+
+    def sampler_steps(self) -> None:
+        """As many as suit the held-out episodes best."""
+        world = RecordedWorld(self.config, self.generator, self.vae, self.conditioning)
+        steps, found = sampler_steps.choose(world, self.files, self.held_out, self.settings.seed)
+        sampler = replace(self.config.sampler, steps=steps, start_steps=max(steps, self.config.sampler.start_steps))
+        self.config, self.remarks = replace(self.config, sampler=sampler), {**self.remarks, "sampler_steps": found}
+        self.export(self.vae, self.generator)
 
     def heads(self, data: LatentSet) -> None:
         """Stage 4: reward and termination, where the recording has any; calibrated on the held-out episodes."""

@@ -282,8 +282,8 @@ class AppearanceFlow(nn.Module):
     def loss(self, moves: Moves, data: Tensor) -> Tensor:
         """Mean absolute difference between the blended frames and the true block `data` [B, C, K, h, w], at several sizes of
         pixels: large displacements are learnt from coarse pictures. Offsets learn at the coarsest alone, where places that are a
-        little displaced look alike. Gains learn there how much a picture varies, not where, and whatever the offsets are: else offsets that
-        draw a dark picture make its gain fall, which leaves more to the offsets, without end."""
+        little displaced look alike. Gains learn there how much a picture varies, not where, and whatever the offsets are:
+        else offsets that draw a dark picture make its gain fall, which leaves more to the offsets, without end."""
         before, target = self.pictures(moves.sources.transpose(1, 2)), self.pictures(data)
         tone, total = moves.tone.detach(), target.new_zeros(())
         for scale in SCALES:
