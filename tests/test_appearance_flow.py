@@ -164,6 +164,20 @@ def test_a_fresh_network_moves_nothing_and_a_moved_one_starts_elsewhere(toy):
     torch.testing.assert_close(moved.mean, expected, rtol=0, atol=1e-4)
 
 
+def test_a_picture_unlike_all_others_moves_no_further(toy):
+    """Its tokens are large; what the convolutions make of them is not."""
+    config, vae = toy
+    torch.manual_seed(0)
+    flow = AppearanceFlow(config).requires_grad_(False)
+    flow.read_autoencoder(vae)
+    torch.nn.init.normal_(flow.displacement.weight)
+    sources = still(torch.randn(1, SOURCES, config.dit.latent_channels, 2, 4))
+    tokens = torch.randn(1, 8, config.dit.dim)
+    once, many = (flow.displacements(scale * tokens, sources)[0] for scale in (1, 1000))
+    assert once.std() > 0.01
+    torch.testing.assert_close(many, once, rtol=0, atol=1e-3)
+
+
 def test_colours_may_leave_those_of_the_newest_frame(toy):
     """Night falls: no picture of the past is dark."""
     config, vae = toy

@@ -90,6 +90,9 @@ class AppearanceFlow(nn.Module):
         rows, columns = config.latent_size
         camera = c.camera
         self.homography = Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
+        # tokens of a picture unlike others are large, and convolutions, which nothing normalises, would make that a million times
+        # as much; the street, of which there are weights without this, has no such pictures
+        self.norm = nn.Identity() if camera else nn.LayerNorm(c.dim, elementwise_affine=False)
         self.features = nn.Linear(c.dim, channels * math.prod(self.patch))
         colours = 3 * (stride // SEEN) ** 2
         shown = c.patch[0] * (colours + SOURCES) if camera else colours
@@ -201,7 +204,7 @@ class AppearanceFlow(nn.Module):
         newest = sources.latents[:, 0]
         rows, columns = newest.shape[-2] * SEEN // a, newest.shape[-1] * SEEN // b
         groups = tokens.shape[1] // (rows * columns)
-        features = unpatch(self.features(tokens), (groups, rows, columns), self.patch)
+        features = unpatch(self.features(self.norm(tokens)), (groups, rows, columns), self.patch)
         pictures = self.pictures(sources.latents.transpose(1, 2))
         picture, whole, camera, others, below = pictures[:, :1], None, None, None, None
         if self.homography is None:
