@@ -45,10 +45,13 @@ def test_what_is_measured_is_of_recorded_steps_alone(run, split):
 
 def test_every_choice_is_measured_with_its_own_steps(run, split):
     world = RecordedWorld.load(run)
-    steps, found = choose(world, split.files, HELD_OUT, 0)
-    assert [one["steps"] for one in found] == list(CHOICES) and steps in CHOICES
+    best, still, found = choose(world, split.files, HELD_OUT, 0)
+    assert [one["steps"] for one in found] == list(CHOICES) and best == chosen([Found(**one) for one in found])
     three = replace(world.config, sampler=replace(world.config.sampler, steps=3))
     starts = draw_starts(split.files, HELD_OUT, 16, 16, 0)
     trial = recorded_trial(split.files, starts, 16, range(len(starts)))
     again = measured(RecordedWorld(three, world.dit, world.vae, world.conditioning), trial)
     assert again.psnr == pytest.approx(found[2]["psnr"]) and again.sharpness == pytest.approx(found[2]["sharpness"])
+    started = trial.pictures[:, :1].astype(float)
+    apart = np.square(started - trial.pictures[:, 1:]).mean(axis=(2, 3, 4))[trial.alive]
+    assert still == pytest.approx((10 * np.log10(255**2 / np.maximum(apart, 255**2 / 1e6))).mean(), abs=1e-3)

@@ -207,10 +207,15 @@ class WorldTraining:
         return stage.averaged("dit").eval().requires_grad_(False)  # type: ignore[return-value]
 
     def sampler_steps(self) -> None:
-        """As many as suit the held-out episodes best."""
+        """As many as suit the held-out episodes best. Warns where these say that the world is of no use."""
         world = RecordedWorld(self.config, self.generator, self.vae, self.conditioning)
-        steps, found = sampler_steps.choose(world, self.files, self.held_out, self.settings.seed)
-        sampler = replace(self.config.sampler, steps=steps, start_steps=max(steps, self.config.sampler.start_steps))
+        best, still, found = sampler_steps.choose(world, self.files, self.held_out, self.settings.seed)
+        if best.psnr < still:
+            tqdm.write(
+                f"This world is worse than a picture that never changes: rollouts have {best.psnr:.1f} dB, the start picture has "
+                f"{still:.1f}. More --minutes may help, or {'--no-flow' if self.settings.flow else '--flow'}."
+            )
+        sampler = replace(self.config.sampler, steps=best.steps)
         self.config, self.remarks = replace(self.config, sampler=sampler), {**self.remarks, "sampler_steps": found}
         self.export(self.vae, self.generator)
 

@@ -32,7 +32,7 @@ from world_model.moving import blurred, deviation, each_moved, inside, likeliest
 from world_model.parallax import Camera, Odometer, Parallax, travelled, unusual, ways_to
 from world_model.sources import SOURCES, Sources
 from world_model.tone import Tone
-from world_model.vae import PatchVAE, ResBlock
+from world_model.vae import PatchVAE, PlaceNorm, ResBlock
 
 CELLS = 4  # displacements along each side of a latent place
 SEEN = 2  # places of the convolutions along each side of a latent place
@@ -90,16 +90,17 @@ class AppearanceFlow(nn.Module):
         rows, columns = config.latent_size
         camera = c.camera
         self.homography = Homography((config.height, config.width), (CELLS * rows, CELLS * columns)) if camera else None
-        # tokens of a picture unlike others are large, and convolutions, which nothing normalises, would make that a million times
-        # as much; the street, of which there are weights without this, has no such pictures
+        # tokens of a picture unlike others are large, and convolutions that nothing normalises would make that a million times as
+        # much; the street, of which there are weights without this, has no such pictures
         self.norm = nn.Identity() if camera else nn.LayerNorm(c.dim, elementwise_affine=False)
+        self.settled = nn.Identity() if camera else PlaceNorm()
         self.features = nn.Linear(c.dim, channels * math.prod(self.patch))
         colours = 3 * (stride // SEEN) ** 2
         shown = c.patch[0] * (colours + SOURCES) if camera else colours
         self.enter = nn.Conv2d(channels + shown, width, 3, padding=1)
         # the other sources, as the end of the block sees them: how they are displaced is seen by comparing them with the newest
         self.others = nn.Conv2d((SOURCES - 1) * colours, width, 3, padding=1, bias=False) if camera else None
-        self.blocks = nn.Sequential(*(ResBlock(width) for _ in range(c.output.flow_blocks)))
+        self.blocks = nn.Sequential(*(ResBlock(width, normalised=not camera) for _ in range(c.output.flow_blocks)))
         self.odometer = Odometer(c.dim, config.block_latents) if camera else None
         self.parallax = Parallax(width, c.patch[0], CELLS // SEEN) if camera else None
         # for each source and place: a logit, and a displacement where nothing else says it
@@ -223,7 +224,7 @@ class AppearanceFlow(nn.Module):
             entered = entered + self.others(others.to(entered.dtype)).repeat_interleave(groups, dim=0)
         if self.parallax is not None and below is not None:
             entered = entered + self.parallax.entering(below.detach().to(entered.dtype), groups)
-        hidden = torch.relu(self.blocks(entered))
+        hidden = torch.relu(self.settled(self.blocks(entered)))
         side = CELLS // SEEN
         with torch.autocast(tokens.device.type, enabled=False):
             weight, bias = self.displacement.weight, self.displacement.get_parameter("bias")

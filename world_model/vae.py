@@ -40,16 +40,28 @@ class VideoVAE(Protocol):
         ...
 
 
-class ResBlock(nn.Module):
-    """Two 3x3 convolutions with ReLU, residual; starts as the identity. On [N, channels, rows, columns]."""
+class PlaceNorm(nn.Module):
+    """Zero mean and unit variance over the channels of each place of [N, channels, rows, columns]; no parameters."""
 
-    def __init__(self, channels: int) -> None:
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions with ReLU, residual; starts as the identity. On [N, channels, rows, columns].
+
+    normalised: the convolutions see each place with unit variance over its channels. What a row of such blocks adds grows with their
+    number, not with its power.
+    """
+
+    def __init__(self, channels: int, normalised: bool = False) -> None:
         super().__init__()
+        self.norm = PlaceNorm() if normalised else nn.Identity()
         self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return x + self.conv2(F.relu(self.conv1(F.relu(self.norm(x)))))
 
 
 class CausalTime(nn.Module):

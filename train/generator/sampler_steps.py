@@ -45,12 +45,17 @@ def chosen(found: Sequence[Found]) -> Found:
     return max(sharp, key=lambda one: one.psnr) if sharp else max(found, key=lambda one: one.sharpness)
 
 
-def choose(world: RecordedWorld, files: EpisodeFiles, held_out: Sequence[int], seed: int) -> tuple[int, list[dict]]:
-    """Sampler steps for a world, and what was measured with each number of `CHOICES`."""
+def choose(
+    world: RecordedWorld, files: EpisodeFiles, held_out: Sequence[int], seed: int
+) -> tuple[Found, float, list[dict]]:
+    """Sampler steps for a world, the PSNR of start pictures that never change, and what was measured with each of `CHOICES`."""
     starts = draw_starts(files, held_out, WORLDS, HORIZON, seed)
     trial = recorded_trial(files, starts, HORIZON, range(len(starts)))
     found = []
     for steps in CHOICES:
         config = replace(world.config, sampler=replace(world.config.sampler, steps=steps))
         found.append(measured(RecordedWorld(config, world.dit, world.vae, world.conditioning), trial))
-    return chosen(found).steps, [asdict(one) for one in found]
+    recorded = trial.pictures[:, 1:]
+    alive = trial.alive.repeat(recorded.shape[1] // trial.steps, axis=1)
+    still = psnr(np.broadcast_to(trial.pictures[:, :1], recorded.shape), recorded, 2)[alive].mean()
+    return chosen(found), float(still), [asdict(one) for one in found]
