@@ -50,8 +50,8 @@ class PlaceNorm(nn.Module):
 class ResBlock(nn.Module):
     """Two 3x3 convolutions with ReLU, residual; starts as the identity. On [N, channels, rows, columns].
 
-    normalised: the convolutions see each place with unit variance over its channels. What a row of such blocks adds grows with their
-    number, not with its power.
+    normalised: the convolutions see each place with unit variance over its channels. What a row of such blocks adds grows with
+    their number, not with its power.
     """
 
     def __init__(self, channels: int, normalised: bool = False) -> None:
