@@ -207,9 +207,9 @@ class WorldTraining:
         return stage.averaged("dit").eval().requires_grad_(False)  # type: ignore[return-value]
 
     def sampler_steps(self) -> None:
-        """As many as suit the held-out episodes best. Warns where these say that the world is of no use."""
+        """As many as make rollouts most like the recording. Warns where these say that the world is of no use."""
         world = RecordedWorld(self.config, self.generator, self.vae, self.conditioning)
-        best, still, found = sampler_steps.choose(world, self.files, self.held_out, self.settings.seed)
+        best, still, found = sampler_steps.choose(world, self.files, self.episodes, self.settings.seed)
         if best.psnr < still:
             tqdm.write(
                 f"This world is worse than a picture that never changes: rollouts have {best.psnr:.1f} dB, the start picture has "

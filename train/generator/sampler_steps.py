@@ -1,4 +1,5 @@
-"""How many sampler steps rollouts of a recorded world take: measured on held-out episodes when the generator is trained.
+"""How many sampler steps rollouts of a recorded world take: measured when the generator is trained, on the episodes that it was
+trained on. Held-out ones stay for reports.
 
 Where a picture and an action decide the next picture, one step is best: it gives the mean of what may follow, which is all that
 there is, and noise of further steps would stay in the pictures that later ones are made from. Where much may follow, that mean is
@@ -46,10 +47,10 @@ def chosen(found: Sequence[Found]) -> Found:
 
 
 def choose(
-    world: RecordedWorld, files: EpisodeFiles, held_out: Sequence[int], seed: int
+    world: RecordedWorld, files: EpisodeFiles, episodes: Sequence[int], seed: int
 ) -> tuple[Found, float, list[dict]]:
     """Sampler steps for a world, the PSNR of start pictures that never change, and what was measured with each of `CHOICES`."""
-    starts = draw_starts(files, held_out, WORLDS, HORIZON, seed)
+    starts = draw_starts(files, episodes, WORLDS, HORIZON, seed)
     trial = recorded_trial(files, starts, HORIZON, range(len(starts)))
     found = []
     for steps in CHOICES:
