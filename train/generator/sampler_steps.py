@@ -34,10 +34,15 @@ class Found:
 def measured(world: World, trial: Trial) -> Found:
     """Of the steps of `trial` that were recorded."""
     shown = np.concatenate([made for made, _ in world.rollout(trial)], axis=1)
-    recorded = trial.pictures[:, 1:]
-    alive = trial.alive.repeat(recorded.shape[1] // trial.steps, axis=1)
+    recorded, alive = _recorded(trial)
     sharp = sharpness(shown)[alive].mean() / sharpness(recorded)[alive].mean()
     return Found(world.config.sampler.steps, float(psnr(shown, recorded, 2)[alive].mean()), float(sharp))
+
+
+def _recorded(trial: Trial) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures [P, S * T, H, W, 3] of the steps of `trial`, and which of them [P, S * T] were recorded."""
+    recorded = trial.pictures[:, 1:]
+    return recorded, trial.alive.repeat(recorded.shape[1] // trial.steps, axis=1)
 
 
 def chosen(found: Sequence[Found]) -> Found:
@@ -56,7 +61,6 @@ def choose(
     for steps in CHOICES:
         config = replace(world.config, sampler=replace(world.config.sampler, steps=steps))
         found.append(measured(RecordedWorld(config, world.dit, world.vae, world.conditioning), trial))
-    recorded = trial.pictures[:, 1:]
-    alive = trial.alive.repeat(recorded.shape[1] // trial.steps, axis=1)
+    recorded, alive = _recorded(trial)
     still = psnr(np.broadcast_to(trial.pictures[:, :1], recorded.shape), recorded, 2)[alive].mean()
     return chosen(found), float(still), [asdict(one) for one in found]
